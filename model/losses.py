@@ -1,0 +1,62 @@
+"""The losses of Eq. 2 and Eq. 5, with the weights and domains of facts 4.2. Images in [-1, 1], opacity in [0, 1]; each returns one number a sample."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def per_sample(value: Tensor) -> Tensor:
+    """The mean over all but the first axis, shape (B,)."""
+    return value.flatten(1).mean(1)
+
+
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference (L_1)."""
+    return per_sample((prediction - target).abs())
+
+
+def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference inside `mask` (B, 1, H, W), which may be empty."""
+    weight = mask.expand_as(prediction)
+    return ((prediction - target).abs() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+
+
+def opacity_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """L_opa: L1 between opacities brought to [-1, 1], as the official code has it."""
+    return 2.0 * l1(prediction, target)
+
+
+def depth_l1(prediction: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
+    """L_depth: L1 of the distance along the ray where the target is foreground; the far background has no depth."""
+    mask = (opacity > 0.5) & torch.isfinite(target)
+    return masked_l1(prediction, torch.where(mask, target, prediction.detach()), mask.to(prediction.dtype))
+
+
+def identity_distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """L_id: 1 - cosine of face recognition features (B, E)."""
+    return 1.0 - F.cosine_similarity(prediction, target)
+
+
+def over_black(image: Tensor, opacity: Tensor) -> Tensor:
+    """The foreground alone, over black (-1). `opacity` is resized to the image."""
+    if opacity.shape[-1] != image.shape[-1]:
+        opacity = F.interpolate(opacity, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return (image + 1.0) * opacity - 1.0
+
+
+def generator_adversarial(logits: Tensor) -> Tensor:
+    """L_adv for the synthesizer: softplus(-D), shape (B,)."""
+    return F.softplus(-logits).flatten(1).mean(1)
+
+
+def discriminator_adversarial(fake: Tensor, real: Tensor) -> Tensor:
+    """The discriminator's non-saturating logistic loss, a scalar."""
+    return F.softplus(fake).mean() + F.softplus(-real).mean()
+
+
+def r1_penalty(logits: Tensor, inputs: dict[str, tuple[Tensor, float]]) -> Tensor:
+    """R1: half the weighted squared gradient norm of D at real inputs, {name: (tensor that requires grad, gamma)}; a scalar (facts 4.5)."""
+    tensors = [tensor for tensor, _ in inputs.values()]
+    gradients = torch.autograd.grad(logits.sum(), tensors, create_graph=True)
+    gammas = [gamma for _, gamma in inputs.values()]
+    return sum((0.5 * gamma * gradient.square().flatten(1).sum(1)).mean() for gradient, gamma in zip(gradients, gammas, strict=True))

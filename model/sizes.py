@@ -1,0 +1,139 @@
+"""Every number of the networks, in one place.
+
+The defaults are the published networks (facts digest sections 1 to 3 and 6); a smaller scale is the same code with smaller numbers,
+read from the `networks` section of params.yaml.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class PsiSizes:
+    """Psi and Psi_3d (paper section 4.1, facts 1)."""
+
+    encoder_width: int = 64  # first layer of the ResNet; the later layers have 2, 4 and 8 times as many channels
+    encoder_blocks: tuple[int, ...] = (3, 4, 6, 3)
+    global_channels: int = 256  # appearance feature at 1/8 of the image
+    detail_stem: int = 64
+    detail_channels: int = 96  # detail feature and canonical feature at 1/2 of the image
+    motion_hidden: int = 512
+    motion_tokens: int = 64
+    dim: int = 1024  # transformer width, canonicalisation and tri-plane decoder
+    patch_stride: int = 2
+    canonical_heads: int = 4
+    canonical_upsample_channels: int = 128
+    blocks_neutral: int = 4
+    blocks_motion: int = 4
+    mlp_ratio: int = 2
+    decoder_heads: int = 2
+    decoder_channels: int = 256  # first convolutions of the tri-plane decoder; the later ones have half of it
+    background_width: int = 64
+
+
+@dataclass(frozen=True)
+class GenHeadSizes:
+    """The 4D GAN that makes the synthetic heads (facts 3.1)."""
+
+    z_dim: int = 512
+    mapping_layers: int = 2
+    channel_base: int = 32768
+    channel_max: int = 512
+    background_resolution: int = 64
+    background_mapping_layers: int = 8
+    background_channel_base: int = 16384
+    background_channel_max: int = 512
+    deformation_cells: int = 0  # a side of the grid on which the deformation is searched and then interpolated; 0: searched at every point
+
+
+@dataclass(frozen=True)
+class DiscriminatorSizes:
+    """The dual discriminator (facts 4.5)."""
+
+    channel_base: int = 32768
+    channel_max: int = 512
+    mapping_layers: int = 8
+    group: int = 2  # minibatch standard deviation
+
+
+@dataclass(frozen=True)
+class MotionSizes:
+    """E_mot, the frozen 2D motion encoder (facts 6). An embedding has eye + emotion + feature numbers: 548 in the paper."""
+
+    input: int = 224
+    width: int = 64
+    channels: int = 256
+    depth: int = 4  # of the hourglass
+    landmarks: int = 68
+    feature: int = 512
+    headpose: int = 6
+    eye: int = 6
+    emotion: int = 30
+    mouth: int = 500
+
+    @property
+    def dims(self) -> int:
+        return self.eye + self.emotion + self.feature
+
+
+@dataclass(frozen=True)
+class IdentitySizes:
+    """The face recognition network (facts 4.2): an ArcFace iResNet on 112x112 crops."""
+
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    embedding: int = 512
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """All networks. `image` is the final resolution, `rays` that of volume rendering ("nrr")."""
+
+    image: int = 512
+    rays: int = 128
+    samples: int = 48  # coarse samples a ray
+    samples_fine: int = 48
+    box: float = 1.3  # side of the tri-plane cube, world units
+    plane_resolution: int = 256
+    plane_channels: int = 32
+    decoder_hidden: int = 64
+    feature_channels: int = 32
+    w_dim: int = 512
+    superresolution_channels: tuple[int, ...] = (256, 128)  # one block a doubling from rays to image
+    psi: PsiSizes = field(default_factory=PsiSizes)
+    genhead: GenHeadSizes = field(default_factory=GenHeadSizes)
+    discriminator: DiscriminatorSizes = field(default_factory=DiscriminatorSizes)
+    motion: MotionSizes = field(default_factory=MotionSizes)
+    identity: IdentitySizes = field(default_factory=IdentitySizes)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the fields, when the numbers do not fit together."""
+        psi = self.psi
+        doublings = len(self.superresolution_channels)
+        rules = (
+            (self.image >= 32 and self.image & (self.image - 1) == 0, f"image must be a power of two from 32 on, but is {self.image}"),
+            (
+                doublings > 0 and self.image == self.rays * 2**doublings,
+                f"image must be rays doubled once for each of superresolution_channels, but image is {self.image}, rays is {self.rays} "
+                f"and superresolution_channels has {doublings} numbers",
+            ),
+            (
+                self.plane_resolution == self.image // 2,
+                f"plane_resolution must be half of image ({self.image // 2}), but is {self.plane_resolution}",
+            ),
+            (self.samples >= 4, f"samples must be at least 4, but is {self.samples}"),
+            (self.samples_fine >= 2, f"samples_fine must be at least 2, but is {self.samples_fine}"),
+            (self.feature_channels >= 3, f"feature_channels must be at least 3 (they begin with RGB), but is {self.feature_channels}"),
+            (self.box > 0, f"box must be positive, but is {self.box}"),
+            (len(psi.encoder_blocks) == 4 and min(psi.encoder_blocks) >= 1, f"psi.encoder_blocks must be four numbers from 1 on, but is {psi.encoder_blocks}"),
+            (
+                psi.patch_stride in (1, 2, 4) and self.image // 8 % psi.patch_stride == 0,
+                f"psi.patch_stride must be 1, 2 or 4 and divide image / 8, but is {psi.patch_stride}",
+            ),
+            (psi.dim % 4 == 0, f"psi.dim must be divisible by 4, but is {psi.dim}"),
+            (psi.dim % psi.canonical_heads == 0, f"psi.canonical_heads must divide psi.dim ({psi.dim}), but is {psi.canonical_heads}"),
+            (psi.dim % psi.decoder_heads == 0, f"psi.decoder_heads must divide psi.dim ({psi.dim}), but is {psi.decoder_heads}"),
+            (psi.decoder_channels % 2 == 0, f"psi.decoder_channels must be even, but is {psi.decoder_channels}"),
+        )
+        for holds, sentence in rules:
+            if not holds:
+                raise ValueError(f"networks: {sentence}")

@@ -1,0 +1,289 @@
+"""StyleGAN2 building blocks in plain PyTorch: super-resolution, the GenHead generator and the discriminator are made of them.
+
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), in the layout of facts 2.6, 3.1 and 4.5. Every layer
+has equalised learning rate: its weights are drawn from N(0, 1) and scaled by 1/sqrt(fan-in) when they are used. Images are NCHW float.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAK = 0.2
+GAIN = math.sqrt(2.0)  # of the leaky ReLU: keeps the variance
+
+
+def resample_filter() -> Tensor:
+    """The separable low-pass filter [1, 3, 3, 1] as a (4, 4) kernel of sum 1."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(taps, taps) / taps.sum() ** 2
+
+
+def blur(x_BCHW: Tensor, kernel_44: Tensor, pad: int, gain: float = 1.0, stride: int = 1) -> Tensor:
+    """Low-pass filter with `pad` zeros on each side; `stride` 2 keeps every second result."""
+    channels = x_BCHW.shape[1]
+    weight = (kernel_44 * gain).to(x_BCHW.dtype).expand(channels, 1, 4, 4)
+    return F.conv2d(x_BCHW, weight, padding=pad, stride=stride, groups=channels)
+
+
+def upsample(x_BCHW: Tensor) -> Tensor:
+    """Twice the size with the low-pass filter and zeros outside: bilinear interpolation, except that the border fades to zero."""
+    padded = F.pad(x_BCHW, (1, 1, 1, 1))
+    return F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)[:, :, 2:-2, 2:-2]
+
+
+def activate(x: Tensor, gain: float = 1.0, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU times sqrt(2) and `gain`; `clamp` bounds the result before that last gain, as half precision needs it."""
+    y = F.leaky_relu(x, LEAK) * (GAIN * gain)
+    return y if clamp is None else y.clamp(-clamp * gain, clamp * gain)
+
+
+def normalise(x_BC: Tensor) -> Tensor:
+    """Divides each row by its root mean square."""
+    return x_BC * (x_BC.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class FullyConnected(nn.Module):
+    """A linear layer (B, inputs) -> (B, outputs) with equalised learning rate, optionally followed by the leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, activation: bool = False, bias_init: float = 0.0, lr_multiplier: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier))
+        self.activation = activation
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        return activate(y) if self.activation else y
+
+
+class Conv(nn.Module):
+    """A square convolution, padded to keep the size, with optional leaky ReLU; `down` halves the size behind the low-pass filter."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, bias: bool = True, activation: bool = True, down: bool = False, clamp: float | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.register_buffer("resample_filter", resample_filter())
+        self.activation, self.down, self.clamp, self.kernel = activation, down, clamp, kernel
+        self.weight_gain = 1.0 / math.sqrt(inputs * kernel * kernel)
+
+    def forward(self, x_BCHW: Tensor, gain: float = 1.0) -> Tensor:
+        weight = self.weight * self.weight_gain
+        if not self.down:
+            y = F.conv2d(x_BCHW, weight, self.bias, padding=self.kernel // 2)
+        elif self.kernel == 1:
+            y = F.conv2d(blur(x_BCHW, self.resample_filter, 1, stride=2), weight, self.bias)
+        else:
+            y = F.conv2d(blur(x_BCHW, self.resample_filter, 2), weight, self.bias, stride=2)
+        if self.activation:
+            return activate(y, gain, self.clamp)
+        y = y if gain == 1.0 else y * gain
+        return y if self.clamp is None else y.clamp(-self.clamp * gain, self.clamp * gain)
+
+
+def modulated_conv(x_BCHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool, up: bool = False) -> Tensor:
+    """Convolution whose input channels are scaled by `style_BI`; demodulation brings each output channel back to unit variance.
+
+    A style of batch 1 holds for all images and goes into the weights; otherwise images and results are scaled, which costs less
+    than one set of weights per image and gives the same numbers. `up` doubles the size (the caller filters: the result has one
+    row and column more than twice the input).
+    """
+    scale_BO = None
+    if demodulate:
+        energy_OI = weight_OIKK.square().sum((2, 3))
+        scale_BO = (style_BI.square() @ energy_OI.T + 1e-8).rsqrt()
+    shared = style_BI.shape[0] == 1
+    if shared:
+        weight_OIKK = weight_OIKK * style_BI[0][None, :, None, None]
+        if scale_BO is not None:
+            weight_OIKK = weight_OIKK * scale_BO[0][:, None, None, None]
+    else:
+        x_BCHW = x_BCHW * style_BI[:, :, None, None]
+    if up:
+        y = F.conv_transpose2d(x_BCHW, weight_OIKK.transpose(0, 1), stride=2)
+    else:
+        y = F.conv2d(x_BCHW, weight_OIKK, padding=weight_OIKK.shape[-1] // 2)
+    return y if shared or scale_BO is None else y * scale_BO[:, :, None, None]
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU. `resolution` is that of the result."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool = False, clamp: float | None = None) -> None:
+        super().__init__()
+        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.register_buffer("resample_filter", resample_filter())
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.up, self.clamp = up, clamp
+
+    def forward(self, x_BCHW: Tensor, w_BW: Tensor, noise: bool = True) -> Tensor:
+        y = modulated_conv(x_BCHW, self.weight, self.affine(w_BW), demodulate=True, up=self.up)
+        if self.up:
+            y = blur(y, self.resample_filter, 1, gain=4.0)
+        if noise:
+            y = y + self.noise_const * self.noise_strength
+        return activate(y + self.bias[:, None, None], clamp=self.clamp)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to the output channels, no activation."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, clamp: float | None = None) -> None:
+        super().__init__()
+        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.clamp = clamp
+        self.weight_gain = 1.0 / math.sqrt(inputs)
+
+    def forward(self, x_BCHW: Tensor, w_BW: Tensor) -> Tensor:
+        style = self.affine(w_BW) * self.weight_gain
+        y = modulated_conv(x_BCHW, self.weight, style, demodulate=False) + self.bias[:, None, None]
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of the skip architecture. `inputs` 0 makes the first block, which starts from a learnt constant and has one convolution."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, img_channels: int, clamp: float | None = None) -> None:
+        super().__init__()
+        self.register_buffer("resample_filter", resample_filter())
+        if inputs == 0:
+            self.const = nn.Parameter(torch.randn(outputs, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(inputs, outputs, w_dim, resolution, up=True, clamp=clamp)
+        self.conv1 = SynthesisLayer(outputs, outputs, w_dim, resolution, clamp=clamp)
+        self.torgb = ToRGB(outputs, img_channels, w_dim, clamp=clamp)
+        self.convolutions = 1 if inputs == 0 else 2
+
+    def forward(self, x_BCHW: Tensor | None, image_BKHW: Tensor | None, ws_BLW: Tensor, noise: bool = True) -> tuple[Tensor, Tensor]:
+        """Feature and image at twice the size. `ws_BLW` holds a style for each convolution and one for the image."""
+        styles = iter(ws_BLW.unbind(1))
+        if self.convolutions == 1:
+            x = self.const.expand(ws_BLW.shape[0], -1, -1, -1)
+        else:
+            x = self.conv0(x_BCHW, next(styles), noise)
+        x = self.conv1(x, next(styles), noise)
+        rgb = self.torgb(x, next(styles))
+        return x, rgb if image_BKHW is None else upsample(image_BKHW) + rgb
+
+
+def channels_at(resolution: int, base: int, most: int) -> int:
+    """StyleGAN's width of a resolution."""
+    return min(base // resolution, most)
+
+
+class SynthesisNetwork(nn.Module):
+    """Blocks b4, b8, ... up to `resolution`: styles (B, num_ws, w_dim) -> image (B, img_channels, resolution, resolution)."""
+
+    def __init__(self, w_dim: int, resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512) -> None:
+        super().__init__()
+        if resolution < 4 or resolution & (resolution - 1):
+            raise ValueError(f"the resolution of a StyleGAN generator must be a power of two from 4 on, but is {resolution}")
+        self.resolutions = [2**k for k in range(2, resolution.bit_length())]
+        inputs = 0
+        for size in self.resolutions:
+            outputs = channels_at(size, channel_base, channel_max)
+            self.add_module(f"b{size}", SynthesisBlock(inputs, outputs, w_dim, size, img_channels))
+            inputs = outputs
+        self.num_ws = 2 * len(self.resolutions)
+
+    def forward(self, ws_BLW: Tensor, noise: bool = True) -> Tensor:
+        x = image = None
+        first = 0
+        for size in self.resolutions:
+            block = getattr(self, f"b{size}")
+            # The style of a block's image is also that of the next block's first convolution.
+            x, image = block(x, image, ws_BLW[:, first : first + block.convolutions + 1], noise)
+            first += block.convolutions
+        return image
+
+
+class MappingNetwork(nn.Module):
+    """Latent code and condition to styles: (B, z_dim), (B, c_dim) -> (B, num_ws, w_dim).
+
+    z_dim 0 or c_dim 0 leaves that input out. num_ws None returns (B, w_dim) without average, as the discriminator's condition needs it.
+    """
+
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int | None, num_layers: int, lr_multiplier: float = 0.01) -> None:
+        super().__init__()
+        if num_ws is not None:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+        if c_dim:
+            self.embed = FullyConnected(c_dim, w_dim)
+        inputs = z_dim + (w_dim if c_dim else 0)
+        for i in range(num_layers):
+            self.add_module(f"fc{i}", FullyConnected(inputs if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier))
+        self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
+
+    def forward(self, z: Tensor | None, condition: Tensor | None = None, truncation: float = 1.0, update_average: bool = False) -> Tensor:
+        """`truncation` below 1 moves the styles towards the running average `w_avg`, which `update_average` keeps up to date in training."""
+        parts = [normalise(z)] if self.z_dim else []
+        if self.c_dim:
+            parts.append(normalise(self.embed(condition)))
+        w = torch.cat(parts, 1)
+        for i in range(self.num_layers):
+            w = getattr(self, f"fc{i}")(w)
+        if self.num_ws is None:
+            return w
+        if update_average:
+            self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, 0.998))
+        if truncation != 1.0:
+            w = self.w_avg.lerp(w, truncation)
+        return w[:, None].expand(-1, self.num_ws, -1)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block that halves the size. `img_channels` > 0 makes the first block, which also turns the image into features."""
+
+    def __init__(self, inputs: int, outputs: int, img_channels: int = 0, clamp: float | None = None) -> None:
+        super().__init__()
+        self.register_buffer("resample_filter", resample_filter())
+        if img_channels:
+            self.fromrgb = Conv(img_channels, inputs, 1, clamp=clamp)
+        self.conv0 = Conv(inputs, inputs, 3, clamp=clamp)
+        self.conv1 = Conv(inputs, outputs, 3, down=True, clamp=clamp)
+        self.skip = Conv(inputs, outputs, 1, bias=False, activation=False, down=True)
+        self.first = img_channels > 0
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x = self.fromrgb(x_BCHW) if self.first else x_BCHW
+        half = math.sqrt(0.5)
+        return self.skip(x, half) + self.conv1(self.conv0(x), half)
+
+
+def append_deviation(x_BCHW: Tensor, group: int) -> Tensor:
+    """Minibatch standard deviation: one more channel, the mean deviation between the images of a group.
+
+    The largest group that divides the batch and `group` is used, so that any batch size works; image i belongs to group i mod (B / group).
+    """
+    batch, channels, height, width = x_BCHW.shape
+    size = math.gcd(batch, group)
+    groups = x_BCHW.reshape(size, batch // size, channels, height, width)
+    deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+    return torch.cat([x_BCHW, deviation.repeat(size)[:, None, None, None].expand(-1, 1, height, width)], 1)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """From 4x4 features and the mapped condition (B, w_dim) to one logit per image, (B, 1)."""
+
+    def __init__(self, channels: int, condition_dim: int, group: int, clamp: float | None = None) -> None:
+        super().__init__()
+        self.conv = Conv(channels + 1, channels, 3, clamp=clamp)
+        self.fc = FullyConnected(channels * 16, channels, activation=True)
+        self.out = FullyConnected(channels, condition_dim)
+        self.group = group
+
+    def forward(self, x_BCHW: Tensor, condition_BW: Tensor) -> Tensor:
+        x = self.conv(append_deviation(x_BCHW, self.group))
+        x = self.out(self.fc(x.flatten(1)))
+        return (x * condition_BW).sum(1, keepdim=True) / math.sqrt(condition_BW.shape[1])

@@ -1,0 +1,116 @@
+"""Transformer blocks of Psi: attention over image tokens, with motion tokens as keys and values, and an MLP with a depth-wise convolution.
+
+Source: Xie et al., "SegFormer" (2021), in the form of the paper's section 4.1 and facts 1.4 and 1.5. Tokens are (B, N, D), row by row of a grid
+of `grid` = (height, width).
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def initialise(module: nn.Module) -> None:
+    """Facts 1.4: linear layers truncated normal of deviation 0.02, convolutions normal over their fan-out, norms one, biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+        elif isinstance(part, nn.Conv2d):
+            fan_out = part.kernel_size[0] * part.kernel_size[1] * part.out_channels // part.groups
+            nn.init.normal_(part.weight, std=math.sqrt(2.0 / fan_out))
+        if isinstance(part, nn.Linear | nn.Conv2d) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def to_image(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, D, height, width) of tokens."""
+    return tokens_BND.transpose(1, 2).unflatten(2, grid)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping 3x3 patches: (B, C, H, W) -> tokens (B, H*W/stride^2, dim), normalised, and their grid. No positional embedding."""
+
+    def __init__(self, channels: int, dim: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, 3, stride, padding=1)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.proj(x_BCHW)
+        return self.norm(x.flatten(2).transpose(1, 2)), (x.shape[2], x.shape[3])
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x_BND` to `context_BMD`. With `reduction` 2 the context, a grid of tokens, is first brought to half its size."""
+
+    def __init__(self, dim: int, heads: int, reduction: int = 1) -> None:
+        super().__init__()
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        if reduction > 1:
+            self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction)
+            self.norm = nn.LayerNorm(dim)
+        self.heads, self.reduction = heads, reduction
+
+    def forward(self, x_BND: Tensor, context_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.reduction > 1:
+            context_BMD = self.norm(self.sr(to_image(context_BMD, grid)).flatten(2).transpose(1, 2))
+        query = self.q(x_BND).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        key, value = self.kv(context_BMD).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class DepthwiseConv(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.dwconv(to_image(tokens_BND, grid)).flatten(2).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Linear, depth-wise 3x3 convolution on the grid, GELU, linear."""
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, ratio * dim)
+        self.dwconv = DepthwiseConv(ratio * dim)
+        self.fc2 = nn.Linear(ratio * dim, dim)
+
+    def forward(self, tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.fc2(F.gelu(self.dwconv(self.fc1(tokens_BND), grid)))
+
+
+class Block(nn.Module):
+    """Self-attention, then the MLP, each on normalised tokens and added to them (facts 1.5)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, reduction: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads, reduction)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        y = self.norm1(x_BND)
+        x_BND = x_BND + self.attn(y, y, grid)
+        return x_BND + self.mlp(self.norm2(x_BND), grid)
+
+
+class MotionBlock(nn.Module):
+    """Cross-attention to motion tokens, self-attention, MLP (facts 1.4). The cross-attention is left out when `tokens_BMD` is None."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn1, self.attn2 = Attention(dim, heads), Attention(dim, heads)
+        self.mlp = MLP(dim, mlp_ratio)
+
+    def forward(self, x_BND: Tensor, tokens_BMD: Tensor | None, grid: tuple[int, int], scale: float | Tensor = 1.0) -> Tensor:
+        if tokens_BMD is not None:
+            x_BND = x_BND + scale * self.attn2(self.norm2(x_BND), tokens_BMD, grid)
+        y = self.norm1(x_BND)
+        x_BND = x_BND + self.attn1(y, y, grid)
+        return x_BND + self.mlp(self.norm3(x_BND), grid)

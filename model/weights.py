@@ -1,0 +1,71 @@
+"""Weights on disk: safetensors with a JSON beside it that says what they are; nothing is unpickled."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+
+def save_weights(path: str | Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the tensors of `state` (any shapes and dtypes) to `path` and `facts` (JSON-able: sizes, params, hashes of inputs) to the JSON beside it.
+
+    Equal tensors and facts make equal bytes. Each file appears complete or not at all. The JSON also gets the SHA-256, the number of tensors
+    and the number of values; it is returned. Raises ValueError when the facts are no JSON, OSError when the place cannot be written.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+    data = safetensors.torch.save(tensors)
+    measured = {"sha256": hashlib.sha256(data).hexdigest(), "tensors": len(tensors), "values": sum(tensor.numel() for tensor in tensors.values())}
+    content = {**facts, **measured}
+    try:
+        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except TypeError as error:
+        raise ValueError(f"the facts about the weights {path.name} do not fit into JSON: {error}") from error
+    _write(facts_path(path), text.encode())
+    _write(path, data)
+    return content
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of `path`, on the CPU, and the content of its JSON.
+
+    Raises ValueError when one of the two files is missing or damaged or when they do not belong together.
+    """
+    path = Path(path)
+    for file in (path, facts_path(path)):
+        if not file.is_file():
+            raise ValueError(f"the weights {path} are not complete: {file.name} is missing; run the stage that makes them (dvc repro)")
+    data = path.read_bytes()
+    try:
+        facts = json.loads(facts_path(path).read_bytes())
+        if facts["sha256"] != hashlib.sha256(data).hexdigest():
+            raise ValueError(f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)")
+        return safetensors.torch.load(data), facts
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{facts_path(path)} is damaged; make the weights again (dvc repro)") from error
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+
+
+def facts_path(path: str | Path) -> Path:
+    """Where the JSON of the weights `path` lies: weights.safetensors has weights.json."""
+    return Path(path).with_suffix(".json")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Cameras: the one statement of the conventions (facts 2.1).
+
+World: FLAME metres times 3, origin at the neck joint of the canonical head; x right, y up, z towards the frontal camera.
+Camera: OpenGL style, looks along its own -z, y up. A camera is 25 float32 numbers: camera-to-world 4x4 row by row, then normalised
+intrinsics 3x3 row by row (image width = 1, v down). Pixel i of N has its centre at (i + 0.5) / N.
+"""
+
+import math
+
+import numpy as np
+
+FOCAL = 1.0 / (2.0 * math.tan(math.radians(6.0)))  # vertical field of view of 12 degrees
+INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]], np.float32)
+
+
+def pack(cam2world_44: np.ndarray, intrinsics_33: np.ndarray = INTRINSICS) -> np.ndarray:
+    """The 25 numbers of a camera, float32. Raises ValueError when the rotation is none."""
+    rotation = cam2world_44[:3, :3]
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
+        raise ValueError("the camera-to-world matrix has no proper rotation in it")
+    return np.concatenate([np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]).astype(np.float32)
+
+
+def unpack(camera_25: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Camera-to-world 4x4 and intrinsics 3x3 of 25 numbers."""
+    camera = np.asarray(camera_25)
+    return camera[:16].reshape(4, 4), camera[16:].reshape(3, 3)
+
+
+def project(points_N3: np.ndarray, camera_25: np.ndarray) -> np.ndarray:
+    """World points to image fractions (u right, v down), shape (N, 2), float64."""
+    cam2world, intrinsics = unpack(np.asarray(camera_25, np.float64))
+    local = (points_N3 - cam2world[:3, 3]) @ cam2world[:3, :3]
+    plane = np.stack([local[:, 0], -local[:, 1], -local[:, 2]], axis=1)
+    image = plane @ intrinsics.T
+    return image[:, :2] / image[:, 2:]
+
+
+def look_at(yaw: float, vertical: float, radius: float, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
+    """A camera on the sphere of `radius` around the world origin that looks at `target` (facts 2.1 and 3.5).
+
+    `yaw` in radians; `vertical` is the official parameter b: the elevation is asin(2b/pi). `roll` tilts the up vector by that many radians.
+    """
+    elevation = math.asin(2.0 * vertical / math.pi)
+    origin = radius * np.array([-math.cos(elevation) * math.sin(yaw), math.sin(elevation), math.cos(elevation) * math.cos(yaw)])
+    back = origin - np.asarray(target, np.float64)
+    back /= np.linalg.norm(back)
+    right = np.cross([math.sin(roll), math.cos(roll), 0.0], back)
+    right /= np.linalg.norm(right)
+    cam2world = np.eye(4)
+    cam2world[:3, :4] = np.stack([right, np.cross(back, right), back, origin], axis=1)
+    return pack(cam2world)
+
+
+def sample_look_at(rng: np.random.Generator) -> np.ndarray:
+    """A camera from the look-at distribution of facts 3.5: yaw +-44.7 degrees, elevation -9.2 to 24.4, roll +-14.3."""
+    return look_at(
+        yaw=rng.uniform(-0.78, 0.78),
+        vertical=rng.uniform(-0.25, 0.65),
+        radius=rng.uniform(3.65, 4.45),
+        target=np.array([rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), rng.uniform(0.06, 0.12)]),
+        roll=rng.uniform(-0.25, 0.25),
+    )

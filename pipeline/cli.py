@@ -1,0 +1,69 @@
+"""The command line `psi4d`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+from pipeline.files import write_bytes
+from pipeline.params import load_params
+from pipeline.scales import SCALES, scale_params, scale_text
+
+PARAMS = Path("params.yaml")
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="One-shot 4D head avatars: the tools around the graph."
+)
+
+
+@app.callback()
+def psi4d() -> None:
+    """Run from the folder of the project, beside dvc.yaml and params.yaml."""
+    if not Path("dvc.yaml").exists():
+        raise UserError("there is no dvc.yaml here; run psi4d in the folder of the project.")
+
+
+@app.command()
+def scale(name: Annotated[str, typer.Argument(help=", ".join(SCALES))]) -> None:
+    """Write params.yaml for another scale; one with changes of your own is kept as params.yaml.bak."""
+    text = scale_text(name)
+    if PARAMS.exists() and not _is_preset():
+        write_bytes(f"{PARAMS}.bak", PARAMS.read_bytes())
+        typer.echo(f"the old params.yaml had values of its own; it is now {PARAMS}.bak")
+    write_bytes(PARAMS, text.encode())
+    typer.echo(f"params.yaml is at scale {name}; `psi4d doctor` says what that needs, `dvc repro` runs it")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing for the current params, where it comes from and what the run would cost."""
+    from pipeline.doctor import examine  # not at the top: it imports torch, and `psi4d scale` should answer at once
+
+    findings = examine(load_params(PARAMS))
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        typer.echo(f"{finding.state:7}  {finding.what:{width}}  {finding.detail}")
+    missing = sum(finding.state == "missing" for finding in findings)
+    if missing:
+        raise UserError(f"{missing} of the things above are missing; `dvc repro` would stop there.")
+
+
+def _is_preset() -> bool:
+    """Whether params.yaml says what one of the scales says."""
+    try:
+        params = load_params(PARAMS)
+    except UserError:
+        return False
+    return any(params == scale_params(name) for name in SCALES)
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one line on stderr and status 1."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"psi4d: {error}")
+    except KeyboardInterrupt:
+        sys.exit("psi4d: stopped.")

@@ -1,0 +1,168 @@
+"""What is missing for the current params, where it comes from, and what the run would cost."""
+
+import ctypes
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from pipeline.params import Params
+from pipeline.stage import COSTS
+
+PNG_BYTES = 1.5  # per RGB pixel of a photo, roughly
+SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # what cv2 links against: Debian and Ubuntu packages
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+FLAME_FILES = {
+    "flame_addition_info_new_smallface.npy": "vertex groups",
+    "simplify_baricentric2.npy": "simplified mesh",
+    "landmark_embedding_with_eyes.npy": "70 landmarks",
+}
+OFFICIAL_FILES = {
+    "genhead*.pkl": "GenHead, the data generator (github.com/YuDeng/Portrait-4D, model zoo)",
+    "motion_model.pth": "PD-FGC motion encoder, 548 numbers (github.com/Dorniwang/PD-FGC-inference; linked from the Portrait-4D page)",
+    "backbone.pth": "ArcFace iResNet-18, MS1MV3 (InsightFace model zoo)",
+    "vgg.pth": "VGG16 trunk of LPIPS (torchvision, ImageNet)",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state` is "ok", "missing" (the run would fail) or "note"."""
+
+    state: str
+    what: str
+    detail: str
+
+
+def examine(params: Params) -> list[Finding]:
+    """Everything that the graph needs at `params`, and the costs as far as they are known."""
+    return [
+        *_system(params),
+        *_flame(params),
+        *_official(params),
+        *_folders(params),
+        *_costs(params),
+    ]
+
+
+def _system(params: Params) -> list[Finding]:
+    findings = []
+    for library, package in SYSTEM_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            findings.append(Finding("missing", library, f"OpenCV needs it. Debian or Ubuntu: apt-get install {package}"))
+    needed = 16 if params.networks.image > 128 else 8
+    free = psutil.virtual_memory().available / 2**30
+    findings.append(Finding("ok" if free >= needed else "note", "memory", f"{free:.1f} GiB free; this scale is meant for {needed} GiB"))
+    if torch.cuda.is_available():
+        findings.append(Finding("ok", "GPU", torch.cuda.get_device_name()))
+    else:
+        state = "note" if params.networks.image > 128 else "ok"
+        findings.append(Finding(state, "GPU", "none; everything runs on the CPU, but paper scale would take years"))
+    return findings
+
+
+def _flame(params: Params) -> list[Finding]:
+    if params.flame.model == "standin":
+        return [Finding("ok", "head model", "the built-in stand-in (not FLAME)")]
+    model = Path(params.flame.model)
+    findings = [_file(model, "FLAME 2020", "flame.is.tue.mpg.de, after registration; licence: non-commercial research")]
+    for name, content in FLAME_FILES.items():
+        findings.append(_file(model.with_name(name), f"FLAME {content}", "github.com/YuDeng/Portrait-4D (FLAME side files)"))
+    return findings
+
+
+def _official(params: Params) -> list[Finding]:
+    if params.pretrain.source == "generated":
+        return [Finding("ok", "frozen networks", "small ones, trained by the stage pretrain")]
+    folder = Path(params.pretrain.official)
+    findings = []
+    for pattern, source in OFFICIAL_FILES.items():
+        found = sorted(folder.glob(pattern))
+        findings.append(_file(found[0] if found else folder / pattern, pattern, source))
+    return findings
+
+
+def _file(path: Path, what: str, source: str) -> Finding:
+    if not path.is_file():
+        return Finding("missing", what, f"expected at {path}; from {source}; no published hash is known to compare with")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Finding("ok", what, f"{path}, {_bytes(path.stat().st_size)}, sha256 {digest} (no published hash is known to compare with)")
+
+
+def _folders(params: Params) -> list[Finding]:
+    if params.ingest.source == "generated":
+        return [Finding("ok", "input", "generated heads of people who do not exist; nothing to bring")]
+    findings = []
+    for key, kinds, source in (
+        ("portraits", IMAGES, "FFHQ: github.com/NVlabs/ffhq-dataset, or your own pictures"),
+        ("clips", VIDEOS, "VFHQ: liangbinxie.github.io/projects/vfhq, or your own videos"),
+    ):
+        folder = Path(getattr(params.ingest, key))
+        if not folder.is_dir():
+            findings.append(Finding("missing", key, f"ingest.{key} names {folder}, which is no folder; {source}"))
+            continue
+        count = sum(path.suffix.lower() in kinds for path in folder.rglob("*"))
+        findings.append(Finding("ok" if count else "missing", key, f"{count:,} files in {folder}" + ("" if count else f"; {source}")))
+    return findings
+
+
+def _costs(params: Params) -> list[Finding]:
+    ingest, pixels = params.ingest, params.networks.image**2
+    if ingest.source == "generated" or params.scale == "paper":
+        clips, portraits = ingest.train_clips + ingest.test_clips, ingest.identities * ingest.photos
+    else:
+        clips, portraits = (_count(folder, kinds) for folder, kinds in ((ingest.clips, VIDEOS), (ingest.portraits, IMAGES)))
+    frames = clips * ingest.frames
+    heads = params.render_genhead
+    parts = {
+        "data/ingest": (portraits + frames) * pixels * PNG_BYTES,
+        "data/genhead": heads.heads * (heads.views * pixels * PNG_BYTES + heads.points * 2 * (3 + params.networks.plane_channels)),
+        "data/views": frames * (1 + params.render_views.views) * pixels * PNG_BYTES,
+    }
+    total = sum(parts.values())
+    free = shutil.disk_usage(".").free
+    return [
+        Finding(
+            "ok",
+            "work",
+            f"up to {portraits:,} portraits, {clips:,} clips with {frames:,} frames, {frames * params.render_views.views:,} pseudo views, "
+            f"{params.train_psi3d.images:,} + {params.train.images:,} training images",
+        ),
+        Finding(
+            "ok" if free > total else "missing",
+            "disk",
+            f"about {_bytes(total)} ({', '.join(f'{name} {_bytes(size)}' for name, size in parts.items())}); {_bytes(free)} free",
+        ),
+        Finding("ok", "time", _time(params)),
+    ]
+
+
+def _time(params: Params) -> str:
+    """Minutes of every stage as they were measured here; nothing is guessed."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(Path(COSTS).glob("*.json"))}
+    records = {name: record for name, record in records.items() if record["scale"] == params.scale}
+    if not records:
+        return f"not measured here at scale {params.scale}; GPU hours not measured"
+    stages = ", ".join(f"{name} {record['seconds'] / 60:.1f}" for name, record in records.items())
+    total, peak = sum(record["seconds"] for record in records.values()) / 60, max(record["peak_mb"] for record in records.values())
+    return f"last runs here at scale {params.scale}: {total:.1f} minutes ({stages}), peak {peak / 1024:.1f} GiB; GPU hours not measured"
+
+
+def _count(folder: str, kinds: set[str]) -> int:
+    return sum(path.suffix.lower() in kinds for path in Path(folder).rglob("*"))
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

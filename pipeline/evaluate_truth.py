@@ -1,0 +1,127 @@
+"""What only generated heads allow: comparing with the known cameras, parameters, geometry and views. No stage but evaluate looks at the truth like this."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from model.flame import SCALE, Flame
+from pipeline import metrics
+from pipeline.heads import image_tensor
+from pipeline.labels import head_vertices
+from pipeline.landmarks import interocular, landmarks_70
+from pipeline.perception import Perception
+from pipeline.reenact import Synthesizers, HeldOutClips
+from pipeline.shards import ShardReader, decode_npy
+
+CALIBRATION_FRAMES = 512
+
+
+@dataclass(frozen=True)
+class Views:
+    """True views of one frame of a test clip, V of them."""
+
+    key: str  # of the frame in the tables of ingest
+    cameras: Tensor  # (V, 25)
+    images: Tensor  # (V, 3, S, S) in [-1, 1]
+    masks: Tensor  # (V, 1, S, S) in [0, 1]
+    depths: Tensor  # (V, 1, S, S) world units along the ray, infinite outside the head
+
+
+class Truth:
+    """The truth of the generator beside the tables of ingest."""
+
+    def __init__(self, truth: Path, ingest: Path) -> None:
+        self.folder, self.ingest = truth, ingest
+        files = {row["key"]: row["file"] for row in _rows(ingest / "clips.parquet", ["key", "file"])}
+        self.frames = [row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"]
+        labels = {(row["file"], row["index"]): row["label"] for row in _rows(truth / "frames.parquet", ["file", "index", "label"])}
+        self.labels = {row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames}
+        self.key_of = {(files[row["clip"]], row["index"]): row["key"] for row in self.frames}
+
+    def parameters(self, keys: Sequence[str]) -> Tensor:
+        """True expression, jaw and one eye triple of frames, (N, 106)."""
+        labels = np.stack([self.labels[key] for key in keys])
+        return torch.from_numpy(np.concatenate([labels[:, 325:425], labels[:, 428:434]], axis=1))
+
+    def calibration_frames(self) -> tuple[Tensor, Tensor]:
+        """Real frames of training clips, evenly spread, and their true parameters."""
+        keys = [row["key"] for row in self.frames if row["split"] == "train"]
+        chosen = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, CALIBRATION_FRAMES).astype(int))]
+        reader = ShardReader(self.ingest / "shards")
+        return torch.stack([image_tensor(reader.read(key, "image.png")) for key in chosen]), self.parameters(chosen)
+
+    def views(self) -> Iterator[Views]:
+        """All frames whose novel views were rendered directly."""
+        reader = ShardReader(self.folder)
+        for key in (key for key in reader.keys() if "cameras.npy" in reader.fields(key)):
+            fields = reader.read(key)
+            cameras = torch.from_numpy(decode_npy(fields["cameras.npy"])).float()
+            count = range(len(cameras))
+            yield Views(
+                key=key,
+                cameras=cameras,
+                images=torch.stack([image_tensor(fields[f"view{i}.png"]) for i in count]),
+                masks=torch.stack([image_tensor(fields[f"alpha{i}.png"]) for i in count]),
+                depths=torch.stack([torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float()[None] for i in count]),
+            )
+
+
+def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+    return pq.read_table(path, columns=columns).to_pylist()
+
+
+@torch.no_grad()
+def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, perception: Perception) -> dict[str, dict[str, float]]:
+    """Pictures of a frame from true other sides against the truth: Psi_3d, Psi driven by the frame itself, and the frame copied. Means over views."""
+    values: dict[str, dict[str, list[Tensor]]] = {}
+    for views in truth.views():
+        if views.key not in clips.clip_of:
+            continue
+        frame = [clips.frame(views.key)]
+        for method in ("psi3d", "psi", "copy"):
+            drawn = synthesizers.draw(method, frame, frame, views.cameras[None])
+            found = {
+                "psnr_foreground": metrics.foreground_psnr(drawn.image, views.images, views.masks),
+                "lpips": perception.lpips(drawn.image, views.images),
+            }
+            if drawn.opacity is not None:
+                found["opacity_iou"] = metrics.opacity_iou(drawn.opacity, views.masks)
+                found["depth_error"] = metrics.depth_error(drawn.depth, drawn.opacity, views.depths)
+            for name, value in found.items():
+                values.setdefault(method, {}).setdefault(name, []).append(value)
+    return {method: {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()} for method, found in values.items()}
+
+
+def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dict[str, float]]:
+    """How far the front end is from the truth: medians of the landmark error (over the inter-ocular distance) of the ingested portraits, and of
+    the fitted labels of all clip frames: head rotation and jaw in degrees, vertices in the head's frame in millimetres of the head model."""
+    portraits = {row["file"]: row["landmarks"] for row in _rows(truth.folder / "portraits.parquet", ["file", "landmarks"])}
+    found = [row for row in _rows(truth.ingest / "portraits.parquet", ["file", "status", "landmarks", "crop"]) if row["status"] == "ok"]
+    crops = np.array([row["crop"] for row in found])
+    mesh = landmarks_70(np.array([row["landmarks"] for row in found]).reshape(-1, 478, 3))
+    raw = (mesh - crops[:, None, 1:]) / crops[:, None, :1]
+    wanted = np.array([portraits[row["file"]] for row in found]).reshape(-1, 70, 2)
+    landmark = metrics.landmark_error(raw, wanted, interocular(wanted))
+
+    fits = [row for row in _rows(labels / "vfhq.parquet", ["key", "status", "label"]) if row["status"] == "ok"]
+    fitted = torch.tensor(np.array([row["label"] for row in fits], np.float32))
+    true = torch.from_numpy(np.stack([truth.labels[row["key"]] for row in fits]))
+    relative = fitted[:, :16].reshape(-1, 4, 4)[:, :3, :3].transpose(1, 2) @ true[:, :16].reshape(-1, 4, 4)[:, :3, :3]
+    angle = torch.rad2deg(torch.acos(((relative.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
+    jaw = torch.rad2deg((fitted[:, 428:431] - true[:, 428:431]).norm(dim=1))
+    with torch.no_grad():
+        parts = [(head_vertices(flame, a) - head_vertices(flame, b)).norm(dim=2).mean(1) for a, b in zip(fitted.split(64), true.split(64), strict=True)]
+    return {
+        "ingest": {"landmark_error": float(np.median(landmark)), "landmark_error_p90": float(np.quantile(landmark, 0.9))},
+        "fit_flame": {
+            "rotation_degrees": float(angle.median()),
+            "jaw_degrees": float(jaw.median()),
+            "vertices_mm": float(torch.cat(parts).median()) / SCALE * 1000.0,
+        },
+    }

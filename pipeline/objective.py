@@ -1,0 +1,93 @@
+"""What Psi and Psi_3d are trained against: the image terms that Eq. 2 and Eq. 5 share, and the adversary."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import losses
+from model.discriminator import Discriminator
+from model.renderer import Rendering
+from pipeline.perception import Perception
+from pipeline.trainer import update
+
+R1_EVERY = 16  # lazy regularisation (facts 4.1)
+R1_GAMMA = {"image": 1.0, "raw": 1.0, "uv": 10.0, "opacity": 1.0}  # facts 4.5
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a rendering is compared with; B samples, S the image size, n the size of volume rendering."""
+
+    image: Tensor  # (B, 3, S, S) in [-1, 1]
+    opacity: Tensor  # (B, 1, n, n) in [0, 1]
+    background: Tensor  # (B, 3, n, n) in [-1, 1]
+    background_mask: Tensor  # (B, 1, n, n), where `background` is known
+    five_points: Tensor  # (B, 5, 2) fractions
+    camera: Tensor  # (B, 25)
+    uv: Tensor  # (B, 3, S, S): where on the canonical head a pixel lies (facts 2.8)
+
+
+def image_terms(rendering: Rendering, target: Target, perception: Perception) -> dict[str, Tensor]:
+    """L_1, L_LPIPS and L_opa of each sample, (B,): on the final image, the raw image, the foreground over black and the background (facts 4.2)."""
+    raw = shrink(target.image, rendering.raw.shape[-1])
+    pairs = [
+        (rendering.image, target.image),
+        (rendering.raw, raw),
+        (rendering.foreground, losses.over_black(raw, target.opacity)),
+        (losses.over_black(rendering.background, target.background_mask), losses.over_black(target.background, target.background_mask)),
+    ]
+    return {
+        "l1": sum(losses.l1(a, b) for a, b in pairs),
+        "lpips": sum(perception.lpips(a, b) for a, b in pairs),
+        "opacity": losses.opacity_l1(rendering.opacity, target.opacity),
+    }
+
+
+def identity_term(rendering: Rendering, target: Target, perception: Perception) -> Tensor:
+    """L_id of each sample, (B,)."""
+    with torch.no_grad():
+        wanted = perception.identity(target.image, target.five_points)
+    return losses.identity_distance(perception.identity(rendering.image, target.five_points), wanted)
+
+
+def shrink(image_BCHW: Tensor, size: int) -> Tensor:
+    """Antialiased bilinear resize to the resolution of volume rendering."""
+    return F.interpolate(image_BCHW, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+class Adversary:
+    """L_adv of Eq. 2 and 5: the dual discriminator of facts 4.5 and its own training."""
+
+    def __init__(self, discriminator: Discriminator, learning_rate: float) -> None:
+        self.network = discriminator
+        self.optimiser = torch.optim.Adam(discriminator.parameters(), lr=learning_rate, betas=(0.9, 0.999), eps=1e-5)
+
+    def term(self, rendering: Rendering, target: Target) -> Tensor:
+        """The loss of the synthesizer, (B,)."""
+        self.network.requires_grad_(False)
+        logits = self.network(rendering.image, rendering.raw, rendering.opacity, target.uv, target.camera)
+        self.network.requires_grad_(True)
+        return losses.generator_adversarial(logits)
+
+    def train(self, step: int, rendering: Rendering, target: Target) -> dict[str, Tensor]:
+        """One step of the discriminator on the same samples, with R1 every 16 steps (times 16); returns its scalars."""
+        real = {
+            "image": target.image,
+            "raw": shrink(target.image, rendering.raw.shape[-1]),
+            "opacity": target.opacity,
+            "uv": target.uv,
+        }
+        regular = step % R1_EVERY == 0
+        if regular:
+            real = {name: value.detach().requires_grad_(True) for name, value in real.items()}
+        fake = self.network(rendering.image.detach(), rendering.raw.detach(), rendering.opacity.detach(), target.uv, target.camera)
+        judged = self.network(real["image"], real["raw"], real["opacity"], real["uv"], target.camera)
+        loss = losses.discriminator_adversarial(fake, judged)
+        scalars = {"discriminator": loss.detach()}
+        if regular:
+            penalty = losses.r1_penalty(judged, {name: (value, R1_GAMMA[name]) for name, value in real.items()})
+            loss = loss + R1_EVERY * penalty
+        update(self.optimiser, loss)
+        return scalars

@@ -1,0 +1,138 @@
+"""Real frames of held-out clips and the pictures that Psi, Psi_3d or nobody makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.psi import Psi
+from model.sizes import Sizes
+from model.weights import load_weights
+from pipeline.counter import rng
+from pipeline.errors import UserError
+from pipeline.heads import image_tensor
+from pipeline.labels import motion_numbers
+from pipeline.shards import ShardReader, decode_npy
+
+BATCH = 8
+
+
+def sizes_with_motion(sizes: Sizes, motion: str) -> Sizes:
+    """The sizes of a Psi that is driven by `motion`: the embedding of E_mot ("emot"), or expression 100, jaw 3 and eyes 6 of the label ("flame")."""
+    return replace(sizes, motion=replace(sizes.motion, eye=6, emotion=3, feature=100)) if motion == "flame" else sizes
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A real frame as the synthesizers see it."""
+
+    key: str
+    clip: str
+    image: Tensor  # (3, S, S) in [-1, 1]
+    mask: Tensor  # (1, S, S) in [0, 1]
+    motion: Tensor  # (M,)
+    camera: Tensor  # (25,) fitted
+    label: Tensor  # (437,) fitted
+
+
+class HeldOutClips:
+    """The frames of the held-out clips in the cache that `render_views` made."""
+
+    def __init__(self, views: Path, motion: str) -> None:
+        self.reader, self.motion = ShardReader(views / "shards"), motion
+        self.clips: dict[str, list[str]] = {}
+        for row in pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist():
+            if row["split"] == "test":
+                self.clips.setdefault(row["clip"], []).append(row["key"])
+        self.clips = {clip: sorted(keys) for clip, keys in sorted(self.clips.items()) if len(keys) > 1}
+        if not self.clips:
+            raise UserError(f"evaluate: {views}/index.parquet has no test clip with two usable frames. Raise ingest.test_clips or ingest.test_share.")
+        self.clip_of = {key: clip for clip, keys in self.clips.items() for key in keys}
+
+    def frame(self, key: str) -> Frame:
+        read = self.reader.read
+        label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
+        motion = motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
+        image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
+        return Frame(key, self.clip_of[key], image, mask, motion, torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float(), label)
+
+    def self_pairs(self, count: int) -> list[tuple[str, str]]:
+        """(source, driving) keys: the first frame of each clip drives none, `count` others, evenly spaced, drive it."""
+        pairs = []
+        for keys in self.clips.values():
+            others = keys[1:]
+            chosen = np.unique(np.linspace(0, len(others) - 1, min(count, len(others))).round().astype(int))
+            pairs += [(keys[0], others[i]) for i in chosen]
+        return pairs
+
+    def cross_pairs(self, count: int, seed: int) -> list[tuple[str, str]]:
+        """(source, driving) keys of different clips; sources take turns, drivers are drawn."""
+        names, pairs = list(self.clips), []
+        for i in range(count if len(names) > 1 else 0):
+            draw = rng(seed, "evaluate", "cross", i)
+            source = names[i % len(names)]
+            driver = [name for name in names if name != source][draw.integers(len(names) - 1)]
+            pairs.append((self.clips[source][0], self.clips[driver][draw.integers(len(self.clips[driver]))]))
+        return pairs
+
+    def frontal_groups(self, count: int, seed: int) -> list[tuple[str, list[str]]]:
+        """For Cons.: each source with `count` drivers from other clips (all different clips while there are enough)."""
+        groups = []
+        for i, (clip, keys) in enumerate(self.clips.items()):
+            others = [name for name in self.clips if name != clip]
+            draw = rng(seed, "evaluate", "frontal", i)
+            chosen = draw.choice(len(others), count, replace=count > len(others)) if others else []
+            groups.append((keys[0], [self.clips[others[j]][draw.integers(len(self.clips[others[j]]))] for j in chosen]))
+        return groups
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """N pictures by a method, all at the size of the final image. A copied image has no geometry."""
+
+    image: Tensor  # (N, 3, S, S)
+    opacity: Tensor | None = None  # (N, 1, S, S)
+    depth: Tensor | None = None  # (N, 1, S, S) world units along the ray
+
+
+class Synthesizers:
+    """Psi and Psi_3d, frozen, sampling deterministically."""
+
+    def __init__(self, sizes: Sizes, psi: Path, psi3d: Path) -> None:
+        """Raises UserError when the weights in the folders cannot be read or have other sizes."""
+        try:
+            weights, facts = load_weights(psi / "psi.safetensors")
+            self.motion = facts["motion"]
+            self.psi = Psi(sizes_with_motion(sizes, self.motion)).requires_grad_(False).eval()
+            self.psi.load_state_dict(weights)
+            self.psi3d = Psi(sizes).requires_grad_(False).eval()
+            self.psi3d.load_state_dict(load_weights(psi3d / "psi3d.safetensors")[0])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"the synthesizers in {psi} and {psi3d} cannot be used: {error}") from error
+
+    def draw(self, method: str, sources: Sequence[Frame], drivings: Sequence[Frame], cameras_NV25: Tensor) -> Drawn:
+        """V pictures of each source under the motion of its driving frame, in the order of the samples, then of their cameras."""
+        if method == "copy":
+            return Drawn(stack(sources, "image").repeat_interleave(cameras_NV25.shape[1], 0))
+        parts = [self._draw(method, sources[i : i + BATCH], drivings[i : i + BATCH], cameras_NV25[i : i + BATCH]) for i in range(0, len(sources), BATCH)]
+        return Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def _draw(self, method: str, sources: Sequence[Frame], drivings: Sequence[Frame], cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        image = stack(sources, "image")
+        if method == "psi":
+            rendering = self.psi(image, stack(sources, "motion"), stack(drivings, "motion"), cameras)
+        else:
+            rendering = self.psi3d(image, None, None, cameras, motion_scale=0.0)
+        size = rendering.image.shape[-2:]
+        geometry = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (rendering.opacity, rendering.depth)]
+        return rendering.image.clamp(-1, 1), *geometry
+
+
+def stack(frames: Sequence[Frame], name: str) -> Tensor:
+    return torch.stack([getattr(frame, name) for frame in frames])

@@ -1,0 +1,200 @@
+"""Stage render_genhead: the synthetic multi-view images that teach Psi_3d (paper section 4.2; facts 3.4, 3.5).
+
+Every draw depends on (seed, head) alone. A sample holds, of one head with one expression, V views: `view{i}.png` and `uv{i}.png` (S x S),
+`opacity.png` (V * n x n, grey, the views below one another), `depth.npy` (V, n, n float16, world units along the ray), `background.png`
+(n x n), `cameras.npy` (V, 25 float32), `label.npy` (437 float32, its camera is that of view 0), `points.npy` (P, 3 float16, world) and
+`features.npy` (P, C float16), GenHead's plane-averaged face features there.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from model.flame import Flame
+from model.genhead import GenHead
+from model.renderer import camera_rays, near_depth
+from model.weights import load_weights
+from pipeline import head_model
+from pipeline.camera import sample_look_at
+from pipeline.counter import rng
+from pipeline.errors import UserError
+from pipeline.params import Params, RenderGenhead
+from pipeline.pictures import to_uint8
+from pipeline.pool import Unit, choose_device, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.position_map import position_map
+from pipeline.shards import Sample, encode_npy, encode_png
+
+SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a head allows, and heads
+OFFSET_CELLS = 24  # a side of the grid on which a head's deformation is found; in between it is interpolated
+NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
+CAMERA, SHAPE, NECK, JAW, EYES = slice(0, 25), slice(25, 325), slice(425, 428), slice(428, 431), slice(431, 437)
+MOTION = slice(325, 431)  # expression, neck, jaw
+
+
+def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> dict[str, Any]:
+    """Render all heads into shards in `out`; returns the metrics. `labels` and `genhead` are the folders of those stages.
+
+    Raises UserError when a label table or the weights are missing or no label is usable.
+    """
+    section = params.render_genhead
+    Pools(labels)  # says what is missing before any worker starts
+    units = units_of("heads", list(range(section.heads)), section.shard_size)
+    mark = fingerprint(section, params.networks, params.flame, params.seed, labels, genhead)
+    scratch = scratch_folder("render_genhead", mark)
+    done = run_units(units, partial(HeadRenderer, params, labels.resolve(), genhead.resolve()), scratch, params.machine, "render_genhead")
+    publish(scratch, out)
+    heads = sum(result.record["heads"] for result in done)
+    return {
+        "heads": heads,
+        "images": heads * section.views,
+        "shards": len(done),
+        "bytes": sum(result.shard.bytes for result in done if result.shard),
+        "foreground": round(sum(result.record["foreground"] for result in done) / heads, 4),
+    }
+
+
+class Pools:
+    """The fitted labels of training portraits and clips, from which the parts of a new head are drawn."""
+
+    def __init__(self, labels: Path) -> None:
+        portraits, _ = _usable(labels / "ffhq.parquet")
+        frames, clips = _usable(labels / "vfhq.parquet")
+        self.appearance_N437 = np.concatenate([portraits, frames])  # camera and shape
+        self.frames_M437 = frames
+        self.clips = [np.flatnonzero(clips == clip) for clip in np.unique(clips)]
+
+    def label(self, draw: np.random.Generator, jaw_share: float) -> np.ndarray:
+        """A new label (437,): shape of one row, expression and jaw of a frame of a random clip, eyes of another frame, neck at rest."""
+        label = self.appearance_N437[draw.integers(len(self.appearance_N437))].copy()
+        clip = self.clips[draw.integers(len(self.clips))]
+        label[MOTION] = self.frames_M437[clip[draw.integers(len(clip))], MOTION]
+        label[EYES] = self.frames_M437[draw.integers(len(self.frames_M437)), EYES]
+        label[NECK] = 0.0
+        opened = draw.uniform(0.0, 0.2)
+        if draw.random() < jaw_share:
+            label[JAW.start] = opened
+        return label
+
+    def camera(self, draw: np.random.Generator) -> np.ndarray:
+        """A fitted camera (25,)."""
+        return self.appearance_N437[draw.integers(len(self.appearance_N437)), CAMERA]
+
+
+def _usable(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N, 437) and clips (N,) of the usable rows of a table that are not kept for testing, in the order of their keys."""
+    if not path.is_file():
+        raise UserError(f"render_genhead: {path} is missing. Run the stage fit_flame: dvc repro.")
+    rows = [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok" and row["split"] != "test"]
+    if not rows:
+        raise UserError(f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected.")
+    rows.sort(key=lambda row: row["key"])
+    return np.array([row["label"] for row in rows], np.float32), np.array([row["clip"] or "" for row in rows])
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one head is made of."""
+
+    z: np.ndarray  # (z_dim,)
+    label: np.ndarray  # (437,)
+    condition: np.ndarray  # (325,): a fitted camera and the shape, what GenHead's mapping is told
+    cameras: np.ndarray  # (V, 25)
+
+
+def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, latents_NZ: np.ndarray) -> Head:
+    """The draws of head `index`; `latents_NZ` are the codes GenHead was trained on (their number matters for z: portraits only).
+
+    A sum of two of them with weights cos t and sin t is again N(0, 1), but lies where a GenHead that has seen a few hundred people knows
+    its way. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
+    """
+    draw = rng(seed, "genhead", index)
+    label = pools.label(draw, section.jaw_share)
+    first, second = latents_NZ[draw.integers(len(latents_NZ), size=2)]
+    turn = draw.uniform(0.0, math.pi / 2)
+    mixed = math.cos(turn) * first + math.sin(turn) * second
+    z = mixed if section.z == "portraits" else draw.normal(size=latents_NZ.shape[1])
+    pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
+    look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
+    looking = draw.random(section.views) < section.look_at_share
+    cameras = np.where(looking[:, None], look_at_cameras, pool_cameras).astype(np.float32)
+    label[CAMERA] = cameras[0]
+    return Head(z.astype(np.float32), label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras)
+
+
+class HeadRenderer:
+    """The worker of one process: a unit's items are numbers of heads."""
+
+    def __init__(self, params: Params, labels: Path, genhead: Path) -> None:
+        self.section, self.seed, self.sizes = params.render_genhead, params.seed, params.networks
+        self.device = choose_device(params.machine.device)
+        self.pools = Pools(labels)
+        self.latents_NZ = load_weights(genhead / "latents.safetensors")[0]["z"].numpy()
+        self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
+        self.genhead = GenHead(self.sizes, self.flame).to(self.device).eval().requires_grad_(False)
+        self.genhead.load_state_dict(load_weights(genhead / "genhead.safetensors")[0])
+
+    def __call__(self, unit: Unit) -> tuple[Iterator[Sample], dict[str, Any]]:
+        record = {"heads": len(unit.items), "foreground": 0.0}
+        return self._samples(list(unit.items), record), record
+
+    def _samples(self, indices: list[int], record: dict[str, Any]) -> Iterator[Sample]:
+        head = self.section.views * self.sizes.rays**2 * self.sizes.samples
+        step = min(max(SAMPLES_AT_ONCE // head, 1), HEADS_AT_ONCE)
+        for start in range(0, len(indices), step):
+            chosen = indices[start : start + step]
+            heads = [draw_head(index, self.section, self.seed, self.pools, self.latents_NZ) for index in chosen]
+            for index, fields, foreground in self.render(chosen, heads):
+                record["foreground"] += foreground
+                yield f"head-{index:08d}", fields
+
+    @torch.inference_mode()
+    def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[int, dict[str, bytes], float]]:
+        """Number, fields and share of foreground of each head."""
+        z, label, condition, cameras = (
+            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device) for name in ("z", "label", "condition", "cameras")
+        )
+        planes = self.genhead.planes(z, condition, self.section.truncation)
+        state = self.genhead.state(label, cameras, self.genhead.offsets(label, OFFSET_CELLS))
+        rendering = self.genhead.render(planes, self.genhead.background_feature(z, self.section.truncation), state, cameras)
+        shape = cameras.shape[:2]
+        opacity, depth = (values[:, 0].unflatten(0, shape).cpu().numpy() for values in (rendering.opacity.clamp(0, 1), rendering.depth))
+        draws = [rng(self.seed, "genhead-points", index) for index in indices]
+        points = np.stack([sample_points(*each, self.section.points, self.sizes.box) for each in zip(depth, opacity, cameras.cpu().numpy(), draws)])
+        features = self.genhead.plane_features(planes, torch.from_numpy(points).to(self.device), state).cpu().numpy()
+        uv = position_map(self.flame, label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1), self.sizes.image)
+        views, maps, backgrounds = (to_uint8(picture).reshape(*shape, *picture.shape[2:], 3) for picture in (rendering.image, uv, rendering.background))
+        grey = (opacity * 255.0).round().astype(np.uint8)
+        for i, index in enumerate(indices):
+            pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])}
+            pictures |= {"opacity.png": grey[i].reshape(-1, grey.shape[-1]), "background.png": backgrounds[i, 0]}
+            arrays = {"cameras.npy": heads[i].cameras, "label.npy": heads[i].label}
+            arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
+            arrays |= {"features.npy": features[i].astype(np.float16)}
+            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {name: encode_npy(array) for name, array in arrays.items()}
+            yield index, fields, float(opacity[i].mean())
+
+
+def sample_points(
+    depth_Vnn: np.ndarray, opacity_Vnn: np.ndarray, cameras_V25: np.ndarray, draw: np.random.Generator, count: int, box: float
+) -> np.ndarray:
+    """World points (count, 3) float32 on random rays of the views, at which the tri-planes are compared (L_T).
+
+    Every other one lies about the rendered surface, where the features show; the rest, and those whose ray misses the head, anywhere between
+    near and far, as the official coarse samples (facts 2.2, 4.2).
+    """
+    views, side, _ = depth_Vnn.shape
+    view, row, column = draw.integers(views, size=count), draw.integers(side, size=count), draw.integers(side, size=count)
+    rays = camera_rays(torch.from_numpy(cameras_V25)[None], side)
+    origin, direction = rays[0][0].numpy()[view], rays[1][0].numpy()[view, row * side + column]
+    near = near_depth(torch.from_numpy(cameras_V25)[None], box)[0].numpy()[view]
+    distance = near + draw.uniform(0.0, box, count)
+    close = (np.arange(count) % 2 == 0) & (opacity_Vnn[view, row, column] > 0.5)
+    distance = np.where(close, depth_Vnn[view, row, column] + draw.normal(0.0, NEAR_SURFACE, count), distance)
+    return (origin + distance[:, None] * direction).astype(np.float32)

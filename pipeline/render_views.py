@@ -1,0 +1,184 @@
+"""Stage render_views: every frame of every clip as a multi-view image, rendered once by the frozen Psi_3d (paper section 4.3, Eq. 3; facts 3.5).
+
+A sample holds, of one frame: `image.png` and `mask.png` as ingested, N pseudo views `view{i}.png` with their opacity `alpha{i}.png` (S x S),
+`cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32) and `uv.png`, the head
+model's canonical positions at the camera of the real frame. `index.parquet` lists the frames with two numbers of quality: how well the frame's
+own view is reconstructed inside its mask (PSNR, dB) and how much of the mask the rendered head covers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.flame import Flame
+from model.motion_encoder import MotionEncoder, motion_crop
+from model.psi import Psi
+from model.weights import load_weights
+from pipeline import head_model
+from pipeline.camera import sample_look_at
+from pipeline.counter import rng
+from pipeline.errors import UserError
+from pipeline.files import write_table
+from pipeline.heads import image_tensor
+from pipeline.labels import landmarks
+from pipeline.landmarks import landmarks_70
+from pipeline.params import Params
+from pipeline.pictures import to_uint8
+from pipeline.pool import Unit, choose_device, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.position_map import position_map
+from pipeline.shards import Sample, ShardReader, encode_npy, encode_png
+
+SAMPLES_AT_ONCE, FRAMES_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a frame allows, and frames
+INDEX = pa.schema(
+    {"key": pa.string(), "clip": pa.string(), "split": pa.string(), "index": pa.int64(), "shard": pa.string()}
+    | {"psnr": pa.float32(), "coverage": pa.float32()}
+)
+
+
+def render_views(params: Params, ingested: Path, labels: Path, motion: Path, psi3d: Path, out: Path) -> dict[str, Any]:
+    """Render the views of all usable frames into `out`/shards and `out`/index.parquet; returns the metrics.
+
+    `ingested`, `motion` and `psi3d` are the folders of those stages, `labels` the table of the clips' labels.
+    Raises UserError when one is missing or no frame is usable.
+    """
+    frames, counts = usable_frames(ingested / "frames.parquet", labels)
+    units = units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
+    mark = fingerprint(params.render_views, params.networks, params.flame, params.seed, ingested, labels, motion, psi3d)
+    scratch = scratch_folder("render_views", mark)
+    folders = [path.resolve() for path in (ingested, labels, motion, psi3d)]
+    done = run_units(units, partial(ViewRenderer, params, *folders), scratch, params.machine, "render_views")
+    quality = {key: (f"{result.name}.tar", *numbers) for result in done for key, numbers in result.record.items()}
+    rows = [
+        {name: frame[name] for name in ("key", "clip", "split", "index")} | dict(zip(("shard", "psnr", "coverage"), quality[frame["key"]], strict=True))
+        for frame in frames
+    ]
+    write_table(out / "index.parquet", pa.Table.from_pylist(rows, INDEX))
+    publish(scratch, out / "shards")
+    psnr, coverage = (np.array([row[name] for row in rows]) for name in ("psnr", "coverage"))
+    return counts | {
+        "views": len(rows) * params.render_views.views,
+        "shards": len(done),
+        "bytes": sum(result.shard.bytes for result in done if result.shard),
+        "psnr_median": round(float(np.median(psnr)), 3),
+        "psnr_worst_5_percent": round(float(np.quantile(psnr, 0.05)), 3),
+        "coverage_median": round(float(np.median(coverage)), 4),
+    }
+
+
+def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The frames that have a face and a label, by clip and index, and how many there are and are not. Raises UserError when there is none."""
+    for path, stage in ((frames, "ingest"), (labels, "fit_flame")):
+        if not path.is_file():
+            raise UserError(f"render_views: {path} is missing. Run the stage {stage}: dvc repro.")
+    fitted = {row["key"] for row in pq.read_table(labels, columns=["key", "status"]).to_pylist() if row["status"] == "ok"}
+    rows = pq.read_table(frames, columns=["key", "clip", "split", "index", "status"]).to_pylist()
+    usable = sorted((row for row in rows if row["status"] == "ok" and row["key"] in fitted), key=lambda row: (row["clip"], row["index"]))
+    if not usable:
+        raise UserError(f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why.")
+    without_face = sum(row["status"] != "ok" for row in rows)
+    counts = {split: sum(row["split"] == split for row in usable) for split in ("train", "test")}
+    rejected = {"without_face": without_face, "without_label": len(rows) - without_face - len(usable)}
+    return usable, {"clips": len({row["clip"] for row in usable}), "frames": counts, "rejected": rejected}
+
+
+@dataclass(frozen=True)
+class Real:
+    """A batch of real frames: what ingest and fit_flame found."""
+
+    files: list[dict[str, bytes]]
+    image: Tensor  # (B, 3, S, S) in [-1, 1]
+    mask: Tensor  # (B, 1, S, S) in [0, 1]
+    points: Tensor  # (B, 70, 2) fractions
+    label: Tensor  # (B, 437)
+    cameras: Tensor  # (B, 1 + N, 25): its own, then those of the pseudo views
+
+
+class ViewRenderer:
+    """The worker of one process: a unit's items are keys of frames."""
+
+    def __init__(self, params: Params, ingested: Path, labels: Path, motion: Path, psi3d: Path) -> None:
+        self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
+        self.device = choose_device(params.machine.device)
+        self.reader = ShardReader(ingested / "shards")
+        self.labels = {row["key"]: row["label"] for row in pq.read_table(labels, columns=["key", "label"]).to_pylist()}
+        self.frames = {row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=["key", "clip", "index", "landmarks"]).to_pylist()}
+        self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
+        self.psi3d = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
+        self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
+
+    def _frozen(self, network: torch.nn.Module, path: Path) -> Any:
+        network.load_state_dict(load_weights(path)[0])
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def __call__(self, unit: Unit) -> tuple[Iterator[Sample], dict[str, Any]]:
+        record: dict[str, tuple[float, float]] = {}
+        return self._samples(list(unit.items), record), record
+
+    def _samples(self, keys: list[str], record: dict[str, tuple[float, float]]) -> Iterator[Sample]:
+        frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
+        step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
+        for start in range(0, len(keys), step):
+            chosen = keys[start : start + step]
+            fields, quality = self.render(self._read(chosen))
+            record |= zip(chosen, quality, strict=True)
+            yield from zip(chosen, fields, strict=True)
+
+    def _read(self, keys: list[str]) -> Real:
+        files = [self.reader.read(key) for key in keys]
+        label = np.array([self.labels[key] for key in keys], np.float32)
+        cameras = np.stack([self._cameras(key, own) for key, own in zip(keys, label[:, :25], strict=True)])
+        mesh = np.array([self.frames[key]["landmarks"] for key in keys], np.float32).reshape(len(keys), -1, 3)
+        image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
+        points = torch.from_numpy(landmarks_70(mesh))
+        return Real(files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
+
+    def _cameras(self, key: str, own: np.ndarray) -> np.ndarray:
+        frame = self.frames[key]
+        return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
+
+    @torch.inference_mode()
+    def render(self, real: Real) -> tuple[list[dict[str, bytes]], list[tuple[float, float]]]:
+        """The fields of each frame and its quality (PSNR in dB, coverage). One tri-plane and one background serve all views of a frame."""
+        planes = self.psi3d.planes(real.image, None, None, motion_scale=0.0)
+        rendering = self.psi3d.render(planes, self.psi3d.background_feature(real.image), real.cameras)
+        size = real.image.shape[-1]
+        opacity = F.interpolate(rendering.opacity, size=(size, size), mode="bilinear", align_corners=False)
+        images, opacities = (values.unflatten(0, real.cameras.shape[:2]) for values in (rendering.image.clamp(-1, 1), opacity.clamp(0, 1)))
+        motion = self._motion(real, images[:, 1:])
+        quality = _quality(real, images[:, 0], opacities[:, 0])
+        pictures = to_uint8(images.flatten(0, 1)).reshape(*images.shape[:2], size, size, 3)
+        alphas = (opacities[:, :, 0] * 255.0).round().byte().cpu().numpy()
+        uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
+        fields = []
+        for i, file in enumerate(real.files):
+            views = {f"view{v}.png": encode_png(pictures[i, 1 + v]) for v in range(self.views)}
+            alpha = {f"alpha{v}.png": encode_png(alphas[i, 1 + v]) for v in range(self.views)}
+            arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
+            known = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": encode_png(uv[i])}
+            fields.append(known | views | alpha | {name: encode_npy(array.cpu().numpy()) for name, array in arrays.items()})
+        return fields, quality
+
+    def _motion(self, real: Real, views_BN3SS: Tensor) -> Tensor:
+        """Motion embeddings (B, 1 + N, M): the real frame by the landmarks found in it, the pseudo views by those of the fitted head."""
+        projected = landmarks(self.flame, real.label, real.cameras[:, 1:])
+        pictures = torch.cat([real.image[:, None], views_BN3SS], dim=1)
+        points = torch.cat([real.points[:, None], projected], dim=1)
+        crops = motion_crop(pictures.flatten(0, 1), points.flatten(0, 1), self.sizes.motion.input)
+        return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
+
+
+def _quality(real: Real, image_B3SS: Tensor, opacity_B1SS: Tensor) -> list[tuple[float, float]]:
+    area = real.mask.sum((1, 2, 3)).clamp_min(1.0)
+    error = ((image_B3SS - real.image).square().mean(1, keepdim=True) * real.mask).sum((1, 2, 3)) / area
+    psnr = 10.0 * torch.log10(4.0 / error.clamp_min(4e-6))
+    coverage = (opacity_B1SS * real.mask).sum((1, 2, 3)) / area
+    return [(round(a, 3), round(b, 4)) for a, b in zip(psnr.tolist(), coverage.tolist(), strict=True)]

@@ -1,0 +1,134 @@
+"""Stage train: learning Psi by cross-view self-reenactment on the pseudo multi-view cache (paper section 4.3, Eq. 4 and 5; facts 4.1 to 4.4)."""
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import losses
+from model.discriminator import Discriminator
+from model.flame import Flame
+from model.psi import Psi
+from model.weights import load_weights, save_weights
+from pipeline import head_model
+from pipeline.counter import counter_seed, torch_rng
+from pipeline.frames import FrameBatch, PseudoMultiView
+from pipeline.labels import FIVE_POINTS, landmarks
+from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink
+from pipeline.params import Params
+from pipeline.perception import Perception
+from pipeline.pictures import save_grid
+from pipeline.pool import fingerprint, scratch_folder
+from pipeline.trainer import Training, update
+
+
+def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
+    """Train Psi on the cache in `views` and write its moving average to `out`/psi.safetensors; returns the metrics.
+
+    `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. Picks up a killed run at its last checkpoint.
+    """
+    section, sizes = params.train, params.networks
+    torch.manual_seed(counter_seed(params.seed, "psi") % 2**63)
+    psi = Psi(sizes, motion=section.motion)
+    adversary = Adversary(Discriminator(sizes), section.learning_rate)
+    if section.init == "psi3d":
+        start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
+        adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
+    average = copy.deepcopy(psi).requires_grad_(False)
+    groups = [
+        {"params": psi.base_parameters(), "lr": section.learning_rate},
+        {"params": psi.motion_parameters(), "lr": section.learning_rate * section.motion_learning_rate_scale},
+    ]
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-5)
+    data = PseudoMultiView(
+        views,
+        seed=params.seed,
+        clips=section.clips,
+        motion=section.motion,
+        substitute_p=section.substitute_p,
+        substitute_q=section.substitute_q,
+    )
+    objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
+
+    def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
+        loss, scalars, finish = objective(i, batch)
+        update(optimiser, loss)
+        return scalars | finish()
+
+    def preview(done: int) -> None:
+        batch = data.batch(0, 6)
+        with torch.no_grad():
+            moved = average(batch.source, batch.motion_source, batch.motion_driving, batch.camera)
+            still = average(batch.source, batch.motion_source, batch.motion_source, batch.camera)
+        save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, moved.image, still.image])
+
+    training = Training(
+        label="train",
+        folder=scratch_folder("train", fingerprint(section.model_dump(), asdict(sizes), params.seed, params.threads, views, perception, psi3d)),
+        steps=section.images // section.batch,
+        batch=section.batch,
+        modules={"psi": psi, "discriminator": adversary.network},
+        optimisers={"psi": optimiser, "discriminator": adversary.optimiser},
+        averages={"psi": average},
+        half_life=section.ema_half_life,
+        checkpoint_every=section.checkpoint_every // section.batch,
+    )
+    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
+    save_weights(out / "psi.safetensors", average.state_dict(), {"network": "psi", "sizes": asdict(sizes), "motion": section.motion, "images": section.images})
+    training.finish()
+    drawn = [choice for i in range(training.steps) for choice in data.choose(i, section.batch)]
+    return {
+        "history": history,
+        "clips": len(data.names),
+        "parameters": sum(p.numel() for p in psi.parameters()),
+        "real_share_p": round(sum(choice.p == 0 for choice in drawn) / len(drawn), 4),
+        "real_share_q": round(sum(choice.q == 0 for choice in drawn) / len(drawn), 4),
+    }
+
+
+def start_from_static(psi: Psi, static: dict[str, Tensor]) -> None:
+    """Psi_3d's weights, but for the motion-related layers, which keep their random values (paper section 4.3)."""
+    moving = psi.motion_parameter_names()
+    psi.load_state_dict(psi.state_dict() | {key: value for key, value in static.items() if key not in moving})
+
+
+class ReenactmentObjective:
+    """Eq. 5: all losses where the target is a real frame, L_LPIPS on the foreground alone where it is a pseudo view."""
+
+    def __init__(self, params: Params, psi: Psi, adversary: Adversary, perception: Perception, flame: Flame) -> None:
+        self.section, self.seed = params.train, params.seed
+        self.psi, self.adversary, self.perception, self.flame = psi, adversary, perception, flame
+
+    def __call__(self, step: int, batch: FrameBatch):
+        """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
+        weights = self.section.weights
+        rendering = self.psi(
+            batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=torch_rng(self.seed, "psi-rays", step)
+        )
+        real, pseudo = batch.real > 0, batch.real == 0
+        count, terms = len(batch.real), {}
+        if pseudo.any():
+            drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
+            wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
+            terms["lpips_pseudo"] = self.perception.lpips(drawn, wanted).sum() / count
+        adversarial = bool(real.any()) and step * self.section.batch >= self.section.adversarial_from
+        if real.any():
+            shown, target = rendering[real], self._target(batch, real, rendering.raw.shape[-1])
+            found = image_terms(shown, target, self.perception) | {"identity": identity_term(shown, target, self.perception)}
+            if adversarial:
+                found["adversarial"] = self.adversary.term(shown, target)
+            terms |= {name: value.sum() / count for name, value in found.items()}
+        factors = weights.model_dump() | {"lpips_pseudo": weights.lpips}
+        loss = sum(factors[name] * value for name, value in terms.items())
+        scalars = {name: value.detach() for name, value in terms.items()}
+        return loss, scalars, lambda: self.adversary.train(step, shown, target) if adversarial else {}
+
+    def _target(self, batch: FrameBatch, real: Tensor, rays: int) -> Target:
+        with torch.no_grad():
+            five_points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0, list(FIVE_POINTS)]
+        image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
+        # Behind the head nobody knows the background of a real frame (facts 4.2).
+        return Target(image, opacity, shrink(image, rays), 1.0 - opacity, five_points, batch.camera[real, 0], batch.uv[real])

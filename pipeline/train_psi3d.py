@@ -1,0 +1,130 @@
+"""Stage train_psi3d: learning the static 3D head synthesizer from GenHead's images (paper section 4.2, Eq. 2; facts 4.1 to 4.3)."""
+
+import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import losses
+from model.discriminator import Discriminator
+from model.flame import Flame
+from model.psi import Psi
+from model.weights import load_weights, save_weights
+from pipeline import head_model
+from pipeline.counter import counter_seed, torch_rng
+from pipeline.heads import HeadBatch, SyntheticHeads
+from pipeline.labels import FIVE_POINTS, landmarks
+from pipeline.objective import Adversary, Target, identity_term, image_terms
+from pipeline.params import Params
+from pipeline.perception import Perception
+from pipeline.pictures import save_grid
+from pipeline.pool import fingerprint, scratch_folder
+from pipeline.trainer import Training, update
+
+SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
+
+
+def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, out: Path) -> dict[str, Any]:
+    """Train Psi_3d on the shards in `heads` and write its moving average to `out`/psi3d.safetensors; returns the metrics.
+
+    `perception` and `genhead` are the folders of the pretrained networks. Picks up a killed run at its last checkpoint.
+    """
+    section, sizes = params.train_psi3d, params.networks
+    torch.manual_seed(counter_seed(params.seed, "psi3d") % 2**63)
+    psi = Psi(sizes)
+    if section.init == "genhead":
+        take_over_decoder(psi, load_weights(genhead / "genhead.safetensors")[0])
+    average = copy.deepcopy(psi).requires_grad_(False)
+    optimiser = torch.optim.Adam(psi.base_parameters(), lr=section.learning_rate, betas=(0.9, 0.999), eps=1e-5)
+    adversary = Adversary(Discriminator(sizes), section.learning_rate)
+    data = SyntheticHeads(heads, params.seed)
+    objective = StaticObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
+
+    def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
+        loss, scalars, finish = objective(i, batch)
+        update(optimiser, loss)
+        return scalars | finish()
+
+    def preview(done: int) -> None:
+        batch = data.batch(0, 6)
+        with torch.no_grad():
+            rendering = average(batch.source, *objective.still(6), batch.camera, motion_scale=0.0)
+        save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, rendering.image, rendering.foreground])
+
+    training = Training(
+        label="train_psi3d",
+        folder=scratch_folder("train_psi3d", fingerprint(section.model_dump(), asdict(sizes), params.seed, params.threads, heads, perception, genhead)),
+        steps=section.images // section.batch,
+        batch=section.batch,
+        modules={"psi": psi, "discriminator": adversary.network},
+        optimisers={"psi": optimiser, "discriminator": adversary.optimiser},
+        averages={"psi": average},
+        half_life=section.ema_half_life,
+        checkpoint_every=section.checkpoint_every // section.batch,
+    )
+    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
+    save_weights(out / "psi3d.safetensors", average.state_dict(), {"network": "psi3d", "sizes": asdict(sizes), "images": section.images})
+    save_weights(out / "discriminator.safetensors", adversary.network.state_dict(), {"network": "discriminator", "sizes": asdict(sizes)})
+    preview(training.steps)
+    training.finish()
+    return {"history": history, "heads": len(data.keys), "parameters": sum(p.numel() for p in psi.parameters())}
+
+
+def take_over_decoder(psi: Psi, genhead: dict[str, Tensor]) -> None:
+    """Start from GenHead's tri-plane decoder and super-resolution: L_T asks for its planes, so its decoder already reads them."""
+    prefixes = ("decoder.", "superresolution.")
+    taken = {key: value for key, value in genhead.items() if key.startswith(prefixes)}
+    psi.load_state_dict(psi.state_dict() | taken)
+
+
+class StaticObjective:
+    """Eq. 2: all seven losses with the schedule of facts 4.2, counted in images seen."""
+
+    def __init__(self, params: Params, psi: Psi, adversary: Adversary, perception: Perception, flame: Flame) -> None:
+        self.section, self.seed, self.motion_dims = params.train_psi3d, params.seed, params.networks.motion.dims
+        self.psi, self.adversary, self.perception, self.flame = psi, adversary, perception, flame
+
+    def still(self, count: int) -> tuple[Tensor, Tensor]:
+        """The motion inputs of the static network, which a motion scale of 0 makes void."""
+        return torch.zeros(count, self.motion_dims), torch.zeros(count, self.motion_dims)
+
+    def __call__(self, step: int, batch: HeadBatch):
+        """The loss, its terms as scalars, and a function that trains the discriminator on the same rendering and returns its scalars."""
+        section, weights = self.section, self.section.weights
+        images = step * section.batch
+        jitter = torch_rng(self.seed, "psi3d-rays", step)
+        planes = self.psi.planes(batch.source, *self.still(len(batch.source)), motion_scale=0.0)
+        rendering = self.psi.render(planes, self.psi.background_feature(batch.source), batch.camera, generator=jitter)
+        target = self._target(batch)
+        terms = image_terms(rendering, target, self.perception)
+        if images >= section.identity_from:
+            terms["identity"] = identity_term(rendering, target, self.perception)
+        if images < section.depth_until:
+            terms["depth"] = losses.depth_l1(rendering.depth, batch.depth, batch.opacity)
+        if images < section.planes_until:
+            terms["planes"] = losses.l1(self.psi.plane_features(planes, batch.points), batch.features)
+        adversarial = images >= section.adversarial_from
+        if adversarial:
+            terms["adversarial"] = self.adversary.term(rendering, target)
+        terms = {name: value.mean() for name, value in terms.items()}
+        loss = sum(getattr(weights, name) * value for name, value in terms.items())
+        if step % SMOOTH_EVERY == 0:
+            loss = loss + SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
+        scalars = {name: value.detach() for name, value in terms.items()}
+        return loss, scalars, lambda: self.adversary.train(step, rendering, target) if adversarial else {}
+
+    def _target(self, batch: HeadBatch) -> Target:
+        with torch.no_grad():
+            five_points = landmarks(self.flame, batch.label, batch.camera)[:, 0, list(FIVE_POINTS)]
+        everywhere = torch.ones_like(batch.opacity)  # GenHead's background is known behind the head as well
+        return Target(batch.target, batch.opacity, batch.background, everywhere, five_points, batch.camera[:, 0], batch.uv)
+
+    def _roughness(self, planes: Tensor, jitter: torch.Generator) -> Tensor:
+        """L1 between densities at random points and close by (facts 4.3)."""
+        points = torch.rand(len(planes), SMOOTH_POINTS, 3, generator=jitter) * 2.0 - 1.0
+        nearby = points + torch.randn(points.shape, generator=jitter) * SMOOTH_STEP * self.psi.sizes.box
+        both = self.psi.density(planes, torch.cat([points, nearby], dim=1))
+        return (both[:, :SMOOTH_POINTS] - both[:, SMOOTH_POINTS:]).abs().mean()

@@ -1,0 +1,20 @@
+"""Stage fit_flame: shape, expression, pose and camera of every face, from its landmarks. Items: ffhq (portraits), vfhq (clips)."""
+
+from pathlib import Path
+
+from pipeline.files import write_table
+from pipeline.head_model import load
+from pipeline.label_table import SOURCES, fit_table
+from pipeline.params import Params
+from pipeline.stage import run, write_metrics
+
+
+def main(params: Params, item: str) -> None:
+    head = load(params.flame.model)
+    table, metrics = fit_table(head, item, Path("data/ingest"), Path("data/truth"), params.fit_flame)
+    write_table(f"data/labels/{item}.parquet", table)
+    write_metrics(f"fit_flame_{item}", metrics)
+
+
+if __name__ == "__main__":
+    run("fit_flame", main, tuple(SOURCES))

@@ -1,0 +1,26 @@
+"""Stage ingest: the folders of portraits and clips, or generated ones, as tables and shards of aligned faces."""
+
+from pathlib import Path
+
+from pipeline.generated import generate
+from pipeline.ingest import ingest
+from pipeline.params import Params
+from pipeline.stage import run, write_metrics
+
+GENERATED, TRUTH = Path("data/generated"), Path("data/truth")
+
+
+def main(params: Params) -> None:
+    settings = params.ingest
+    portraits, clips = GENERATED / "portraits", GENERATED / "clips"
+    if settings.source == "generated":
+        generate(params, GENERATED, TRUTH)
+    else:
+        for folder in (portraits, clips, TRUTH):  # outs of the stage, empty when the files are the user's
+            folder.mkdir(parents=True, exist_ok=True)
+        portraits, clips = Path(settings.portraits), Path(settings.clips)
+    write_metrics("ingest", ingest(settings, params.networks.image, params.machine, portraits, clips, Path("data/ingest")))
+
+
+if __name__ == "__main__":
+    run("ingest", main)

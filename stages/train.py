@@ -1,0 +1,22 @@
+"""Stage train: Psi, the animatable synthesizer, by cross-view self-reenactment (paper section 4.3)."""
+
+from pathlib import Path
+
+from pipeline.params import Params
+from pipeline.stage import run, write_metrics
+from pipeline.train_psi import train_psi
+
+
+def main(params: Params) -> None:
+    metrics = train_psi(
+        params,
+        views=Path("data/views"),
+        perception=Path("data/pretrain/perception"),
+        psi3d=Path("data/psi3d"),
+        out=Path("data/psi"),
+    )
+    write_metrics("train", metrics)
+
+
+if __name__ == "__main__":
+    run("train", main)

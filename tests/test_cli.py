@@ -1,0 +1,132 @@
+"""The command line and the frame around every stage, as a user meets them: processes, exit codes, one message."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.scales import scale_text
+
+ROOT = Path(__file__).parents[1]
+STAGE = """
+from pipeline.errors import UserError
+from pipeline.stage import run, write_metrics
+
+def main(params, item):
+    if item == "bad":
+        raise UserError("nothing works")
+    if item == "full":
+        raise OSError(28, "No space left on device", "data/views")
+    if item == "stopped":
+        raise KeyboardInterrupt
+    write_metrics("stage", {"a": 1, "history": [{"images": 1}, {"images": 2, "l1": 0.5}]})
+
+run("stage", main, ("good", "bad", "full", "stopped"))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "params.yaml").write_text(scale_text("demo"))
+    (tmp_path / "stage.py").write_text(STAGE)
+    return tmp_path
+
+
+def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def psi4d(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return call(folder, "-c", "from pipeline.cli import main; main()", *arguments)
+
+
+def test_scale_writes_params_and_keeps_changed_ones(folder):
+    assert psi4d(folder, "scale", "smoke").returncode == 0
+    assert (folder / "params.yaml").read_text() == scale_text("smoke")
+    assert not (folder / "params.yaml.bak").exists()
+    mine = scale_text("smoke").replace("batch: 4", "batch: 6")
+    (folder / "params.yaml").write_text(mine)
+    assert "params.yaml.bak" in psi4d(folder, "scale", "study").stdout
+    assert (folder / "params.yaml.bak").read_text() == mine
+
+
+def test_unknown_scale_is_one_line(folder):
+    result = psi4d(folder, "scale", "huge")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "psi4d: there is no scale 'huge'; choose one of smoke, demo, study, paper."
+    assert (folder / "params.yaml").read_text() == scale_text("demo")
+
+
+def test_outside_of_the_project(tmp_path):
+    result = psi4d(tmp_path, "doctor")
+    assert result.returncode == 1
+    assert "no dvc.yaml here" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_doctor_finds_nothing_missing_at_the_demo_scale(folder):
+    result = psi4d(folder, "doctor")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "missing" not in result.stdout
+    assert "1,344 frames" in result.stdout
+
+
+def test_doctor_names_what_the_paper_scale_needs(folder):
+    (folder / "params.yaml").write_text(scale_text("paper"))
+    result = psi4d(folder, "doctor")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for name in ("generic_model.pkl", "motion_model.pth", "backbone.pth", "portraits", "clips", "TB"):
+        assert name in result.stdout
+
+
+def test_doctor_counts_a_users_files(folder):
+    (folder / "params.yaml").write_text(scale_text("smoke").replace("source: generated  # generated: heads", "source: folder  # heads"))
+    for name in ("portraits/sub/a.JPG", "portraits/notes.txt", "clips/b.mp4"):
+        path = folder / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    output = psi4d(folder, "doctor").stdout
+    assert "1 files in data/portraits" in output
+    assert "1 files in data/clips" in output
+
+
+def test_a_stage_leaves_metrics_curves_and_costs(folder):
+    result = call(folder, "stage.py", "good")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads((folder / "metrics/stage.json").read_text()) == {"a": 1}
+    assert json.loads((folder / "metrics/plots/stage.json").read_text()) == [{"images": 1, "l1": None}, {"images": 2, "l1": 0.5}]
+    costs = json.loads((folder / ".cache/psi4d/costs/stage_good.json").read_text())
+    assert costs["seconds"] >= 0
+    assert costs["peak_mb"] > 10
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("bad", "stage bad: nothing works"),
+        ("full", "No space left on device: data/views"),
+        ("stopped", "run again to go on"),
+        ("other", "usage: python -m stages.stage good|bad|full|stopped"),
+    ],
+)
+def test_a_failing_stage_says_one_thing(folder, item, words):
+    result = call(folder, "stage.py", item)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (folder / "metrics").exists()
+
+
+def test_a_stage_refuses_wrong_params_before_any_work(folder):
+    (folder / "params.yaml").write_text(scale_text("demo").replace("substitute_q: 0.8", "substitute_q: 1.5"))
+    result = call(folder, "stage.py", "good")
+    assert result.returncode == 1
+    assert "train.substitute_q is 1.5" in result.stderr
+    assert not (folder / "metrics").exists()

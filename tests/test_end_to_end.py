@@ -1,0 +1,102 @@
+"""The whole graph at the smoke scale, from a fresh clone: it runs, says what it did, and a second time there is nothing left to do."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METRICS = [
+    "ingest",
+    "fit_flame_ffhq",
+    "fit_flame_vfhq",
+    "pretrain_perception",
+    "pretrain_motion",
+    "pretrain_genhead",
+    "render_genhead",
+    "train_psi3d",
+    "render_views",
+    "train",
+    "evaluate",
+]
+pytestmark = pytest.mark.slow
+
+
+def call(folder: Path, *command: str) -> str:
+    """Output of a command that must succeed, run with this interpreter's environment."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result.stdout + result.stderr
+
+
+def commit(folder: Path) -> None:
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "test")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A fresh repository with the files of this one, in which the graph has run once."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in call(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():
+        if not name.startswith("metrics/") and name != "dvc.lock" and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    call(folder, "git", "init", "-q")
+    call(folder, "python", "-c", "from pipeline.cli import main; main()", "scale", "smoke")
+    commit(folder)
+    call(folder, "dvc", "repro")
+    commit(folder)
+    return folder
+
+
+def test_every_stage_reports(clone):
+    for name in METRICS:
+        assert json.loads((clone / f"metrics/{name}.json").read_text()), name
+    for name in ("train", "train_psi3d"):
+        rows = json.loads((clone / f"metrics/plots/{name}.json").read_text())
+        assert rows[-1]["l1"] >= 0
+    assert (clone / "metrics/contact_sheet.jpg").stat().st_size > 1000
+    assert (clone / "data/evaluate/report.html").exists()
+    costs = {path.stem for path in (clone / ".cache/psi4d/costs").glob("*.json")}
+    assert costs == set(METRICS)
+
+
+def test_a_second_time_there_is_nothing_to_do(clone):
+    lock = (clone / "dvc.lock").read_bytes()
+    assert "Running stage" not in call(clone, "dvc", "repro")
+    assert (clone / "dvc.lock").read_bytes() == lock
+    assert call(clone, "git", "status", "--porcelain") == ""
+
+
+def test_the_curves_draw_without_the_network(clone):
+    call(clone, "dvc", "plots", "show")
+    page = (clone / "dvc_plots/index.html").read_text()
+    assert page.count('var spec = {"data"') == 2
+    assert not re.findall(r"https?://|src\s*=\s*.//", page)
+
+
+def test_the_report_needs_no_network(clone):
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", (clone / "data/evaluate/report.html").read_text())
+
+
+def test_an_ablation_runs_only_what_it_touches(clone):
+    before = json.loads((clone / "metrics/train.json").read_text())
+    output = call(clone, "dvc", "exp", "run", "-S", "train.substitute_q=0.0")
+    assert re.findall(r"Running stage '([\w@]+)'", output) == ["train", "evaluate"]
+    assert json.loads((clone / "metrics/train.json").read_text()) != before
+    assert "metrics/train.json" in call(clone, "dvc", "metrics", "diff")
+
+
+def test_the_machine_changes_nothing(clone):
+    call(clone, "git", "checkout", "-q", ".")
+    call(clone, "dvc", "checkout", "-q")
+    path = clone / "params.yaml"
+    path.write_text(re.sub(r"workers: \d+", "workers: 0", path.read_text()))
+    assert "Running stage" not in call(clone, "dvc", "repro")

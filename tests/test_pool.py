@@ -1,0 +1,140 @@
+"""The engine: the same bytes for any number of workers, and nothing done twice after a stop."""
+
+import hashlib
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.counter import rng
+from pipeline.errors import UserError
+from pipeline.files import sha256
+from pipeline.pool import Unit, fingerprint, publish, run_units, units_of
+from pipeline.shards import ShardReader, encode_npy
+
+UNITS = units_of("part", [f"item-{index:03d}" for index in range(18)], 4)
+
+
+def machine(workers: int) -> SimpleNamespace:
+    return SimpleNamespace(workers=workers, device="cpu", ray_address="", object_store_mb=100)
+
+
+class Worker:
+    """Puts a matrix product of each item into the shard, writes down that it was called, and misbehaves for chosen items."""
+
+    def __init__(self, calls: Path, bad: str = "", deadly: str = ""):
+        self.calls, self.bad, self.deadly = calls, bad, deadly
+        calls.mkdir(exist_ok=True)
+
+    def __call__(self, unit: Unit):
+        assert torch.get_num_threads() == 1
+        (self.calls / f"{unit.name}-{len(list(self.calls.iterdir()))}-{os.getpid()}").touch()
+        record = {"items": 0}
+        return self.samples(unit, record), record
+
+    def samples(self, unit, record):
+        for item in unit.items:
+            if item == self.bad:
+                raise RuntimeError("nobody expected this")
+            if item == self.deadly and not (self.calls / "died").exists():
+                (self.calls / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            record["items"] += 1
+            matrix = torch.from_numpy(rng(0, item).normal(size=(300, 300)).astype(np.float32))
+            yield item, {"product.npy": encode_npy((matrix @ matrix).numpy())}
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+
+def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
+    """In this process; with one worker that is killed once; with two workers one unit of which fails, then in this process to the end."""
+    scratch = {workers: tmp_path / f"scratch{workers}" for workers in range(3)}
+    done = run_units(UNITS, partial(Worker, tmp_path / "calls0"), scratch[0], machine(0), "test")
+    assert [(result.name, result.shard.samples, result.record) for result in done] == [(u.name, len(u.items), {"items": len(u.items)}) for u in UNITS]
+    assert run_units(UNITS, partial(Worker, tmp_path / "calls1", deadly="item-005"), scratch[1], machine(1), "test") == done
+    assert (tmp_path / "calls1/died").exists()
+    with pytest.raises(UserError, match="test: the unit part-000001 failed: RuntimeError: nobody expected this"):
+        run_units(UNITS, partial(Worker, tmp_path / "calls2", bad="item-006"), scratch[2], machine(2), "test")
+    assert str(os.getpid()) not in {path.name.rsplit("-", 1)[1] for path in (tmp_path / "calls2").iterdir()}
+    assert run_units(UNITS, partial(Worker, tmp_path / "calls3"), scratch[2], machine(0), "test") == done
+    assert [path.name[:11] for path in (tmp_path / "calls3").iterdir()] == ["part-000001"]
+    for workers, folder in scratch.items():
+        publish(folder, tmp_path / f"out{workers}")
+        assert not folder.exists() and checksums(tmp_path / f"out{workers}") == checksums(tmp_path / "out0")
+    assert len(checksums(tmp_path / "out0")) == 2 * len(UNITS)
+    assert ShardReader(tmp_path / "out2").keys() == [item for unit in UNITS for item in unit.items]
+
+
+def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
+    with pytest.raises(UserError, match="the unit part-000001 failed: RuntimeError"):
+        run_units(UNITS, partial(Worker, tmp_path / "calls", bad="item-006"), tmp_path / "scratch", machine(0), "test")
+    assert "nobody expected this" in (tmp_path / "scratch/part-000001.error.txt").read_text()
+    assert not list((tmp_path / "scratch").glob(".*"))
+    assert len(list((tmp_path / "scratch").glob("*.tar"))) == len(UNITS) - 1
+
+
+def test_a_worker_that_cannot_be_made(tmp_path):
+    def make():
+        raise UserError("the weights are missing.")
+
+    with pytest.raises(UserError, match="part-000000 and 4 more failed: the weights are missing"):
+        run_units(UNITS, make, tmp_path / "scratch", machine(0), "test")
+
+
+def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
+    scratch = tmp_path / "scratch"
+    first = run_units(UNITS, partial(Worker, tmp_path / "first"), scratch, machine(0), "test")
+    before = checksums(scratch)
+    damaged = bytearray((scratch / "part-000000.tar").read_bytes())
+    damaged[2000] ^= 1
+    (scratch / "part-000000.tar").write_bytes(damaged)
+    (scratch / "part-000001.tar").unlink()
+    (scratch / "part-000002.done.json").unlink()
+    (scratch / "part-000003.done.json").write_text("{")
+    again = run_units(UNITS, partial(Worker, tmp_path / "again"), scratch, machine(0), "test")
+    assert again == first and checksums(scratch) == before
+    assert sorted(path.name[:11] for path in (tmp_path / "again").iterdir()) == [f"part-00000{index}" for index in range(4)]
+    other = [Unit(UNITS[0].name, UNITS[1].items), *UNITS[1:]]
+    assert run_units(other, partial(Worker, tmp_path / "other"), scratch, machine(0), "test")[0].shard != first[0].shard
+    assert len(list((tmp_path / "other").iterdir())) == 1
+
+
+class Silent:
+    def __call__(self, unit: Unit):
+        return [], {"sum": sum(unit.items)}
+
+
+def test_a_unit_may_make_no_samples(tmp_path):
+    done = run_units(units_of("part", [1, 2, 3], 2), Silent, tmp_path / "scratch", machine(0), "test")
+    assert [(result.shard, result.record) for result in done] == [(None, {"sum": 3}), (None, {"sum": 3})]
+    publish(tmp_path / "scratch", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_publishing_replaces_what_was_there(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/stale.tar").touch()
+    run_units(UNITS[:1], partial(Worker, tmp_path / "calls"), tmp_path / "scratch", machine(0), "test")
+    publish(tmp_path / "scratch", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["part-000000.tar", "part-000000.tar.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calls", "out"]
+
+
+def test_fingerprint_sees_every_input(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a").write_text("1")
+    first = fingerprint(1, "x", {"b": 2}, UNITS[0], tmp_path / "in")
+    assert first == fingerprint(1, "x", {"b": 2}, UNITS[0], tmp_path / "in") and len(first) == 16
+    assert first != fingerprint(1, "x", {"b": 3}, UNITS[0], tmp_path / "in")
+    (tmp_path / "in/a").write_text("2")
+    assert first != fingerprint(1, "x", {"b": 2}, UNITS[0], tmp_path / "in")
+    with pytest.raises(UserError, match="missing"):
+        fingerprint(tmp_path / "nowhere")
+    assert hashlib.sha256(b"").hexdigest()[:16] != first
