@@ -1,4 +1,4 @@
-"""The background network: a U-Net from the source image to a 2D feature that stands behind the head and does not follow the camera (facts 1.6)."""
+"""The background network: from the source image to a 2D feature that stands behind the head and does not follow the camera (facts 1.6)."""
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class Up(nn.Module):
 
 
 class Background(nn.Module):
-    """Source image (B, 3, S, S) in [-1, 1] -> logits (B, features, S, S); their sigmoid is the background colour and feature."""
+    """A U-Net. Source image (B, 3, S, S) in [-1, 1] -> logits (B, features, S, S); their sigmoid is the background colour and feature."""
 
     def __init__(self, width: int, features: int) -> None:
         super().__init__()

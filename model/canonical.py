@@ -1,5 +1,7 @@
-"""Canonicalisation and reenactment: takes the source's motion out of the appearance feature and puts the driving motion in (paper section 4.1,
-facts 1.4). With motion scale 0 it is the static Psi_3d, which leaves the expression as it is."""
+"""Canonicalisation and reenactment: takes the source's motion out of the appearance feature and puts the driving motion in.
+
+Source: paper section 4.1, facts 1.4. With motion scale 0 it is the static Psi_3d, which leaves the expression as it is.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.stylegan import FullyConnected
 
-CHUNK = 16384  # points; what is in between stays in a core's cache
+CHUNK = 8192  # points; what is in between stays in a core's cache
 LARGEST = 80.0  # exp of it is finite in float32
 
 
@@ -26,10 +26,9 @@ class ColourDecoder(nn.Module):
         """On the CPU the fused version of `reference`, with the same result up to rounding; it cannot be differentiated twice."""
         if feature.device.type != "cpu":
             return self.reference(feature)
-        hidden, out = self.net[0], (self.out_rgb, self.out_sigma)
-        weight = torch.cat([layer.weight * layer.weight_gain for layer in out])
-        bias = torch.cat([layer.bias * layer.bias_gain for layer in out])
-        colour, sigma = _Decode.apply(feature.flatten(0, -2), hidden.weight * hidden.weight_gain, hidden.bias * hidden.bias_gain, weight, bias)
+        hidden, out = self.net[0].scaled(), [layer.scaled() for layer in (self.out_rgb, self.out_sigma)]
+        weight, bias = (torch.cat(parts) for parts in zip(*out, strict=True))
+        colour, sigma = _Decode.apply(feature.flatten(0, -2), *hidden, weight, bias)
         return colour.view(*feature.shape[:-1], -1), sigma.view(feature.shape[:-1])
 
     def reference(self, feature: Tensor) -> tuple[Tensor, Tensor]:

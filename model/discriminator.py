@@ -27,7 +27,7 @@ class Discriminator(nn.Module):
         self.b4 = DiscriminatorEpilogue(outputs, outputs, own.group, clamp=CLAMP)
 
     def forward(self, image_B3SS: Tensor, raw_B3nn: Tensor, opacity_B1nn: Tensor, uv_B3SS: Tensor, camera_B25: Tensor) -> Tensor:
-        """Logits (B, 1). Pictures in [-1, 1], opacity in [0, 1] (the network itself sees twice of it minus one); raw and opacity are resized."""
+        """Logits (B, 1). Pictures in [-1, 1], opacity in [0, 1]; raw and opacity are resized, and the opacity is brought to [-1, 1]."""
         side = image_B3SS.shape[-1]
         parts = [image_B3SS, self._resize(raw_B3nn, side), uv_B3SS, self._resize(2 * opacity_B1nn - 1, side)]
         x = torch.cat(parts, 1)

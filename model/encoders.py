@@ -1,6 +1,6 @@
-"""Image encoders of Psi: the global appearance feature at 1/8 and the detail feature at 1/2 of the image (paper section 4.1, facts 1.2, 1.3).
+"""Image encoders of Psi: the global appearance feature at 1/8 and the detail feature at 1/2 of the image.
 
-Both see the RGB image in [-1, 1] with two coordinate channels. Neither has a normalisation layer.
+Source: paper section 4.1, facts 1.2 and 1.3. Both see the RGB image in [-1, 1] with two coordinate channels; neither has a normalisation.
 """
 
 import math

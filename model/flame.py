@@ -96,7 +96,7 @@ class Flame(nn.Module):
         self.head = head_model
 
         def constant(name: str, array: np.ndarray, dtype: torch.dtype) -> None:
-            self.register_buffer(name, torch.as_tensor(np.ascontiguousarray(array)).to(dtype), persistent=False)
+            self.register_buffer(name, torch.tensor(np.ascontiguousarray(array), dtype=dtype), persistent=False)
 
         count = len(head_model.template_V3)
         directions_KV3 = np.moveaxis(head_model.directions_V3K, 2, 0)

@@ -83,8 +83,13 @@ class GenHead(nn.Module):
         return F.interpolate(torch.sigmoid(logits), size, mode="bilinear", align_corners=False)
 
     @torch.no_grad()
-    def offsets(self, label_B437: Tensor, cells: int) -> Tensor:
-        """The deformation of labels on a grid, (B, 3, 3, cells, cells, cells): to be stored and given to `state` again and again."""
+    def offsets(self, label_B437: Tensor, cells: int) -> Tensor | None:
+        """The deformation of labels on a grid, (B, 3, 3, cells, cells, cells): to be stored and given to `state` again and again.
+
+        None for 0 cells: then `state` searches for every point, and there is nothing to store.
+        """
+        if cells == 0:
+            return None
         _, shape, expression, pose, eyes = split_label(label_B437)
         return self.deformation.grids(shape, expression, pose[:, 3:], eyes, cells).offsets_BP3GGG
 

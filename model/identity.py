@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from model.sizes import IdentitySizes
-from model.warp import aspect, cut, similarity
+from model.warp import alignment, cut
 
 INPUT = 112
 FIVE_OF_70 = (68, 69, 30, 48, 54)  # pupils, tip of the nose, corners of the mouth among the 70 landmarks
@@ -55,9 +55,7 @@ class IdentityNet(nn.Module):
 def identity_crop(image_BCHW: Tensor, five_points_B52: Tensor) -> Tensor:
     """Aligned faces (B, C, 112, 112) by ArcFace's template; differentiable in image and points, zero outside the image.
 
-    `five_points_B52`: right and left eye of the picture's viewer order (left one in the picture first), tip of the nose, corners of the
-    mouth, as fractions of the image, y down; FIVE_OF_70 picks them out of 70 landmarks.
+    `five_points_B52`: the eye on the left in the picture, the other eye, tip of the nose, corners of the mouth from left to right, as
+    fractions of the image, y down. FIVE_OF_70 picks them out of 70 landmarks.
     """
-    unit = aspect(image_BCHW)
-    matrix = similarity(five_points_B52 * unit, five_points_B52.new_tensor(TEMPLATE))
-    return cut(image_BCHW, matrix.mul(image_BCHW.new_tensor([unit[0], 1.0, 1.0])), (0.0, 0.0), INPUT, INPUT)
+    return cut(image_BCHW, alignment(image_BCHW, five_points_B52, TEMPLATE), (0.0, 0.0), INPUT, INPUT)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.sizes import MotionSizes
-from model.warp import aspect, cut, similarity
+from model.warp import alignment, cut
 
 CROP = 224.0  # the template's plane; of it the rows 0..191 and the columns 16..207 are kept
 KEPT = 192
@@ -122,10 +122,8 @@ def motion_crop(image_BCHW: Tensor, landmarks_BK2: Tensor, size: int) -> Tensor:
     `landmarks_BK2`: at least the 68 iBUG points as fractions of the image, x right, y down (a pixel's centre is (i + 0.5) / N).
     The eyes and the inner mouth are brought to their template by a similarity; the 192 of 224 rows and columns are resized (facts 6).
     """
-    unit = aspect(image_BCHW)
     points = torch.stack([landmarks_BK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1)
-    matrix = similarity(points * unit, points.new_tensor(EYES_AND_MOUTH))
-    matrix = torch.cat([matrix[:, :, :2] * unit, matrix[:, :, 2:]], dim=2)
+    matrix = alignment(image_BCHW, points, EYES_AND_MOUTH)
     # The official crop is resampled twice, at 192 and at 224 pixels; the same ratio is kept at other sizes.
     face = cut(image_BCHW, matrix, ((CROP - KEPT) / 2, 0.0), KEPT, round(size * KEPT / CROP))
     return F.interpolate(face, size=(size, size), mode="bilinear", align_corners=False).clamp(-1, 1)

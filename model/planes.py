@@ -1,8 +1,8 @@
 """The tri-plane look-up: features of points in space (paper equation 1, facts 2.3).
 
-Plane 0 holds (x, y), plane 1 (y, z), plane 2 (z, x); the first of each pair runs along the width. Features are interpolated bilinearly between
-texel centres, are zero outside of the box, and the three planes are averaged (the paper's equation sums them, the published networks
-average). Gradients reach the planes, never the points.
+Plane 0 holds (x, y), plane 1 (y, z), plane 2 (z, x); the first of each pair runs along the width. Features are interpolated bilinearly
+between texel centres, are zero outside of the box, and the three planes are averaged (the paper's equation sums them, the published
+networks average). Gradients reach the planes, never the points.
 """
 
 import torch
@@ -30,7 +30,7 @@ def sample_planes(planes_BPCRR: Tensor, points_BN3: Tensor, box: float) -> Tenso
     """
     if planes_BPCRR.device.type != "cpu":
         return sample_planes_reference(planes_BPCRR, points_BN3, box)
-    batch, planes, channels, side, _ = planes_BPCRR.shape
+    batch, _, channels, side, _ = planes_BPCRR.shape
     # A ring of zeros around each plane gives what lies outside a texel to read, so that no look-up needs a condition.
     table = F.pad(planes_BPCRR, (1, 1, 1, 1)).permute(0, 1, 3, 4, 2).reshape(-1, channels)
     with torch.no_grad():
@@ -67,7 +67,8 @@ class _Lookup(torch.autograd.Function):
         corners = torch.tensor([0, 1, row, row + 1], dtype=torch.int32)
         ctx.save_for_backward(cells, weights)
         ctx.rows, ctx.row = table.shape[0], row
-        return F.embedding_bag((cells[:, None] + corners).view(-1, 12), table, mode="sum", per_sample_weights=weights.view(-1, 12).to(table.dtype))
+        rows, weights = (cells[:, None] + corners).view(-1, 12), weights.view(-1, 12).to(table.dtype)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx, grad_MC: Tensor) -> tuple[Tensor, None, None, None]:

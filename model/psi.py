@@ -1,4 +1,4 @@
-"""Psi, the one-shot 4D head synthesizer, and Psi_3d, which is the same network with motion scale 0 (paper sections 3 and 4, facts 1 and 2)."""
+"""Psi, the one-shot 4D head synthesizer, and Psi_3d, the same network with motion scale 0 (paper sections 3 and 4, facts 1 and 2)."""
 
 from collections.abc import Iterator
 
@@ -117,12 +117,13 @@ class Psi(nn.Module):
 
     def motion_parameters(self) -> Iterator[nn.Parameter]:
         """The motion related layers, which stage v2 trains faster (facts 1.8)."""
-        return (p for name, p in self.named_parameters() if _is_motion(name))
+        return (p for name, p in self.named_parameters() if is_motion(name))
 
     def base_parameters(self) -> Iterator[nn.Parameter]:
         """All other parameters."""
-        return (p for name, p in self.named_parameters() if not _is_motion(name))
+        return (p for name, p in self.named_parameters() if not is_motion(name))
 
 
-def _is_motion(name: str) -> bool:
+def is_motion(name: str) -> bool:
+    """Whether a parameter belongs to the motion related layers (facts 1.8)."""
     return name.startswith("encoder_canonical.") and not set(MOTION_PARTS).isdisjoint(name.split("."))

@@ -6,7 +6,7 @@ n*n rays go row by row from the upper left; S samples a ray.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ Deform = Callable[[Tensor], Tensor]  # posed points (B, N, 3) -> canonical point
 
 @dataclass
 class Rendering:
-    """What a head looks like, (B*V, channels, n, n) with the views of a head next to each other; pictures in [-1, 1] where not said otherwise."""
+    """What heads look like, (B*V, channels, n, n), the views of a head next to each other; in [-1, 1] where not said otherwise."""
 
     image: Tensor  # (B*V, 3, S, S), after super-resolution
     raw: Tensor  # 3 channels, before super-resolution
@@ -27,6 +27,10 @@ class Rendering:
     opacity: Tensor  # 1, in [0, 1]
     depth: Tensor  # 1, distance along the ray
     feature: Tensor  # F, what super-resolution sees; the first three are raw
+
+    def __getitem__(self, rows: Tensor) -> "Rendering":
+        """Some of the pictures, chosen by indices or a mask over B*V."""
+        return Rendering(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass
@@ -57,7 +61,7 @@ def camera_rays(cameras_BV25: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def coarse_depths(cameras_BV25: Tensor, samples: int, box: float, generator: torch.Generator | None) -> Tensor:
-    """(B, V, samples): equally spaced over the side of the box, around the depth of the world origin; one jitter for all rays of a camera."""
+    """(B, V, samples): equally spaced over the side of the box around the depth of the world origin; a camera's rays share the jitter."""
     cam2world = cameras_BV25[..., :16].unflatten(-1, (4, 4))
     middle = (cam2world[..., :3, 2] * cam2world[..., :3, 3]).sum(-1, keepdim=True).abs()
     near, far = middle - box / 2, middle + box / 2

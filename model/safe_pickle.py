@@ -182,5 +182,5 @@ def read_mapping(path: Path) -> dict[str, object]:
         if not isinstance(content, dict):
             raise ValueError("expected a dict in it")
         return {str(key): real_value(value) for key, value in content.items() if isinstance(key, (str, bytes))}
-    except ValueError as error:
+    except Exception as error:  # values of odd types fail in many ways as well
         raise ValueError(f"{path}: {error}") from error

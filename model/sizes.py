@@ -4,7 +4,7 @@ The defaults are the published networks (facts digest sections 1 to 3 and 6); a 
 read from the `networks` section of params.yaml.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,10 @@ class Sizes:
             (self.samples_fine >= 2, f"samples_fine must be at least 2, but is {self.samples_fine}"),
             (self.feature_channels >= 3, f"feature_channels must be at least 3 (they begin with RGB), but is {self.feature_channels}"),
             (self.box > 0, f"box must be positive, but is {self.box}"),
-            (len(psi.encoder_blocks) == 4 and min(psi.encoder_blocks) >= 1, f"psi.encoder_blocks must be four numbers from 1 on, but is {psi.encoder_blocks}"),
+            (
+                len(psi.encoder_blocks) == 4 and min(psi.encoder_blocks) >= 1,
+                f"psi.encoder_blocks must be four numbers from 1 on, but is {psi.encoder_blocks}",
+            ),
             (
                 psi.patch_stride in (1, 2, 4) and self.image // 8 % psi.patch_stride == 0,
                 f"psi.patch_stride must be 1, 2 or 4 and divide image / 8, but is {psi.patch_stride}",
@@ -136,4 +139,8 @@ class Sizes:
         )
         for holds, sentence in rules:
             if not holds:
-                raise ValueError(f"networks: {sentence}")
+                raise ValueError(sentence)
+
+    def driven_by(self, motion: str) -> "Sizes":
+        """The sizes of a Psi whose motion is E_mot's embedding ("emot") or 109 numbers of the label ("flame": eyes 6, jaw 3, expression 100)."""
+        return replace(self, motion=replace(self.motion, eye=6, emotion=3, feature=100)) if motion == "flame" else self

@@ -55,8 +55,12 @@ class FullyConnected(nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(inputs)
         self.bias_gain = lr_multiplier
 
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """Weights and biases as they are used."""
+        return self.weight * self.weight_gain, self.bias * self.bias_gain
+
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        y = F.linear(x, *self.scaled())
         return activate(y) if self.activation else y
 
 
@@ -64,7 +68,14 @@ class Conv(nn.Module):
     """A square convolution, padded to keep the size, with optional leaky ReLU; `down` halves the size behind the low-pass filter."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, bias: bool = True, activation: bool = True, down: bool = False, clamp: float | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        bias: bool = True,
+        activation: bool = True,
+        down: bool = False,
+        clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
@@ -152,7 +163,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the skip architecture. `inputs` 0 makes the first block, which starts from a learnt constant and has one convolution."""
+    """One resolution of the skip architecture. `inputs` 0 makes the first block: a learnt constant and one convolution."""
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, img_channels: int, clamp: float | None = None) -> None:
         super().__init__()
@@ -168,10 +179,8 @@ class SynthesisBlock(nn.Module):
     def forward(self, x_BCHW: Tensor | None, image_BKHW: Tensor | None, ws_BLW: Tensor, noise: bool = True) -> tuple[Tensor, Tensor]:
         """Feature and image at twice the size. `ws_BLW` holds a style for each convolution and one for the image."""
         styles = iter(ws_BLW.unbind(1))
-        if self.convolutions == 1:
-            x = self.const.expand(ws_BLW.shape[0], -1, -1, -1)
-        else:
-            x = self.conv0(x_BCHW, next(styles), noise)
+        first = self.convolutions == 1
+        x = self.const.expand(ws_BLW.shape[0], -1, -1, -1) if first else self.conv0(x_BCHW, next(styles), noise)
         x = self.conv1(x, next(styles), noise)
         rgb = self.torgb(x, next(styles))
         return x, rgb if image_BKHW is None else upsample(image_BKHW) + rgb
@@ -226,7 +235,7 @@ class MappingNetwork(nn.Module):
         self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
 
     def forward(self, z: Tensor | None, condition: Tensor | None = None, truncation: float = 1.0, update_average: bool = False) -> Tensor:
-        """`truncation` below 1 moves the styles towards the running average `w_avg`, which `update_average` keeps up to date in training."""
+        """`truncation` below 1 moves the styles towards the running average `w_avg`, which `update_average` updates in training."""
         parts = [normalise(z)] if self.z_dim else []
         if self.c_dim:
             parts.append(normalise(self.embed(condition)))

@@ -1,5 +1,7 @@
 """The tri-plane decoder: canonical and detail feature at half of the image to three feature planes of that size (facts 1.5)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ STRIDE = 2  # of the patches; a pixel shuffle brings the tokens back
 def conv_stack(*channels: int) -> nn.Sequential:
     """3x3 convolutions through these channels, each with a leaky ReLU of 0.01."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels[:-1], channels[1:], strict=True):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.LeakyReLU(inplace=True)]
     return nn.Sequential(*layers)
 

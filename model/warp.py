@@ -1,5 +1,7 @@
 """Cutting aligned crops out of images, batched and differentiable (facts 4.2 and 6)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,7 +35,9 @@ def cut(image_BCHW: Tensor, matrix_B23: Tensor, corner: tuple[float, float], sid
     return F.grid_sample(image_BCHW, source.view(-1, size, size, 2) * 2 - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def aspect(image_BCHW: Tensor) -> Tensor:
-    """Factors (2,) that turn fractions of width and height into a common unit, so that a similarity keeps shapes."""
+def alignment(image_BCHW: Tensor, points_BK2: Tensor, template: Sequence[tuple[float, float]]) -> Tensor:
+    """The similarity that brings points, given as image fractions, to a template, as matrices (B, 2, 3) for `cut`."""
     height, width = image_BCHW.shape[2:]
-    return image_BCHW.new_tensor([width / height, 1.0])
+    unit = points_BK2.new_tensor([width / height, 1.0])  # of width and height in a common measure, so that shapes are kept
+    matrix = similarity(points_BK2 * unit, points_BK2.new_tensor(template))
+    return torch.cat([matrix[:, :, :2] * unit, matrix[:, :, 2:]], dim=2)

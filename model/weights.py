@@ -13,15 +13,19 @@ from torch import Tensor
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the tensors of `state` (any shapes and dtypes) to `path` and `facts` (JSON-able: sizes, params, hashes of inputs) to the JSON beside it.
+    """Write the tensors of `state` (any shapes and dtypes) to `path` and `facts` (sizes, params, hashes of inputs) to the JSON beside it.
 
-    Equal tensors and facts make equal bytes. Each file appears complete or not at all. The JSON also gets the SHA-256, the number of tensors
-    and the number of values; it is returned. Raises ValueError when the facts are no JSON, OSError when the place cannot be written.
+    Equal tensors and facts make equal bytes. Each file appears complete or not at all. The JSON also gets the SHA-256 and the numbers of
+    tensors and of values; it is returned. Raises ValueError when the facts are no JSON, OSError when the place cannot be written.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     data = safetensors.torch.save(tensors)
-    measured = {"sha256": hashlib.sha256(data).hexdigest(), "tensors": len(tensors), "values": sum(tensor.numel() for tensor in tensors.values())}
+    measured = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "tensors": len(tensors),
+        "values": sum(tensor.numel() for tensor in tensors.values()),
+    }
     content = {**facts, **measured}
     try:
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -45,7 +49,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         facts = json.loads(facts_path(path).read_bytes())
         if facts["sha256"] != hashlib.sha256(data).hexdigest():
-            raise ValueError(f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)")
+            raise ValueError(
+                f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)"
+            )
         return safetensors.torch.load(data), facts
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{facts_path(path)} is damaged; make the weights again (dvc repro)") from error

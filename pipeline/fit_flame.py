@@ -29,7 +29,7 @@ JAW_PRIOR = (1e-3, 0.3, 1.0)
 EYE_PRIOR = (1e-2, 1e-2, 1.0)
 SMOOTH_POSE = (1.0,) * 3 + (0.1,) * 3 + (0.0,) * 3 + (1.0,) * 3  # relative to temporal_weight; eyes jump and are left alone
 SMOOTH_EXPRESSION = 0.002
-CONJUGATE_STEPS = 12
+CONJUGATE_STEPS = 6
 TOLERANCE = 1.0  # sum of squared residuals of a frame from which on it counts less (Cauchy): a wrong frame must not bend the shape of its clip
 
 

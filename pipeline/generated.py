@@ -1,7 +1,7 @@
 """Portraits and talking clips of people who do not exist, and the truth about them: what `ingest.source: generated` makes.
 
-Nobody needs a licensed model or a data set to run the graph, and where the truth is known, it can measure what nobody can on real video. Every person of
-a clip appears in that clip only. What is drawn depends on (seed, name of the file, frame) alone.
+Nobody needs a licensed model or a data set to run the graph, and where the truth is known, it can measure what nobody can on real video.
+Every person of a clip appears in that clip only. What is drawn depends on (seed, name of the file, frame) alone.
 """
 
 import dataclasses
@@ -22,13 +22,15 @@ from pipeline.counter import rng
 from pipeline.files import key_of, write_bytes, write_table
 from pipeline.head_model import standin
 from pipeline.head_motion import Shot, clip, photo
-from pipeline.head_person import Z, Person, person
+from pipeline.head_person import Person, Z, person
 from pipeline.head_render import Picture, render
 from pipeline.head_scene import Figure, figure, pose
 from pipeline.params import Ingest, Params
 from pipeline.pool import Unit, fingerprint, run_units, scratch_folder, units_of
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png, write_shard
 
+# One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B frames) was seen to depend on stale memory.
+X264 = {"crf": "16", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:weightp=0:bframes=0:rc-lookahead=0:scenecut=0"}
 DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there
 NOVEL_VIEWS = 4  # per frame
 NOVEL_EVERY = 8  # frames of a test clip
@@ -61,10 +63,10 @@ def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
 
 
 def encode_video(frames: Iterable[np.ndarray], fps: int) -> bytes:
-    """H.264 in MP4 with one thread, so that equal frames are equal bytes; frames uint8 (H, W, 3), even sides."""
+    """H.264 in MP4, equal bytes for equal frames; frames uint8 (H, W, 3), even sides."""
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "16", "preset": "veryfast", "threads": "1"})
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=X264)
         stream.thread_count, stream.pix_fmt = 1, "yuv420p"
         for number, array in enumerate(frames):
             if number == 0:
@@ -98,7 +100,8 @@ class Artist:
         picture = render(body, shot.moment, shot.camera, size)
         rows.append(_row(body, shot, size, file=file, identity=identity))
         distance = np.where(np.isfinite(picture.depth), picture.depth / DEPTH_UNIT, 0)
-        yield key_of(file), {"image.png": encode_png(picture.rgb), "mask.png": _grey(picture.alpha), "depth.png": encode_png(np.round(distance).astype(np.uint16))}
+        depth = encode_png(np.round(distance).astype(np.uint16))
+        yield key_of(file), {"image.png": encode_png(picture.rgb), "mask.png": _grey(picture.alpha), "depth.png": depth}
 
     def _clip(self, file: str, rows: list[dict]) -> Iterator[Sample]:
         identity, size, split = f"clip-{Path(file).stem}", self.settings.clip_size, file.split("-")[0]
@@ -120,7 +123,8 @@ class Artist:
         views: list[Picture] = [render(body, shot.moment, camera, self.image, room) for camera in cameras]
         fields = {"cameras.npy": encode_npy(cameras)}
         for number, view in enumerate(views):
-            fields |= {f"view{number}.png": encode_png(view.rgb), f"alpha{number}.png": _grey(view.alpha), f"depth{number}.npy": encode_npy(view.depth)}
+            fields |= {f"view{number}.png": encode_png(view.rgb), f"alpha{number}.png": _grey(view.alpha)}
+            fields[f"depth{number}.npy"] = encode_npy(view.depth)
         return f"{key_of(file)}-{index:06d}", fields
 
 
@@ -139,7 +143,7 @@ def generate(params: Params, out: Path = Path("data/generated"), truth: Path = P
     """
     settings = params.ingest
     portraits = [f"person{i:05d}-{k}.png" for i in range(settings.identities) for k in range(settings.photos)]
-    clips = [f"{split}-{i:04d}.mp4" for split, count in (("train", settings.train_clips), ("test", settings.test_clips)) for i in range(count)]
+    clips = [f"train-{i:04d}.mp4" for i in range(settings.train_clips)] + [f"test-{i:04d}.mp4" for i in range(settings.test_clips)]
     plan = units_of("portraits", portraits, settings.shard_size) + units_of("clip", clips, 1)
     scratch = scratch_folder("generated", fingerprint(settings, params.networks.image, params.seed))
     done = run_units(plan, partial(Artist, settings, params.networks.image, params.seed), scratch, params.machine, "generate")
@@ -152,8 +156,9 @@ def generate(params: Params, out: Path = Path("data/generated"), truth: Path = P
     for key, path in files.items():
         write_bytes(path, reader.read(key, "image.png" if path.suffix == ".png" else "clip.mp4"))
     for unit in units_of("masks", portraits, settings.shard_size):
-        write_shard(truth / f"{unit.name}.tar", ((key_of(f), {n: reader.read(key_of(f), n) for n in ("mask.png", "depth.png")}) for f in unit.items))
-    novel = [key for key in reader.keys() if key not in files]
+        known = ({name: reader.read(key_of(file), name) for name in ("mask.png", "depth.png")} for file in unit.items)
+        write_shard(truth / f"{unit.name}.tar", zip(map(key_of, unit.items), known, strict=True))
+    novel = sorted(set(reader.keys()) - set(files))
     for unit in units_of("views", novel, settings.shard_size):
         write_shard(truth / f"{unit.name}.tar", ((key, reader.read(key)) for key in unit.items))
     people = sorted({row["identity"] for kind in rows for row in rows[kind]})

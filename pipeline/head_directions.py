@@ -1,15 +1,16 @@
 """How the stand-in head varies: 300 shape directions and 100 expression directions (world units).
 
-Every direction is a smooth displacement field in space, sampled at the vertices. The first ones have names; the rest are random smooth fields
-that shrink with their number, so that coefficients from N(0, 1) look like people.
+Every direction is a smooth displacement field in space, sampled at the vertices. The first ones have names; the rest are random fields that
+shrink with their number, so that coefficients from N(0, 1) look like people.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from pipeline.counter import rng
-from pipeline.head_surface import EYE_CENTRE, MOUTH_CENTRE, Mesh
+from pipeline.head_surface import EYE_CENTRE, Mesh
 
 SHAPES, EXPRESSIONS = 300, 100
 Field = Callable[[np.ndarray], np.ndarray]  # points (N, 3) -> displacement (N, 3)
@@ -49,7 +50,11 @@ SHAPE_NAMES = [*SHAPE_SCALES, *SHAPE_BUMPS]
 
 # Named expression directions. A bump with x > 0 acts on both sides unless its name ends in left or right.
 EXPRESSION_BUMPS: dict[str, list[tuple]] = {
-    "smile": [((0.080, -0.09, 0.30), (0.044, 0.034, 0.08), (0.017, 0.017, -0.014)), ((0, -0.08, 0.33), (0.05, 0.025, 0.06), (0, 0.004, -0.004)), ((0.12, -0.04, 0.26), (0.05, 0.04, 0.08), (0.004, 0.010, 0.008))],
+    "smile": [
+        ((0.080, -0.09, 0.30), (0.058, 0.034, 0.08), (0.017, 0.018, -0.014)),
+        ((0, -0.108, 0.33), (0.05, 0.018, 0.06), (0, -0.005, -0.003)),
+        ((0.12, -0.04, 0.26), (0.05, 0.04, 0.08), (0.004, 0.010, 0.008)),
+    ],
     "brow raise": [((0.10, 0.15, 0.27), (0.10, 0.042, 0.12), (0, 0.022, 0))],
     "lid close left": [],
     "lid close right": [],
@@ -104,19 +109,25 @@ def _bump_field(bumps: list[tuple], side: str = "both", strength: float = 1.0, s
     return at
 
 
+def _scaling(points: np.ndarray, scale: tuple) -> np.ndarray:
+    """Stretches the head, fading out towards the shoulders."""
+    fade = np.exp(np.minimum(points[:, 1:2] + 0.3, 0) / 0.15)
+    return fade * (points - [0.0, 0.0, 0.05]) * scale
+
+
 def _one_side(points: np.ndarray) -> np.ndarray:
     """The small asymmetry of a face: one half higher than the other."""
     weight = bump(points, (0.12, -0.02, 0.25), (0.14, 0.18, 0.2))
     return weight[:, None] * np.tanh(points[:, :1] / 0.1) * np.array([0.002, 0.007, 0.002])
 
 
-def _random_field(generator: np.random.Generator, number: int, low: np.ndarray, high: np.ndarray, size: float, width: float) -> Field:
+def _random_field(generator: np.random.Generator, low: np.ndarray, high: np.ndarray, size: float, width: float) -> Field:
     centres = generator.uniform(low, high, (4, 3))
     shifts, mirrored = generator.normal(0, size, (4, 3)), generator.uniform() < 0.8
 
     def at(points: np.ndarray) -> np.ndarray:
         moved = np.zeros_like(points)
-        for centre, shift in zip(centres, shifts):
+        for centre, shift in zip(centres, shifts, strict=True):
             for sign in (1, -1) if mirrored else (1,):
                 near = np.exp(-0.5 * ((points - centre * [sign, 1, 1]) ** 2).sum(1) / width**2)
                 moved += near[:, None] * shift * [sign, 1, 1]
@@ -139,7 +150,7 @@ def _kept_eyes(mesh: Mesh, points: np.ndarray, field: Field, lids: bool) -> np.n
 
 
 def _lid_motion(mesh: Mesh, points: np.ndarray, side: str, close: float, squint: float = 0.0) -> np.ndarray:
-    """Upper lid towards the lower (close = 1 shuts the eye), lower lid upwards by `squint` of the opening; lid skin follows, less and less."""
+    """Upper lid down (close = 1 shuts the eye), lower lid up by `squint` of the opening; lid skin follows, less and less."""
     moved = np.zeros_like(points)
     margin = mesh.rings[f"lid0_{side}"]
     upper, lower = margin[1:8], margin[:8:-1]
@@ -173,16 +184,15 @@ def _followers(mesh: Mesh, points: np.ndarray, side: str) -> dict[int, tuple[np.
 
 def shape_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     """(V, 3, 300): displacement of every vertex for a coefficient of 1."""
-    pivot = np.array([0.0, 0.0, 0.05])
     fields: list[Field] = []
     for scale in SHAPE_SCALES.values():
-        fields.append(lambda p, s=np.array(scale): np.where(p[:, 1:2] > -0.3, 1.0, np.exp((p[:, 1:2] + 0.3) / 0.15)) * (p - pivot) * s)
+        fields.append(partial(_scaling, scale=scale))
     for name, bumps in SHAPE_BUMPS.items():
         fields.append(_one_side if name == "one side" else _bump_field(bumps, strength=0.75, seam=0.07))
     for number in range(len(fields), SHAPES):
         decay = (number / 30.0) ** -0.9
-        generator = rng(0, "standin shape", number)
-        fields.append(_random_field(generator, number, np.array([0, -0.35, -0.25]), np.array([0.24, 0.38, 0.34]), 0.0028 * decay, 0.06 + 0.05 * decay))
+        low, high = np.array([0, -0.35, -0.25]), np.array([0.24, 0.38, 0.34])
+        fields.append(_random_field(rng(0, "standin shape", number), low, high, 0.0028 * decay, 0.06 + 0.05 * decay))
     directions = np.stack([_kept_eyes(mesh, points_V3, field, lids=True) for field in fields], axis=-1)
     lips = mesh.rings["lip0"]  # every shape has its lips closed: both edges move like their mean, and the bag with them
     directions[lips] = 0.5 * (directions[lips] + directions[np.roll(lips[::-1], 1)])
@@ -207,7 +217,9 @@ def expression_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
             columns.append(_kept_eyes(mesh, points_V3, _bump_field(bumps, side), lids=False))
     for number in range(len(columns), EXPRESSIONS):
         generator = rng(0, "standin expression", number)
-        low, high = (MOUTH_CENTRE - [0, 0.08, 0.08], MOUTH_CENTRE + [0.11, 0.07, 0.02]) if number % 3 else ([0, 0.10, 0.22], [0.14, 0.20, 0.30])
-        field = _random_field(generator, number, np.asarray(low), np.asarray(high), 0.0022 * (number / 20.0) ** -0.8, 0.035)
+        low, high = np.array(
+            [[0, -0.17, 0.255], [0.11, -0.02, 0.355]] if number % 3 else [[0, 0.10, 0.22], [0.14, 0.20, 0.30]]
+        )  # mouth or brows
+        field = _random_field(generator, low, high, 0.0022 * (number / 20.0) ** -0.8, 0.035)
         columns.append(_kept_eyes(mesh, points_V3, field, lids=False))
     return np.stack(columns, axis=-1)

@@ -1,4 +1,4 @@
-"""Hair as a second surface over the skull: strands' paths from the crown to a hairline that depends on the person, hanging freely when long."""
+"""Hair as a second surface over the skull: from the crown to a hairline that depends on the person, hanging freely when long."""
 
 import numpy as np
 
@@ -37,7 +37,8 @@ def hairline(person: Person, turn: np.ndarray) -> np.ndarray:
     trait = person.trait
     side = np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
     fringe = np.clip((trait["fringe"] - 0.68) / 0.25, 0, 1)
-    front = np.radians(50 - 3 * np.cos(3 * side) * (side < 1.1) + 13 * fringe) + 0.05 * np.sin(turn + 6 * (trait["parting"] - 0.5))
+    recede = (1 - fringe) * np.exp(-(((side - 0.62) / 0.26) ** 2)) * (3 + 7 * trait["age"] * np.clip(2 * trait["beard"], 0, 1))
+    front = np.radians(48.5 - recede + 15 * fringe) + 0.07 * np.sin(turn + 6 * (trait["parting"] - 0.5))
     length = trait["length"]
     nape = np.radians(np.interp(length, [0, 0.45, 0.55, 1.0], [96, 122, 140, 265]))
     temple = np.radians(np.interp(length, [0, 0.45, 0.55, 1.0], [80, 92, 130, 260]))
@@ -65,7 +66,8 @@ def hair_points(person: Person, surface: Surface) -> tuple[np.ndarray, np.ndarra
     part = np.exp(-(((side - 0.12) * np.sin(on_skull) / 0.06) ** 2)) * (side < 1.4) * np.exp(-(((on_skull - 0.5) / 0.5) ** 2))
     wave = np.sin(turn * 7 + 5 * polar + person.phase[2]) * np.sin(3 * turn + 7 * polar + person.phase[3])
     bumps = trait["wave"] * np.sin(13 * turn + person.phase[4]) * np.sin(17 * polar + person.phase[5])
-    thick = cover(person) * volume * edge * (1 - 0.35 * part + 0.16 * wave + 0.25 * bumps) + 0.004
+    quiff = (1 - trait["fringe"]) * trait["volume"] * np.exp(-(((side - 0.1) / 0.8) ** 2)) * np.exp(-(((s - 0.75) / 0.22) ** 2))
+    thick = cover(person) * volume * edge * (1 - 0.35 * part + 0.16 * wave + 0.25 * bumps + 1.1 * quiff) + 0.004
     points = skin + direction * thick[:, None]
     hang = np.clip(polar - HANG, 0, None)
     points[:, 1] -= 0.19 * hang

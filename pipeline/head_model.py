@@ -1,7 +1,7 @@
 """The head model of a run: FLAME when its file is there, else a stand-in of the same format, which is not FLAME and says so.
 
-The stand-in exists because FLAME needs registration and nobody should need it to see the whole graph run. It has FLAME's format, axes, joints and
-size (metres), 300 shape and 100 expression directions of its own, and about 1,700 vertices.
+The stand-in exists because FLAME needs registration and nobody should need it to see the whole graph run. It has FLAME's format, axes,
+joints and size (metres), 300 shape and 100 expression directions of its own, and about 1,700 vertices.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ def _smooth(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def skin_weights(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     """(V, 5): bust to neck from the shoulders up, the lower face to the jaw, eyeballs to their joints."""
-    x, y, z = points_V3.T
+    _, y, z = points_V3.T
     weights = np.zeros((len(points_V3), 5))
     line = MOUTH_CENTRE[1] + 0.30 * np.clip(0.29 - z, 0, None)  # from the lips up towards the hinge
     jaw = _smooth(line - y, -0.012, 0.035) * _smooth(z, 0.02, 0.20) * (1 - 0.4 * _smooth(-y, 0.2, 0.3) * _smooth(-z, -0.3, -0.1))
@@ -49,7 +49,7 @@ def skin_weights(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
 
 
 def joint_regressor(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
-    """(5, V): eyeballs' centres are the means of their balls, the other joints the smallest weights over vertices around them that hit them."""
+    """(5, V): the eyes are the means of their balls; for the other joints, the smallest weights over vertices around them that hit them."""
     regressor = np.zeros((5, len(points_V3)))
     allowed = np.concatenate([mesh.part["skull"], mesh.part["bust"]])
     for joint in range(3):
@@ -73,12 +73,9 @@ def _pose_directions(points_V3: np.ndarray, weights_V5: np.ndarray) -> np.ndarra
 
 def _landmarks(mesh: Mesh, faces_F3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pupils = [mesh.part["eye_right"][-2], mesh.part["eye_left"][-2]]  # the poles of the eyeballs
-    chosen, weights = [], []
-    for vertex in np.concatenate([head_surface.landmark_vertices(mesh), pupils]):
-        face = int(np.flatnonzero((faces_F3 == vertex).any(axis=1))[0])
-        chosen.append(face)
-        weights.append((faces_F3[face] == vertex).astype(np.float64))
-    return np.array(chosen), np.array(weights)
+    vertices = np.concatenate([head_surface.landmark_vertices(mesh), pupils])
+    chosen = np.array([np.flatnonzero((faces_F3 == vertex).any(axis=1))[0] for vertex in vertices])
+    return chosen, (faces_F3[chosen] == vertices[:, None]).astype(np.float64)
 
 
 def _simplified(mesh: Mesh, points_V3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +120,7 @@ def standin() -> HeadModel:
     """The stand-in head model (see the head of this module). Deterministic; built once a process in about a second."""
     mesh = standin_mesh()
     points, faces = np.concatenate(mesh.points), np.concatenate(mesh.faces)
-    directions = np.concatenate([head_directions.shape_directions(mesh, points), head_directions.expression_directions(mesh, points)], axis=2)
+    shapes, expressions = head_directions.shape_directions(mesh, points), head_directions.expression_directions(mesh, points)
     weights = skin_weights(mesh, points)
     landmark_faces, landmark_weights = _landmarks(mesh, faces)
     simple, simple_faces = _simplified(mesh, points)
@@ -131,7 +128,7 @@ def standin() -> HeadModel:
     return HeadModel(
         name="standin",
         template_V3=points / UNIT,
-        directions_V3K=directions / UNIT,
+        directions_V3K=np.concatenate([shapes, expressions], axis=2) / UNIT,
         pose_directions=_pose_directions(points, weights),
         joint_regressor=joint_regressor(mesh, points),
         skin_weights=weights,

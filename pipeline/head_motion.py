@@ -32,11 +32,11 @@ MOODS: dict[str, dict[str, float]] = {
     "wink": {"lid close left": 1.0, "smile left": 0.8, "cheek raise": 0.3},
 }
 SYLLABLES: tuple[dict[str, float], ...] = (
-    {"jaw": 0.20},
-    {"jaw": 0.10, "mouth stretch": 0.8, "upper lip raise": 0.3},
-    {"jaw": 0.13, "pucker": 0.9},
-    {"jaw": 0.05, "pucker": 1.3},
-    {"jaw": 0.08, "lower lip down": 0.8},
+    {"jaw": 0.25, "lower lip down": 0.4},
+    {"jaw": 0.13, "mouth stretch": 1.0, "upper lip raise": 0.4},
+    {"jaw": 0.17, "pucker": 0.9},
+    {"jaw": 0.06, "pucker": 1.3},
+    {"jaw": 0.11, "lower lip down": 0.9},
     {"lips inwards": 1.0},
 )
 
@@ -51,7 +51,7 @@ class Shot:
 
 
 def _moment(weights: Mapping[str, float], eyes: np.ndarray, rotation: np.ndarray, twist: np.ndarray, fine: np.ndarray) -> Moment:
-    """A moment from named weights: expression directions, "jaw" (radians) and names of EXTRA; `fine`: small values for all 100 directions."""
+    """A moment from named weights (expression directions, "jaw" in radians, names of EXTRA) and small values for all 100 directions."""
     expression = fine.copy()
     for number, name in enumerate(EXPRESSION_NAMES):
         expression[number] += weights.get(name, 0.0)
@@ -107,15 +107,16 @@ def photo(rng: np.random.Generator) -> Shot:
         pitch=float(REST_PITCH + np.clip(rng.normal(0, 0.10), -0.22, 0.22)),
         roll=float(np.clip(rng.normal(0, 0.07), -0.2, 0.2)),
     )
-    first, second = rng.choice(len(MOODS), 2)
-    names = list(MOODS)
+    first, second = (list(MOODS.values())[number] for number in rng.choice(len(MOODS), 2))
     speech = SYLLABLES[rng.integers(len(SYLLABLES))] if rng.uniform() < 0.35 else {}
     shut = {"lid close left": 1.0, "lid close right": 1.0} if rng.uniform() < 0.04 else {}
-    weights = _blend([(rng.uniform(0.2, 1.0), MOODS[names[first]]), (rng.uniform(0, 0.3), MOODS[names[second]]), (rng.uniform(0.4, 1.0), speech), (1.0, shut)])
+    parts = [(rng.uniform(0.2, 1.0), first), (rng.uniform(0, 0.3), second), (rng.uniform(0.4, 1.0), speech), (1.0, shut)]
+    weights = _blend(parts)
     weights |= {"sway_side": float(rng.normal(0, 0.2)), "sway_depth": float(rng.normal(0, 0.2))}
-    moment = _moment(weights, _gaze(rotation, rng.normal(0, 0.14), rng.normal(0, 0.07)), rotation, rng.normal(0, 0.008, 2), rng.normal(0, 0.22, 100))
+    eyes = _gaze(rotation, rng.normal(0, 0.14), rng.normal(0, 0.07))
+    moment = _moment(weights, eyes, rotation, rng.normal(0, 0.008, 2), rng.normal(0, 0.22, 100))
     place = np.array([rng.normal(0, 0.02), rng.normal(0, 0.02), -rng.uniform(4.05, 4.35)])
-    return Shot(moment, _camera(rotation, place, rng.uniform(0.66, 0.86), 0.5 + rng.uniform(-0.05, 0.05, 2)), rotation)
+    return Shot(moment, _camera(rotation, place, rng.uniform(0.70, 0.88), 0.5 + rng.uniform(-0.05, 0.05, 2)), rotation)
 
 
 def _drift(rng: np.random.Generator, seconds: np.ndarray, slow: float, fast: float) -> np.ndarray:
@@ -161,7 +162,7 @@ def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
     roll = np.clip(0.045 * _drift(rng, seconds, 0.2, 0.7), -0.11, 0.11)
     moods = _phases(rng, seconds, len(MOODS), (0.6, 1.6), 0.30)
     syllables = _phases(rng, seconds, len(SYLLABLES), (0.13, 0.24), 0.11)
-    talking = _ease(0.5 + 1.6 * _drift(rng, seconds, 0.3, 0.9) + rng.uniform(0, 0.8))
+    talking = _ease(0.7 + 1.4 * _drift(rng, seconds, 0.3, 0.9) + rng.uniform(0, 0.8))
     looks = rng.normal(0, 1, (frames, 2)) * [0.16, 0.08]
     look = np.zeros((frames, 2))
     held = np.cumsum(rng.uniform(size=frames) < 3.0 / fps)  # about three saccades a second
@@ -171,14 +172,19 @@ def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
     blinks, fine = _blinks(rng, seconds), np.stack([_drift(rng, seconds, 0.4, 1.6) for _ in range(100)], 1) * 0.18
     twist, sway = np.stack([_drift(rng, seconds, 0.5, 2.0) for _ in range(2)], 1) * 0.008, np.stack([yaw, pitch - REST_PITCH], 1)
     place = np.array([rng.normal(0, 0.02), rng.normal(0, 0.02), -rng.uniform(4.05, 4.35)])
-    step = np.stack([0.030 * _drift(rng, seconds, 0.2, 0.6), 0.015 * _drift(rng, seconds, 0.2, 0.8), 0.04 * _drift(rng, seconds, 0.15, 0.5)], 1)
-    zoom, centre = rng.uniform(0.66, 0.82), 0.5 + rng.uniform(-0.04, 0.04, 2)
+    step = np.stack([_drift(rng, seconds, 0.2, 0.6), _drift(rng, seconds, 0.2, 0.8), _drift(rng, seconds, 0.15, 0.5)], 1) * [
+        0.030,
+        0.015,
+        0.04,
+    ]
+    zoom, centre = rng.uniform(0.70, 0.84), 0.5 + rng.uniform(-0.04, 0.04, 2)
     shots = []
     for k in range(frames):
         spoken = _blend([(float(syllables[k, j] * talking[k]), SYLLABLES[j]) for j in range(len(SYLLABLES))])
         mood = _blend([(float(moods[k, j] * (1 - 0.35 * talking[k])), weights) for j, weights in enumerate(MOODS.values())])
-        lids = {"lid close left": float(blinks[k]), "lid close right": float(blinks[k]), "brow raise": 0.5 * float(talking[k] * max(0.0, np.sin(5 * seconds[k])))}
-        weights = _blend([(1.0, spoken), (1.0, mood), (1.0, lids)])
+        stress = float(talking[k] * max(0.0, np.sin(5 * seconds[k])))  # brows go up with the voice
+        upper = {"lid close left": float(blinks[k]), "lid close right": float(blinks[k]), "brow raise": 0.5 * stress}
+        weights = _blend([(1.0, spoken), (1.0, mood), (1.0, upper)])
         lag = sway[max(0, k - 3)] - sway[k]  # long hair comes after the head
         weights |= {"sway_side": float(2.5 * lag[0]), "sway_depth": float(2.5 * lag[1])}
         rotation = _rotation(yaw[k], pitch[k], roll[k])

@@ -9,9 +9,10 @@ import numpy as np
 
 from pipeline import head_hair
 from pipeline.head_person import Person, linear
-from pipeline.head_scene import EXTRA, Moment, eye_offset
+from pipeline.head_scene import Moment, eye_offset
 
 Array = np.ndarray
+_TURNS = np.linspace(-np.pi, np.pi, 121)  # around the crown
 BROW_X = np.array([0.0, 0.030, 0.039, 0.0715, 0.1045, 0.1365, 0.164, 0.180], np.float32)
 BROW_Y = np.array([0.135, 0.138, 0.1425, 0.1515, 0.1535, 0.1455, 0.1185, 0.10], np.float32)
 BEARD_X = np.array([0.0, 0.05, 0.09, 0.13, 0.18, 0.215, 0.25], np.float32)
@@ -20,13 +21,13 @@ BEARD_Y = np.array([-0.042, -0.046, -0.066, -0.088, -0.05, 0.03, 0.05], np.float
 
 @dataclass
 class Surfel:
-    """Visible points of one material: paint coordinates, unit normals (head frame), lip and lid coordinates, size of a pixel in world units."""
+    """Visible points of one material: coordinates for paint, unit normals in the head's frame, lip and lid coordinates."""
 
     paint: Array  # (N, 3) float32
     normal: Array  # (N, 3)
     lip: Array  # (N,)
     lid: Array
-    pixel: float
+    pixel: float  # size of one in world units
 
 
 @dataclass
@@ -65,27 +66,26 @@ def _scalp(person: Person, x: Array, y: Array, z: Array) -> Array:
     polar = np.arctan2(np.hypot(x, front), up)
     turn = np.arctan2(x, front)
     line = np.interp(turn, _TURNS, head_hair.hairline(person, _TURNS)).astype(np.float32)
-    return (0.30 + 0.6 * head_hair.cover(person)) * smooth(polar - np.minimum(line, 1.75) - 0.025 * np.sin(37 * turn) * np.sin(15 * turn), 0.05, -0.04)
-
-
-_TURNS = np.linspace(-np.pi, np.pi, 121)
+    ragged = 0.025 * np.sin(37 * turn) * np.sin(15 * turn)
+    return (0.30 + 0.6 * head_hair.cover(person)) * smooth(polar - np.minimum(line, 1.75) - ragged, 0.05, -0.04)
 
 
 def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Face and ears."""
     x, y, z = s.paint.T
     side, trait, front = np.abs(x), person.trait, smooth(z, 0.08, 0.20)
-    extra = dict(zip(EXTRA, moment.extra))
+    extra = moment.beyond
+    ear = (side > 0.226) & (np.abs(z - 0.015) < 0.075) & (y < 0.14)
     smile = float(np.clip(moment.expression[0] + 0.6 * moment.expression[[19, 20]].mean(), 0, 2))
     speck = _noise(90 * x + 40 * z, 90 * y, person.phase)
     albedo = person.skin.astype(np.float32) * (1 + 0.035 * speck + 0.03 * _noise(31 * x, 27 * y, person.phase[4:]))[:, None]
-    warm = 0.55 * _blob(side, y, 0.135, -0.015, 0.055, 0.045) + 0.45 * _blob(side, y, 0.0, 0.0, 0.05, 0.03) + 0.4 * (side > 0.225) * (z < 0.1)
+    warm = 0.55 * _blob(side, y, 0.135, -0.015, 0.055, 0.045) + 0.45 * _blob(side, y, 0.0, 0.0, 0.05, 0.03) + 0.4 * ear
     albedo *= 1 - (0.20 + 0.35 * trait["blush"]) * warm[:, None] * front[:, None] * np.array([0.05, 0.32, 0.30], np.float32)
     if trait["freckles"] > 0.75:
         spots = smooth(_noise(420 * x, 410 * y, person.phase), 0.55, 0.8) * _blob(side, y, 0.07, 0.015, 0.10, 0.05) * front
         albedo *= 1 - (2.0 * (trait["freckles"] - 0.75)) * spots[:, None] * np.array([0.25, 0.45, 0.55], np.float32)
     # hair on skin
-    above = (y > 0.02) | (z < 0.12)
+    above = ((y > 0.02) | (z < 0.12)) & ~ear
     scalp = np.zeros_like(x)
     scalp[above] = _scalp(person, x[above], y[above], z[above])
     albedo = _mix(albedo, 0.8 * person.hair, scalp)
@@ -93,9 +93,9 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     if bearded > 0.6:
         line = np.interp(side, BEARD_X, BEARD_Y) + 0.006 * np.sin(90 * x + person.phase[1])
         gap = 0.9 * _blob(x, y, 0.0, -0.128, 0.012, 0.008)
-        zone = smooth(line - y, -0.012, 0.016) * smooth(s.lip, 0.42, 0.2) * smooth(z, 0.03, 0.10) * (1 - gap)
+        zone = smooth(line - y, -0.012, 0.016) * smooth(s.lip, 0.47, 0.34) * smooth(z, 0.03, 0.10) * (1 - gap)
         density = np.clip((bearded - 0.6) / 0.3, 0, 1) ** 0.8
-        albedo = _mix(albedo, 0.75 * person.hair, zone * density * (0.84 + 0.12 * _noise(310 * x, 150 * y, person.phase)))
+        albedo = _mix(albedo, 0.75 * person.hair, zone * density * (0.86 + 0.07 * _noise(410 * x, 190 * y, person.phase)))
     # brows
     top = np.interp(side, BROW_X, BROW_Y)
     thick = (0.013 + 0.014 * trait["brow"]) * (1 - 0.55 * smooth(side, 0.10, 0.172)) * smooth(side, 0.022, 0.050)
@@ -126,7 +126,8 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     dark += 0.20 * _blob(side, y, 0.045, 0.10, 0.014, 0.030) + 0.16 * _blob(x, y, 0.0, -0.04, 0.006, 0.014)
     dark += 0.35 * smooth(y, -0.20, -0.245) * smooth(z, 0.34, 0.2) + 0.30 * (side > 0.225) * _blob(z, y, 0.015, 0.025, 0.02, 0.035)
     if extra["wrinkles"] or trait["age"] > 0.6:
-        lines = np.sin(235 * y + 0.9 * np.sin(18 * x)) ** 6 * smooth(y, 0.185, 0.20) * smooth(y, 0.285, 0.265) * smooth(side, 0.16, 0.08) * front
+        brow_to_hair = smooth(y, 0.185, 0.20) * smooth(y, 0.285, 0.265) * smooth(side, 0.16, 0.08) * front
+        lines = np.sin(235 * y + 0.9 * np.sin(18 * x)) ** 6 * brow_to_hair
         dark += (0.42 * np.clip(extra["wrinkles"], 0, 1.5) + 0.20 * max(trait["age"] - 0.6, 0)) * lines
     if extra["frown_lines"]:
         dark += 0.40 * extra["frown_lines"] * _blob(side, y, 0.016, 0.135, 0.005, 0.022) * front
@@ -158,7 +159,8 @@ def paint_eye(person: Person, moment: Moment, s: Surfel) -> Coat:
     soft = max(0.03, s.pixel / 0.0425)
     radius = 0.445
     white = linear((226, 219, 214)).astype(np.float32) * (1 - 0.10 * smooth(angle, 0.6, 1.2))[:, None]
-    ring = person.iris.astype(np.float32) * (1 + 0.30 * np.sin(17 * turn + person.phase[1]) * np.sin(7 * turn) + 0.35 * smooth(angle, 0.2, 0.4))[:, None]
+    fibres = 0.30 * np.sin(17 * turn + person.phase[1]) * np.sin(7 * turn) + 0.35 * smooth(angle, 0.2, 0.4)
+    ring = person.iris.astype(np.float32) * (1 + fibres)[:, None]
     ring = _mix(ring, 0.15 * person.iris, smooth(angle, 0.36, radius))
     albedo = ring + smooth(angle, radius - soft, radius + soft)[:, None] * (white - ring)
     albedo = _mix(albedo, np.full(3, 0.004), smooth(angle, 0.185 + 0.6 * soft, 0.185 - 0.6 * soft))
@@ -180,7 +182,7 @@ def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
     x, y, _ = s.paint.T
     upper = y > -0.0975
     place = np.arcsin(np.clip(x / 0.061, -1, 1)) * np.where(upper, 6.4, 8.2)
-    gap = np.exp(-((np.abs(place - np.round(place) - 0.0) - 0.5) ** 2) / 0.004)
+    gap = np.exp(-((np.abs(place - np.round(place)) - 0.5) ** 2) / 0.004)
     gum = np.where(upper, smooth(y, -0.079, -0.073), smooth(y, -0.114, -0.119))
     albedo = np.tile(linear((236, 228, 212)).astype(np.float32), (len(x), 1)) * (1 - 0.40 * gap)[:, None]
     albedo = _mix(albedo, np.array([0.42, 0.14, 0.13]), gum)
@@ -190,8 +192,11 @@ def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
 def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Strands: streaks along the paths, darker roots and inner layers."""
     along, turn = s.paint[:, 0], s.paint[:, 1]
+    swept = 1.6 * (person.trait["parting"] - 0.5) * (1 - person.trait["fringe"]) * np.clip(1.2 - along, 0, 1)
+    turn = turn + swept * np.cos(0.5 * turn) ** 2 * along  # combed to one side at the front
     bend = 0.5 * person.trait["wave"] * np.sin(9 * along + person.phase[5])
-    strand = np.sin(61 * turn + 4 * bend + person.phase[0]) * np.sin(23 * turn + 9 * along + 3 * bend) + 0.7 * np.sin(140 * turn + 12 * bend + 3 * along)
+    strand = np.sin(61 * turn + 4 * bend + person.phase[0]) * np.sin(23 * turn + 9 * along + 3 * bend)
+    strand += 0.7 * np.sin(140 * turn + 12 * bend + 3 * along)
     streak = np.sin(11 * turn + person.phase[3] + 2 * bend)
     albedo = person.hair.astype(np.float32) * np.clip(1 + 0.26 * strand + 0.14 * streak, 0.3, 1.8)[:, None]
     band = np.exp(-(((along - 0.42 - 0.05 * strand) / 0.12) ** 2))

@@ -1,7 +1,7 @@
 """Who a generated person is: a smooth function of 512 numbers.
 
-A fixed orthonormal projection turns z into independent N(0, 1) attributes, squashed smoothly into shape coefficients, colours, hair, light and
-background. Nearby z are nearby people, so that a generator can be trained on it.
+A fixed orthonormal projection turns z into independent N(0, 1) attributes, squashed smoothly into shape coefficients, colours, hair, light
+and background. Nearby z are nearby people, so that a generator can be trained on it.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from pipeline.head_directions import SHAPE_NAMES
 
 Z = 512
 TRAITS = (
-    "skin", "warmth", "hair", "red", "grey", "length", "volume", "fringe", "parting", "wave", "brow", "brow_dark", "iris", "lips", "blush", "age",
-    "shirt_hue", "shirt_light", "neckline", "light_turn", "light_height", "contrast", "beard", "back_hue", "back_light", "back_turn", "freckles",
+    "skin", "warmth", "hair", "red", "grey", "length", "volume", "fringe", "parting", "wave", "brow", "brow_dark", "iris", "lips", "blush",
+    "age", "shirt_hue", "shirt_light", "neckline", "light_turn", "light_height", "contrast", "beard", "back_hue", "back_light", "back_turn",
+    "freckles",
 )  # fmt: skip
 
-SKIN = [(247, 219, 201), (233, 194, 168), (214, 166, 133), (186, 133, 98), (143, 95, 66), (94, 60, 44)]
+SKIN = [(238, 205, 186), (226, 186, 160), (210, 163, 130), (186, 133, 98), (143, 95, 66), (94, 60, 44)]
 HAIR = [(24, 20, 19), (50, 35, 27), (92, 60, 38), (140, 96, 58), (196, 158, 104), (226, 202, 154)]
 IRIS = [(62, 38, 22), (98, 64, 36), (112, 104, 58), (84, 122, 84), (86, 128, 158), (120, 148, 170)]
 
@@ -70,7 +71,7 @@ def person(z_512: np.ndarray) -> Person:
     shape = np.zeros(300)
     named = len(SHAPE_NAMES)
     shape[:named] = 1.7 * np.tanh(0.62 * rest[:named])
-    shape[named:] = 0.8 * rest[named : 300]
+    shape[named:] = 0.8 * rest[named:300]
     skin = _palette(SKIN, trait["skin"]) * (1 + 0.08 * (trait["warmth"] - 0.5) * np.array([1.0, 0.0, -1.6]))
     place = np.clip(trait["hair"] ** 1.6 * (1.1 - 0.75 * trait["skin"]), 0, 1)
     hair = _palette(HAIR, place)
@@ -83,7 +84,12 @@ def person(z_512: np.ndarray) -> Person:
     iris = _palette(IRIS, np.clip(trait["iris"] * (1.25 - 0.9 * trait["skin"]), 0, 1))
     shirt = _hue(1.3 * trait["shirt_hue"], 0.35 + 0.5 * abs(2 * trait["shirt_light"] - 1), 0.18 + 0.72 * trait["shirt_light"])
     turn, light = 1.4 * trait["back_hue"], 0.25 + 0.65 * trait["back_light"]
-    corners = [(turn, light), (turn + 0.1, 0.8 * light), (turn - 0.12, 0.75 * light), (turn + 0.25 * (trait["back_turn"] - 0.5), 0.6 * light)]
+    corners = [
+        (turn, light),
+        (turn + 0.1, 0.8 * light),
+        (turn - 0.12, 0.75 * light),
+        (turn + 0.25 * (trait["back_turn"] - 0.5), 0.6 * light),
+    ]
     azimuth, height = 1.9 * (trait["light_turn"] - 0.5), 0.25 + 0.75 * trait["light_height"]
     key = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
     return Person(

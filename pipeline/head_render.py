@@ -1,7 +1,7 @@
 """Drawing a generated person through any camera: a scan-line rasteriser in NumPy, shading at visible pixels, edges anti-aliased.
 
-Visibility is found on a grid of 2 x 2 samples a pixel: every triangle becomes one span per row, so that only covered samples are ever touched, and a
-maximum over (inverse depth, triangle) decides. Colours are computed once a pixel, and four times only where the samples disagree.
+Visibility is found on a grid of 2 x 2 samples a pixel: every triangle becomes one span per row, so that only covered samples are ever
+touched, and a maximum over (inverse depth, triangle) decides. Colours are computed once a pixel, four times only where the samples disagree.
 """
 
 from dataclasses import dataclass
@@ -79,33 +79,41 @@ def _lights(person: Person, room_33: np.ndarray) -> list[tuple[np.ndarray, float
     return [(key, 0.30, contrast * np.array([1.0, 0.96, 0.90])), (fill, 0.55, (0.62 - 0.3 * contrast) * np.array([0.88, 0.94, 1.0]))]
 
 
-def _shade(
-    body: Figure, moment: Moment, face: np.ndarray, weight: np.ndarray, normal_V3: np.ndarray, back: np.ndarray, room: np.ndarray, eye: np.ndarray, pixel: float
-) -> np.ndarray:
-    """sRGB in [0, 1], (N, 3), of points given by triangle and barycentric weights (N, 3); `back`: seen from behind; `eye`: unit vector to the camera."""
+@dataclass(frozen=True)
+class _View:
+    """What shading has to know of the view."""
+
+    normal_V3: np.ndarray
+    room_33: np.ndarray  # from the frame of the lights to the head's
+    eye_3: np.ndarray  # unit vector to the camera
+    pixel: float  # its size in world units
+
+
+def _shade(body: Figure, moment: Moment, face_N: np.ndarray, weight_N3: np.ndarray, back_N: np.ndarray, view: _View) -> np.ndarray:
+    """sRGB in [0, 1], (N, 3), of points given by triangle and barycentric weights; `back_N`: the triangle is seen from behind."""
     shared, person = shared_parts(), body.person
-    colour = np.zeros((len(face), 3), np.float32)
-    corner, material = shared.faces[face], shared.material[face]
-    table = np.column_stack([body.paint, normal_V3, shared.lip, shared.lid]).astype(np.float32)
+    colour = np.zeros((len(face_N), 3), np.float32)
+    corner, material = shared.faces[face_N], shared.material[face_N]
+    table = np.column_stack([body.paint, view.normal_V3, shared.lip, shared.lid]).astype(np.float32)
     ambient = 0.30 + 0.06 * (1 - person.trait["contrast"])
-    lights = _lights(person, room)
+    lights = _lights(person, view.room_33)
     for number, painter in enumerate(PAINTERS):
         chosen = np.flatnonzero(material == number)
         if len(chosen) == 0:
             continue
-        turned = back[chosen]
-        values = [table[corner[chosen, k]] * weight[chosen, k, None] for k in range(3)]
+        turned = back_N[chosen]
+        values = [table[corner[chosen, k]] * weight_N3[chosen, k, None] for k in range(3)]
         if number == HAIR:  # the seam at the back of the head: an angle of 0 there is one of 2 pi
             around = [table[corner[chosen, k], 1] for k in range(3)]
             seam = np.maximum(np.maximum(around[0], around[1]), around[2]) - np.pi
             for k in range(3):
-                values[k][:, 1] += np.where(around[k] < seam, 2 * np.pi, 0).astype(np.float32) * weight[chosen, k]
+                values[k][:, 1] += np.where(around[k] < seam, 2 * np.pi, 0).astype(np.float32) * weight_N3[chosen, k]
         mixed = values[0] + values[1] + values[2]
         normal = mixed[:, 3:6]
         length = np.sqrt(np.einsum("nc,nc->n", normal, normal) + 1e-12)
         normal = normal * (np.where(turned, -1, 1) / length).astype(np.float32)[:, None]
-        coat = painter(person, moment, Surfel(mixed[:, :3], normal, mixed[:, 6], mixed[:, 7], pixel))
-        up = room[:, 1].astype(np.float32)
+        coat = painter(person, moment, Surfel(mixed[:, :3], normal, mixed[:, 6], mixed[:, 7], view.pixel))
+        up = view.room_33[:, 1].astype(np.float32)
         light = (ambient + 0.10 * (normal @ up))[:, None] * np.array([0.95, 0.98, 1.04], np.float32)
         shine = np.zeros(len(chosen), np.float32)
         for direction, wrap, strength in lights:
@@ -113,7 +121,7 @@ def _shade(
             # red light goes deeper into skin and hair, so it wraps further around
             reach = np.clip((facing[:, None] + np.array([wrap + 0.12, wrap, wrap - 0.04], np.float32)) / (1 + wrap), 0, None)
             light += reach * strength.astype(np.float32)
-            half = direction + eye
+            half = direction + view.eye_3
             half = (half / np.linalg.norm(half)).astype(np.float32)
             shine += np.clip(normal @ half, 0, 1) ** coat.sharpness * float(strength.mean())
         dim = np.where(turned, np.float32(0.55), np.float32(1.0)) * coat.occlusion
@@ -136,7 +144,6 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     rotation, centre = cam2world[:3, :3], cam2world[:3, 3]
     room = rotation if room_33 is None else np.asarray(room_33, np.float64)
     vertices = pose(body, moment)
-    normal_V3, _ = normals(vertices)
     local = (vertices - centre) @ rotation
     depth_V = -local[:, 2]
     plane = np.stack([local[:, 0] / depth_V, -local[:, 1] / depth_V], 1)
@@ -171,9 +178,9 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     w2 = (u[:, 0] * to[:, 1] - u[:, 1] * to[:, 0]) / area[chosen]
     weight = np.stack([1 - w1 - w2, w1, w2], 1) * inverse[chosen]
     weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
-    eye = centre / np.linalg.norm(centre)
-    footprint = float(np.median(depth_V)) / (intrinsics[0, 0] * size)
-    colours = _shade(body, moment, chosen, weight, normal_V3, area[chosen] > 0, room, eye, footprint)
+    pixel_size = float(np.median(depth_V)) / (intrinsics[0, 0] * size)
+    view = _View(normals(vertices), room, centre / np.linalg.norm(centre), pixel_size)
+    colours = _shade(body, moment, chosen, weight, area[chosen] > 0, view)
     image = srgb(background(person, (size, size))).reshape(-1, 3)
     image[inner] = colours[: len(inner)]
     rims = np.repeat(image[None, rim], SAMPLES**2, axis=0)
@@ -182,7 +189,9 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     count = covered.sum(0)
     ray = np.linalg.inv(intrinsics)
     grid = (np.arange(size) + 0.5) / size
-    slope = np.sqrt((ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]) ** 2 + (ray[1, 1] * grid[:, None] + ray[1, 2]) ** 2 + 1)
+    slope = np.sqrt(
+        (ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]) ** 2 + (ray[1, 1] * grid[:, None] + ray[1, 2]) ** 2 + 1
+    )
     along = np.full(size * size, np.inf, np.float32)
     hit = count > 0
     along[hit] = slope.ravel()[hit] * count[hit] / seen.sum(0)[hit]

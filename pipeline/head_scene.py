@@ -23,7 +23,7 @@ EXTRA = (
 
 @dataclass(frozen=True)
 class Moment:
-    """What a face does. FLAME's part (expression, jaw, eyes: axis-angle, left then right) and what FLAME has no number for (`extra`, see EXTRA).
+    """What a face does: FLAME's part (expression, jaw, eyes: axis-angle, left then right) and what FLAME has no number for (`extra`).
 
     `body` turns the bust relative to the head, about the neck joint (rotation vector in the head's own frame).
     """
@@ -33,6 +33,11 @@ class Moment:
     eyes: np.ndarray = field(default_factory=lambda: np.zeros(6))
     extra: np.ndarray = field(default_factory=lambda: np.zeros(len(EXTRA)))
     body: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    @property
+    def beyond(self) -> dict[str, float]:
+        """`extra` by name."""
+        return dict(zip(EXTRA, self.extra.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Shared:
 
 def _teeth() -> np.ndarray:
     """Upper then lower row: two strips on a dental arc, TEETH_ROWS x TEETH_COLUMNS vertices each."""
-    angle = np.linspace(-1.25, 1.25, TEETH_COLUMNS)
     rows = []
-    for heights, back in (((-0.062, -0.082, -0.0985), 0.0), ((-0.0965, -0.112, -0.128), 0.010)):
-        for y, tuck in zip(heights, (0.004, 0.0, 0.002)):
+    for heights, back, reach in (((-0.062, -0.082, -0.0985), 0.0, 1.2), ((-0.0985, -0.113, -0.128), 0.010, 0.85)):
+        angle = np.linspace(-reach, reach, TEETH_COLUMNS)
+        for y, tuck in zip(heights, (0.004, 0.0, 0.002), strict=True):
             z = 0.310 - back - tuck - 0.078 * (1 - np.cos(angle))
             rows.append(np.column_stack([0.061 * np.sin(angle), np.full(TEETH_COLUMNS, y), z]))
     return np.concatenate(rows)
@@ -143,7 +148,7 @@ def figure(person: Person) -> Figure:
 
 def _beyond(points_V3: np.ndarray, moment: Moment) -> np.ndarray:
     """Displacement of the head's vertices by what is not in the 3DMM; not linear on purpose."""
-    e = dict(zip(EXTRA, moment.extra))
+    e = moment.beyond
     moved = np.zeros_like(points_V3)
     if e["asymmetry"]:
         lift = bump(points_V3, (0.07, -0.09, 0.30), (0.035, 0.035, 0.08), "left" if e["asymmetry"] > 0 else "right")
@@ -164,15 +169,19 @@ def _beyond(points_V3: np.ndarray, moment: Moment) -> np.ndarray:
 
 
 def pose(body: Figure, moment: Moment) -> np.ndarray:
-    """Vertices (V', 3) float32 of the moment in the head's own frame: linear blend skinning as in FLAME, the bust turned by `moment.body`."""
+    """Vertices (V', 3) float32 in the head's own frame: linear blend skinning as in FLAME, the bust turned by `moment.body`."""
     shared, model = shared_parts(), standin()
     points = body.rest.copy()
     points[shared.head] += body.expression @ moment.expression.astype(np.float32)
     points[shared.head] += _beyond(shared.template[shared.head], moment)
+    corners = points[standin_mesh().rings["lip0"][[0, 10]]]
+    narrow = np.clip(0.5 * (corners[0, 0] - corners[1, 0]) / 0.070, 0.35, 1.0)  # a pursed mouth keeps its teeth to itself
+    points[shared.teeth] += (points[shared.teeth] - points[shared.teeth].mean(0)) * [narrow - 1, 0, 0] - [0, 0, 0.03 * (1 - narrow)]
     jaw = Rotation.from_rotvec(moment.jaw).as_matrix()
     if moment.jaw.any():
         points[shared.head] += UNIT * ((jaw - np.eye(3)).reshape(9) @ model.pose_directions[9:18]).reshape(-1, 3)
-    turns = np.stack([Rotation.from_rotvec(moment.body).as_matrix(), np.eye(3), jaw, *Rotation.from_rotvec(moment.eyes.reshape(2, 3)).as_matrix()])
+    bust, *eyes = Rotation.from_rotvec(np.concatenate([moment.body, moment.eyes]).reshape(3, 3)).as_matrix()
+    turns = np.stack([bust, np.eye(3), jaw, *eyes])
     pivots = body.joints * np.array([0, 0, 1, 1, 1])[:, None]  # the bust turns about the origin
     places = pivots - np.einsum("jab,jb->ja", turns, pivots)
     skin = (shared.weights @ np.concatenate([turns.reshape(5, 9), places], axis=1)).astype(np.float32)
@@ -180,20 +189,18 @@ def pose(body: Figure, moment: Moment) -> np.ndarray:
     posed = np.einsum("vab,vb->va", skin[:, :9].reshape(-1, 3, 3), points) + skin[:, 9:]
     hair = posed[shared.hair]
     low = np.clip((0.15 - hair[:, 1]) / 0.5, 0, 1) ** 1.5  # long hair rests on the shoulders and swings
-    sway = dict(zip(EXTRA, moment.extra))
-    fixed = (turns[0].astype(np.float32) @ points[shared.hair].T).T
-    posed[shared.hair] = hair + (0.6 * low)[:, None] * (fixed - hair) + low[:, None] * np.array([sway["sway_side"], 0.0, sway["sway_depth"]], np.float32) * 0.08
-    return posed.astype(np.float32)
+    resting = points[shared.hair] @ bust.T
+    sway = 0.08 * np.array([moment.beyond["sway_side"], 0.0, moment.beyond["sway_depth"]])
+    posed[shared.hair] = hair + low[:, None] * (0.6 * (resting - hair) + sway)
+    return posed
 
 
-def normals(vertices_V3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vertex normals (V', 3) and face normals (F', 3, length = twice the area)."""
+def normals(vertices_V3: np.ndarray) -> np.ndarray:
+    """Unit vertex normals (V', 3), float32."""
     shared = shared_parts()
     corner = vertices_V3[shared.faces]
-    a, b = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
-    flat = np.stack([a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], -1)
-    smooth = shared.normal_sum @ flat
-    return (smooth / (np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12)).astype(np.float32), flat
+    smooth = shared.normal_sum @ np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    return (smooth / (np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12)).astype(np.float32)
 
 
 def eye_offset(paint_N3: np.ndarray) -> np.ndarray:

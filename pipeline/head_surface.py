@@ -1,8 +1,8 @@
 """The surface of the stand-in head: where its vertices are and how they are joined (world units: FLAME metres x 3, neck joint at 0).
 
-The skull is star-shaped: a set of directions, dense around eyes, nose and mouth, triangulated by their convex hull on the sphere. Eyelids and
-lips are rings of directions around holes; eyeballs, mouth bag, ears and bust are pieces of their own. Proportions were chosen so that the
-landmarks fall where the official framing has them (facts 5.2).
+The skull is star-shaped: a set of directions, dense around eyes, nose and mouth, triangulated by their convex hull on the sphere. Eyelids
+and lips are rings of directions around holes; eyeballs, mouth bag, ears and bust are pieces of their own. Proportions were chosen so that
+the landmarks fall where the official framing has them (facts 5.2).
 """
 
 from dataclasses import dataclass, field
@@ -19,22 +19,24 @@ LIPS = 20  # vertices around the mouth opening
 
 # Landmarks 0-8, 17-21 and 27-33 of the 68 (iBUG order) as x, y, z; the other side is their mirror image.
 CONTOUR = [
-    (-0.218, 0.066, 0.083), (-0.2155, 0.0145, 0.105), (-0.2105, -0.037, 0.128), (-0.2005, -0.0865, 0.150), (-0.1815, -0.133, 0.187),
-    (-0.1495, -0.1685, 0.2375), (-0.106, -0.197, 0.284), (-0.0575, -0.217, 0.318), (0.0, -0.224, 0.332),
+    (-0.2175, 0.0564, 0.0867), (-0.2155, 0.0145, 0.105), (-0.2115, -0.027, 0.124), (-0.201, -0.0735, 0.1509), (-0.188, -0.119, 0.176),
+    (-0.1495, -0.1685, 0.2375), (-0.1208, -0.1853, 0.2669), (-0.0647, -0.2137, 0.3147), (0., -0.224, 0.332),
 ]  # fmt: skip
-BROW = [(-0.164, 0.113, 0.226), (-0.1365, 0.144, 0.2465), (-0.1045, 0.1515, 0.268), (-0.0715, 0.1495, 0.286), (-0.039, 0.142, 0.299)]
+BROW = [(-0.1656, 0.1256, 0.225), (-0.1485, 0.1450, 0.238), (-0.1195, 0.1535, 0.260), (-0.084, 0.1550, 0.281), (-0.043, 0.150, 0.299)]
 NOSE = [
-    (0.0, 0.095, 0.302), (0.0, 0.064, 0.325), (0.0, 0.034, 0.352), (0.0, 0.004, 0.374),
-    (-0.0465, -0.022, 0.314), (-0.0235, -0.0265, 0.331), (0.0, -0.030, 0.341),
+    (0.0, 0.103, 0.300), (0.0, 0.065, 0.325), (0.0, 0.029, 0.356), (0.0, 0.009, 0.373),
+    (-0.040, -0.022, 0.319), (-0.023, -0.029, 0.331), (0.0, -0.034, 0.340),
 ]  # fmt: skip
 # More points that the surface passes through (x >= 0, mirrored): flesh between the landmarks.
 FLESH = [
+    (0.2005, -0.0865, 0.150), (0.0575, -0.217, 0.318), (0.0395, 0.142, 0.299), (0.1365, 0.144, 0.2465), (0.164, 0.113, 0.226),
     (0.0, 0.145, 0.305), (0.0, 0.20, 0.302), (0.0, 0.27, 0.265), (0.10, 0.22, 0.262), (0.17, 0.19, 0.19), (0.222, 0.13, 0.09),
-    (0.022, 0.068, 0.305), (0.024, 0.034, 0.325), (0.024, 0.008, 0.349), (0.044, 0.000, 0.325), (0.052, -0.012, 0.310), (0.062, 0.004, 0.285),
-    (0.040, 0.040, 0.283), (0.033, 0.075, 0.282), (0.030, -0.014, 0.345), (0.078, -0.03, 0.279), (0.10, 0.035, 0.268), (0.135, 0.02, 0.247),
+    (0.022, 0.068, 0.305), (0.024, 0.034, 0.325), (0.024, 0.008, 0.349), (0.044, 0.000, 0.325), (0.052, -0.012, 0.310),
+    (0.062, 0.004, 0.285), (0.040, 0.040, 0.283), (0.033, 0.075, 0.282), (0.030, -0.014, 0.345), (0.078, -0.03, 0.279), (0.10, 0.035, 0.268), (0.135, 0.02, 0.247),
     (0.17, 0.055, 0.205), (0.185, 0.0, 0.18), (0.13, -0.06, 0.255), (0.165, -0.09, 0.205), (0.105, -0.12, 0.275), (0.0, -0.148, 0.322),
     (0.05, -0.155, 0.315), (0.0, -0.188, 0.342), (0.05, -0.19, 0.327), (0.0, -0.048, 0.333), (0.018, -0.05, 0.333), (0.185, 0.10, 0.185),
     (0.0, -0.238, 0.27), (0.10, -0.212, 0.22), (0.16, -0.165, 0.15), (0.19, -0.11, 0.08), (0.0, -0.215, 0.12),
+    (0.2185, 0.098, 0.068), (0.168, -0.150, 0.208), (0.092, -0.202, 0.296), (0.036, -0.221, 0.327), (0.180, 0.134, 0.206),
 ]  # fmt: skip
 
 
@@ -93,7 +95,8 @@ class Surface:
     def __init__(self) -> None:
         anchors = _anchors()
         radius = np.linalg.norm(anchors, axis=1)
-        back = np.array([[x, y, z] for x in (-1, -0.5, 0, 0.5, 1) for y in (-0.6, 0, 0.6, 1.2) for z in (-1.0, -0.3)] + [[0, 1, 0], [0, 1.0, 0.4]])
+        sides = [[x, y, z] for x in (-1, -0.5, 0, 0.5, 1) for y in (-0.6, 0, 0.6, 1.2) for z in (-1.0, -0.3)]
+        back = np.array([*sides, [0, 1, 0], [0, 1, 0.4]])
         directions = np.concatenate([anchors / radius[:, None], _unit(back)])
         residual = np.concatenate([radius - _skull(anchors / radius[:, None]), np.zeros(len(back))])
         self.spline = RBFInterpolator(directions, residual, kernel="thin_plate_spline", smoothing=1e-4)
@@ -118,7 +121,9 @@ def eye_ring(scale: float) -> np.ndarray:
     upper = 0.0135 * np.clip(y, 0, 1) ** 0.8
     lower = -0.0100 * np.clip(-y, 0, 1) ** 0.9
     grow = scale - 1.0
-    return np.column_stack([0.0405 * x + grow * 0.036 * x, upper + lower + 0.001 * x + grow * (0.032 * np.clip(y, 0, 1) - 0.030 * np.clip(-y, 0, 1))])
+    tilt = 0.002 * x - 0.003 * (x < -0.9)
+    around = grow * np.where(y > 0, 0.032, 0.030) * y
+    return np.column_stack([(0.0412 + 0.036 * grow) * x, upper + lower + tilt + around])
 
 
 def _lids(surface: Surface, scale: float, lift: float) -> np.ndarray:
@@ -134,7 +139,7 @@ def _lids(surface: Surface, scale: float, lift: float) -> np.ndarray:
 
 
 def _lip_ring(surface: Surface, width: float, up: float, down: float, lift: float, bow: float = 0.0) -> np.ndarray:
-    """Ring of 20 around the mouth, counter-clockwise from the corner at x > 0: `up`/`down` = heights above/below the line between the lips."""
+    """Ring of 20 around the mouth, counter-clockwise from the corner at x > 0; `up`, `down`: heights from the line between the lips."""
     angle = 2 * np.pi * np.arange(LIPS) / LIPS
     x, s = np.cos(angle), np.sin(angle)
     x = np.sign(x) * np.abs(x) ** 0.9
@@ -150,7 +155,8 @@ def _candidates() -> np.ndarray:
     rows = []
     for elevation in np.radians(np.arange(-88.5, 90, 1.5)):
         longitude = np.linspace(0, np.pi, int(np.ceil(np.pi * np.cos(elevation) / np.radians(1.5))) + 1)
-        rows.append(np.column_stack([np.sin(longitude) * np.cos(elevation), np.full_like(longitude, np.sin(elevation)), np.cos(longitude) * np.cos(elevation)]))
+        flat = np.column_stack([np.sin(longitude), np.full_like(longitude, np.tan(elevation)), np.cos(longitude)])
+        rows.append(flat * np.cos(elevation))
     return np.concatenate(rows)
 
 
@@ -229,7 +235,8 @@ def _ear() -> tuple[np.ndarray, np.ndarray]:
 BUST = [
     (-0.06, 0.118, 0.130, -0.030), (-0.13, 0.126, 0.138, -0.035), (-0.20, 0.129, 0.140, -0.045), (-0.26, 0.130, 0.138, -0.055),
     (-0.315, 0.138, 0.138, -0.065), (-0.36, 0.160, 0.144, -0.072), (-0.395, 0.215, 0.152, -0.076), (-0.425, 0.305, 0.164, -0.078),
-    (-0.455, 0.400, 0.178, -0.078), (-0.495, 0.475, 0.195, -0.075), (-0.55, 0.525, 0.210, -0.070), (-0.645, 0.56, 0.225, -0.065),
+    (-0.455, 0.400, 0.178, -0.078), (-0.495, 0.475, 0.195, -0.075), (-0.55, 0.525, 0.210, -0.070), (-0.66, 0.555, 0.225, -0.065),
+    (-0.85, 0.565, 0.23, -0.06), (-1.15, 0.57, 0.235, -0.06),
 ]  # fmt: skip
 BUST_COLUMNS = 28
 
@@ -240,7 +247,8 @@ def _bust() -> tuple[np.ndarray, np.ndarray]:
     for y, width, depth, z in BUST:
         x, f = np.sin(angle), np.cos(angle)
         drop = 0.10 * np.clip((width - 0.14) / 0.4, 0, 1) * f**2 * np.sign(np.clip(f, 0, 1))  # the chest begins lower than the shoulders
-        rows.append(np.column_stack([width * np.sign(x) * np.abs(x) ** 0.9, y - drop * (y > -0.6), z + depth * np.sign(f) * np.abs(f) ** 0.9]))
+        across, along = np.sign(x) * np.abs(x) ** 0.9, np.sign(f) * np.abs(f) ** 0.9
+        rows.append(np.column_stack([width * across, y - drop * (y > -0.6), z + depth * along]))
     return np.concatenate(rows), grid_faces(len(BUST), BUST_COLUMNS)
 
 
@@ -278,14 +286,15 @@ def build() -> Mesh:
 
     lip = skull[mesh.rings["lip0"]]
     side = np.sign(np.round(lip[:, 1] - np.median(lip[:, 1]), 5))[:, None] * np.array([0, 1.0, 0])
-    rows = [lip * [f, 1, 1] + side * rise - [0, 0, back] for f, rise, back in ((0.96, 0.010, 0.018), (0.9, 0.028, 0.06), (0.85, 0.036, 0.12))]
+    shapes = ((0.96, 0.010, 0.018), (0.9, 0.028, 0.06), (0.85, 0.036, 0.12))
+    rows = [lip * [narrow, 1, 1] + side * rise - [0, 0, back] for narrow, rise, back in shapes]
     bag = np.concatenate([*rows, [[0, MOUTH_CENTRE[1], 0.17]]])
     ring = np.arange(LIPS)
     cap = np.column_stack([np.full(LIPS, 3 * LIPS), 2 * LIPS + (ring + 1) % LIPS, 2 * LIPS + ring])
     mesh.add("bag", bag, np.concatenate([grid_faces(3, LIPS)[:, ::-1], cap[:, ::-1]]))
     seam, first = mesh.rings["lip0"], mesh.part["bag"][:LIPS]
     nxt = np.roll(np.arange(LIPS), -1)
-    mesh.faces.append(np.concatenate([np.column_stack([seam, first, seam[nxt]])[:, ::-1], np.column_stack([seam[nxt], first, first[nxt]])[:, ::-1]]))
+    mesh.faces.append(np.concatenate([np.column_stack([seam[nxt], first, seam]), np.column_stack([first[nxt], first, seam[nxt]])]))
     for name, sign in (("right", -1), ("left", 1)):
         ear, ear_faces = _ear()
         mesh.add(f"ear_{name}", ear * [sign, 1, 1], ear_faces if sign < 0 else ear_faces[:, ::-1])
@@ -296,13 +305,12 @@ def build() -> Mesh:
 
 
 def landmark_vertices(mesh: Mesh) -> np.ndarray:
-    """The vertices (68,) that are the iBUG landmarks."""
+    """The vertices (68,) that are the iBUG landmarks, where face mesh models find them."""
     rings, middle = mesh.rings, mesh.rings["middle"]
     right, left = rings["lid0_right"], rings["lid0_left"]
     outer, inner = rings["lip2"], rings["lip0"]
     return np.concatenate([
         rings["contour_right"], [middle[0]], rings["contour_left"][::-1], rings["brow_right"], rings["brow_left"][::-1],
-        middle[1:5], [middle[5], middle[6], middle[7], middle[9], middle[8]],
-        right[[0, 3, 5, 8, 11, 13]], left[[8, 5, 3, 0, 13, 11]],
+        middle[1:5], [middle[5], middle[6], middle[7], middle[9], middle[8]], right[[0, 3, 5, 8, 11, 13]], left[[8, 5, 3, 0, 13, 11]],
         outer[[10, 8, 6, 5, 4, 2, 0, 18, 16, 15, 14, 12]], inner[[10, 7, 5, 3, 0, 17, 15, 13]],
     ])  # fmt: skip

@@ -15,7 +15,7 @@ SHAPES = 300  # coefficients of shape; the other 100 of a head model are express
 MOVING = (2, 3, 4)  # joints that turn: jaw, left eye, right eye
 ROTATION, JAW, EYES, TRANSLATION = slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 12)  # the parts of a pose
 POSE = 12
-NEGLIGIBLE = 1e-3  # directions that move the landmarks less than this share of the strongest one tell nothing and are left at zero
+NEGLIGIBLE = 1e-2  # directions that move the landmarks less than this share of the strongest one tell nothing and are left at zero
 
 
 class LandmarkModel:

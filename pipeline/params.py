@@ -82,16 +82,12 @@ class Pretraining(Section):
     learning_rate: Rate
 
 
-class PretrainGenhead(Pretraining):
-    views: Positive
-
-
 class Pretrain(Section):
     source: Literal["generated", "official"]
     official: str  # folder of the official weights
     perception: Pretraining
     motion: Pretraining
-    genhead: PretrainGenhead
+    genhead: Pretraining
 
 
 class RenderGenhead(Section):
@@ -120,6 +116,7 @@ class PsiWeights(Section):
     lpips: Weight
     identity: Weight
     adversarial: Weight
+    opacity: Weight  # not in Eq. 5; the official code has 0.3
 
 
 class Training(Section):
@@ -272,13 +269,13 @@ def _allowed(path: list) -> str:
 
 
 def _sizes_problems(sizes: Any, where: str) -> Iterator[str]:
-    """Every size is a positive number."""
-    for name in _keys(type(sizes)):
-        value = getattr(sizes, name)
+    """Every size is a positive number; one that is published as 0 may be 0."""
+    for field in dataclasses.fields(sizes):
+        value = getattr(sizes, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _sizes_problems(value, f"{where}.{name}")
-        elif not all(number > 0 for number in (value if isinstance(value, tuple) else (value,))):
-            yield f"{where}.{name} is {json.dumps(value)}, but must be above 0."
+            yield from _sizes_problems(value, f"{where}.{field.name}")
+        elif any(number < 0 or (number == 0 and field.default != 0) for number in (value if isinstance(value, tuple) else (value,))):
+            yield f"{where}.{field.name} is {json.dumps(value)}, but must be above 0."
 
 
 def _cross_problems(params: Params) -> Iterator[str]:

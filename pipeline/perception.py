@@ -37,6 +37,10 @@ class Trunk(nn.Module):
             warnings.simplefilter("ignore")  # lpips calls torchvision by an old signature
             torch.manual_seed(seed)  # the package draws the trunk from the global generator
             self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, lpips=False, verbose=False)
+            for layer in self.lpips.net.modules():
+                if isinstance(layer, nn.Conv2d):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
             self.embed = nn.Linear(256 * 9, self.num_features)
         self.register_buffer("scale", torch.ones(()))
 

@@ -13,7 +13,7 @@ EYE_DEPTH = 0.5  # eyes get another depth, so that they differ from the lids bef
 
 @torch.no_grad()
 def position_map(flame: Flame, label_BL: Tensor, camera_B25: Tensor, side: int) -> Tensor:
-    """(B, 3, side, side) in [-1, 1]: canonical position of the visible surface of labelled heads, neck at rest; zero where there is none."""
+    """(B, 3, side, side) in [-1, 1]: canonical position of the visible surface of labelled heads (neck at rest), zero where none is."""
     values = flame.canonical() / EXTENT
     eyes = torch.as_tensor(flame.head.regions["eyes"], device=values.device)
     values[eyes, 2] -= EYE_DEPTH

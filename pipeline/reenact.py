@@ -1,7 +1,7 @@
 """Real frames of held-out clips and the pictures that Psi, Psi_3d or nobody makes of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,6 @@ from pipeline.labels import motion_numbers
 from pipeline.shards import ShardReader, decode_npy
 
 BATCH = 8
-
-
-def sizes_with_motion(sizes: Sizes, motion: str) -> Sizes:
-    """The sizes of a Psi that is driven by `motion`: the embedding of E_mot ("emot"), or expression 100, jaw 3 and eyes 6 of the label ("flame")."""
-    return replace(sizes, motion=replace(sizes.motion, eye=6, emotion=3, feature=100)) if motion == "flame" else sizes
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ class Synthesizers:
         try:
             weights, facts = load_weights(psi / "psi.safetensors")
             self.motion = facts["motion"]
-            self.psi = Psi(sizes_with_motion(sizes, self.motion)).requires_grad_(False).eval()
+            self.psi = Psi(sizes.driven_by(self.motion)).requires_grad_(False).eval()
             self.psi.load_state_dict(weights)
             self.psi3d = Psi(sizes).requires_grad_(False).eval()
             self.psi3d.load_state_dict(load_weights(psi3d / "psi3d.safetensors")[0])

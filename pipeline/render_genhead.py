@@ -19,7 +19,7 @@ import torch
 
 from model.flame import Flame
 from model.genhead import GenHead
-from model.renderer import camera_rays, near_depth
+from model.renderer import camera_rays, coarse_depths
 from model.weights import load_weights
 from pipeline import head_model
 from pipeline.camera import sample_look_at
@@ -32,7 +32,6 @@ from pipeline.position_map import position_map
 from pipeline.shards import Sample, encode_npy, encode_png
 
 SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a head allows, and heads
-OFFSET_CELLS = 24  # a side of the grid on which a head's deformation is found; in between it is interpolated
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
 CAMERA, SHAPE, NECK, JAW, EYES = slice(0, 25), slice(25, 325), slice(425, 428), slice(428, 431), slice(431, 437)
 MOTION = slice(325, 431)  # expression, neck, jaw
@@ -114,12 +113,12 @@ def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, laten
     A sum of two of them with weights cos t and sin t is again N(0, 1), but lies where a GenHead that has seen a few hundred people knows
     its way. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
-    draw = rng(seed, "genhead", index)
+    draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
-    first, second = latents_NZ[draw.integers(len(latents_NZ), size=2)]
-    turn = draw.uniform(0.0, math.pi / 2)
+    first, second = latents_NZ[draw_z.integers(len(latents_NZ), size=2)]
+    turn = draw_z.uniform(0.0, math.pi / 2)
     mixed = math.cos(turn) * first + math.sin(turn) * second
-    z = mixed if section.z == "portraits" else draw.normal(size=latents_NZ.shape[1])
+    z = mixed if section.z == "portraits" else draw_z.normal(size=latents_NZ.shape[1])
     pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
     look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
     looking = draw.random(section.views) < section.look_at_share
@@ -158,18 +157,27 @@ class HeadRenderer:
     def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[int, dict[str, bytes], float]]:
         """Number, fields and share of foreground of each head."""
         z, label, condition, cameras = (
-            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device) for name in ("z", "label", "condition", "cameras")
+            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device)
+            for name in ("z", "label", "condition", "cameras")
         )
         planes = self.genhead.planes(z, condition, self.section.truncation)
-        state = self.genhead.state(label, cameras, self.genhead.offsets(label, OFFSET_CELLS))
+        cells = self.sizes.genhead.deformation_cells
+        state = self.genhead.state(label, cameras, self.genhead.offsets(label, cells) if cells else None)
         rendering = self.genhead.render(planes, self.genhead.background_feature(z, self.section.truncation), state, cameras)
         shape = cameras.shape[:2]
         opacity, depth = (values[:, 0].unflatten(0, shape).cpu().numpy() for values in (rendering.opacity.clamp(0, 1), rendering.depth))
-        draws = [rng(self.seed, "genhead-points", index) for index in indices]
-        points = np.stack([sample_points(*each, self.section.points, self.sizes.box) for each in zip(depth, opacity, cameras.cpu().numpy(), draws)])
+        face = (state.eye_mask_BVnn + state.mouth_mask_BVnn == 0).cpu().numpy()
+        points = np.stack(
+            [
+                sample_points(head.cameras, *seen, rng(self.seed, "genhead-points", index), self.section.points, self.sizes.box)
+                for index, head, *seen in zip(indices, heads, face, opacity, depth, strict=True)
+            ]
+        )
         features = self.genhead.plane_features(planes, torch.from_numpy(points).to(self.device), state).cpu().numpy()
         uv = position_map(self.flame, label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1), self.sizes.image)
-        views, maps, backgrounds = (to_uint8(picture).reshape(*shape, *picture.shape[2:], 3) for picture in (rendering.image, uv, rendering.background))
+        views, maps, backgrounds = (
+            to_uint8(picture).reshape(*shape, *picture.shape[2:], 3) for picture in (rendering.image, uv, rendering.background)
+        )
         grey = (opacity * 255.0).round().astype(np.uint8)
         for i, index in enumerate(indices):
             pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])}
@@ -177,24 +185,33 @@ class HeadRenderer:
             arrays = {"cameras.npy": heads[i].cameras, "label.npy": heads[i].label}
             arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
             arrays |= {"features.npy": features[i].astype(np.float16)}
-            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {name: encode_npy(array) for name, array in arrays.items()}
+            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {
+                name: encode_npy(array) for name, array in arrays.items()
+            }
             yield index, fields, float(opacity[i].mean())
 
 
 def sample_points(
-    depth_Vnn: np.ndarray, opacity_Vnn: np.ndarray, cameras_V25: np.ndarray, draw: np.random.Generator, count: int, box: float
+    cameras_V25: np.ndarray,
+    face_Vnn: np.ndarray,
+    opacity_Vnn: np.ndarray,
+    depth_Vnn: np.ndarray,
+    draw: np.random.Generator,
+    count: int,
+    box: float,
 ) -> np.ndarray:
     """World points (count, 3) float32 on random rays of the views, at which the tri-planes are compared (L_T).
 
-    Every other one lies about the rendered surface, where the features show; the rest, and those whose ray misses the head, anywhere between
-    near and far, as the official coarse samples (facts 2.2, 4.2).
+    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face planes. Every other point lies
+    about the rendered surface, where the features show; the rest, and those whose ray misses the head, anywhere between near and far, as
+    the official coarse samples (facts 2.2, 4.2).
     """
-    views, side, _ = depth_Vnn.shape
-    view, row, column = draw.integers(views, size=count), draw.integers(side, size=count), draw.integers(side, size=count)
-    rays = camera_rays(torch.from_numpy(cameras_V25)[None], side)
-    origin, direction = rays[0][0].numpy()[view], rays[1][0].numpy()[view, row * side + column]
-    near = near_depth(torch.from_numpy(cameras_V25)[None], box)[0].numpy()[view]
-    distance = near + draw.uniform(0.0, box, count)
-    close = (np.arange(count) % 2 == 0) & (opacity_Vnn[view, row, column] > 0.5)
-    distance = np.where(close, depth_Vnn[view, row, column] + draw.normal(0.0, NEAR_SURFACE, count), distance)
-    return (origin + distance[:, None] * direction).astype(np.float32)
+    side = face_Vnn.shape[-1]
+    view, pixel = np.divmod(draw.choice(np.flatnonzero(face_Vnn), count), side * side)
+    cameras = torch.from_numpy(cameras_V25)[None]
+    origins, directions = (values[0].numpy() for values in camera_rays(cameras, side))
+    distance = coarse_depths(cameras, 2, box, None)[0, view, 0].numpy() + draw.uniform(0.0, box, count)
+    opacity, depth = (values.reshape(len(values), -1)[view, pixel] for values in (opacity_Vnn, depth_Vnn))
+    close = (np.arange(count) % 2 == 0) & (opacity > 0.5)
+    distance = np.where(close, depth + draw.normal(0.0, NEAR_SURFACE, count), distance)
+    return (origins[view] + distance[:, None] * directions[view, pixel]).astype(np.float32)

@@ -1,9 +1,9 @@
-"""Stage render_views: every frame of every clip as a multi-view image, rendered once by the frozen Psi_3d (paper section 4.3, Eq. 3; facts 3.5).
+"""Stage render_views: every frame of every clip from N more sides, rendered once by the frozen Psi_3d (paper section 4.3, facts 3.5).
 
-A sample holds, of one frame: `image.png` and `mask.png` as ingested, N pseudo views `view{i}.png` with their opacity `alpha{i}.png` (S x S),
-`cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32) and `uv.png`, the head
-model's canonical positions at the camera of the real frame. `index.parquet` lists the frames with two numbers of quality: how well the frame's
-own view is reconstructed inside its mask (PSNR, dB) and how much of the mask the rendered head covers.
+A sample holds, of one frame: `image.png` and `mask.png` as ingested, N pseudo views `view{i}.png` with their opacity `alpha{i}.png`
+(S x S), `cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32) and
+`uv.png`, the head model's canonical positions at the camera of the real frame. `index.parquet` lists the frames with two numbers of
+quality: how well the frame's own view is reconstructed inside its mask (PSNR, dB) and how much of the mask the rendered head covers.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,8 @@ def render_views(params: Params, ingested: Path, labels: Path, motion: Path, psi
     done = run_units(units, partial(ViewRenderer, params, *folders), scratch, params.machine, "render_views")
     quality = {key: (f"{result.name}.tar", *numbers) for result in done for key, numbers in result.record.items()}
     rows = [
-        {name: frame[name] for name in ("key", "clip", "split", "index")} | dict(zip(("shard", "psnr", "coverage"), quality[frame["key"]], strict=True))
+        {name: frame[name] for name in ("key", "clip", "split", "index")}
+        | dict(zip(("shard", "psnr", "coverage"), quality[frame["key"]], strict=True))
         for frame in frames
     ]
     write_table(out / "index.parquet", pa.Table.from_pylist(rows, INDEX))
@@ -75,7 +76,7 @@ def render_views(params: Params, ingested: Path, labels: Path, motion: Path, psi
 
 
 def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The frames that have a face and a label, by clip and index, and how many there are and are not. Raises UserError when there is none."""
+    """The frames that have a face and a label, by clip and index, and how many have and have not. Raises UserError when none has."""
     for path, stage in ((frames, "ingest"), (labels, "fit_flame")):
         if not path.is_file():
             raise UserError(f"render_views: {path} is missing. Run the stage {stage}: dvc repro.")
@@ -83,7 +84,9 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
     rows = pq.read_table(frames, columns=["key", "clip", "split", "index", "status"]).to_pylist()
     usable = sorted((row for row in rows if row["status"] == "ok" and row["key"] in fitted), key=lambda row: (row["clip"], row["index"]))
     if not usable:
-        raise UserError(f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why.")
+        raise UserError(
+            f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why."
+        )
     without_face = sum(row["status"] != "ok" for row in rows)
     counts = {split: sum(row["split"] == split for row in usable) for split in ("train", "test")}
     rejected = {"without_face": without_face, "without_label": len(rows) - without_face - len(usable)}
@@ -110,7 +113,9 @@ class ViewRenderer:
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards")
         self.labels = {row["key"]: row["label"] for row in pq.read_table(labels, columns=["key", "label"]).to_pylist()}
-        self.frames = {row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=["key", "clip", "index", "landmarks"]).to_pylist()}
+        self.frames = {
+            row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=["key", "clip", "index", "landmarks"]).to_pylist()
+        }
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.psi3d = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
         self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
@@ -139,11 +144,15 @@ class ViewRenderer:
         mesh = np.array([self.frames[key]["landmarks"] for key in keys], np.float32).reshape(len(keys), -1, 3)
         image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
         points = torch.from_numpy(landmarks_70(mesh))
-        return Real(files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
+        return Real(
+            files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras)))
+        )
 
     def _cameras(self, key: str, own: np.ndarray) -> np.ndarray:
         frame = self.frames[key]
-        return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
+        return np.stack(
+            [own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))]
+        )
 
     @torch.inference_mode()
     def render(self, real: Real) -> tuple[list[dict[str, bytes]], list[tuple[float, float]]]:

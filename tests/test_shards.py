@@ -8,7 +8,17 @@ import pytest
 import webdataset
 
 from pipeline.errors import UserError
-from pipeline.shards import ShardReader, check_shard, decode_npy, decode_png, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
+from pipeline.shards import (
+    ShardReader,
+    check_shard,
+    decode_npy,
+    decode_png,
+    encode_npy,
+    encode_png,
+    read_sidecar,
+    sidecar_path,
+    write_shard,
+)
 
 
 def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
@@ -16,7 +26,10 @@ def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
     return [
         (
             f"clip-{index:06d}",
-            {"image.png": encode_png(generator.integers(0, 255, (16, 12, 3), np.uint8)), "label.npy": encode_npy(generator.normal(size=437).astype(np.float32))},
+            {
+                "image.png": encode_png(generator.integers(0, 255, (16, 12, 3), np.uint8)),
+                "label.npy": encode_npy(generator.normal(size=437).astype(np.float32)),
+            },
         )
         for index in range(count)
     ]
@@ -80,7 +93,9 @@ def test_reader_finds_samples_by_key_across_shards(tmp_path):
     assert reader.shard("clip-000004") == "a-000001.tar" and reader.fields("clip-000004") == ["image.png", "label.npy"]
 
 
-@pytest.mark.parametrize("key, field", [("a.b", "x.png"), ("A", "x.png"), ("a/b", "x.png"), ("", "x.png"), ("a", "xpng"), ("a", "x/y.png"), ("a" * 99, "x.png")])
+@pytest.mark.parametrize(
+    "key, field", [("a.b", "x.png"), ("A", "x.png"), ("a/b", "x.png"), ("", "x.png"), ("a", "xpng"), ("a", "x/y.png"), ("a" * 99, "x.png")]
+)
 def test_bad_names_are_refused_and_leave_nothing(tmp_path, key, field):
     with pytest.raises(ValueError):
         write_shard(tmp_path / "x.tar", [(key, {field: b""})])

@@ -1,0 +1,259 @@
+"""The head model as a function, and reading it from a licensed file without executing the file."""
+
+import collections
+import pickle
+import sys
+import types
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csc_matrix
+
+from model.flame import REGIONS, Flame, HeadModel, rotation_matrices, split_label
+from model.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame
+from model.safe_pickle import read_mapping, read_pickle
+from pipeline.camera import project
+from pipeline.head_model import load, standin
+from tests.number_rule import REFERENCE, error, fixture, needs_reference, unit, vector
+
+
+@pytest.fixture(scope="module")
+def flame() -> Flame:
+    return Flame(standin())
+
+
+def zeros(*sizes: int) -> list[torch.Tensor]:
+    return [torch.zeros(1, size) for size in sizes]
+
+
+def test_rotation_about_an_axis_by_hand() -> None:
+    quarter = rotation_matrices(torch.tensor([0.0, 0.0, torch.pi / 2]))
+    assert torch.allclose(quarter @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), atol=1e-6)
+    assert torch.equal(rotation_matrices(torch.zeros(3)), torch.eye(3))
+
+
+def test_neck_joint_of_the_canonical_head_is_the_origin(flame: Flame) -> None:
+    assert flame.joints(*zeros(300, 100, 6, 6))[0, 1].abs().max() < 1e-6
+    size = flame.canonical().amax(0) - flame.canonical().amin(0)
+    assert (size > 0.5).all() and (size < 2.0).all()
+
+
+def test_turning_the_neck_moves_the_head_rigidly(flame: Flame) -> None:
+    pose = torch.tensor([[0.0, 0.4, 0.0, 0.0, 0.0, 0.0]])
+    rest, turned = (flame.vertices(*zeros(300, 100), p, torch.zeros(1, 6))[0] for p in (torch.zeros(1, 6), pose))
+    rigid = torch.as_tensor(flame.head.regions["eyes"])
+    correctives = 3 * 36 * np.abs(flame.head.pose_directions).max()
+    wanted = rest[rigid] @ rotation_matrices(pose[0, :3]).T  # the joint is the origin
+    assert (turned[rigid] - wanted).norm(dim=1).max() < 1e-5 + correctives
+
+
+def test_gradients_reach_every_parameter_also_at_rest(flame: Flame) -> None:
+    parameters = [value.requires_grad_() for value in zeros(300, 100, 6, 6)]
+    flame.landmarks(flame.vertices(*parameters)).square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in parameters)
+
+
+def test_the_state_dict_holds_nothing_of_the_head_model(flame: Flame) -> None:
+    assert not flame.state_dict()
+
+
+def test_a_label_falls_apart_in_its_order() -> None:
+    parts = split_label(torch.arange(437.0)[None])
+    assert [part.shape[1] for part in parts] == [25, 300, 100, 6, 6]
+    assert [part[0, 0].item() for part in parts] == [0, 25, 325, 425, 431]
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    head = standin()
+    with pytest.raises(ValueError, match="skin_weights"):
+        replace(head, skin_weights=head.skin_weights[1:])
+    with pytest.raises(ValueError, match="faces_F3"):
+        replace(head, faces_F3=head.faces_F3 + len(head.template_V3))
+    with pytest.raises(ValueError, match="lips"):
+        replace(head, regions={key: value for key, value in head.regions.items() if key != "lips"})
+
+
+@needs_reference
+def test_parity_with_the_official_layer() -> None:
+    wanted = fixture("flame")
+    flame = Flame(_fake_flame())
+    parameters = [vector("shape", 300, 0.5), vector("exp", 100, 0.5), vector("pose", 6, 0.15), vector("eye", 6, 0.1)]
+    vertices = flame.vertices(*parameters)
+    landmarks = flame.landmarks(vertices)[0]
+    assert error(vertices[0, ::20], wanted["vertices"]) < 1e-6
+    assert error(flame.joints(*parameters)[0], wanted["joints"]) < 1e-6
+    assert error(flame.canonical()[::20], wanted["canonical_joints_offset"]) < 1e-6
+    assert error(landmarks, wanted["landmarks3d"]) < 1e-6
+    u, v = project(landmarks.numpy(), wanted["camera"][0]).T
+    assert np.abs(512 * np.stack([u, 1 - v], 1) - wanted["landmarks2d_512"]).max() < 1e-3  # the official ones have y up
+
+
+def _fake_flame() -> HeadModel:
+    count = 5023
+    i = np.arange(count)
+    around, down = 2 * np.pi * i / 34, np.pi * (i + 0.5) / count
+    axes = [0.075 * np.sin(down) * np.sin(around), 0.11 * np.cos(down), 0.095 * np.sin(down) * np.cos(around)]
+    template = np.stack(axes, 1).astype(np.float32)
+    j = np.arange(4988)
+    skin = np.zeros((count, 5))
+    skin[:, 1] = np.clip((template[:, 1] + 0.11) / 0.06, 0, 1)
+    skin[:, 0] = 1 - skin[:, 1]
+    regressor = np.zeros((5, count))
+    for joint, place in enumerate([(0, -0.11, 0), (0, -0.08, -0.01), (0, -0.02, 0.02), (-0.03, 0.03, 0.07), (0.03, 0.03, 0.07)]):
+        regressor[joint, np.argsort(((template - np.array(place)) ** 2).sum(1), kind="stable")[:8]] = 1 / 8
+    embedding = read_mapping(REFERENCE / "flame_side" / EMBEDDING)
+    some = np.arange(3)
+    return HeadModel(
+        name="fake",
+        template_V3=template,
+        directions_V3K=1e-3 * unit("flame:shapedirs", (count, 3, 400)),
+        pose_directions=1e-4 * unit("flame:posedirs", (count, 3, 36)).reshape(-1, 36).T,
+        joint_regressor=regressor,
+        skin_weights=skin,
+        parents=np.array([-1, 0, 1, 1, 1]),
+        faces_F3=np.concatenate([np.stack([j, j + 34, j + 1], 1), np.stack([j + 1, j + 34, j + 35], 1)]),
+        landmark_faces=embedding["full_lmk_faces_idx"][0],
+        landmark_weights=embedding["full_lmk_bary_coords"][0],
+        regions=dict.fromkeys(REGIONS, some),
+        simple_vertices=some[None],
+        simple_weights=np.ones((1, 3)) / 3,
+        simple_faces=np.zeros((1, 3), np.int64),
+        neighbours=np.zeros((count, 10), np.int64),
+    )
+
+
+def write_flame(head: HeadModel, folder: Path) -> Path:
+    """A head model as FLAME's files: a pickle of protocol 2 with chumpy arrays and a sparse matrix, and numpy object arrays beside it."""
+    module = types.ModuleType("chumpy.ch")
+    module.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
+    shape_directions = module.Ch()
+    shape_directions.__dict__.update(x=head.directions_V3K.astype(np.float64), _dirty_vars=set())
+    count = len(head.template_V3)
+    content = {
+        "v_template": head.template_V3.astype(np.float64),
+        "f": head.faces_F3.astype(np.uint32),
+        "shapedirs": shape_directions,
+        "posedirs": np.asfortranarray(head.pose_directions.T.reshape(count, 3, 36)),
+        "J_regressor": csc_matrix(head.joint_regressor),
+        "weights": head.skin_weights,
+        "kintree_table": np.stack([head.parents, np.arange(5)]).astype(np.uint32),
+        "bs_style": "lbs",
+        "order": collections.OrderedDict(a=1),
+    }
+    sys.modules["chumpy"], sys.modules["chumpy.ch"] = types.ModuleType("chumpy"), module
+    try:
+        (folder / "generic_model.pkl").write_bytes(pickle.dumps(content, 2))
+    finally:
+        del sys.modules["chumpy"], sys.modules["chumpy.ch"]
+    addition = {"eye_idxs": head.regions["eyes"], "face_idxs": head.regions["face"], "eyelids_idxs": head.regions["eyelids"]}
+    simplified = {"idxs": head.simple_vertices, "baris": head.simple_weights, "faces": head.simple_faces}
+    embedding = {"full_lmk_faces_idx": head.landmark_faces[None], "full_lmk_bary_coords": head.landmark_weights[None]}
+    for name, values in (
+        (ADDITIONS[0], addition | {"vertices_region_idxs": head.neighbours}),
+        (SIMPLIFIED, simplified),
+        (EMBEDDING, embedding),
+    ):
+        np.save(folder / name, values, allow_pickle=True)
+    return folder / "generic_model.pkl"
+
+
+def test_a_head_model_survives_its_files(tmp_path: Path) -> None:
+    head = standin()
+    for found in (read_flame(write_flame(head, tmp_path)), load(str(tmp_path / "generic_model.pkl"))):
+        assert found.name == "generic_model"
+        for field in fields(HeadModel):
+            wanted = getattr(head, field.name)
+            if isinstance(wanted, np.ndarray):
+                assert np.allclose(getattr(found, field.name), wanted, atol=1e-6), field.name
+        for key in ("face", "eyes", "left_eye", "right_eye", "eyelids"):
+            assert set(found.regions[key]) == set(head.regions[key]), key
+        mouth = Flame(head).landmarks(torch.from_numpy(np.float32(head.template_V3))[None])[0, 48:68].numpy()
+        assert np.linalg.norm(found.template_V3[found.regions["lips"]][:, None] - mouth, axis=2).min(1).max() < 0.02
+
+
+@pytest.mark.parametrize("name", ["generic_model.pkl", ADDITIONS[0], SIMPLIFIED, EMBEDDING])
+def test_a_missing_or_cut_file_is_named(tmp_path: Path, name: str) -> None:
+    path = write_flame(standin(), tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    for share in (0, 0.01, 0.5, 0.999):
+        (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ValueError, match=name):
+            read_flame(path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        read_flame(path)
+
+
+class _Run:
+    def __init__(self, function: object, *arguments: object):
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    path = write_flame(standin(), tmp_path)
+    for attack in (_Run(open, str(mark), "w"), {"v_template": _Run(open, str(mark), "w")}, [_Run(eval, f"open({str(mark)!r}, 'w')")]):
+        for protocol in (0, 2, 4):
+            path.write_bytes(pickle.dumps(attack, protocol))
+            with pytest.raises(ValueError, match=r"generic_model\.pkl"):
+                read_flame(path)
+    assert not mark.exists()
+
+
+def test_hostile_pickles_end_in_a_clear_error() -> None:
+    array = pickle.dumps(np.zeros(4), 2)
+    hostile = [
+        b"",
+        b"\x80\x02.",
+        b"\x80\x02r\xff\xff\xff\xff.",  # a memo index of four thousand millions
+        b"\x80\x02]Pabc\n.",  # a persistent identifier
+        b"\x80\x02\x82\x01.",  # an extension code
+        b"\x80\x02)" + b"\x85" * 100_000 + b".",  # tuples within tuples
+        b"\x80\x02B\xff\xff\xff\x7fab.",  # two bytes that claim to be two thousand millions
+        array[:-8],
+    ]
+    for data in hostile:
+        with pytest.raises(ValueError, match="pickle"):
+            read_pickle(data)
+
+
+def test_an_array_must_hold_what_its_shape_says(tmp_path: Path) -> None:
+    data = pickle.dumps({"a": np.zeros(4)}, 2)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(data)
+    assert read_mapping(path)["a"].shape == (4,)
+    path.write_bytes(data.replace(b"K\x04\x85", b"J\x00\x00\x00\x70\x85"))
+    with pytest.raises(ValueError, match="does not hold that many numbers"):
+        read_mapping(path)
+
+
+def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    small = {"a": np.zeros(4), "J_regressor": csc_matrix(np.eye(3)), "s": "text", "n": [1, 2.5, (None, True)]}
+    np.save(tmp_path / "whole.npy", small, allow_pickle=True)
+    for name, whole in (("a.pkl", pickle.dumps(small, 2)), ("a.npy", (tmp_path / "whole.npy").read_bytes())):
+        for _ in range(150):
+            data = bytearray(whole)
+            for place in draw.integers(len(data), size=draw.integers(1, 4)):
+                data[place] = draw.integers(256)
+            (tmp_path / name).write_bytes(bytes(data))
+            try:
+                read_mapping(tmp_path / name)
+            except ValueError as error:
+                assert name in str(error)
+
+
+@needs_reference
+def test_the_official_side_files_are_read_like_numpy_does() -> None:
+    for name in (ADDITIONS[0], SIMPLIFIED, EMBEDDING):
+        path = REFERENCE / "flame_side" / name
+        wanted = np.load(path, allow_pickle=True)[()]
+        for key, value in read_mapping(path).items():
+            if isinstance(wanted[key], np.ndarray):
+                assert np.array_equal(value, wanted[key]), key
