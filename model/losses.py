@@ -1,4 +1,4 @@
-"""The losses of Eq. 2 and Eq. 5, with the weights and domains of facts 4.2. Images in [-1, 1], opacity in [0, 1]; each returns one number a sample."""
+"""The losses of Eq. 2 and Eq. 5, with the domains of facts 4.2. Images in [-1, 1], opacity in [0, 1]; one number a sample."""
 
 import torch
 from torch import Tensor

@@ -142,5 +142,5 @@ class Sizes:
                 raise ValueError(sentence)
 
     def driven_by(self, motion: str) -> "Sizes":
-        """The sizes of a Psi whose motion is E_mot's embedding ("emot") or 109 numbers of the label ("flame": eyes 6, jaw 3, expression 100)."""
+        """The sizes of a Psi that is driven by E_mot ("emot") or by 109 numbers of the label ("flame": eyes 6, jaw 3, expression 100)."""
         return replace(self, motion=replace(self.motion, eye=6, emotion=3, feature=100)) if motion == "flame" else self

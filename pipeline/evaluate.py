@@ -21,7 +21,7 @@ from pipeline.files import write_bytes, write_json
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.params import Params
 from pipeline.perception import Perception
-from pipeline.reenact import Frame, Synthesizers, HeldOutClips, stack
+from pipeline.reenact import Frame, HeldOutClips, Synthesizers, stack
 
 METHODS = ("psi", "psi3d", "copy")
 DIGITS = 6
@@ -63,14 +63,19 @@ class Judge:
         return torch.cat([self.perception.expression_pose(part) for part in images.split(64)])
 
     @torch.no_grad()
-    def reenactment(self, result: Tensor, points: Tensor, sources: Sequence[Frame], drivings: Sequence[Frame], same: bool) -> dict[str, np.ndarray]:
-        """The numbers of each pair, (N,): likeness to the driving frame (only if it shows the same person), to the source's identity, and to the
+    def reenactment(
+        self, result: Tensor, points: Tensor, sources: Sequence[Frame], drivings: Sequence[Frame], same: bool
+    ) -> dict[str, np.ndarray]:
+        """The numbers of each pair, (N,): likeness to the driving frame (only if it shows the same person), to the source's identity, and
+        to the
         driving frame's expression and pose."""
         source_points = self.five_points(sources, sources, stack(sources, "camera"))
         wanted, mask = stack(drivings, "image"), stack(drivings, "mask")
         five = list(FIVE_POINTS)
         scores: dict[str, Any] = {
-            "id": metrics.cosine(self.recognition(result, points[:, five]), self.recognition(stack(sources, "image"), source_points[:, five]))
+            "id": metrics.cosine(
+                self.recognition(result, points[:, five]), self.recognition(stack(sources, "image"), source_points[:, five])
+            )
         }
         found, driven = self._expression_pose(result), self._expression_pose(wanted)
         scores |= {"aed": metrics.aed(found, driven), "apd": metrics.apd(found, driven)}
@@ -107,8 +112,11 @@ class Evaluation:
     synthesizers: Synthesizers
 
 
-def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d: Path, views: Path, psi: Path, truth: Path, out: Path) -> Evaluation:
-    """Measure Psi, Psi_3d and the copied source on the test clips; write `out`/pairs.json and `out`/frames.csv (one row per self-reenacted frame).
+def evaluate(
+    params: Params, ingest: Path, labels: Path, perception: Path, psi3d: Path, views: Path, psi: Path, truth: Path, out: Path
+) -> Evaluation:
+    """Measure Psi, Psi_3d and the copied source on the test clips; write `out`/pairs.json and `out`/frames.csv (one row per self-reenacted
+    frame).
 
     `truth` is empty for real input; then what needs it is left out. Returns the scores (nested, six digits) and what to draw.
     """
@@ -119,7 +127,10 @@ def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d
     pairs = {"self": clips.self_pairs(section.self_frames), "cross": clips.cross_pairs(section.cross_pairs, params.seed)}
     groups = clips.frontal_groups(section.frontal_drivers, params.seed)
     write_json(out / "pairs.json", pairs | {"frontal": groups})
-    frames = {key: clips.frame(key) for key in sorted({key for both in pairs.values() for pair in both for key in pair} | {k for s, d in groups for k in (s, *d)})}
+    frames = {
+        key: clips.frame(key)
+        for key in sorted({key for both in pairs.values() for pair in both for key in pair} | {k for s, d in groups for k in (s, *d)})
+    }
     loaded = {kind: [(frames[source], frames[driving]) for source, driving in both] for kind, both in pairs.items()}
     real = torch.stack([frame.image for frame in frames.values()])
     scores: dict[str, Any] = {}
@@ -137,7 +148,9 @@ def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d
     return Evaluation(rounded(scores), loaded["self"], loaded["cross"], clips, synthesizers)
 
 
-def _reenact(judge: Judge, synthesizers: Synthesizers, pairs: list[tuple[Frame, Frame]], real: Tensor, same: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _reenact(
+    judge: Judge, synthesizers: Synthesizers, pairs: list[tuple[Frame, Frame]], real: Tensor, same: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Means per method, and the numbers of each pair per method."""
     sources, drivings = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     cameras = stack(drivings, "camera")
@@ -162,7 +175,9 @@ def _reenact(judge: Judge, synthesizers: Synthesizers, pairs: list[tuple[Frame, 
 def _csv(pairs: list[tuple[Frame, Frame]], table: dict[str, dict[str, np.ndarray]]) -> str:
     """One row per self-reenacted frame, in the order of how far the head has turned from the source (degrees): the table that dvc plots."""
     turned = [rotation_between(source.camera.numpy(), driving.camera.numpy()) for source, driving in pairs]
-    names = [(method, name) for method in METHODS for name in ("lpips", "psnr_foreground", "aed", "expression_error") if name in table[method]]
+    names = [
+        (method, name) for method in METHODS for name in ("lpips", "psnr_foreground", "aed", "expression_error") if name in table[method]
+    ]
     lines = [",".join(["turned", "driving", *(f"{name}_{method}" for method, name in names)])]
     for i in sorted(range(len(pairs)), key=lambda i: (turned[i], pairs[i][1].key)):
         lines.append(",".join([f"{turned[i]:.3f}", pairs[i][1].key, *(f"{table[method][name][i]:.6f}" for method, name in names)]))

@@ -1,4 +1,6 @@
-"""What only generated heads allow: comparing with the known cameras, parameters, geometry and views. No stage but evaluate looks at the truth like this."""
+"""What only generated heads allow: comparing with the known cameras, parameters, geometry and views. No stage but evaluate looks at the
+truth like this.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +14,15 @@ from torch import Tensor
 
 from model.flame import SCALE, Flame
 from pipeline import metrics
+from pipeline.expression import INNER
 from pipeline.heads import image_tensor
 from pipeline.labels import head_vertices
-from pipeline.landmarks import interocular, landmarks_70
+from pipeline.landmarks import CONTOUR, interocular, landmarks_70
 from pipeline.perception import Perception
-from pipeline.reenact import Synthesizers, HeldOutClips
+from pipeline.reenact import HeldOutClips, Synthesizers
 from pipeline.shards import ShardReader, decode_npy
 
-CALIBRATION_FRAMES = 512
+CALIBRATION_FRAMES = 1024
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Truth:
     def __init__(self, truth: Path, ingest: Path) -> None:
         self.folder, self.ingest = truth, ingest
         files = {row["key"]: row["file"] for row in _rows(ingest / "clips.parquet", ["key", "file"])}
-        self.frames = [row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"]
+        self.frames = [
+            row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"
+        ]
         labels = {(row["file"], row["index"]): row["label"] for row in _rows(truth / "frames.parquet", ["file", "index", "label"])}
         self.labels = {row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames}
         self.key_of = {(files[row["clip"]], row["index"]): row["key"] for row in self.frames}
@@ -59,7 +64,10 @@ class Truth:
     def views(self) -> Iterator[Views]:
         """All frames whose novel views were rendered directly."""
         reader = ShardReader(self.folder)
-        for key in (key for key in reader.keys() if "cameras.npy" in reader.fields(key)):
+        every: list[str] = reader.keys()
+        for key in every:
+            if "cameras.npy" not in reader.fields(key):  # a mask of a portrait
+                continue
             fields = reader.read(key)
             cameras = torch.from_numpy(decode_npy(fields["cameras.npy"])).float()
             count = range(len(cameras))
@@ -78,7 +86,9 @@ def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, perception: Perception) -> dict[str, dict[str, float]]:
-    """Pictures of a frame from true other sides against the truth: Psi_3d, Psi driven by the frame itself, and the frame copied. Means over views."""
+    """Pictures of a frame from true other sides against the truth: Psi_3d, Psi driven by the frame itself, and the frame copied. Means over
+    views.
+    """
     values: dict[str, dict[str, list[Tensor]]] = {}
     for views in truth.views():
         if views.key not in clips.clip_of:
@@ -99,8 +109,10 @@ def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, p
 
 
 def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dict[str, float]]:
-    """How far the front end is from the truth: medians of the landmark error (over the inter-ocular distance) of the ingested portraits, and of
-    the fitted labels of all clip frames: head rotation and jaw in degrees, vertices in the head's frame in millimetres of the head model."""
+    """How far the front end is from the truth. Of the ingested portraits: the median landmark error (over the inter-ocular distance) of the
+    inner landmarks, and of the contour, which the face mesh draws elsewhere than iBUG does. Of the fitted labels of all clip frames,
+    medians: head
+    rotation and jaw in degrees, vertices in the head's own frame in millimetres of the head model."""
     portraits = {row["file"]: row["landmarks"] for row in _rows(truth.folder / "portraits.parquet", ["file", "landmarks"])}
     found = [row for row in _rows(truth.ingest / "portraits.parquet", ["file", "status", "landmarks", "crop"]) if row["status"] == "ok"]
     crops = np.array([row["crop"] for row in found])
@@ -112,16 +124,24 @@ def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dic
     fits = [row for row in _rows(labels / "vfhq.parquet", ["key", "status", "label"]) if row["status"] == "ok"]
     fitted = torch.tensor(np.array([row["label"] for row in fits], np.float32))
     true = torch.from_numpy(np.stack([truth.labels[row["key"]] for row in fits]))
-    relative = fitted[:, :16].reshape(-1, 4, 4)[:, :3, :3].transpose(1, 2) @ true[:, :16].reshape(-1, 4, 4)[:, :3, :3]
-    angle = torch.rad2deg(torch.acos(((relative.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1)))
-    jaw = torch.rad2deg((fitted[:, 428:431] - true[:, 428:431]).norm(dim=1))
-    with torch.no_grad():
-        parts = [(head_vertices(flame, a) - head_vertices(flame, b)).norm(dim=2).mean(1) for a, b in zip(fitted.split(64), true.split(64), strict=True)]
     return {
-        "ingest": {"landmark_error": float(np.median(landmark)), "landmark_error_p90": float(np.quantile(landmark, 0.9))},
-        "fit_flame": {
-            "rotation_degrees": float(angle.median()),
-            "jaw_degrees": float(jaw.median()),
-            "vertices_mm": float(torch.cat(parts).median()) / SCALE * 1000.0,
-        },
+        "ingest": {"landmark_error": float(np.median(landmark[:, INNER])), "contour_error": float(np.median(landmark[:, CONTOUR]))},
+        "fit_flame": label_errors(flame, fitted, true),
+    }
+
+
+@torch.no_grad()
+def label_errors(flame: Flame, fitted_N437: Tensor, true_N437: Tensor) -> dict[str, float]:
+    """Medians over labels: head rotation and jaw in degrees, mean distance of the vertices in the head's own frame in mm of the head model."""
+    rotation, wanted = (label[:, :16].reshape(-1, 4, 4)[:, :3, :3].double() for label in (fitted_N437, true_N437))
+    cosine = ((rotation.transpose(1, 2) @ wanted).diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
+    jaw = (fitted_N437[:, 428:431] - true_N437[:, 428:431]).norm(dim=1)
+    distance = [
+        (head_vertices(flame, a) - head_vertices(flame, b)).norm(dim=2).mean(1)
+        for a, b in zip(fitted_N437.split(64), true_N437.split(64), strict=True)
+    ]
+    return {
+        "rotation_degrees": float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).median()),
+        "jaw_degrees": float(torch.rad2deg(jaw).median()),
+        "vertices_mm": float(torch.cat(distance).median()) / SCALE * 1000.0,
     }

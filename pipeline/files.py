@@ -25,7 +25,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
     return path
 
@@ -49,7 +50,7 @@ def sha256(path: str | Path) -> str:
 
 
 def key_of(path: str | Path) -> str:
-    """A sample key from a relative path: lower case letters, digits, - and _ only (a dot would split a WebDataset key), told apart by a short hash."""
+    """A sample key from a relative path: lower case letters, digits, - and _ only (a dot would split a WebDataset key), told apart by a hash."""
     text = Path(path).as_posix()
     stem = re.sub(r"[^a-z0-9_-]+", "-", str(Path(text).with_suffix("")).lower()).strip("-")
     return f"{stem[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -5,6 +5,7 @@ are cheap (`pipeline.landmark_model`). A portrait is a person with one frame; a 
 jaw, translation and expression that change smoothly (their second differences are small).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,28 +19,28 @@ from pipeline.landmarks import CONTOUR, MOUTH, PUPILS, interocular
 from pipeline.params import FitFlame
 from pipeline.progress import progress
 
-CHUNK = 192  # frames solved together: bounds memory, and small enough for the processor's cache
+CHUNK = 96  # frames solved together: bounds memory, and small enough for the processor's cache
 CORNERS = [36, 39, 42, 45]
 LIDS = [(37, 41), (38, 40), (43, 47), (44, 46)]  # upper and lower
 LIPS = [(61, 67), (62, 66), (63, 65)]
 JAW_LIMITS = ((-0.1, -0.15, -0.05), (0.7, 0.15, 0.05))  # radians: opens about x, hardly turns about the others
 EYE_LIMIT = 0.8
-# Priors keep directions still that landmarks hardly see: weights of squares of radians, in the unit of the data term (interocular distance).
+# Priors keep directions still that landmarks hardly see: weights of squared radians against squared interocular distances.
 JAW_PRIOR = (1e-3, 0.3, 1.0)
 EYE_PRIOR = (1e-2, 1e-2, 1.0)
 SMOOTH_POSE = (1.0,) * 3 + (0.1,) * 3 + (0.0,) * 3 + (1.0,) * 3  # relative to temporal_weight; eyes jump and are left alone
 SMOOTH_EXPRESSION = 0.002
 CONJUGATE_STEPS = 6
-TOLERANCE = 1.0  # sum of squared residuals of a frame from which on it counts less (Cauchy): a wrong frame must not bend the shape of its clip
+TOLERANCE = 1.0  # sum of squared residuals from which on a frame counts less (Cauchy): a wrong one must not bend the shape of its clip
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Labels (N, 437) float32 (facts 5.4; the camera holds the whole head rotation), fitted landmarks (N, 70, 2) in fractions, errors (N,)."""
+    """What was found of N frames."""
 
-    labels: np.ndarray
-    points: np.ndarray
-    errors: np.ndarray  # mean over the landmarks of the distance in the image over the distance between the eye centres
+    labels: np.ndarray  # (N, 437) float32 (facts 5.4); the camera holds the whole head rotation
+    points: np.ndarray  # (N, 70, 2) landmarks of the fitted heads, image fractions
+    errors: np.ndarray  # (N,) mean distance of the landmarks in the image over the distance between the eye centres
 
 
 def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
@@ -49,13 +50,23 @@ def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings:
     when `persons` has another length than the points or comes back to a person it had left.
     """
     model = LandmarkModel(head)
-    labels, fitted = [], []
-    for start, stop in progress(_chunks(persons, len(points_N70x2)), label="fit_flame"):
-        problem = _Problem(model, points_N70x2[start:stop], persons[start:stop], settings)
+    ranges = _chunks(persons, len(points_N70x2))
+
+    def solve(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        rows = slice(*bounds)
+        problem = _Problem(model, points_N70x2[rows], persons[rows], settings)
         problem.solve(settings.camera_steps, settings.steps)
-        labels.append(problem.labels())
-        fitted.append(problem.project())
-    labels, fitted = np.concatenate(labels), np.concatenate(fitted)
+        return problem.labels(), problem.project()
+
+    # Many small products: threads that share one of them wait for each other longer than they work.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            solved = list(progress(pool.map(solve, ranges), total=len(ranges), label="fit_flame"))
+    finally:
+        torch.set_num_threads(threads)
+    labels, fitted = (np.concatenate(parts) for parts in zip(*solved, strict=True))
     distances = np.linalg.norm(fitted - points_N70x2, axis=-1)
     return Fit(labels, fitted, distances.mean(1) / interocular(np.asarray(points_N70x2)))
 
@@ -95,7 +106,7 @@ def _rows() -> Tensor:
 
 
 class _Problem:
-    """The least-squares problem of some persons: F frames of G persons. Unknown: shape (G, s) and, of each frame, expression and pose (F, e + 12)."""
+    """The least-squares problem of F frames of G persons. Unknown: shape (G, s) and, of each frame, expression and pose (F, e + 12)."""
 
     def __init__(self, model: LandmarkModel, points: np.ndarray, persons: list[str], settings: FitFlame) -> None:
         self.model = model
@@ -109,8 +120,11 @@ class _Problem:
         self.shape = torch.zeros(self.count, self.s, dtype=torch.float64)
         self.frame = torch.zeros(len(points), self.e + POSE, dtype=torch.float64)
         self.frame[:, self.e :] = _start(model, self.target)
-        self.shape_weight = settings.shape_weight
-        self.prior = torch.tensor([settings.expression_weight] * self.e + [0.0] * 3 + [*JAW_PRIOR, *EYE_PRIOR] + [0.0] * 3, dtype=torch.float64)
+        # Errors of the landmarks are much the same in all frames of a person: more frames are no reason to trust them more.
+        frames = torch.bincount(self.person, minlength=self.count).double()
+        self.shape_weight = (settings.shape_weight * frames)[:, None]  # (G, 1)
+        priors = [*[settings.expression_weight] * self.e, 0.0, 0.0, 0.0, *JAW_PRIOR, *EYE_PRIOR, 0.0, 0.0, 0.0]
+        self.prior = torch.tensor(priors, dtype=torch.float64)
         smooth = torch.tensor([SMOOTH_EXPRESSION] * self.e + list(SMOOTH_POSE), dtype=torch.float64)
         self.smooth = settings.temporal_weight * smooth
         # Middle frames of three that belong to one person.
@@ -148,7 +162,7 @@ class _Problem:
         """What is minimised, of each person, (G,)."""
         uv = self.model.project(self.model.groups(self._coefficients(shape, frame)), frame[:, self.e :])
         data = TOLERANCE * torch.log1p(self._residuals(uv).square().sum((1, 2)) / TOLERANCE)
-        cost = self.shape_weight * shape.square().sum(1)
+        cost = (self.shape_weight * shape.square()).sum(1)
         cost = cost.index_add(0, self.person, data + (self.prior * frame.square()).sum(1))
         return cost.index_add(0, self.person[self.middle], (self.smooth * self._bends(frame).square()).sum(1))
 

@@ -5,15 +5,12 @@ Every person of a clip appears in that clip only. What is drawn depends on (seed
 """
 
 import dataclasses
-import io
 import shutil
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 
@@ -26,11 +23,10 @@ from pipeline.head_person import Person, Z, person
 from pipeline.head_render import Picture, render
 from pipeline.head_scene import Figure, figure, pose
 from pipeline.params import Ingest, Params
+from pipeline.pictures import encode_mp4
 from pipeline.pool import Unit, fingerprint, run_units, scratch_folder, units_of
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png, write_shard
 
-# One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B frames) was seen to depend on stale memory.
-X264 = {"crf": "16", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:weightp=0:bframes=0:rc-lookahead=0:scenecut=0"}
 DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there
 NOVEL_VIEWS = 4  # per frame
 NOVEL_EVERY = 8  # frames of a test clip
@@ -60,20 +56,6 @@ def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
     vertices = pose(body, shot.moment)[: len(model.template_V3)]
     corner = vertices[model.faces_F3[model.landmark_faces]]
     return (project((corner * model.landmark_weights[..., None]).sum(1), shot.camera) * size).astype(np.float32)
-
-
-def encode_video(frames: Iterable[np.ndarray], fps: int) -> bytes:
-    """H.264 in MP4, equal bytes for equal frames; frames uint8 (H, W, 3), even sides."""
-    sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options=X264)
-        stream.thread_count, stream.pix_fmt = 1, "yuv420p"
-        for number, array in enumerate(frames):
-            if number == 0:
-                stream.height, stream.width = array.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
-        container.mux(stream.encode())
-    return sink.getvalue()
 
 
 def _grey(alpha: np.ndarray) -> bytes:
@@ -108,7 +90,7 @@ class Artist:
         body = figure(person(latent(self.seed, identity)))
         shots = clip(rng(self.seed, "clip", file), self.settings.frames, self.settings.fps)
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
-        yield key_of(file), {"clip.mp4": encode_video(pictures, self.settings.fps)}
+        yield key_of(file), {"clip.mp4": encode_mp4(pictures, self.settings.fps)}
         for index, shot in enumerate(shots):
             extra = {"file": file, "clip": file, "index": index, "identity": identity, "split": split, "extra": shot.moment.extra.tolist()}
             rows.append(_row(body, shot, size, **extra))

@@ -163,23 +163,7 @@ def _lid_motion(mesh: Mesh, points: np.ndarray, side: str, close: float, squint:
     out = points[margin] - centre
     bulge = (1 - (out[:, 0] / 0.045) ** 2).clip(0)[:, None] * out / np.linalg.norm(out, axis=1, keepdims=True)
     moved[margin] += 0.0012 * (abs(close) + squint) * bulge
-    loose = _followers(mesh, points, side)
-    for index, (sources, weights) in loose.items():
-        moved[index] += weights @ moved[sources]
     return moved
-
-
-def _followers(mesh: Mesh, points: np.ndarray, side: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Skull vertices in no ring but among the lid rings: they move like the ring vertices next to them."""
-    ringed = np.concatenate(list(mesh.rings.values()))
-    rings = np.concatenate([mesh.rings[f"lid{level}_{side}"] for level in range(4)])
-    found = {}
-    for index in np.setdiff1d(mesh.part["skull"], ringed):
-        distance = np.linalg.norm(points[rings] - points[index], axis=1)
-        if distance.min() < 0.03:
-            weights = np.exp(-((distance / 0.012) ** 2))
-            found[int(index)] = (rings, 0.7 * weights / max(weights.sum(), 0.3))
-    return found
 
 
 def shape_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:

@@ -204,11 +204,10 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     return Coat(albedo, occlusion, (0.10 + 0.16 * band) * (1 + 0.6 * strand), 14.0)
 
 
-def background(person: Person, size: tuple[int, int]) -> Array:
-    """The room behind a person, (H, W, 3) linear light: soft gradient between four corners with two faint out-of-focus shapes."""
-    height, width = size
-    v, u = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-    u, v = u[..., None].astype(np.float32), v[..., None].astype(np.float32)
+def background(person: Person, size: int) -> Array:
+    """The room behind a person, (size, size, 3) linear light: soft gradient between four corners with two faint out-of-focus shapes."""
+    grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    u, v = grid[None, :, None], grid[:, None, None]
     c = person.background.astype(np.float32)
     colour = (1 - v) * ((1 - u) * c[0] + u * c[1]) + v * ((1 - u) * c[2] + u * c[3])
     for k in range(2):

@@ -1,11 +1,12 @@
 """Drawing a generated person through any camera: a scan-line rasteriser in NumPy, shading at visible pixels, edges anti-aliased.
 
 Visibility is found on a grid of 2 x 2 samples a pixel: every triangle becomes one span per row, so that only covered samples are ever
-touched, and a maximum over (inverse depth, triangle) decides. Colours are computed once a pixel, four times only where the samples disagree.
+touched, and a maximum over (inverse depth, triangle) decides. Colours are computed once a pixel, four times where the samples disagree.
 """
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from pipeline import head_hair
@@ -15,6 +16,7 @@ from pipeline.head_person import Person
 from pipeline.head_scene import HAIR, Figure, Moment, normals, pose, shared_parts
 
 SAMPLES = 2  # per pixel and axis
+BACKGROUND = 64  # pixels at which the background is computed; it is smooth
 EDGE = 0.012  # jump in depth (world units) that makes a pixel an edge
 
 
@@ -181,7 +183,7 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     pixel_size = float(np.median(depth_V)) / (intrinsics[0, 0] * size)
     view = _View(normals(vertices), room, centre / np.linalg.norm(centre), pixel_size)
     colours = _shade(body, moment, chosen, weight, area[chosen] > 0, view)
-    image = srgb(background(person, (size, size))).reshape(-1, 3)
+    image = cv2.resize(srgb(background(person, BACKGROUND)), (size, size), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
     image[inner] = colours[: len(inner)]
     rims = np.repeat(image[None, rim], SAMPLES**2, axis=0)
     rims[rim_sample, rim_at] = colours[len(inner) :]

@@ -19,20 +19,21 @@ LIPS = 20  # vertices around the mouth opening
 
 # Landmarks 0-8, 17-21 and 27-33 of the 68 (iBUG order) as x, y, z; the other side is their mirror image.
 CONTOUR = [
-    (-0.2175, 0.0564, 0.0867), (-0.2155, 0.0145, 0.105), (-0.2115, -0.027, 0.124), (-0.201, -0.0735, 0.1509), (-0.188, -0.119, 0.176),
-    (-0.1495, -0.1685, 0.2375), (-0.1208, -0.1853, 0.2669), (-0.0647, -0.2137, 0.3147), (0., -0.224, 0.332),
+    (-0.2175, 0.0564, 0.0867), (-0.2155, 0.0145, 0.105), (-0.2115, -0.027, 0.124), (-0.202, -0.069, 0.148), (-0.190, -0.113, 0.173),
+    (-0.1495, -0.1685, 0.2375), (-0.1208, -0.1853, 0.2669), (-0.0670, -0.2105, 0.3130), (0.0, -0.224, 0.332),
 ]  # fmt: skip
 BROW = [(-0.1656, 0.1256, 0.225), (-0.1485, 0.1450, 0.238), (-0.1195, 0.1535, 0.260), (-0.084, 0.1550, 0.281), (-0.043, 0.150, 0.299)]
 NOSE = [
     (0.0, 0.103, 0.300), (0.0, 0.065, 0.325), (0.0, 0.029, 0.356), (0.0, 0.009, 0.373),
-    (-0.040, -0.022, 0.319), (-0.023, -0.029, 0.331), (0.0, -0.034, 0.340),
+    (-0.045, -0.023, 0.316), (-0.023, -0.029, 0.331), (0.0, -0.034, 0.340),
 ]  # fmt: skip
 # More points that the surface passes through (x >= 0, mirrored): flesh between the landmarks.
 FLESH = [
     (0.2005, -0.0865, 0.150), (0.0575, -0.217, 0.318), (0.0395, 0.142, 0.299), (0.1365, 0.144, 0.2465), (0.164, 0.113, 0.226),
     (0.0, 0.145, 0.305), (0.0, 0.20, 0.302), (0.0, 0.27, 0.265), (0.10, 0.22, 0.262), (0.17, 0.19, 0.19), (0.222, 0.13, 0.09),
     (0.022, 0.068, 0.305), (0.024, 0.034, 0.325), (0.024, 0.008, 0.349), (0.044, 0.000, 0.325), (0.052, -0.012, 0.310),
-    (0.062, 0.004, 0.285), (0.040, 0.040, 0.283), (0.033, 0.075, 0.282), (0.030, -0.014, 0.345), (0.078, -0.03, 0.279), (0.10, 0.035, 0.268), (0.135, 0.02, 0.247),
+    (0.062, 0.004, 0.285), (0.040, 0.040, 0.283), (0.033, 0.075, 0.282), (0.030, -0.014, 0.345), (0.078, -0.03, 0.279),
+    (0.10, 0.035, 0.268), (0.135, 0.02, 0.247),
     (0.17, 0.055, 0.205), (0.185, 0.0, 0.18), (0.13, -0.06, 0.255), (0.165, -0.09, 0.205), (0.105, -0.12, 0.275), (0.0, -0.148, 0.322),
     (0.05, -0.155, 0.315), (0.0, -0.188, 0.342), (0.05, -0.19, 0.327), (0.0, -0.048, 0.333), (0.018, -0.05, 0.333), (0.185, 0.10, 0.185),
     (0.0, -0.238, 0.27), (0.10, -0.212, 0.22), (0.16, -0.165, 0.15), (0.19, -0.11, 0.08), (0.0, -0.215, 0.12),
@@ -121,7 +122,7 @@ def eye_ring(scale: float) -> np.ndarray:
     upper = 0.0135 * np.clip(y, 0, 1) ** 0.8
     lower = -0.0100 * np.clip(-y, 0, 1) ** 0.9
     grow = scale - 1.0
-    tilt = 0.002 * x - 0.003 * (x < -0.9)
+    tilt = 0.0035 * x  # a shear keeps the ring convex
     around = grow * np.where(y > 0, 0.032, 0.030) * y
     return np.column_stack([(0.0412 + 0.036 * grow) * x, upper + lower + tilt + around])
 
@@ -173,7 +174,11 @@ def _fill(fixed_N3: np.ndarray) -> np.ndarray:
     spacing = _spacing(candidates)
     middle = candidates[:, 0] < 0.5 * spacing
     candidates[middle] = _unit(candidates[middle] * [0.0, 1.0, 1.0])
-    free = cKDTree(fixed_N3).query(candidates)[0] > 0.75 * spacing
+    front = candidates * (EYE_CENTRE[2] + 0.04) / np.maximum(candidates[:, 2:], 0.2)
+    lids = (
+        np.hypot((front[:, 0] - EYE_CENTRE[0]) / 0.084, (front[:, 1] - EYE_CENTRE[1]) / 0.050) < 1
+    )  # rings alone are here, to move as one
+    free = (cKDTree(fixed_N3).query(candidates)[0] > 0.75 * spacing) & ~lids
     candidates, spacing = candidates[free], spacing[free]
     open_, kept = np.ones(len(candidates), bool), []
     for index in np.argsort(spacing, kind="stable"):
@@ -253,19 +258,25 @@ def _bust() -> tuple[np.ndarray, np.ndarray]:
 
 
 def build() -> Mesh:
-    """All pieces. Parts: skull, bag, ear_right, ear_left, bust, eye_right, eye_left (left and right of the person; right is at x < 0);
-    rings: lid{0..3}_{side} and lip{0..4}, innermost first; landmarks68: vertex of each landmark."""
+    """All pieces. Parts: skull, lining_*, bag, ear_*, bust, eye_* (left and right are the person's; right is at x < 0).
+
+    Rings: lid0_* to lid3_* and lip0 to lip4, innermost first; contour_*, brow_* and middle (chin and nose) hold the other landmarks.
+    """
     surface, mesh = Surface(), Mesh()
     points: list[np.ndarray] = []
+    charts: list[np.ndarray] = []  # where triangulation sees the points
 
-    def put(name: str, ring_N3: np.ndarray) -> None:
+    def put(name: str, ring_N3: np.ndarray, chart_N3: np.ndarray | None = None) -> None:
         mesh.rings[name] = sum(map(len, points)) + np.arange(len(ring_N3))
         points.append(ring_N3)
+        charts.append(ring_N3 if chart_N3 is None else chart_N3)
 
     for level, (scale, lift) in enumerate([(1.0, 0.0035), (1.28, 0.0075), (1.62, 0.009), (2.1, 0.01)]):
         lids = _lids(surface, scale, lift)
-        put(f"lid{level}_left", lids)
-        put(f"lid{level}_right", mirror(lids))
+        flat = lids.copy()
+        flat[:, 2] += (1 - level / 3) * (0.262 - flat[:, 2])  # evenly spread, so that each ring is joined to the next one only
+        put(f"lid{level}_left", lids, flat)
+        put(f"lid{level}_right", mirror(lids), mirror(flat))
     lips = [(0.0735, 0.0005, 0.0005, -0.002, 0.0), (0.0755, 0.012, 0.014, 0.009, 0.001), (0.0805, 0.0235, 0.030, 0.002, 0.004)]
     for level, (width, up, down, lift, bow) in enumerate([*lips, (0.098, 0.036, 0.045, 0.0, 0.0), (0.125, 0.050, 0.062, 0.0, 0.0)]):
         put(f"lip{level}", _lip_ring(surface, width, up, down, lift, bow))
@@ -276,14 +287,20 @@ def build() -> Mesh:
     put("brow_left", mirror(half[8:]))
     nose = np.array(NOSE)
     put("middle", np.concatenate([[CONTOUR[-1]], nose, mirror(nose[[4, 5]])]))
-    fixed = np.concatenate(points)
-    rest = surface(_fill(_unit(fixed)))
-    skull = np.concatenate([fixed, rest])
-    faces = hull_faces(_unit(skull))
+    fixed = _unit(np.concatenate(charts))
+    rest = _fill(fixed)
+    skull = np.concatenate([*points, surface(rest)])
+    faces = hull_faces(np.concatenate([fixed, rest]))
     for hole in ("lid0_left", "lid0_right", "lip0"):
         faces = faces[~np.isin(faces, mesh.rings[hole]).all(axis=1)]
     mesh.add("skull", skull, faces)
 
+    nxt = np.roll(np.arange(RING), -1)
+    for name, sign in (("right", -1), ("left", 1)):  # the lids' lining closes the corners of the eyes
+        margin, centre = mesh.rings[f"lid0_{name}"], EYE_CENTRE * [sign, 1, 1]
+        lining = mesh.add(f"lining_{name}", centre + (skull[margin] - centre) * [0.8, 0.8, 0.0] - [0, 0, 0.005])
+        strip = np.concatenate([np.column_stack([margin, margin[nxt], lining]), np.column_stack([margin[nxt], lining[nxt], lining])])
+        mesh.faces.append(strip[:, ::sign])
     lip = skull[mesh.rings["lip0"]]
     side = np.sign(np.round(lip[:, 1] - np.median(lip[:, 1]), 5))[:, None] * np.array([0, 1.0, 0])
     shapes = ((0.96, 0.010, 0.018), (0.9, 0.028, 0.06), (0.85, 0.036, 0.12))

@@ -1,8 +1,9 @@
 """The numbers of the evaluation: what each measures, its unit, its range and which way is better.
 
 Images are (B, 3, H, W) in [-1, 1], masks and opacities (B, 1, H, W) in [0, 1]. Functions return one value a sample, (B,), unless they say
-otherwise. LPIPS, ID, AED, APD and FID go by the names of paper section 5 but are measured with the networks at hand (`pipeline.perception`):
-at generated scale these are our own small ones, and the numbers compare with each other alone, never with published ones.
+otherwise. LPIPS, ID, AED, APD and FID go by the names of paper section 5 but are measured with the networks at hand
+(`pipeline.perception`): at generated scale these are our own small ones, and the numbers compare with each other alone, never with
+published ones.
 """
 
 from collections.abc import Sequence
@@ -18,16 +19,18 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from model.flame import Flame
 from model.identity import identity_crop
 from pipeline.errors import UserError
-from pipeline.perception import EXPRESSION, EYES, JAW, ROTATION, Perception
+from pipeline.expression import EXPRESSION, JAW, NUMBERS, ROTATION, ExpressionOffsets
+from pipeline.perception import Perception
 from pipeline.pictures import to_uint8
 
 PSNR_LIMIT = 60.0  # dB; what equal images are said to have, so that a mean stays finite
 HEAD_MARGIN = 0.05  # of the image: the head region goes this far below the chin
-RIDGE = 1e-2  # of the calibration, times the mean variance of its inputs
+RIDGE = 1.0  # of the calibration, times the variance of its inputs
 
 
 def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[tuple[slice, slice]]:
-    """Rows and columns of the head, one pair a sample: the bounding box of the foreground above the chin (the lowest landmark, plus a margin).
+    """Rows and columns of the head, one pair a sample: the bounding box of the foreground above the chin (the lowest landmark, plus a
+    margin).
 
     The paper does not define its head region. Without foreground it is the whole image.
     """
@@ -37,7 +40,11 @@ def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[tuple[slice, s
         chin = int(np.clip(np.ceil((float(points[:, 1].max()) + HEAD_MARGIN) * height), 1, height))
         rows, columns = mask[:chin].any(1).nonzero()[:, 0], mask[:chin].any(0).nonzero()[:, 0]
         found = len(rows) > 1 and len(columns) > 1
-        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)) if found else (slice(0, height), slice(0, width))
+        box = (
+            (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+            if found
+            else (slice(0, height), slice(0, width))
+        )
         regions.append(box)
     return regions
 
@@ -69,7 +76,8 @@ def opacity_iou(opacity_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
 
 
 def depth_error(depth_BCHW: Tensor, opacity_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
-    """Mean absolute difference of the distance along the ray, world units (a third of a metre), where both have foreground; lower is better.
+    """Mean absolute difference of the distance along the ray, world units (a third of a metre), where both have foreground; lower is
+    better.
 
     `wanted` is infinite outside the head. NaN for a sample where the two do not overlap.
     """
@@ -79,7 +87,8 @@ def depth_error(depth_BCHW: Tensor, opacity_BCHW: Tensor, wanted_BCHW: Tensor) -
 
 
 def aed(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
-    """Average expression distance (paper section 5.2): mean L1 of the 100 estimated expression coefficients and the 3 of the jaw, which is part
+    """Average expression distance (paper section 5.2): mean L1 of the 100 estimated expression coefficients and the 3 of the jaw, which is
+    part
     of the expression in the estimator that the paper uses. Coefficient units; lower is better."""
     columns = [*range(*EXPRESSION.indices(109)), *range(*JAW.indices(109))]
     return (result_B109 - driving_B109)[:, columns].abs().mean(1)
@@ -97,7 +106,8 @@ def cosine(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:
 
 
 def consistency(features_NE: np.ndarray) -> float:
-    """Cons. (paper section 5.3): mean cosine between all pairs of results of one source under different drivers, seen from the front; -1 to 1,
+    """Cons. (paper section 5.3): mean cosine between all pairs of results of one source under different drivers, seen from the front; -1 to
+    1,
     higher is better. Raises ValueError for less than two results."""
     if len(features_NE) < 2:
         raise ValueError("consistency needs the results of at least two drivers")
@@ -106,12 +116,12 @@ def consistency(features_NE: np.ndarray) -> float:
 
 
 def landmark_error(found_NP2: np.ndarray, wanted_NP2: np.ndarray, interocular_N: np.ndarray) -> np.ndarray:
-    """Mean distance of landmarks over the true inter-ocular distance, (N,); 0.04 is 4 %. Lower is better."""
-    return np.linalg.norm(found_NP2 - wanted_NP2, axis=-1).mean(-1) / interocular_N
+    """Distance of each landmark over the true inter-ocular distance, (N, P); 0.04 is 4 %. Lower is better."""
+    return np.linalg.norm(found_NP2 - wanted_NP2, axis=-1) / interocular_N[:, None]
 
 
 class FidPerception:
-    """Fréchet distance over the 64 numbers of our trunk, not of Inception: hence the name of the metric, `fid_perception`. Lower is better."""
+    """Fréchet distance over the 64 numbers of our trunk, not of Inception: hence the name `fid_perception`. Lower is better."""
 
     def __init__(self, perception: Perception) -> None:
         self.distance = FrechetInceptionDistance(feature=perception.trunk, normalize=True).set_dtype(torch.float64)
@@ -132,7 +142,9 @@ class FaceRecognition:
         try:
             self.model = get_model(str(onnx_file), providers=["CPUExecutionProvider"])
         except Exception as error:  # insightface asserts, onnxruntime has errors of its own
-            raise UserError(f"{onnx_file} is no readable face recognition network ({error}). Run `dvc repro pretrain@perception`.") from error
+            raise UserError(
+                f"{onnx_file} is no readable face recognition network ({error}). Run `dvc repro pretrain@perception`."
+            ) from error
 
     def __call__(self, image_BCHW: Tensor, five_points_B52: Tensor) -> np.ndarray:
         """Features (B, E), not normalised."""
@@ -141,43 +153,29 @@ class FaceRecognition:
 
 
 class ExpressionTruth:
-    """Expression error against known parameters (generated heads only).
+    """Expression error against known parameters (generated heads only), percent of the inter-ocular distance; lower is better.
 
-    Coefficients differ wildly in how far they move a face, and a regressor trained on fits is biased against the truth. So both are compared
-    by what they do to the face: the positions of the inner landmarks (brows to lips, and pupils) of the mean head under true expression, jaw
-    and eyes, as offsets from the neutral face. A ridge regression from the frozen regressor's 109 numbers to these offsets is fitted on real
-    frames of training clips, where the truth is known; it is the calibrated instrument. Unit: percent of the inter-ocular distance of the
-    mean head; lower is better. What the instrument itself errs on real test frames is reported beside it (`real`).
+    The frozen regressor learnt fitted parameters, which are biased against the truth. So a ridge regression from its 109 numbers to the
+    true offsets of landmarks (`pipeline.expression`) is fitted on real frames of training clips, where the truth is known: a calibrated
+    instrument. The error is the mean distance over the inner landmarks between what it reads in a picture and the truth of the driving
+    frame. What it errs on the real driving frames themselves is reported beside it (`real`): less than that cannot be told apart.
     """
 
     def __init__(self, flame: Flame) -> None:
-        self.flame = flame
-        points = self.landmarks(torch.zeros(1, 106))[0]
-        self.neutral, self.unit = points[17:], float((points[36:42].mean(0) - points[42:48].mean(0)).norm())
-        self.average, self.map = torch.zeros(109), torch.zeros(109, 53 * 3)
-        self.offset = torch.zeros(53 * 3)
-
-    def landmarks(self, parameters_B106: Tensor) -> Tensor:
-        """The 70 landmarks (B, 70, 3) of the mean head, world units, at rest but for expression, jaw and eyes."""
-        count = len(parameters_B106)
-        pose = torch.cat([torch.zeros(count, 3), parameters_B106[:, JAW]], dim=1)
-        eyes = parameters_B106[:, EYES].repeat(1, 2)
-        return self.flame.landmarks(self.flame.vertices(torch.zeros(count, 300), parameters_B106[:, EXPRESSION], pose, eyes))
-
-    @torch.no_grad()
-    def offsets(self, parameters_B106: Tensor) -> Tensor:
-        """How true parameters move the inner landmarks, percent of the inter-ocular distance, (B, 53, 3)."""
-        return 100.0 * (self.landmarks(parameters_B106)[:, 17:] - self.neutral) / self.unit
+        self.offsets = ExpressionOffsets(flame)
+        self.average, self.map = torch.zeros(109), torch.zeros(109, NUMBERS)
+        self.offset = torch.zeros(NUMBERS)
 
     def calibrate(self, estimates_N109: Tensor, parameters_N106: Tensor) -> None:
-        """Fit the ridge regression on frames with known parameters."""
+        """Fit the ridge regression on frames with known parameters (expression, jaw, one eye triple)."""
         wanted = self.offsets(parameters_N106).flatten(1).double()
         self.average, self.offset = estimates_N109.mean(0), wanted.mean(0).float()
-        x = (estimates_N109 - self.average).double()
-        penalty = RIDGE * len(x) * x.square().mean() * torch.eye(109, dtype=torch.float64)
-        self.map = torch.linalg.solve(x.T @ x + penalty, x.T @ (wanted - wanted.mean(0))).float()
+        deviation = estimates_N109.std(0).double() + 1e-6
+        x = (estimates_N109 - self.average).double() / deviation
+        solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(109, dtype=torch.float64), x.T @ (wanted - wanted.mean(0)))
+        self.map = (solved / deviation[:, None]).float()
 
     def __call__(self, estimates_B109: Tensor, parameters_B106: Tensor) -> Tensor:
-        """Mean distance over the inner landmarks of each sample, (B,), percent."""
+        """The error of each sample, (B,)."""
         found = self.offset + (estimates_B109 - self.average) @ self.map
         return (found.unflatten(1, (53, 3)) - self.offsets(parameters_B106)).norm(dim=2).mean(1)

@@ -5,33 +5,33 @@ A point is a complex number here; dividing by the vector between two reference p
 
 import numpy as np
 
-# Each of the 70 points seen in a mirror.
-MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65, 69, 68]
-)
+# Each of the 70 points seen in a mirror: contour and brows, nose, eyes, lips, pupils.
+_NOSE, _EYES = [27, 28, 29, 30, 35, 34, 33, 32, 31], [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+_LIPS = [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+MIRROR = np.array([*range(16, -1, -1), *range(26, 16, -1), *_NOSE, *_EYES, *_LIPS, 69, 68])
 EYES = ((36, 39, (37, 38, 40, 41, 68)), (42, 45, (43, 44, 46, 47, 69)))  # corners in the order of x; lids and pupil
 LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
 LIPS = ((61, 67), (62, 66), (63, 65))
 
 
 def motion_targets(points_N70x2: np.ndarray) -> dict[str, np.ndarray]:
-    """`eye` (N, 20): lids and pupils, eye corners = 1 apart; `emotion` (N, 24): brows and mouth corners; `mouth` (N, 40): lips around the middle
-    of the mouth; the last two in interocular distances, x along the line of the eyes. float32.
+    """`eye` (N, 20): lids and pupils, eye corners = 1 apart; `emotion` (N, 24): brows and mouth corners; `mouth` (N, 40): lips around the
+    middle of the mouth; the last two in interocular distances, x along the line of the eyes. float32; NaN where the points are.
     """
     z = _complex(points_N70x2)
-    eyes = [(z[:, list(inside)] - z[:, [a, b]].mean(1, keepdims=True)) / (z[:, [b]] - z[:, [a]]) for a, b, inside in EYES]
     right, left = z[:, 36:42].mean(1, keepdims=True), z[:, 42:48].mean(1, keepdims=True)
-    face = (z - (left + right) / 2) / (left - right)
+    with np.errstate(invalid="ignore"):
+        eyes = [(z[:, list(inside)] - z[:, [a, b]].mean(1, keepdims=True)) / (z[:, [b]] - z[:, [a]]) for a, b, inside in EYES]
+        face = (z - (left + right) / 2) / (left - right)
     brows_and_corners = face[:, [*range(17, 27), 48, 54]]
     lips = face[:, 48:68] - face[:, [48, 54]].mean(1, keepdims=True)
     return {"eye": _flat(np.concatenate(eyes, axis=1)), "emotion": _flat(brows_and_corners), "mouth": _flat(lips)}
 
 
 def motion_measures(points_N70x2: np.ndarray) -> dict[str, np.ndarray]:
-    """Named motions (N,): openings of mouth and eyes, width of the mouth, height of the brows, gaze to the side; relative to interocular distance
-    or eye width."""
+    """Named motions (N,): openings of mouth and eyes, width of the mouth, height of the brows, gaze to the side; relative to interocular
+    distance or eye width.
+    """
     z = _complex(points_N70x2)
     between = np.abs(z[:, 42:48].mean(1) - z[:, 36:42].mean(1))
     widths = np.abs(z[:, [39, 45]] - z[:, [36, 42]]).mean(1)

@@ -123,6 +123,7 @@ class Training(Section):
     images: Positive
     batch: Positive
     learning_rate: Rate
+    warmup: Count  # images over which the learning rate rises; the published runs have none
     ema_half_life: Positive  # images
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 
 TRUNK_SIZE = 64  # the smallest image the trunk sees: its first convolution has stride 4
 REGRESSOR_SIZE = 64
-EXPRESSION, JAW, EYES, ROTATION = slice(0, 100), slice(100, 103), slice(103, 106), slice(106, 109)  # of `expression_pose`
+FACE = (0.25, 0.85, 0.2, 0.8)  # top, bottom, left, right of the part of an aligned image that the regressor looks at: brows to chin
 
 
 class Trunk(nn.Module):
@@ -38,7 +38,9 @@ class Trunk(nn.Module):
             torch.manual_seed(seed)  # the package draws the trunk from the global generator
             self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, lpips=False, verbose=False)
             for layer in self.lpips.net.modules():
-                if isinstance(layer, nn.Conv2d):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
+                if isinstance(
+                    layer, nn.Conv2d
+                ):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)
             self.embed = nn.Linear(256 * 9, self.num_features)
@@ -68,7 +70,8 @@ def _unit(feature_BCHW: Tensor) -> Tensor:
 
 
 class Regressor(nn.Module):
-    """A small ResNet from an aligned image (B, 3, H, W) in [-1, 1] to 109 numbers: expression 100, jaw 3, eyes 3, head rotation 3 (axis-angle).
+    """A small ResNet from an aligned image (B, 3, H, W) in [-1, 1] to 109 numbers: expression 100, jaw 3, eyes 3, head rotation 3 (axis-
+    angle).
 
     The head rotation is that of the world-to-camera matrix; the eyes are one triple, as in the paper's 9 pose numbers.
     """
@@ -77,15 +80,18 @@ class Regressor(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.blocks = nn.Sequential(*[_Residual(width * a, width * b) for a, b in ((1, 2), (2, 3), (3, 4))])
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(width * 4 * 16, 256), nn.ReLU(), nn.Linear(256, 109))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * 4 * 16, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 109)
+        )
         self.register_buffer("mean", torch.zeros(109))
         self.register_buffer("spread", torch.ones(109))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        if image_BCHW.shape[-1] != REGRESSOR_SIZE:
-            shape = (REGRESSOR_SIZE, REGRESSOR_SIZE)
-            image_BCHW = F.interpolate(image_BCHW, shape, mode="bilinear", align_corners=False, antialias=True)
-        return self.mean + self.spread * self.head(self.blocks(self.stem(image_BCHW)))
+        top, bottom, left, right = (round(edge * image_BCHW.shape[-1]) for edge in FACE)
+        face = F.interpolate(
+            image_BCHW[:, :, top:bottom, left:right], (REGRESSOR_SIZE, REGRESSOR_SIZE), mode="bilinear", align_corners=False, antialias=True
+        )
+        return self.mean + self.spread * self.head(self.blocks(self.stem(face)))
 
 
 class _Residual(nn.Module):
@@ -125,7 +131,9 @@ class Perception(nn.Module):
             for name in ("trunk", "regressor"):
                 networks[name].load_state_dict(load_weights(folder / f"{name}.safetensors")[0])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`.") from error
+            raise UserError(
+                f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`."
+            ) from error
         return cls(**networks).to(device)
 
     def train(self, mode: bool = True) -> "Perception":
@@ -137,7 +145,9 @@ class Perception(nn.Module):
         return self.trunk.distance(a_BCHW, b_BCHW)
 
     def identity(self, image_BCHW: Tensor, five_points_B52: Tensor) -> Tensor:
-        """Unit face recognition features (B, E) of the face at `five_points` (fractions: pupils, nose tip, mouth corners; facts 4.2). Differentiable."""
+        """Unit face recognition features (B, E) of the face at `five_points` (fractions: pupils, nose tip, mouth corners; facts 4.2).
+        Differentiable.
+        """
         return F.normalize(self.identity_net(identity_crop(image_BCHW, five_points_B52)), dim=1)
 
     def expression_pose(self, image_BCHW: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import traceback
 import warnings
@@ -292,22 +293,28 @@ def _session(workers: int, machine: Machine) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="psi4d-")  # short: Ray puts sockets in it, whose paths may have 107 letters
     where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
     if not machine.ray_address:
-        memory = machine.object_store_mb * 2**20
-        where = {"address": "local", "num_cpus": workers + 1, "object_store_memory": memory, "include_dashboard": False}
-        where["_temp_dir"] = folder
+        where = {"address": "local", "num_cpus": workers + 1, "_temp_dir": folder, "include_dashboard": False}
+        where["object_store_memory"] = machine.object_store_mb * 2**20
     try:
+        if machine.ray_address:
+            _check_answers(machine.ray_address)
         with _hushed():
             ray.init(**where, log_to_driver=False, logging_level="ERROR")
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
-    except (ConnectionError, TimeoutError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {machine.ray_address or 'this machine'}: {error}. Mend machine.ray_address or leave it empty."
-        ) from error
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_answers(address: str) -> None:
+    """Raises UserError when nobody listens at `address` (host:port): Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}. Mend machine.ray_address; empty means a local Ray.") from error
 
 
 @contextlib.contextmanager

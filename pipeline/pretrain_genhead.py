@@ -32,8 +32,9 @@ from pipeline.pool import fingerprint, scratch_folder
 from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
-WEIGHTS = {"l1": 1.0, "gradient": 2.0, "opacity": 0.5, "depth": 1.0}
+WEIGHTS = {"l1": 1.0, "gradient": 2.0, "opacity": 1.0, "depth": 1.0}
 LABELS_AT_ONCE = 16
+MAPPING_HASTE = 30.0
 
 
 @dataclass
@@ -61,15 +62,21 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
     portraits = load_portraits(ingested, truth, sizes.image, sizes.rays)
     torch.manual_seed(counter_seed(params.seed, "pretrain-genhead") % 2**63)
     genhead = GenHead(sizes, flame)
-    optimiser = torch.optim.Adam(genhead.parameters(), lr=section.learning_rate, betas=(0.0, 0.99), eps=1e-8)
-    offsets = torch.cat([genhead.offsets(part, sizes.genhead.deformation_cells) for part in portraits.label.split(LABELS_AT_ONCE)])
+    # A GAN's mapping is slowed down a hundredfold, lest it runs away from the discriminator. Reconstruction has nobody to run away from.
+    mapping = [parameter for name, parameter in genhead.named_parameters() if ".mapping." in name]
+    other = [parameter for name, parameter in genhead.named_parameters() if ".mapping." not in name]
+    groups = [{"params": mapping, "lr": section.learning_rate * MAPPING_HASTE}, {"params": other, "lr": section.learning_rate}]
+    rates = [group["lr"] for group in groups]
+    optimiser = torch.optim.Adam(groups, betas=(0.5, 0.99), eps=1e-8)
+    cells = sizes.genhead.deformation_cells
+    offsets = torch.cat([genhead.offsets(part, cells) for part in portraits.label.split(LABELS_AT_ONCE)]) if cells else None
     count = len(portraits.z)
 
     def render(index: np.ndarray, strangers: np.ndarray, generator: torch.Generator | None, update_average: bool = False):
         batch = portraits.rows(index)
         # The camera that the mapping is told is somebody else's, so that the planes cannot hold what only holds from one side (facts 3.3).
         condition = torch.cat([portraits.label[strangers, :25], batch.label[:, 25:325]], dim=1)
-        state = genhead.state(batch.label, batch.camera[:, None], offsets[index])
+        state = genhead.state(batch.label, batch.camera[:, None], None if offsets is None else offsets[index])
         planes = genhead.planes(batch.z, condition, update_average=update_average)
         background = genhead.background_feature(batch.z, update_average=update_average)
         return batch, genhead.render(planes, background, state, batch.camera[:, None], generator)
@@ -84,8 +91,8 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
         }
         terms = {name: value.mean() for name, value in terms.items()}
         progress_made = i / training.steps
-        for group in optimiser.param_groups:  # the last fifth settles
-            group["lr"] = section.learning_rate * min(1.0, 5.0 * (1.0 - progress_made) + 0.05)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):  # the last fifth settles
+            group["lr"] = rate * min(1.0, 5.0 * (1.0 - progress_made) + 0.05)
         update(optimiser, sum(WEIGHTS[name] * value for name, value in terms.items()))
         return {name: value.detach() for name, value in terms.items()}
 
@@ -97,7 +104,7 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     training = Training(
         label="pretrain genhead",
-        folder=scratch_folder("pretrain_genhead", fingerprint(section.model_dump(), asdict(sizes), params.seed, params.threads, ingested, truth)),
+        folder=scratch_folder("pretrain_genhead", fingerprint(section, sizes, params.seed, params.threads, ingested, truth)),
         steps=section.steps,
         batch=section.batch,
         modules={"genhead": genhead},

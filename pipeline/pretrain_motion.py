@@ -3,8 +3,8 @@
 Two frames of a clip; a small 2D generator must make each from the other and both motion embeddings. As it sees the other frame through
 the embedding alone, that has to hold whatever moves: lips, lids, gaze, brows, and the head pose, too. Faster than by pictures alone, each
 part of the embedding learns what it is named after from the landmarks of the fitted head, seen from the front, read out linearly: the same
-face is then the same motion from all sides. Portraits add people for that. Colours and framing of the frames to be embedded are changed at
-random, so that appearance is of little use in them.
+face is then the same motion from all sides. The landmark maps inside the encoder learn where the landmarks are. Portraits add people for
+that. Colours and framing of the frames to be embedded are changed at random, so that appearance is of little use in them.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from model.flame import Flame
-from model.motion_encoder import MotionEncoder, motion_crop
+from model.motion_encoder import CROP, EYES_AND_MOUTH, KEPT, MotionEncoder, motion_crop
 from model.reenact2d import Reenactor
+from model.warp import similarity
 from model.weights import save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, rng
@@ -32,7 +33,10 @@ from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
-WEIGHTS = {"eye": 0.3, "emotion": 0.3, "mouth": 0.3, POSE: 0.2}  # of squared errors in standard deviations, against L1 of the pictures
+WEIGHTS = {"eye": 0.3, "emotion": 0.3, "mouth": 0.3, POSE: 0.2}  # of Huber losses in standard deviations, against L1 of the pictures
+MAPPED = [68, 69, *range(2, 68)]  # what the 68 landmark maps show: two points of the contour, which tell little, make room for the pupils
+MAPS_WEIGHT = 10.0  # of distances in widths of the crop
+REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
 RIDGE = 1e-2  # per sample, for standardised embeddings
 
 
@@ -46,21 +50,23 @@ class Faces:
     pose: np.ndarray  # (N, 3) head rotation, axis-angle in radians; NaN where the fit was rejected, also in `frontal`
     frontal: np.ndarray  # (N, 70, 2) landmarks of the fitted head from the front and far away, world units, y down
 
-    def crops(self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """What the encoder is shown of these rows and the same without change, both (B, 3, size, size) in [-1, 1].
-
-        With a generator the framing of both and the colours of the first are random.
+    def crops(self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What the encoder is shown of these rows, the same in its own colours, both (B, 3, size, size) in [-1, 1], and where the landmarks
+        lie in them, (B, 70, 2) fractions. With a generator framing and colours are random.
         """
         image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         points = self.points[rows]
-        if generator is not None:
-            points = _jitter(points, generator)
-        crop = motion_crop(image, torch.from_numpy(points).float(), size)
-        return (crop if generator is None else _recolour(crop, generator)), crop
+        framing = torch.from_numpy(points if generator is None else _jitter(points, generator)).float()
+        crop = motion_crop(image, framing, size)
+        places = _in_crop(torch.from_numpy(points).float(), framing)
+        return (crop if generator is None else _recolour(crop, generator)), crop, places
 
 
 def read_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> Faces:
-    """Usable faces: "train" has the frames of the train clips and the portraits, "test" the frames of the test clips. Raises UserError if there is none."""
+    """Usable faces: "train" has the frames of the train clips and the portraits, "test" the frames of the test clips.
+
+    Raises UserError when there is no frame.
+    """
     rows = [row for row in pq.read_table(ingest / "frames.parquet").to_pylist() if row["split"] == split]
     if split == "train":
         rows += [row | {"clip": ""} for row in pq.read_table(ingest / "portraits.parquet").to_pylist()]
@@ -118,16 +124,17 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
     save_weights(out / "motion.safetensors", teacher.encoder.state_dict(), note)
     training.finish()
     last = {f"{name}_loss": value for name, value in history[-1].items() if name not in ("step", "images")}
-    return {"trained_on": len(faces.images), **last, **judge(teacher, faces, read_faces(flame, ingest, labels, "test"))}
+    return {"history": history, "trained_on": len(faces.images), **last, **judge(teacher, faces, read_faces(flame, ingest, labels, "test"))}
 
 
 @dataclass
 class _Batch:
     """Frames 2i and 2i + 1 are of one clip, 2B in all; then come B portraits (if there are any)."""
 
-    pairs: int
+    reenacted: int  # so many of the frames
     shown: Tensor  # (N, 3, size, size)
     crops: Tensor  # (N, 3, size, size)
+    places: Tensor  # (N, 70, 2) landmarks in the crops, fractions
     targets: dict[str, Tensor]  # (N, ...)
 
 
@@ -138,20 +145,30 @@ def _draw(faces: Faces, batch: int, size: int, generator: np.random.Generator) -
     second = np.array([generator.choice(np.flatnonzero(faces.clips == faces.clips[row])) for row in first])
     alone = generator.choice(portraits, batch) if len(portraits) else portraits
     rows = np.concatenate([np.stack([first, second], axis=1).reshape(-1), alone])
-    shown, crops = faces.crops(rows, size, generator)
+    shown, crops, places = faces.crops(rows, size, generator)
     # Mirrored after cropping, since the crop is symmetrical; the two of a pair together.
     mirrored = np.concatenate([np.repeat(generator.random(batch) < 0.5, 2), generator.random(len(alone)) < 0.5])
     turned = torch.from_numpy(mirrored)[:, None, None, None]
+    flipped = (places * places.new_tensor([-1.0, 1.0]) + places.new_tensor([1.0, 0.0]))[:, MIRROR]
     frontal, pose = faces.frontal[rows], faces.pose[rows]
     frontal[mirrored] = frontal[mirrored][:, MIRROR] * [-1.0, 1.0]
     pose[mirrored] *= np.float32([1.0, -1.0, -1.0])
     targets = motion_targets(frontal) | {POSE: pose}
     return _Batch(
-        pairs=batch,
+        reenacted=2 * -(-batch // REENACTED),
         shown=torch.where(turned, shown.flip(3), shown),
         crops=torch.where(turned, crops.flip(3), crops),
+        places=torch.where(turned[..., 0], flipped, places),
         targets={name: torch.from_numpy(value) for name, value in targets.items()},
     )
+
+
+def _in_crop(points_NK2: Tensor, framing_NK2: Tensor) -> Tensor:
+    """Image fractions to fractions of the square that `motion_crop` cuts with the landmarks `framing`."""
+    reference = torch.stack([framing_NK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1)
+    matrix = similarity(reference, reference.new_tensor(EYES_AND_MOUTH))
+    placed = points_NK2 @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+    return (placed + 0.5 - placed.new_tensor([(CROP - KEPT) / 2, 0.0])) / KEPT
 
 
 def _jitter(points_N70x2: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -183,6 +200,9 @@ class _Teacher(nn.Module):
     def __init__(self, sizes: Any, faces: Faces) -> None:
         super().__init__()
         self.encoder = MotionEncoder(sizes)
+        # All the encoder knows passes through one rectified map; begun at zero it would as likely as not be dark everywhere and stay so.
+        nn.init.ones_(self.encoder.model.conv6.bias)
+        self.encoder.model.l0.register_forward_hook(self._keep_maps)
         self.reenactor = Reenactor(sizes.dims + sizes.headpose, sizes.width)
         targets = motion_targets(faces.frontal) | {POSE: faces.pose}
         parts = {POSE: sizes.headpose, "eye": sizes.eye, "emotion": sizes.emotion, "mouth": sizes.feature}  # as the encoder returns them
@@ -200,14 +220,26 @@ class _Teacher(nn.Module):
             known = ~wanted.isnan()
             error = (readout(parts[name]) - wanted.nan_to_num())[known]
             losses[name] = WEIGHTS[name] * nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
-        motion = torch.cat(list(parts.values()), dim=1)[: 2 * batch.pairs]
-        made, wanted = self.reenact(batch.crops[: 2 * batch.pairs], motion)
+        losses["maps"] = MAPS_WEIGHT * (_peaks(self.maps) - batch.places[:, MAPPED[: self.maps.shape[1]]]).abs().mean()
+        motion = torch.cat(list(parts.values()), dim=1)[: batch.reenacted]
+        made, wanted = self.reenact(batch.crops[: batch.reenacted], motion)
         return losses | {"l1": (made - wanted).abs().mean(), "gradient": _gradient_difference(made, wanted)}
+
+    def _keep_maps(self, _module: nn.Module, _inputs: tuple[Tensor, ...], maps: Tensor) -> None:
+        self.maps = maps
 
     def reenact(self, crops: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """Each frame of the pairs made from the other, and as it is."""
         swapped = torch.arange(len(crops)) ^ 1
         return self.reenactor(crops[swapped], motion[swapped], motion), crops
+
+
+def _peaks(maps_NKhw: Tensor) -> Tensor:
+    """The mean place (N, K, 2), fractions, under the softmax of each map."""
+    height, width = maps_NKhw.shape[2:]
+    share = maps_NKhw.flatten(2).softmax(2).unflatten(2, (height, width))
+    x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
+    return torch.stack([share.sum(2) @ x, share.sum(3) @ y], dim=-1)
 
 
 def _gradient_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -237,7 +269,7 @@ def judge(teacher: _Teacher, train: Faces, test: Faces) -> dict[str, float]:
         rows = np.stack([rows[: len(rows) // 2], rows[-(len(rows) // 2) :]], axis=1).reshape(-1)  # half a clip apart
         if not len(rows):
             continue
-        shown, crops = test.crops(rows, teacher.encoder.sizes.input)
+        shown, crops, _ = test.crops(rows, teacher.encoder.sizes.input)
         result, target = teacher.reenact(crops, torch.cat(teacher.encoder(shown), dim=1))
         made.append(float((result - target).abs().mean()))
         copied.append(float((crops[torch.arange(len(crops)) ^ 1] - target).abs().mean()))
@@ -246,8 +278,9 @@ def judge(teacher: _Teacher, train: Faces, test: Faces) -> dict[str, float]:
 
 def _embed(teacher: _Teacher, faces: Faces, rows: np.ndarray) -> np.ndarray:
     """Embeddings (N, dims) as Psi gets them."""
-    parts = [rows[start : start + 64] for start in range(0, len(rows), 64)]
-    return np.concatenate([teacher.encoder.embedding(faces.crops(part, teacher.encoder.sizes.input)[0]).numpy() for part in parts]).astype(np.float64)
+    encoder = teacher.encoder
+    crops = (faces.crops(rows[start : start + 64], encoder.sizes.input)[0] for start in range(0, len(rows), 64))
+    return torch.cat([encoder.embedding(crop) for crop in crops]).double().numpy()
 
 
 def _centred(values: np.ndarray, clips: np.ndarray) -> np.ndarray:

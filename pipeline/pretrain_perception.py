@@ -6,108 +6,33 @@ FLAME parameters. Nothing here is comparable with the published networks; they p
 
 import io
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.flame import Flame
 from model.identity import IdentityNet, identity_crop
 from model.weights import save_weights
+from pipeline import head_model
 from pipeline.counter import counter_seed, rng, torch_rng
-from pipeline.errors import UserError
+from pipeline.expression import EXPRESSION, EYES, JAW, ROTATION, ExpressionOffsets
+from pipeline.face_data import Faces, augment, read_faces
 from pipeline.files import write_bytes
 from pipeline.labels import FIVE_POINTS
-from pipeline.landmarks import landmarks_70
 from pipeline.params import Params
-from pipeline.perception import EXPRESSION, EYES, JAW, ROTATION, Perception, Regressor, Trunk
+from pipeline.perception import Perception, Regressor, Trunk
 from pipeline.pool import fingerprint, scratch_folder
-from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
 PARTS = {"expression": EXPRESSION, "jaw": JAW, "eyes": EYES, "rotation": ROTATION}
 MARGIN, SCALE = 0.3, 24.0  # of ArcFace; the published 0.5 and 64 need more faces than a small run has
-
-
-@dataclass
-class Faces:
-    """Aligned faces in memory; N images of S pixels."""
-
-    images: np.ndarray  # (N, S, S, 3) uint8
-    landmarks: np.ndarray  # (N, 70, 2) fractions
-    people: np.ndarray  # (N,) class of each image
-    targets: np.ndarray  # (N, 109) as Regressor
-    fitted: np.ndarray  # (N,) bool: `targets` is known
-
-    def batch(self, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Images (B, 3, S, S) in [-1, 1], landmarks, people, targets and fitted of the chosen rows."""
-        image = torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return (image, *(torch.from_numpy(array[chosen]) for array in (self.landmarks, self.people, self.targets, self.fitted)))
-
-
-def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
-    """All usable faces of a split ("train": portraits and frames; "test": frames). A person is an identity of the generator, a portrait or a clip."""
-    reader = ShardReader(ingest / "shards")
-    rows = [row | {"person": f"clip {row['clip']}"} for row in _rows(ingest / "frames.parquet") if row["split"] == split]
-    if split == "train":
-        known = truth / "portraits.parquet"
-        person = {row["file"]: f"identity {row['identity']}" for row in _rows(known)} if known.exists() else {}
-        rows += [row | {"person": person.get(row["file"], f"portrait {row['key']}")} for row in _rows(ingest / "portraits.parquet")]
-    rows = [row for row in rows if row["status"] == "ok"]
-    if not rows:
-        raise UserError(f"pretrain perception: {ingest} holds no usable face of the {split} split. See the reasons in its tables.")
-    fits = {row["key"]: row["label"] for name in ("ffhq", "vfhq") for row in _rows(labels / f"{name}.parquet") if row["status"] == "ok"}
-    numbers = {person: i for i, person in enumerate(sorted({row["person"] for row in rows}))}
-    return Faces(
-        images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
-        landmarks=landmarks_70(np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)),
-        people=np.array([numbers[row["person"]] for row in rows]),
-        targets=regression_targets(np.array([fits.get(row["key"], np.eye(1, 437)[0]) for row in rows], np.float32)),
-        fitted=np.array([row["key"] in fits for row in rows]),
-    )
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def regression_targets(labels_NL: np.ndarray) -> np.ndarray:
-    """Labels (N, 437) to what `Regressor` estimates (N, 109): expression, jaw, one eye triple, rotation vector of the world-to-camera matrix."""
-    world2cam = labels_NL[:, :16].reshape(-1, 4, 4)[:, :3, :3].transpose(0, 2, 1)
-    return np.concatenate([labels_NL[:, 325:425], labels_NL[:, 428:434], rotation_vectors(world2cam)], axis=1).astype(np.float32)
-
-
-def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
-    """Rotation matrices to axis-angle vectors (N, 3), radians; 0 for what is no rotation."""
-    skew = np.stack([matrices_N33[:, 2, 1] - matrices_N33[:, 1, 2], matrices_N33[:, 0, 2] - matrices_N33[:, 2, 0], matrices_N33[:, 1, 0] - matrices_N33[:, 0, 1]], 1)
-    sine = np.linalg.norm(skew, axis=1, keepdims=True) / 2
-    cosine = (np.trace(matrices_N33, axis1=1, axis2=2)[:, None] - 1) / 2
-    return skew / 2 * np.where(sine > 1e-8, np.arctan2(sine, cosine) / np.maximum(sine, 1e-8), 1.0)
-
-
-def augment(image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generator, geometry: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Randomly shifted and scaled (by up to `geometry` of the image), recoloured, blurred and noisy copies; also the landmarks and, as (B, 2), how
-    blurred and how noisy each is (0 to 1)."""
-    count = len(image_BCHW)
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator) * (high - low) + low
-
-    scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
-    theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
-    image = F.grid_sample(image_BCHW, F.affine_grid(theta, image_BCHW.shape, align_corners=False), padding_mode="border", align_corners=False)
-    landmarks = (landmarks_BN2 - 0.5 - shift[:, None]) / scale[:, None] + 0.5
-    image = image * uniform(0.75, 1.25, 1, 1, 1) * uniform(0.9, 1.1, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
-    blurred = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)
-    image = torch.lerp(image, F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1), blurred)
-    noisy = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)
-    image = image + 0.08 * noisy * torch.randn(image.shape, generator=generator)
-    return image.clamp(-1.0, 1.0), landmarks, torch.cat([blurred, noisy], 1)[..., 0, 0]
 
 
 def arcface_loss(embedding_BE: Tensor, centres_CE: Tensor, people_B: Tensor, margin: float = MARGIN, scale: float = SCALE) -> Tensor:
@@ -126,16 +51,22 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
     regressor's error relative to always answering the mean, and the last training losses.
     """
     faces = read_faces(ingest, labels, truth, "train")
-    trainer = _Trainer(params, faces, fingerprint(params.pretrain.perception.model_dump(), asdict(params.networks.identity), params.seed, params.threads, ingest, labels))
+    trainer = _Trainer(
+        params,
+        faces,
+        fingerprint(params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels),
+    )
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
     note = {"trained_on": len(faces.images), "people": int(faces.people.max()) + 1, "image": faces.images.shape[1]}
-    save_weights(out / "identity.safetensors", identity.state_dict(), note | {"network": "identity", "sizes": asdict(params.networks.identity)})
+    save_weights(
+        out / "identity.safetensors", identity.state_dict(), note | {"network": "identity", "sizes": asdict(params.networks.identity)}
+    )
     save_weights(out / "trunk.safetensors", trunk.state_dict(), note | {"network": "lpips-alex trunk"})
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
     export_identity(identity, out / "identity.onnx")
     trainer.finish()
     measured = judge(Perception(identity, trunk, regressor), read_faces(ingest, labels, truth, "test"))
-    return note | trainer.losses | measured
+    return note | trainer.losses | measured | {"history": trainer.history}
 
 
 class _Trainer:
@@ -144,7 +75,10 @@ class _Trainer:
     def __init__(self, params: Params, faces: Faces, name: str) -> None:
         self.section, self.seed, self.sizes = params.pretrain.perception, params.seed, params.networks.identity
         self.faces, self.name = faces, name
+        flame = Flame(head_model.load(params.flame.model))
+        self.parameter_loss = ParameterLoss(flame, torch.from_numpy(faces.targets[faces.fitted]))
         self.losses: dict[str, float] = {}
+        self.history: list[dict[str, float]] = []
         self.runs: list[Training] = []
 
     def identity(self) -> IdentityNet:
@@ -160,7 +94,9 @@ class _Trainer:
             mirrored = torch.rand(len(crop), 1, 1, 1, generator=generator) < 0.5
             return arcface_loss(network(torch.where(mirrored, crop.flip(3), crop)), centres.weight, people_B)
 
-        self._fit("identity", {"identity": network, "centres": centres}, loss, rate=2.0, share=1 / 3)  # the dearest, and the first to be good
+        self._fit(
+            "identity", {"identity": network, "centres": centres}, loss, rate=2.0, share=1 / 3
+        )  # the dearest, and the first to be good
         return network
 
     def trunk(self) -> Trunk:
@@ -168,7 +104,7 @@ class _Trainer:
         trunk.requires_grad_(True)  # lpips freezes its trunk
         people, points = int(self.faces.people.max()) + 1, 140
         heads = self._new("heads", lambda: nn.Linear(trunk.num_features, people + points + 109 + 2))
-        average, spread = self._statistics()
+        average, spread = self.parameter_loss.average, self.parameter_loss.deviation
         centre = torch.from_numpy(self.faces.landmarks.mean(0))
 
         def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, people_B: Tensor, targets: Tensor, fitted: Tensor) -> Tensor:
@@ -178,7 +114,7 @@ class _Trainer:
             return (
                 F.cross_entropy(who, people_B)
                 + 2.0 * F.l1_loss(where, moved / 0.05)
-                + _masked_mean(parameter_loss(average + what * spread, targets, spread), fitted)
+                + _masked_mean(self.parameter_loss(average + what * spread, targets), fitted)
                 + F.l1_loss(how, damage)
             )
 
@@ -198,30 +134,22 @@ class _Trainer:
 
     def regressor(self) -> Regressor:
         network = self._new("regressor", Regressor)
-        average, spread = self._statistics()
-        network.mean.copy_(average)
-        network.spread.copy_(spread)
+        network.mean.copy_(self.parameter_loss.average)
+        network.spread.copy_(self.parameter_loss.deviation)
 
         def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, _: Tensor, targets: Tensor, fitted: Tensor) -> Tensor:
             image, _, _ = augment(image, landmarks, generator, 0.03)
-            return _masked_mean(parameter_loss(network(image), targets, spread), fitted)
+            return _masked_mean(self.parameter_loss(network(image), targets), fitted)
 
         self._fit("regressor", {"regressor": network}, loss, rate=1.0, share=1.0)
         return network
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (109,) of the targets; what does not vary gets a small one."""
-        targets = self.faces.targets[self.faces.fitted]
-        deviation = targets.std(0)
-        floor = np.concatenate([np.full(part.stop - part.start, 0.02 * deviation[part].mean() + 1e-4) for part in PARTS.values()])
-        return torch.from_numpy(targets.mean(0)), torch.from_numpy(np.maximum(deviation, floor).astype(np.float32))
-
-    def _new(self, name: str, make) -> Any:
+    def _new(self, name: str, make: Callable[[], nn.Module]) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(counter_seed(self.seed, "perception", name) % 2**63)
             return make()
 
-    def _fit(self, name: str, modules: dict[str, nn.Module], loss, rate: float, share: float) -> None:
+    def _fit(self, name: str, modules: dict[str, nn.Module], loss: Callable[..., Tensor], rate: float, share: float) -> None:
         """Train for `share` of the steps with `rate` times the learning rate of the section."""
         section, count = self.section, len(self.faces.images)
         steps = max(1, round(section.steps * share))
@@ -236,19 +164,23 @@ class _Trainer:
             optimisers={name: optimiser},
         )
 
-        def load(step: int):
+        def load(step: int) -> tuple[Tensor, ...]:
             return self.faces.batch(rng(self.seed, "perception", name, step).integers(count, size=section.batch))
 
-        def step(i: int, batch) -> dict[str, Tensor]:
+        def step(i: int, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
             # Half a cosine down to nothing: a short run ends in a settled network.
             optimiser.param_groups[0]["lr"] = section.learning_rate * rate * 0.5 * (1.0 + np.cos(np.pi * i / steps))
-            value = loss(torch_rng(self.seed, "perception", name, "augment", i), *batch)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(counter_seed(self.seed, "perception", name, "dropout", i) % 2**63)  # dropout knows no other generator
+                value = loss(torch_rng(self.seed, "perception", name, "augment", i), *batch)
             update(optimiser, value)
             return {"loss": value.detach()}
 
         for module in modules.values():
             module.train()
-        self.losses[f"{name}_loss"] = training.run(load, step)[-1]["loss"]
+        history = training.run(load, step)
+        self.losses[f"{name}_loss"] = history[-1]["loss"]
+        self.history += [{"images": row["images"], name: row["loss"]} for row in history]
         self.runs.append(training)
         for module in modules.values():
             module.eval()
@@ -258,10 +190,23 @@ class _Trainer:
             training.finish()
 
 
-def parameter_loss(found_B109: Tensor, wanted_B109: Tensor, deviation_109: Tensor) -> Tensor:
-    """L1 of each part over the mean deviation of its numbers, averaged over the parts, (B,): a number counts by how much it varies."""
-    difference = (found_B109 - wanted_B109).abs()
-    return sum(difference[:, part].mean(1) / deviation_109[part].mean() for part in PARTS.values()) / len(PARTS)
+class ParameterLoss:
+    """How wrong estimated parameters are, (B,): by the landmarks that they move, by the numbers themselves, and by the rotation.
+
+    Each of the three is an L1 over what always answering the mean would give, so that 1 is no knowledge at all.
+    """
+
+    def __init__(self, flame: Flame, targets_N109: Tensor) -> None:
+        self.linear = ExpressionOffsets(flame).linear()
+        self.average, self.deviation = targets_N109.mean(0), targets_N109.std(0)
+        self.units = [part.abs().mean() + 1e-6 for part in self._parts(targets_N109 - self.average)]
+
+    def _parts(self, difference_B109: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return difference_B109[:, :106] @ self.linear, difference_B109[:, EXPRESSION], difference_B109[:, ROTATION]
+
+    def __call__(self, found_B109: Tensor, wanted_B109: Tensor) -> Tensor:
+        parts = self._parts(found_B109 - wanted_B109)
+        return sum(part.abs().mean(1) / unit for part, unit in zip(parts, self.units, strict=True)) / len(parts)
 
 
 def _masked_mean(values_B: Tensor, mask_B: Tensor) -> Tensor:
@@ -269,7 +214,9 @@ def _masked_mean(values_B: Tensor, mask_B: Tensor) -> Tensor:
 
 
 def export_identity(network: IdentityNet, path: Path) -> Path:
-    """Write the face recognition network as ONNX (1 x 3 x 112 x 112 or more, RGB in [-1, 1]), in a form that insightface's get_model and onnx2torch read."""
+    """Write the face recognition network as ONNX (1 x 3 x 112 x 112 or more, RGB in [-1, 1]), in a form that insightface's get_model and
+    onnx2torch read.
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that insightface's readers understand is the older one, and says so
@@ -290,7 +237,9 @@ def export_identity(network: IdentityNet, path: Path) -> Path:
 
 
 def _fold_identities(graph: onnx.GraphProto) -> None:
-    """Give every user of an Identity of a constant the constant: the exporter shares equal tensors that way, which other readers do not expect."""
+    """Give every user of an Identity of a constant the constant: the exporter shares equal tensors that way, which other readers do not
+    expect.
+    """
     constants = {tensor.name for tensor in graph.initializer}
     renamed = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity" and node.input[0] in constants}
     kept = [node for node in graph.node if not node.output or node.output[0] not in renamed]

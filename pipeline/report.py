@@ -2,12 +2,10 @@
 
 import base64
 import html
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ import torch
 from pipeline import camera
 from pipeline.evaluate import Evaluation
 from pipeline.files import write_bytes
-from pipeline.pictures import encode_jpeg, to_uint8
+from pipeline.pictures import encode_jpeg, encode_mp4, to_uint8
 from pipeline.reenact import Drawn, Frame, Synthesizers
 
 TILE = 128  # pixels
@@ -37,28 +35,36 @@ LEGEND = {
     "opacity_iou": ("Opacity IoU", "up", "overlap with the true silhouette"),
     "depth_error": ("Depth", "down", "error of the distance along the ray, world units"),
     "psi": ("Cons.", "up", "cosine between results of one source under different drivers, from the front"),
-    "landmark_error": ("Landmarks", "down", "median, over the inter-ocular distance"),
-    "landmark_error_p90": ("Landmarks p90", "down", "90th percentile"),
+    "landmark_error": ("Landmarks", "down", "median distance of the inner landmarks, over the inter-ocular distance"),
+    "contour_error": ("Contour", "down", "the same of the contour, which the face mesh defines otherwise"),
     "rotation_degrees": ("Rotation", "down", "median, degrees"),
     "jaw_degrees": ("Jaw", "down", "median, degrees"),
     "vertices_mm": ("Vertices", "down", "median of the mean distance, mm of the head model"),
 }
 METHOD_NAMES = {"psi": "Psi", "psi3d": "Psi_3d, no motion", "copy": "source copied", "real": "real frame"}
 SECTIONS = {
-    "self": ("Self-reenactment", "Source and driving frame are of the same held-out clip; every result is seen from the driving frame's fitted camera."),
+    "self": (
+        "Self-reenactment",
+        "Source and driving frame are of the same held-out clip; every result is seen from the driving frame's fitted camera.",
+    ),
     "cross": ("Cross-identity reenactment", "The driving frame shows another person of the held-out clips."),
     "consistency": ("Consistency", "Results of one source under drivers of different people, all from the front."),
-    "novel_views": ("Novel views against the truth", "The generator rendered these heads from other sides; nothing in training has seen them."),
+    "novel_views": (
+        "Novel views against the truth",
+        "The generator rendered these heads from other sides; nothing in training has seen them.",
+    ),
     "ingest": ("Landmarks against the truth", "Of the generated portraits, as ingest found them."),
     "fit_flame": ("Fitted heads against the truth", "Of all clip frames: what the landmark fit recovers."),
 }
 
 
 def contact_sheet(pairs: Sequence[tuple[str, Frame, Frame]], synthesizers: Synthesizers, views: int) -> bytes:
-    """A JPEG below 400 kB. `pairs` are (what it is, source, driving), one row each; columns: source, driving, result, `views` other sides, depth."""
+    """A JPEG below 400 kB. `pairs` are (what it is, source, driving), one row each; columns: source, driving, result, `views` other sides,
+    depth.
+    """
     yaws = np.linspace(-0.6, 0.6, views) if views > 1 else np.full(views, 0.5)
     sides = [camera.look_at(yaw, 0.1, 4.2, FOCUS) for yaw in yaws]
-    titles = ["source", "driving", "result", *(f"{-np.degrees(yaw):+.0f} degrees" for yaw in yaws), "depth"]
+    titles = ["source", "driving", "result", *(f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws), "depth"]
     rows = [np.concatenate([_title(text, TILE) for text in titles], axis=1)]
     for kind, source, driving in pairs:
         cameras = torch.stack([driving.camera, *(torch.from_numpy(side) for side in sides)])
@@ -102,28 +108,17 @@ def reenactment_video(source: Frame, drivings: Sequence[Frame], synthesizers: Sy
     drawn = to_uint8(synthesizers.draw("psi", [source] * len(drivings), drivings, cameras).image)
     still = enlarge(to_uint8(source.image[None])[0], TILE)
     pictures = (
-        np.concatenate([titles, np.concatenate([still, *(enlarge(tile, TILE) for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2]))], axis=1)])
+        np.concatenate(
+            [
+                titles,
+                np.concatenate(
+                    [still, *(enlarge(tile, TILE) for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2]))], axis=1
+                ),
+            ]
+        )
         for i, frame in enumerate(drivings)
     )
     return encode_mp4(pictures, VIDEO_FPS)
-
-
-def encode_mp4(pictures: Iterator[np.ndarray], fps: int) -> bytes:
-    """H.264 in MP4, that browsers play, from 8-bit RGB pictures with even sides; the same pictures make the same bytes."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = None
-        for picture in pictures:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "medium", "threads": "1"})
-                stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
-                stream.codec_context.thread_count = 1
-            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")):
-                container.mux(packet)
-        if stream is not None:
-            for packet in stream.encode():
-                container.mux(packet)
-    return buffer.getvalue()
 
 
 def write_pictures(evaluation: Evaluation, *, views: int, videos: int, sheet: Path, out: Path) -> None:
@@ -152,7 +147,7 @@ def _one_per_source(pairs: Sequence[tuple[Frame, Frame]]) -> list[tuple[Frame, F
 
 
 def _alternate(first: list, second: list) -> list:
-    mixed = [item for both in zip(first, second) for item in both]
+    mixed = [item for both in zip(first, second, strict=False) for item in both]
     rest = min(len(first), len(second))
     return [*mixed, *first[rest:], *second[rest:]]
 
@@ -161,7 +156,8 @@ def page(scores: dict[str, Any], sheet: bytes, films: dict[str, bytes]) -> str:
     """The report as one HTML text with pictures and videos inside."""
     parts = [section(name, title, note, scores[name]) for name, (title, note) in SECTIONS.items() if scores.get(name)]
     films_html = "".join(
-        f'<figure><video src="{_data("video/mp4", film)}" controls loop muted autoplay playsinline></video><figcaption>{html.escape(name)}</figcaption></figure>'
+        f'<figure><video src="{_data("video/mp4", film)}" controls loop muted autoplay playsinline></video>'
+        f"<figcaption>{html.escape(name)}</figcaption></figure>"
         for name, film in films.items()
     )
     return f"""<!doctype html>
@@ -170,18 +166,14 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #1d2330; background: #f5f6f
 h1 {{ font-size: 26px; margin: 0 0 4px; }} h2 {{ font-size: 18px; margin: 32px 0 2px; }} p {{ margin: 0 0 10px; color: #566; }}
 table {{ border-collapse: collapse; background: #fff; box-shadow: 0 1px 3px #0002; border-radius: 6px; overflow: hidden; }}
 th, td {{ padding: 7px 14px; text-align: right; font-variant-numeric: tabular-nums; border-bottom: 1px solid #edf0f3; }}
-th {{ font-weight: 600; background: #eef1f5; }} th:first-child, td:first-child {{ text-align: left; }} td.best {{ font-weight: 700; color: #0b6b3a; }}
-tr.real td {{ color: #8a93a3; }} figure {{ margin: 0 0 16px; }} img, video {{ max-width: 100%; border-radius: 6px; display: block; }}
-video {{ width: 1024px; }} figcaption {{ color: #667; font-size: 13px; }} dl {{ display: grid; grid-template-columns: max-content auto; gap: 2px 16px; font-size: 13px; }}
-dt {{ font-weight: 600; }} dd {{ margin: 0; color: #566; }}
-</style></head><body>
-<h1>psi4d: evaluation</h1>
-<p>People of held-out clips. The judging networks were trained in this run: the numbers compare rows of one table, and are not comparable with published ones.</p>
-<figure><img src="{_data("image/jpeg", sheet)}" alt="source, driving frame, result, other sides, depth"></figure>
-{"".join(parts)}
-{"<h2>Videos</h2>" + films_html if films else ""}
-<h2>What the columns mean</h2><dl>{"".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, _, text in LEGEND.values())}</dl>
-</body></html>
+th {{ font-weight: 600; background: #eef1f5; }} th:first-child, td:first-child {{ text-align: left; }} td.best {{ font-weight: 700; color:
+#0b6b3a; }} tr.real td {{ color: #8a93a3; }} figure {{ margin: 0 0 16px; }} img, video {{ max-width: 100%; border-radius: 6px; display:
+block; }} video {{ width: 1024px; }} figcaption {{ color: #667; font-size: 13px; }} dl {{ display: grid; grid-template-columns: max-content
+auto; gap: 2px 16px; font-size: 13px; }} dt {{ font-weight: 600; }} dd {{ margin: 0; color: #566; }} </style></head><body> <h1>psi4d:
+evaluation</h1> <p>People of held-out clips. The judging networks were trained in this run: the numbers compare rows of one table, and are
+not comparable with published ones.</p> <figure><img src="{_data("image/jpeg", sheet)}" alt="source, driving frame, result, other sides,
+depth"></figure> {"".join(parts)} {"<h2>Videos</h2>" + films_html if films else ""} <h2>What the columns
+mean</h2><dl>{"".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, _, text in LEGEND.values())}</dl> </body></html>
 """
 
 
@@ -190,7 +182,10 @@ def section(name: str, title: str, note: str, values: dict[str, Any]) -> str:
     rows = values if all(isinstance(value, dict) for value in values.values()) else {"": values}
     columns = [key for key in LEGEND if any(key in row for row in rows.values())]
     best = {key: _best(key, {method: row[key] for method, row in rows.items() if key in row and method != "real"}) for key in columns}
-    header = "".join(f'<th title="{html.escape(LEGEND[key][2])}">{html.escape(LEGEND[key][0])} {"↓" if LEGEND[key][1] == "down" else "↑"}</th>' for key in columns)
+    header = "".join(
+        f'<th title="{html.escape(LEGEND[key][2])}">{html.escape(LEGEND[key][0])} {"↓" if LEGEND[key][1] == "down" else "↑"}</th>'
+        for key in columns
+    )
     body = "".join(
         f'<tr class="{method}"><td>{METHOD_NAMES.get(method, "Psi" if name == "consistency" else "median")}</td>'
         + "".join(f'<td class="{"best" if len(rows) > 1 and best[key] == method else ""}">{_number(row.get(key))}</td>' for key in columns)

@@ -112,7 +112,7 @@ DEMO = {
         "portrait_size": 256,
         "clip_size": 256,
         "fps": 25,
-        "min_face": 90,
+        "min_face": 85,
         "min_frames": 8,
         "detection_score": 0.5,
         "smooth_crop": True,
@@ -122,8 +122,8 @@ DEMO = {
     "fit_flame": {
         "camera_steps": 3,
         "steps": 6,
-        "shape_weight": 3e-4,
-        "expression_weight": 3e-4,
+        "shape_weight": 1e-3,
+        "expression_weight": 1e-3,
         "temporal_weight": 0.1,
         "max_error": 0.1,
     },
@@ -132,7 +132,7 @@ DEMO = {
         "official": "",
         "perception": {"steps": 300, "batch": 32, "learning_rate": 1e-3},
         "motion": {"steps": 400, "batch": 16, "learning_rate": 1e-3},
-        "genhead": {"steps": 500, "batch": 8, "learning_rate": 2e-3},
+        "genhead": {"steps": 400, "batch": 12, "learning_rate": 0.015},
     },
     "render_genhead": {
         "heads": 1024,
@@ -148,6 +148,7 @@ DEMO = {
         "images": 9600,
         "batch": 16,
         "learning_rate": 1e-3,
+        "warmup": 1000,
         "ema_half_life": 500,
         "adversarial_from": 8000,
         "checkpoint_every": 2400,
@@ -163,6 +164,7 @@ DEMO = {
         "images": 8000,
         "batch": 16,
         "learning_rate": 4e-4,
+        "warmup": 1000,
         "ema_half_life": 500,
         "adversarial_from": 6400,
         "checkpoint_every": 2000,
@@ -180,7 +182,8 @@ DEMO = {
 
 SMOKE = {
     "scale": "smoke",
-    "machine": {"workers": 1},
+    "threads": 1,
+    "machine": {"workers": 0},
     "networks": SMOKE_SIZES,
     "ingest": {
         "identities": 8,
@@ -195,6 +198,7 @@ SMOKE = {
     "train_psi3d": {
         "images": 48,
         "batch": 4,
+        "warmup": 8,
         "ema_half_life": 16,
         "adversarial_from": 32,
         "checkpoint_every": 16,
@@ -204,7 +208,15 @@ SMOKE = {
         "planes_until": 32,
     },
     "render_views": {"views": 2, "shard_size": 12},
-    "train": {"images": 48, "batch": 4, "ema_half_life": 16, "adversarial_from": 32, "checkpoint_every": 16, "preview_every": 24},
+    "train": {
+        "images": 48,
+        "batch": 4,
+        "warmup": 8,
+        "ema_half_life": 16,
+        "adversarial_from": 32,
+        "checkpoint_every": 16,
+        "preview_every": 24,
+    },
     "evaluate": {"self_frames": 3, "cross_pairs": 2, "frontal_drivers": 1, "novel_views": 2, "videos": 1},
 }
 
@@ -260,6 +272,7 @@ PAPER = {
         "images": 10_000_000,
         "batch": 32,
         "learning_rate": 1e-4,
+        "warmup": 0,
         "ema_half_life": 10_000,
         "adversarial_from": 1_000_000,
         "checkpoint_every": 400_000,
@@ -274,6 +287,7 @@ PAPER = {
         "images": 6_000_000,
         "batch": 32,
         "learning_rate": 1e-4,
+        "warmup": 0,
         "ema_half_life": 10_000,
         "adversarial_from": 0,
         "checkpoint_every": 400_000,

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 import psutil
@@ -26,6 +27,7 @@ def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) ->
     """
     os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ log of mediapipe
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # torch's own forward-mode derivatives use it
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
     try:

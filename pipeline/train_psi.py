@@ -22,7 +22,7 @@ from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.pool import fingerprint, scratch_folder
-from pipeline.trainer import Training, update
+from pipeline.trainer import Training, update, warm_up
 
 
 def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
+        warm_up(optimiser, i * section.batch, section.warmup)
         update(optimiser, loss)
         return scalars | finish()
 
@@ -67,7 +68,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     training = Training(
         label="train",
-        folder=scratch_folder("train", fingerprint(section.model_dump(), asdict(sizes), params.seed, params.threads, views, perception, psi3d)),
+        folder=scratch_folder("train", fingerprint(section, sizes, params.seed, params.threads, views, perception, psi3d)),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},
@@ -77,7 +78,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         checkpoint_every=section.checkpoint_every // section.batch,
     )
     history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
-    save_weights(out / "psi.safetensors", average.state_dict(), {"network": "psi", "sizes": asdict(sizes), "motion": section.motion, "images": section.images})
+    save_weights(out / "psi.safetensors", average.state_dict(), {"network": "psi", "sizes": asdict(sizes), "motion": section.motion})
     training.finish()
     drawn = [choice for i in range(training.steps) for choice in data.choose(i, section.batch)]
     return {

@@ -22,7 +22,7 @@ from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.pool import fingerprint, scratch_folder
-from pipeline.trainer import Training, update
+from pipeline.trainer import Training, update, warm_up
 
 SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
 
@@ -45,6 +45,7 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
 
     def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
+        warm_up(optimiser, i * section.batch, section.warmup)
         update(optimiser, loss)
         return scalars | finish()
 
@@ -56,7 +57,7 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
 
     training = Training(
         label="train_psi3d",
-        folder=scratch_folder("train_psi3d", fingerprint(section.model_dump(), asdict(sizes), params.seed, params.threads, heads, perception, genhead)),
+        folder=scratch_folder("train_psi3d", fingerprint(section, sizes, params.seed, params.threads, heads, perception, genhead)),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},

@@ -46,7 +46,7 @@ class Training:
         preview: Callable[[int], None] | None = None,
         preview_every: int = 0,
     ) -> list[dict[str, float]]:
-        """Train from the last checkpoint to the end; returns the history, one row of means per interval (`step`, `images`, then the values of `step`).
+        """Train from the last checkpoint to the end; returns the history, one row of means per interval (`step`, `images`, the values of `step`).
 
         `load(i)` makes the batch of step i and must depend on i alone: it runs one step ahead in a thread. `step(i, batch)` computes,
         differentiates and updates, and returns scalars. Raises UserError when a value stops being finite, naming step and value.
@@ -79,7 +79,7 @@ class Training:
         row = {name: round(sum(values) / len(values), 6) for name, values in sums.items()}
         for name, value in row.items():
             if value != value or abs(value) == float("inf"):
-                raise UserError(f"{self.label}: the value '{name}' is {value} around step {done}. Lower the learning rate of this stage and run again.")
+                raise UserError(f"{self.label}: '{name}' is {value} around step {done}. Lower the learning rate of this stage and run again.")
         self.history.append({"step": done, "images": done * self.batch, **row})
 
     def _average(self, images: int) -> None:
@@ -114,7 +114,7 @@ class Training:
         if facts["sha256"] != sha256(path):  # killed between the two writes
             return 0
         with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         for kind, modules in (("module", self.modules), ("average", self.averages)):
             for name, module in modules.items():
                 prefix = f"{kind}.{name}."
@@ -138,6 +138,15 @@ def ahead(load: Callable[[int], Batch], start: int, stop: int) -> Iterator[tuple
             batch = coming.result()
             coming = thread.submit(load, i + 1) if i + 1 < stop else None
             yield i, batch
+
+
+def warm_up(optimiser: torch.optim.Optimizer, images: int, warmup: int) -> None:
+    """Let the learning rates rise linearly to their full values over the first `warmup` images.
+
+    The networks have no normalisation layers: full steps at the very start can make a small one transparent, from where there is no gradient back.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("full_lr", group["lr"]) * min(1.0, (images + 1) / (warmup + 1))
 
 
 def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -11,7 +11,7 @@ from pipeline.stage import run, write_metrics
 
 def main(params: Params, item: str) -> None:
     head = load(params.flame.model)
-    table, metrics = fit_table(head, item, Path("data/ingest"), Path("data/truth"), params.fit_flame)
+    table, metrics = fit_table(head, item, Path("data/ingest"), params.fit_flame)
     write_table(f"data/labels/{item}.parquet", table)
     write_metrics(f"fit_flame_{item}", metrics)
 

@@ -12,8 +12,8 @@ NETWORKS = ("perception", "motion", "genhead")
 def main(params: Params, network: str) -> None:
     if params.pretrain.source == "official":
         raise UserError(
-            f"pretrain.source is official: the {network} weights have to be imported from {params.pretrain.official}, which needs the import of the "
-            "official weights. This version does not have it; set pretrain.source to generated to train small networks instead."
+            f"pretrain.source is official: the {network} weights have to be imported from {params.pretrain.official}, but this "
+            "version does not have the import of the official weights. Set pretrain.source to generated to train small networks instead."
         )
     if network == "perception":  # one network needs nothing of the code of the others
         from pipeline.pretrain_perception import pretrain_perception as train

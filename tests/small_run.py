@@ -1,4 +1,4 @@
-"""A miniature of what the stages before `pretrain perception` and `evaluate` leave on disk: drawn faces, networks as they are initialised."""
+"""A miniature of what the stages before `pretrain perception` and `evaluate` leave on disk: drawn faces, untrained networks."""
 
 from pathlib import Path
 
@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from model.psi import Psi
 from model.weights import save_weights
 from pipeline.camera import look_at
 from pipeline.counter import rng
 from pipeline.files import write_table
+from pipeline.landmarks import landmarks_70
 from pipeline.params import Params
 from pipeline.scales import scale_params
 from pipeline.shards import encode_npy, encode_png, write_shard
@@ -39,7 +41,11 @@ def picture(person: int, frame: int, size: int) -> tuple[np.ndarray, np.ndarray]
 
 def label(person: int, frame: int) -> np.ndarray:
     draw = rng(1, "label", person, frame)
-    parts = [look_at(0.1 * frame - 0.2, 0.05, 4.2, np.array([0, 0, 0.09])), rng(1, person).normal(size=300) * 0.3, draw.normal(size=100) * 0.3]
+    parts = [
+        look_at(0.1 * frame - 0.2, 0.05, 4.2, np.array([0, 0, 0.09])),
+        rng(1, person).normal(size=300) * 0.3,
+        draw.normal(size=100) * 0.3,
+    ]
     eyes = draw.normal(size=3) * 0.1
     return np.concatenate([*parts, np.zeros(3), [0.03 * frame, 0, 0], eyes, eyes]).astype(np.float32)
 
@@ -57,7 +63,10 @@ def landmarks() -> list[float]:
 def build(folder: Path, own: Params, truth: bool = True) -> None:
     """Write ingest, labels, views, psi3d and psi into `folder`, and the truth if there is one."""
     size = own.networks.image
-    portraits = [{"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks(), "crop": [1 / 256, 0.0, 0.0], "person": i // 2} for i in range(PEOPLE * 2)]
+    portraits = [
+        {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks(), "crop": [1 / 256, 0.0, 0.0], "person": i // 2}
+        for i in range(PEOPLE * 2)
+    ]
     clips = [{"key": f"c{i}", "file": f"c{i}.mp4", "split": "test" if i < 3 else "train"} for i in range(5)]
     frames = [
         {"key": f"{clip['key']}-{j:06d}", "clip": clip["key"], "index": j, "split": clip["split"], "status": "ok", "landmarks": landmarks()}
@@ -70,7 +79,10 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
     number = {clip["key"]: 10 + i for i, clip in enumerate(clips)}
     subjects = [(row["key"], row["person"], 0) for row in portraits] + [(row["key"], number[row["clip"]], row["index"]) for row in frames]
     drawn = {key: picture(person, frame, size) for key, person, frame in subjects}
-    write_shard(folder / "ingest/shards/all.tar", [(key, {"image.png": encode_png(image), "mask.png": encode_png(mask)}) for key, (image, mask) in drawn.items()])
+    write_shard(
+        folder / "ingest/shards/all.tar",
+        [(key, {"image.png": encode_png(image), "mask.png": encode_png(mask)}) for key, (image, mask) in drawn.items()],
+    )
 
     labels = {key: label(person, frame) for key, person, frame in subjects}
     for name, rows in (("ffhq", portraits), ("vfhq", frames)):
@@ -98,8 +110,6 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
 
 
 def _networks(folder: Path, own: Params) -> None:
-    from model.psi import Psi  # noqa: PLC0415: perception does not need it
-
     for name in ("psi3d", "psi"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
@@ -108,10 +118,11 @@ def _networks(folder: Path, own: Params) -> None:
 
 def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], labels: dict[str, np.ndarray], drawn: dict) -> None:
     mesh = np.array(landmarks()).reshape(478, 3)
-    from pipeline.landmarks import landmarks_70  # noqa: PLC0415
-
     raw = (landmarks_70(mesh) * 256).flatten().tolist()
-    write_table(folder / "portraits.parquet", pa.Table.from_pylist([{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]))
+    write_table(
+        folder / "portraits.parquet",
+        pa.Table.from_pylist([{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]),
+    )
     files = {clip["key"]: clip["file"] for clip in clips}
     rows = [{"file": files[row["clip"]], "index": row["index"], "label": labels[row["key"]].tolist()} for row in frames]
     write_table(folder / "frames.parquet", pa.Table.from_pylist(rows))

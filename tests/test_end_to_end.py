@@ -59,7 +59,7 @@ def clone(tmp_path_factory) -> Path:
 def test_every_stage_reports(clone):
     for name in METRICS:
         assert json.loads((clone / f"metrics/{name}.json").read_text()), name
-    for name in ("train", "train_psi3d"):
+    for name in ("pretrain_motion", "pretrain_genhead", "train_psi3d", "train"):
         rows = json.loads((clone / f"metrics/plots/{name}.json").read_text())
         assert rows[-1]["l1"] >= 0
     assert (clone / "metrics/contact_sheet.jpg").stat().st_size > 1000
@@ -78,7 +78,7 @@ def test_a_second_time_there_is_nothing_to_do(clone):
 def test_the_curves_draw_without_the_network(clone):
     call(clone, "dvc", "plots", "show")
     page = (clone / "dvc_plots/index.html").read_text()
-    assert page.count('var spec = {"data"') == 2
+    assert page.count('var spec = {"data"') == 5
     assert not re.findall(r"https?://|src\s*=\s*.//", page)
 
 

@@ -15,9 +15,10 @@ from pipeline.camera import look_at
 from pipeline.errors import UserError
 from pipeline.evaluate import Evaluation, evaluate, frontal_camera, rotation_between, rounded
 from pipeline.perception import Regressor, Trunk
+from pipeline.pictures import encode_mp4
 from pipeline.pretrain_perception import export_identity
 from pipeline.reenact import HeldOutClips
-from pipeline.report import encode_mp4, section, write_pictures
+from pipeline.report import section, write_pictures
 from tests import small_run
 
 
@@ -122,7 +123,7 @@ def test_no_test_clip_ends_in_a_clear_message(world):
     folder, _, _ = world
     with pytest.raises(UserError, match="no test clip"):
         (folder / "other").mkdir()
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow.parquet as pq
 
         table = pq.read_table(folder / "views/index.parquet")
         pq.write_table(table.filter(np.array(table["split"]) == "train"), folder / "other/index.parquet")
@@ -133,12 +134,19 @@ def test_no_test_clip_ends_in_a_clear_message(world):
 def test_missing_weights_end_in_a_clear_message(world):
     folder, own, _ = world
     with pytest.raises(UserError, match="synthesizers"):
-        evaluate(own, out=folder / "x", **{name: folder / name for name in ("ingest", "labels", "perception", "psi3d", "views", "truth")}, psi=folder / "nothing")
+        evaluate(
+            own,
+            out=folder / "x",
+            **{name: folder / name for name in ("ingest", "labels", "perception", "psi3d", "views", "truth")},
+            psi=folder / "nothing",
+        )
 
 
 def test_cameras():
     assert rotation_between(frontal_camera(), look_at(0.0, 0.0, 4.0, np.zeros(3))) == pytest.approx(0.0, abs=1e-3)
-    assert rotation_between(look_at(0.5, 0.0, 4.0, np.zeros(3)), look_at(-0.5, 0.0, 4.0, np.zeros(3))) == pytest.approx(np.degrees(1.0), abs=1e-3)
+    assert rotation_between(look_at(0.5, 0.0, 4.0, np.zeros(3)), look_at(-0.5, 0.0, 4.0, np.zeros(3))) == pytest.approx(
+        np.degrees(1.0), abs=1e-3
+    )
 
 
 def test_numbers_are_rounded_and_what_is_not_finite_left_out():

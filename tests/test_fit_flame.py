@@ -1,6 +1,7 @@
 """Landmarks of known heads, fitted: the camera, the pose and the error must come back."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +12,17 @@ from model.flame import Flame, rotation_matrices
 from pipeline.camera import INTRINSICS, project
 from pipeline.counter import rng
 from pipeline.errors import UserError
+from pipeline.evaluate_truth import label_errors
 from pipeline.files import write_table
 from pipeline.fit_flame import fit
 from pipeline.head_model import standin
-from pipeline.label_table import compare, fit_table
+from pipeline.label_table import fit_table
 from pipeline.labels import landmarks
 from pipeline.landmark_model import LandmarkModel
 from pipeline.landmarks import MESH_TO_70, interocular, landmarks_70
 from pipeline.params import FitFlame
 
-SETTINGS = FitFlame(camera_steps=3, steps=6, shape_weight=3e-4, expression_weight=3e-4, temporal_weight=0.1, max_error=0.1)
+SETTINGS = FitFlame(camera_steps=3, steps=6, shape_weight=1e-3, expression_weight=1e-3, temporal_weight=0.1, max_error=0.1)
 
 
 @cache
@@ -61,7 +63,7 @@ def test_the_landmark_model_is_the_head_model() -> None:
     places = np.linalg.inv(labels[:, :16].reshape(-1, 4, 4).astype(np.float64))[:, :3, 3]
     pose = torch.as_tensor(np.concatenate([labels[:, 425:434], places], axis=1).astype(np.float64))
     groups = model.groups(torch.as_tensor(coefficients.astype(np.float64)))
-    assert np.abs(model.project(groups, pose).numpy() - points).max() < 3e-3  # what the short basis leaves out: one and a half pixels of 512
+    assert np.abs(model.project(groups, pose).numpy() - points).max() < 3e-3  # what the short basis leaves out: 1.5 pixels of 512
 
     def at(flat: torch.Tensor) -> torch.Tensor:
         return model.project(model.groups(flat[:, :-12]), flat[:, -12:])
@@ -78,14 +80,14 @@ def test_known_heads_come_back() -> None:
     labels, points = known(24)
     result = fit(standin(), points, people(24), SETTINGS)
     assert np.median(result.errors) < 0.01
-    errors = compare(standin(), result.labels, labels)
-    assert errors["rotation_error_degrees"] < 2.5
-    assert errors["jaw_error_degrees"] < 2
-    assert errors["vertex_error"] < 0.15
+    errors = label_errors(Flame(standin()), torch.as_tensor(result.labels), torch.as_tensor(labels))
+    assert errors["rotation_degrees"] < 2.5
+    assert errors["jaw_degrees"] < 2
+    assert errors["vertices_mm"] < 10
 
 
 def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
-    labels, points = known(4)
+    _, points = known(4)
     result = fit(standin(), points, people(4), SETTINGS)
     for label in result.labels:
         world2cam = np.linalg.inv(label[:16].reshape(4, 4))
@@ -100,7 +102,7 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
 
 
 def test_a_clip_has_one_shape_and_moves_smoothly() -> None:
-    labels, points = known(2, 16)
+    _, points = known(2, 16)
     noisy = points + rng(0, "noise").normal(size=points.shape) * 0.003
     bends = {}
     for weight in (0.0, 0.1):
@@ -146,8 +148,8 @@ def table(points: np.ndarray, **columns: list) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def test_tables(tmp_path) -> None:
-    labels, points = known(2, 16)
+def test_tables(tmp_path: Path) -> None:
+    _, points = known(2, 16)
     spoiled = points.copy()
     spoiled[3] = spoiled[3, ::-1]  # a face upside down inside out
     status = ["ok"] * 30 + ["rejected"] * 2
@@ -156,22 +158,16 @@ def test_tables(tmp_path) -> None:
     clips = ["b"] * 16 + ["a"] * 16
     frames = table(spoiled, key=keys, clip=clips, split=["train"] * 16 + ["test"] * 16, index=indices, status=status)
     write_table(tmp_path / "frames.parquet", frames)
-    write_table(tmp_path / "clips.parquet", pa.table({"key": ["a", "b"], "file": ["x/a.mp4", "x/b.mp4"]}))
-    truth = [
-        {"clip": f"x/{clip}.mp4", "index": index, "label": label.tolist()} for clip, index, label in zip(clips, indices, labels, strict=True)
-    ]
-    write_table(tmp_path / "truth" / "frames.parquet", pa.Table.from_pylist(truth))
-    out, metrics = fit_table(standin(), "vfhq", tmp_path, tmp_path / "truth", SETTINGS)
+    out, metrics = fit_table(standin(), "vfhq", tmp_path, SETTINGS)
     rows = {row["key"]: row for row in out.to_pylist()}
     assert len(rows) == 30 and rows["f00"]["clip"] == "b" and len(rows["f00"]["label"]) == 437
     assert rows["f03"]["status"] == "rejected" and "landmark error" in rows["f03"]["reason"]
     assert rows["f20"]["status"] == "ok" and rows["f20"]["split"] == "test" and rows["f20"]["error"] < 0.03
     assert metrics["faces"] == 30 and metrics["fitted"] == sum(row["status"] == "ok" for row in rows.values())
-    assert metrics["rotation_error_degrees"] < 10
 
 
-def test_nothing_to_fit_is_said(tmp_path) -> None:
+def test_nothing_to_fit_is_said(tmp_path: Path) -> None:
     _, points = known(6)
     write_table(tmp_path / "portraits.parquet", table(points[:1], key=["a"], status=["rejected"]))
     with pytest.raises(UserError, match="no face that ingest accepted"):
-        fit_table(standin(), "ffhq", tmp_path, tmp_path / "truth", SETTINGS)
+        fit_table(standin(), "ffhq", tmp_path, SETTINGS)

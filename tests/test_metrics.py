@@ -8,6 +8,7 @@ from model.flame import Flame
 from model.identity import IdentityNet
 from model.sizes import IdentitySizes
 from pipeline import metrics
+from pipeline.expression import ExpressionOffsets
 from pipeline.head_model import load
 from pipeline.perception import Perception, Regressor, Trunk
 
@@ -68,7 +69,7 @@ def test_cosine_and_consistency():
 
 def test_landmark_error_is_relative():
     found = np.zeros((1, 2, 2))
-    assert metrics.landmark_error(found, found + [3.0, 4.0], np.array([50.0]))[0] == pytest.approx(0.1)
+    assert np.allclose(metrics.landmark_error(found, found + np.array([3.0, 4.0]), np.array([50.0])), 0.1)
 
 
 def test_head_region_is_the_foreground_above_the_chin():
@@ -106,16 +107,17 @@ def test_expression_truth_reads_what_it_was_calibrated_with():
     offsets = instrument.offsets(parameters).norm(dim=2).mean(1)
     instrument.calibrate(estimates[:300], parameters[:300])
     error = instrument(estimates[300:], parameters[300:])
-    assert error.mean() < 0.2 * offsets[300:].mean()
-    assert instrument(estimates[300:], parameters[:100]).mean() > 3 * error.mean()
+    assert error.mean() < 0.6 * offsets[300:].mean()
+    assert instrument(estimates[300:], parameters[:100]).mean() > 2 * error.mean()
 
 
 def test_expression_truth_is_in_percent_of_the_interocular_distance():
-    instrument = metrics.ExpressionTruth(Flame(load("standin")))
+    offsets = ExpressionOffsets(Flame(load("standin")))
     neutral = torch.zeros(1, 106)
-    assert instrument.offsets(neutral).abs().max() < 1e-4
+    assert offsets(neutral).abs().max() < 1e-4
     opened = neutral.clone()
     opened[:, 100] = 0.3  # radians of the jaw
-    moved = instrument.offsets(opened)[0].norm(dim=1)
+    moved = offsets(opened)[0].norm(dim=1)
+    assert torch.allclose((opened @ offsets.linear()).view(53, 3).norm(dim=1), moved, atol=0.2 * moved.max())
     assert 5 < moved[40] < 100  # the lower lip moves, by a share of the distance of the eyes
     assert moved[:10].max() < 1  # the brows do not

@@ -1,8 +1,10 @@
 """The engine: the same bytes for any number of workers, and nothing done twice after a stop."""
 
 import hashlib
+import multiprocessing
 import os
 import signal
+import socket
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,12 +84,35 @@ def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
     assert len(list((tmp_path / "scratch").glob("*.tar"))) == len(UNITS) - 1
 
 
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    work, scratch = partial(Worker, tmp_path / "calls", deadly="item-009"), tmp_path / "scratch"
+    run = multiprocessing.get_context("fork").Process(target=run_units, args=(UNITS, work, scratch, machine(0), "test"))
+    run.start()
+    run.join()
+    assert run.exitcode == -signal.SIGKILL and len(list(scratch.glob("*.done.json"))) == 2 and len(list(scratch.glob(".*.tmp"))) == 1
+    done = run_units(UNITS, partial(Worker, tmp_path / "again"), scratch, machine(0), "test")
+    assert sorted(path.name[:11] for path in (tmp_path / "again").iterdir()) == ["part-000002", "part-000003", "part-000004"]
+    publish(scratch, tmp_path / "out")
+    assert run_units(UNITS, partial(Worker, tmp_path / "whole"), scratch, machine(0), "test") == done
+    publish(scratch, tmp_path / "undisturbed")
+    assert checksums(tmp_path / "out") == checksums(tmp_path / "undisturbed")
+
+
 def test_a_worker_that_cannot_be_made(tmp_path):
     def make():
         raise UserError("the weights are missing.")
 
     with pytest.raises(UserError, match="part-000000 and 4 more failed: the weights are missing"):
         run_units(UNITS, make, tmp_path / "scratch", machine(0), "test")
+
+
+def test_a_cluster_that_is_not_there(tmp_path):
+    with socket.socket() as taken:  # a port that nobody listens at
+        taken.bind(("127.0.0.1", 0))
+        nowhere = machine(2)
+        nowhere.ray_address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match="no Ray cluster answers at"):
+            run_units(UNITS, Silent, tmp_path / "scratch", nowhere, "test")
 
 
 def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
