@@ -63,7 +63,7 @@ DEMO_SIZES = Sizes(
     ),
     discriminator=DiscriminatorSizes(channel_base=1024, channel_max=64, mapping_layers=2),
     motion=MotionSizes(input=64, width=16, channels=32, depth=2, landmarks=68, feature=32, headpose=6, eye=6, emotion=20, mouth=32),
-    identity=IdentitySizes(blocks=(1, 1, 1, 1), width=16, embedding=64),
+    identity=IdentitySizes(blocks=(1, 1, 1, 1), width=8, embedding=64),
 )
 
 STUDY_SIZES = Sizes(
@@ -217,7 +217,7 @@ SMOKE = {
         "checkpoint_every": 16,
         "preview_every": 24,
     },
-    "evaluate": {"self_frames": 3, "cross_pairs": 2, "frontal_drivers": 1, "novel_views": 2, "videos": 1},
+    "evaluate": {"self_frames": 3, "cross_pairs": 2, "frontal_drivers": 2, "novel_views": 2, "videos": 1},
 }
 
 STUDY = {
