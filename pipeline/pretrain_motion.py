@@ -33,9 +33,10 @@ from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
-WEIGHTS = {"eye": 0.3, "emotion": 0.3, "mouth": 0.3, POSE: 0.2}  # of Huber losses in standard deviations, against L1 of the pictures
+WEIGHTS = {"eye": 0.6, "emotion": 0.3, "mouth": 0.3, POSE: 0.2}  # of Huber losses in standard deviations, against L1 of the pictures
 MAPPED = [68, 69, *range(2, 68)]  # what the 68 landmark maps show: two points of the contour, which tell little, make room for the pupils
 MAPS_WEIGHT = 10.0  # of distances in widths of the crop
+GENERATOR_RATE = 0.2
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
 RIDGE = 1e-2  # per sample, for standardised embeddings
 
@@ -100,7 +101,10 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(counter_seed(seed, "motion") % 2**63)
         teacher = _Teacher(sizes, faces)
-    optimiser = torch.optim.AdamW(teacher.parameters(), lr=section.learning_rate, weight_decay=0.02)
+    # The generator, which sees few pictures, would run away at the rate that brings the encoder on.
+    rates = [(teacher.reenactor, GENERATOR_RATE), (teacher.encoder, 1.0), (teacher.readouts, 1.0)]
+    groups = [{"params": list(part.parameters()), "lr": section.learning_rate * rate} for part, rate in rates]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.02)
     folder = scratch_folder("pretrain_motion", fingerprint(section, sizes, params.flame, seed, params.threads, ingest, labels))
     training = Training(
         label="pretrain motion",
@@ -113,7 +117,8 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
 
     def step(i: int, batch: _Batch) -> dict[str, Tensor]:
         # Half a cosine down to nothing: a short run ends in a settled network.
-        optimiser.param_groups[0]["lr"] = section.learning_rate * 0.5 * (1.0 + np.cos(np.pi * i / section.steps))
+        for group, (_, rate) in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = section.learning_rate * rate * 0.5 * (1.0 + np.cos(np.pi * i / section.steps))
         losses = teacher(batch)
         update(optimiser, sum(losses.values()))
         return {name: value.detach() for name, value in losses.items()}

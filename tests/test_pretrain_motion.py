@@ -105,6 +105,7 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / out) for out in ("a", "b")]
     assert runs[0] == runs[1]
     assert {"mouth_opening_r2", "eye_opening_r2", "gaze_r2", "reenactment_l1", "copied_source_l1", "l1_loss"} <= runs[0].keys()
+    assert runs[0].pop("history")[-1]["step"] == 3
     assert all(np.isfinite(value) for value in runs[0].values())
     assert (tmp_path / "a" / "motion.safetensors").read_bytes() == (tmp_path / "b" / "motion.safetensors").read_bytes()
     weights, facts = load_weights(tmp_path / "a" / "motion.safetensors")
