@@ -4,6 +4,7 @@ The published GenHead is a GAN, for nobody knows the latent code of a photograph
 depth are known, so that GenHead can learn by reconstruction, in minutes: each portrait is to come out of its person's code and its own label.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from model import losses
 from model.flame import Flame
 from model.genhead import GenHead
+from model.sizes import Sizes
 from model.weights import save_weights
 from pipeline import head_model
 from pipeline.camera import pack, unpack
@@ -32,7 +34,7 @@ from pipeline.pool import fingerprint, scratch_folder
 from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
-WEIGHTS = {"l1": 1.0, "gradient": 2.0, "opacity": 1.0, "depth": 1.0}
+WEIGHTS = {"l1": 1.0, "gradient": 3.0, "opacity": 1.0, "depth": 1.0}
 LABELS_AT_ONCE = 16
 MAPPING_HASTE = 30.0
 
@@ -42,11 +44,11 @@ class Portraits:
     """All portraits in memory; N portraits, S pixels, n rays."""
 
     image: Tensor  # (N, 3, S, S) in [-1, 1]
-    opacity: Tensor  # (N, 1, n, n) true coverage, in [0, 1]
-    depth: Tensor  # (N, 1, n, n) true depth, world units along the ray; inf outside
+    opacity: Tensor  # (N, 1, n, n) in [0, 1]
+    depth: Tensor  # (N, 1, n, n) world units along the ray; inf where there is nothing or nothing is known
     z: Tensor  # (N, 512) of the person
-    label: Tensor  # (N, 437) true
-    camera: Tensor  # (N, 25) true, in the aligned image
+    label: Tensor  # (N, 437)
+    camera: Tensor  # (N, 25) of the aligned image
 
     def rows(self, index: np.ndarray) -> "Portraits":
         return Portraits(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
@@ -55,11 +57,11 @@ class Portraits:
 def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
     """Train GenHead on the generated portraits, write `out`/genhead.safetensors and the codes it knows, latents.safetensors; returns metrics.
 
-    `labels` is not used: the true ones are better. Raises UserError when there is no truth, that is, with real portraits.
+    Of real portraits nobody knows the code: each gets a random one of its own, and the fitted label. Raises UserError when there is none at all.
     """
     section, sizes = params.pretrain.genhead, params.networks
     flame = Flame(head_model.load(params.flame.model))
-    portraits = load_portraits(ingested, truth, sizes.image, sizes.rays)
+    portraits = load_portraits(ingested, labels, truth, sizes, params.seed)
     torch.manual_seed(counter_seed(params.seed, "pretrain-genhead") % 2**63)
     genhead = GenHead(sizes, flame)
     # A GAN's mapping is slowed down a hundredfold, lest it runs away from the discriminator. Reconstruction has nobody to run away from.
@@ -90,9 +92,8 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
             "depth": losses.depth_l1(rendering.depth, batch.depth, batch.opacity),
         }
         terms = {name: value.mean() for name, value in terms.items()}
-        progress_made = i / training.steps
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):  # the last fifth settles
-            group["lr"] = rate * min(1.0, 5.0 * (1.0 - progress_made) + 0.05)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):  # half a cosine: what is fine settles while the steps get small
+            group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * i / training.steps))
         update(optimiser, sum(WEIGHTS[name] * value for name, value in terms.items()))
         return {name: value.detach() for name, value in terms.items()}
 
@@ -104,7 +105,7 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     training = Training(
         label="pretrain genhead",
-        folder=scratch_folder("pretrain_genhead", fingerprint(section, sizes, params.seed, params.threads, ingested, truth)),
+        folder=scratch_folder("pretrain_genhead", fingerprint(section, sizes, params.seed, params.threads, ingested, labels, truth)),
         steps=section.steps,
         batch=section.batch,
         modules={"genhead": genhead},
@@ -134,34 +135,54 @@ def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:
     return along[0] + along[1]
 
 
-def load_portraits(ingested: Path, truth: Path, image: int, rays: int) -> Portraits:
-    """The portraits that ingest accepted, with their truth. Raises UserError when they have none."""
-    if not (truth / "portraits.parquet").exists():
-        raise UserError(
-            "pretrain genhead: latent codes and cameras of real portraits are not known, so GenHead cannot be trained by reconstruction on them. "
-            "Use pretrain.source: official with the published weights, or ingest.source: generated."
-        )
-    known = {row["file"]: row for row in pq.read_table(truth / "portraits.parquet").to_pylist()}
-    codes = {row["identity"]: row["z"] for row in pq.read_table(truth / "identities.parquet").to_pylist()}
-    rows = [row for row in pq.read_table(ingested / "portraits.parquet").to_pylist() if row["status"] == "ok"]
-    images, masks = ShardReader(ingested / "shards"), ShardReader(truth)
+def load_portraits(ingested: Path, labels: Path, truth: Path, sizes: Sizes, seed: int) -> Portraits:
+    """The portraits that ingest and fit_flame accepted. Raises UserError when there is none."""
+    rows = {row["key"]: row for row in pq.read_table(ingested / "portraits.parquet").to_pylist() if row["status"] == "ok"}
+    fitted = {row["key"]: row["label"] for row in pq.read_table(labels / "ffhq.parquet").to_pylist() if row["status"] == "ok"}
+    keys = sorted(rows.keys() & fitted.keys())
+    if not keys:
+        raise UserError("pretrain genhead: no portrait was both accepted and fitted. metrics/ingest.json and metrics/fit_flame_ffhq.json say why.")
+    describe = _TrueHeads(truth, sizes.rays) if (truth / "portraits.parquet").exists() else _FittedHeads(fitted, sizes, seed)
+    images = ShardReader(ingested / "shards")
     columns = []
-    for row in sorted(rows, key=lambda row: row["key"]):
-        real = known[row["file"]]
-        fields = masks.read(key_of(row["file"]))
-        mask = decode_png(fields["mask.png"]).astype(np.float32) / 255.0
-        depth = decode_png(fields["depth.png"]).astype(np.float32) * DEPTH_UNIT
-        columns.append(
-            (
-                image_tensor(images.read(row["key"], "image.png")),
-                torch.from_numpy(aligned_mean(mask, row["crop"], rays))[None],
-                torch.from_numpy(aligned_depth(depth, row["crop"], rays))[None],
-                torch.tensor(codes[real["identity"]]),
-                torch.tensor(real["label"]),
-                torch.from_numpy(aligned_camera(np.array(real["camera"], np.float32), row)),
-            )
-        )
+    for key in keys:
+        fields = images.read(key)
+        columns.append((image_tensor(fields["image.png"]), *describe(rows[key], fields)))
     return Portraits(*(torch.stack(column) for column in zip(*columns, strict=True)))
+
+
+class _TrueHeads:
+    """Opacity, depth, z, label and camera of generated portraits, from the truth."""
+
+    def __init__(self, truth: Path, rays: int) -> None:
+        self.known = {row["file"]: row for row in pq.read_table(truth / "portraits.parquet").to_pylist()}
+        self.codes = {row["identity"]: row["z"] for row in pq.read_table(truth / "identities.parquet").to_pylist()}
+        self.masks, self.rays = ShardReader(truth), rays
+
+    def __call__(self, row: dict[str, Any], fields: dict[str, bytes]) -> tuple[Tensor, ...]:
+        real, drawn = self.known[row["file"]], self.masks.read(key_of(row["file"]))
+        mask = decode_png(drawn["mask.png"]).astype(np.float32) / 255.0
+        depth = decode_png(drawn["depth.png"]).astype(np.float32) * DEPTH_UNIT
+        return (
+            torch.from_numpy(aligned_mean(mask, row["crop"], self.rays))[None],
+            torch.from_numpy(aligned_depth(depth, row["crop"], self.rays))[None],
+            torch.tensor(self.codes[real["identity"]]),
+            torch.tensor(real["label"]),
+            torch.from_numpy(aligned_camera(np.array(real["camera"], np.float32), row)),
+        )
+
+
+class _FittedHeads:
+    """The same of real portraits: the mask that ingest found, no depth, the fitted label, and a code of its own for every portrait."""
+
+    def __init__(self, fitted: dict[str, list[float]], sizes: Sizes, seed: int) -> None:
+        self.fitted, self.sizes, self.seed = fitted, sizes, seed
+
+    def __call__(self, row: dict[str, Any], fields: dict[str, bytes]) -> tuple[Tensor, ...]:
+        opacity = shrink(image_tensor(fields["mask.png"])[None], self.sizes.rays)[0]
+        label = torch.tensor(self.fitted[row["key"]])
+        code = rng(self.seed, "portrait code", row["key"]).normal(size=self.sizes.genhead.z_dim).astype(np.float32)
+        return opacity, torch.full_like(opacity, torch.inf), torch.from_numpy(code), label, label[:25]
 
 
 def aligned_camera(camera_25: np.ndarray, row: dict[str, Any]) -> np.ndarray:
