@@ -35,7 +35,9 @@ def test_a_point_projected_by_hand():
 def test_yaw_turns_the_camera_to_the_left_and_elevation_follows_the_arcsine():
     place = camera.unpack(camera.look_at(0.5, 0.4, 4.2, np.zeros(3)))[0][:3, 3]
     elevation = math.asin(2 * 0.4 / math.pi)
-    assert place == pytest.approx([-math.cos(elevation) * math.sin(0.5) * 4.2, 4.2 * 2 * 0.4 / math.pi, 4.2 * math.cos(elevation) * math.cos(0.5)], abs=1e-6)
+    horizontal = 4.2 * math.cos(elevation)
+    wanted = [-horizontal * math.sin(0.5), 4.2 * 2 * 0.4 / math.pi, horizontal * math.cos(0.5)]
+    assert place == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_camera_looks_at_its_target_and_rolls():
