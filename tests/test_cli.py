@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.scales import scale_text
+from pipeline.scales import scale_params, scale_text
 
 ROOT = Path(__file__).parents[1]
 STAGE = """
@@ -74,7 +74,8 @@ def test_doctor_finds_nothing_missing_at_the_demo_scale(folder):
     result = psi4d(folder, "doctor")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "missing" not in result.stdout
-    assert "1,344 frames" in result.stdout
+    ingest = scale_params("demo").ingest
+    assert f"{(ingest.train_clips + ingest.test_clips) * ingest.frames:,} frames" in result.stdout
 
 
 def test_doctor_names_what_the_paper_scale_needs(folder):
