@@ -66,9 +66,7 @@ class CanonicalEncoder(nn.Module):
         y = F.relu(self.convs["4"](resize(y, self.image // 2)))
         return self.convs["6"](y)
 
-    def forward(
-        self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, scale: float | Tensor = 1.0
-    ) -> Tensor:
+    def forward(self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, scale: float | Tensor = 1.0) -> Tensor:
         """`scale` multiplies the cross-attention; a plain 0 leaves it out altogether, and the motions may then be None."""
         x, grid = self.neutral(feature_BCHW, motion_source_BM, scale)
         return self.reenact(x, grid, motion_driving_BM, scale)

@@ -17,7 +17,7 @@ from model.deform import PartDeformation
 from model.flame import Flame, split_label
 from model.planes import sample_planes
 from model.rasterise import part_masks
-from model.renderer import Rays, Rendering, render_rays
+from model.renderer import Rays, Rendering, compose, render_rays
 from model.sizes import Sizes
 from model.stylegan import MappingNetwork, SynthesisNetwork
 from model.superresolution import SuperResolution
@@ -52,12 +52,14 @@ class GenHead(nn.Module):
         own = sizes.genhead
         self.sizes = sizes
 
-        def network(condition: int, layers: int, resolution: int, channels: int, base: int, most: int) -> _StyleGan:
-            synthesis = SynthesisNetwork(sizes.w_dim, resolution, channels, base, most)
+        def network(condition: int, layers: int, resolution: int, channels: int, base: int, most: int, first: int = 4) -> _StyleGan:
+            synthesis = SynthesisNetwork(sizes.w_dim, resolution, channels, base, most, first)
             return _StyleGan(MappingNetwork(own.z_dim, condition, sizes.w_dim, synthesis.num_ws, layers), synthesis)
 
         planes = 6 * sizes.plane_channels
-        self.backbone = network(CONDITION, own.mapping_layers, sizes.plane_resolution, planes, own.channel_base, own.channel_max)
+        self.backbone = network(
+            CONDITION, own.mapping_layers, sizes.plane_resolution, planes, own.channel_base, own.channel_max, own.first_resolution
+        )
         self.background = network(
             0,
             own.background_mapping_layers,
@@ -93,6 +95,11 @@ class GenHead(nn.Module):
         _, shape, expression, pose, eyes = split_label(label_B437)
         return self.deformation.grids(shape, expression, pose[:, 3:], eyes, cells).offsets_BP3GGG
 
+    def deform(self, label_B437: Tensor, offsets: Tensor | None) -> Callable[[Tensor, str], Tensor]:
+        """Points (B, N, 3) of the labels' space and a part to canonical points; `offsets` are those of the labels or None."""
+        _, shape, expression, pose, eyes = split_label(label_B437)
+        return self.deformation.exact(shape, expression, pose[:, 3:], eyes) if offsets is None else self.deformation.from_offsets(offsets)
+
     @torch.no_grad()
     def state(self, label_B437: Tensor, cameras_BV25: Tensor, offsets: Tensor | None = None) -> HeadState:
         """Deformation and masks of labels (their neck is taken as at rest) for V cameras each.
@@ -101,7 +108,6 @@ class GenHead(nn.Module):
         """
         _, shape, expression, pose, eyes = split_label(label_B437)
         flame, jaw = self.deformation.flame, pose[:, 3:]
-        deform = self.deformation.exact(shape, expression, jaw, eyes) if offsets is None else self.deformation.from_offsets(offsets)
         vertices = self.deformation.meshes(shape, expression, jaw, eyes)[0]
         boxes = []
         for key in ("left_eye", "right_eye"):
@@ -110,7 +116,7 @@ class GenHead(nn.Module):
             boxes.append(torch.stack([low, high], 1).lerp(((low + high) / 2)[:, None], 1 - EYE_BOX))
         views = cameras_BV25.shape[1]
         masks = part_masks(flame, vertices.repeat_interleave(views, 0), cameras_BV25.flatten(0, 1), self.sizes.rays)
-        return HeadState(deform, torch.stack(boxes, 1), *(mask.view(-1, views, *mask.shape[2:]) for mask in masks))
+        return HeadState(self.deform(label_B437, offsets), torch.stack(boxes, 1), *(mask.view(-1, views, *mask.shape[2:]) for mask in masks))
 
     def forward(
         self,
@@ -134,25 +140,11 @@ class GenHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Rendering:
         """Pictures of B heads from V cameras each; `generator` jitters the samples along the rays, without one they are fixed."""
-        own = self.sizes
         rays = self.rays(planes_B6CRR, state, cameras_BV25, generator)
 
-        def picture(values_BVRF: Tensor) -> Tensor:
-            return values_BVRF.flatten(0, 1).mT.unflatten(2, (own.rays, own.rays))
-
-        opacity, colour = picture(rays.opacity[..., None]), picture(rays.colour)
-        background = background_BFnn.repeat_interleave(cameras_BV25.shape[1], 0)
-        feature = 2 * (colour + (1 - opacity) * background) - 1
-        raw = feature[:, :3]
-        return Rendering(
-            image=self.superresolution(feature, raw, self.style),
-            raw=raw,
-            foreground=2 * colour[:, :3] - 1,
-            background=2 * background[:, :3] - 1,
-            opacity=opacity,
-            depth=picture(rays.depth[..., None]),
-            feature=feature,
-        )
+        rendering = compose(rays, background_BFnn)
+        rendering.image = self.superresolution(rendering.feature, rendering.raw, self.style)
+        return rendering
 
     def rays(
         self,

@@ -11,7 +11,7 @@ from model.canonical import CanonicalEncoder
 from model.colour_decoder import ColourDecoder
 from model.encoders import DetailEncoder, GlobalEncoder
 from model.planes import sample_planes
-from model.renderer import Deform, Rendering, render_rays
+from model.renderer import Deform, Rendering, compose, render_rays
 from model.sizes import Sizes
 from model.superresolution import SuperResolution
 from model.triplane_decoder import TriplaneDecoder
@@ -89,23 +89,9 @@ class Psi(nn.Module):
         own = self.sizes
         rays = render_rays(field, cameras_BV25, own.rays, own.samples, own.samples_fine, own.box, generator)
 
-        def picture(values_BVRF: Tensor) -> Tensor:
-            return values_BVRF.flatten(0, 1).mT.unflatten(2, (own.rays, own.rays))
-
-        opacity = picture(rays.opacity[..., None])
-        colour = picture(rays.colour)
-        background = background_BFnn.repeat_interleave(cameras_BV25.shape[1], 0)
-        feature = 2 * (colour + (1 - opacity) * background) - 1
-        raw = feature[:, :3]
-        return Rendering(
-            image=self.superresolution(feature, raw, self.w_avg[None]),
-            raw=raw,
-            foreground=2 * colour[:, :3] - 1,
-            background=2 * background[:, :3] - 1,
-            opacity=opacity,
-            depth=picture(rays.depth[..., None]),
-            feature=feature,
-        )
+        rendering = compose(rays, background_BFnn)
+        rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
+        return rendering
 
     def plane_features(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
         """(B, N, C) plane-averaged features at points of the canonical space, world units."""

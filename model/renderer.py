@@ -100,6 +100,29 @@ def render_rays(
     return Rays(colour, opacity, _expected_depth(depths, weights, opacity), depths, weights)
 
 
+def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
+    """The pictures of integrated rays before the background (B, F, n, n) in [0, 1] of each head (facts 2.4). What super-resolution is to make
+    of `feature`, `image`, is still `raw`."""
+    side, views = background_BFnn.shape[-1], rays.opacity.shape[1]
+
+    def picture(values_BVRF: Tensor) -> Tensor:
+        return values_BVRF.flatten(0, 1).mT.unflatten(2, (side, side))
+
+    opacity, colour = picture(rays.opacity[..., None]), picture(rays.colour)
+    background = background_BFnn.repeat_interleave(views, 0)
+    feature = 2 * (colour + (1 - opacity) * background) - 1
+    raw = feature[:, :3]
+    return Rendering(
+        image=raw,
+        raw=raw,
+        foreground=2 * colour[:, :3] - 1,
+        background=2 * background[:, :3] - 1,
+        opacity=opacity,
+        depth=picture(rays.depth[..., None]),
+        feature=feature,
+    )
+
+
 def interval_weights(depths: Tensor, sigma: Tensor) -> Tensor:
     """(..., S - 1): how much each interval between samples, sorted near to far, adds to the ray; raw densities `sigma` (..., S)."""
     density = F.softplus((sigma[..., :-1] + sigma[..., 1:]) / 2 - 1.0)

@@ -36,6 +36,7 @@ class GenHeadSizes:
 
     z_dim: int = 512
     mapping_layers: int = 2
+    first_resolution: int = 4  # of the backbone's blocks; a larger learnt constant finds the places of eyes and mouth in fewer steps
     channel_base: int = 32768
     channel_max: int = 512
     background_resolution: int = 64

@@ -192,13 +192,19 @@ def channels_at(resolution: int, base: int, most: int) -> int:
 
 
 class SynthesisNetwork(nn.Module):
-    """Blocks b4, b8, ... up to `resolution`: styles (B, num_ws, w_dim) -> image (B, img_channels, resolution, resolution)."""
+    """Blocks of `first` (b4), twice that, ... up to `resolution`: styles (B, num_ws, w_dim) -> image (B, img_channels, resolution, resolution).
 
-    def __init__(self, w_dim: int, resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512) -> None:
+    Raises ValueError when the two are not powers of two from 4 on, the first one not above the last.
+    """
+
+    def __init__(self, w_dim: int, resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512, first: int = 4) -> None:
         super().__init__()
-        if resolution < 4 or resolution & (resolution - 1):
-            raise ValueError(f"the resolution of a StyleGAN generator must be a power of two from 4 on, but is {resolution}")
-        self.resolutions = [2**k for k in range(2, resolution.bit_length())]
+        for side in (first, resolution):
+            if side < 4 or side & (side - 1):
+                raise ValueError(f"the resolutions of a StyleGAN generator must be powers of two from 4 on, but one is {side}")
+        if first > resolution:
+            raise ValueError(f"the first block of a StyleGAN generator ({first}) must not be larger than its image ({resolution})")
+        self.resolutions = [2**k for k in range(first.bit_length() - 1, resolution.bit_length())]
         inputs = 0
         for size in self.resolutions:
             outputs = channels_at(size, channel_base, channel_max)

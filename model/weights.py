@@ -49,9 +49,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         facts = json.loads(facts_path(path).read_bytes())
         if facts["sha256"] != hashlib.sha256(data).hexdigest():
-            raise ValueError(
-                f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)"
-            )
+            raise ValueError(f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)")
         return safetensors.torch.load(data), facts
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{facts_path(path)} is damaged; make the weights again (dvc repro)") from error

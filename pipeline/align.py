@@ -10,9 +10,7 @@ import numpy as np
 from PIL import Image
 
 # Pupils, nose tip and mouth corners of the mean face, left to right in the image, y up; the origin is the centre of the square.
-TEMPLATE_53 = np.array(
-    [[-0.311, 0.190, 0.534], [0.310, 0.190, 0.532], [0.003, -0.146, 0.952], [-0.252, -0.481, 0.624], [0.248, -0.481, 0.622]]
-)
+TEMPLATE_53 = np.array([[-0.311, 0.190, 0.534], [0.310, 0.190, 0.532], [0.003, -0.146, 0.952], [-0.252, -0.481, 0.624], [0.248, -0.481, 0.622]])
 UNIT = 180.0 / 512.0  # length 1 of the template as a fraction of the square
 JUMP = 0.25  # of the square between neighbouring frames: a cut in the film, not a movement
 SIGMA_SCALE = 0.4  # seconds; the size of a head in the picture changes slowly

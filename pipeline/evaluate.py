@@ -63,9 +63,7 @@ class Judge:
         return torch.cat([self.perception.expression_pose(part) for part in images.split(64)])
 
     @torch.no_grad()
-    def reenactment(
-        self, result: Tensor, points: Tensor, sources: Sequence[Frame], drivings: Sequence[Frame], same: bool
-    ) -> dict[str, np.ndarray]:
+    def reenactment(self, result: Tensor, points: Tensor, sources: Sequence[Frame], drivings: Sequence[Frame], same: bool) -> dict[str, np.ndarray]:
         """The numbers of each pair, (N,): likeness to the driving frame (only if it shows the same person), to the source's identity, and
         to the
         driving frame's expression and pose."""
@@ -73,9 +71,7 @@ class Judge:
         wanted, mask = stack(drivings, "image"), stack(drivings, "mask")
         five = list(FIVE_POINTS)
         scores: dict[str, Any] = {
-            "id": metrics.cosine(
-                self.recognition(result, points[:, five]), self.recognition(stack(sources, "image"), source_points[:, five])
-            )
+            "id": metrics.cosine(self.recognition(result, points[:, five]), self.recognition(stack(sources, "image"), source_points[:, five]))
         }
         found, driven = self._expression_pose(result), self._expression_pose(wanted)
         scores |= {"aed": metrics.aed(found, driven), "apd": metrics.apd(found, driven)}
@@ -112,9 +108,7 @@ class Evaluation:
     synthesizers: Synthesizers
 
 
-def evaluate(
-    params: Params, ingest: Path, labels: Path, perception: Path, psi3d: Path, views: Path, psi: Path, truth: Path, out: Path
-) -> Evaluation:
+def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d: Path, views: Path, psi: Path, truth: Path, out: Path) -> Evaluation:
     """Measure Psi, Psi_3d and the copied source on the test clips; write `out`/pairs.json and `out`/frames.csv (one row per self-reenacted
     frame).
 
@@ -175,9 +169,7 @@ def _reenact(
 def _csv(pairs: list[tuple[Frame, Frame]], table: dict[str, dict[str, np.ndarray]]) -> str:
     """One row per self-reenacted frame, in the order of how far the head has turned from the source (degrees): the table that dvc plots."""
     turned = [rotation_between(source.camera.numpy(), driving.camera.numpy()) for source, driving in pairs]
-    names = [
-        (method, name) for method in METHODS for name in ("lpips", "psnr_foreground", "aed", "expression_error") if name in table[method]
-    ]
+    names = [(method, name) for method in METHODS for name in ("lpips", "psnr_foreground", "aed", "expression_error") if name in table[method]]
     lines = [",".join(["turned", "driving", *(f"{name}_{method}" for method, name in names)])]
     for i in sorted(range(len(pairs)), key=lambda i: (turned[i], pairs[i][1].key)):
         lines.append(",".join([f"{turned[i]:.3f}", pairs[i][1].key, *(f"{table[method][name][i]:.6f}" for method, name in names)]))

@@ -42,9 +42,7 @@ class Truth:
     def __init__(self, truth: Path, ingest: Path) -> None:
         self.folder, self.ingest = truth, ingest
         files = {row["key"]: row["file"] for row in _rows(ingest / "clips.parquet", ["key", "file"])}
-        self.frames = [
-            row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"
-        ]
+        self.frames = [row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"]
         labels = {(row["file"], row["index"]): row["label"] for row in _rows(truth / "frames.parquet", ["file", "index", "label"])}
         self.labels = {row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames}
         self.key_of = {(files[row["clip"]], row["index"]): row["key"] for row in self.frames}

@@ -93,9 +93,7 @@ def augment(image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generato
 
     scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
     theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
-    image = F.grid_sample(
-        image_BCHW, F.affine_grid(theta, image_BCHW.shape, align_corners=False), padding_mode="border", align_corners=False
-    )
+    image = F.grid_sample(image_BCHW, F.affine_grid(theta, image_BCHW.shape, align_corners=False), padding_mode="border", align_corners=False)
     landmarks = (landmarks_BN2 - 0.5 - shift[:, None]) / scale[:, None] + 0.5
     image = image * uniform(0.75, 1.25, 1, 1, 1) * uniform(0.9, 1.1, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
     blurred = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)

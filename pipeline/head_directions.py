@@ -201,9 +201,7 @@ def expression_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
             columns.append(_kept_eyes(mesh, points_V3, _bump_field(bumps, side), lids=False))
     for number in range(len(columns), EXPRESSIONS):
         generator = rng(0, "standin expression", number)
-        low, high = np.array(
-            [[0, -0.17, 0.255], [0.11, -0.02, 0.355]] if number % 3 else [[0, 0.10, 0.22], [0.14, 0.20, 0.30]]
-        )  # mouth or brows
+        low, high = np.array([[0, -0.17, 0.255], [0.11, -0.02, 0.355]] if number % 3 else [[0, 0.10, 0.22], [0.14, 0.20, 0.30]])  # mouth or brows
         field = _random_field(generator, low, high, 0.0022 * (number / 20.0) ** -0.8, 0.035)
         columns.append(_kept_eyes(mesh, points_V3, field, lids=False))
     return np.stack(columns, axis=-1)

@@ -14,7 +14,7 @@ from pipeline.head_directions import EXPRESSION_NAMES
 from pipeline.head_scene import EXTRA, Moment
 
 REST_PITCH = 0.15  # radians; a head that looks straight ahead is tilted by this in FLAME's frame (facts 5.4)
-NECK_SHARE = 0.8  # how much of the head's turn the shoulders do not follow
+NECK_SHARE = 0.35  # how much of the head's turn the shoulders do not follow; people who talk turn from the waist, too
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
     "smile": {"smile": 1.0, "cheek raise": 0.4, "squint": 0.3, "dimples": 0.6},

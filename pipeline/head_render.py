@@ -191,9 +191,7 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     count = covered.sum(0)
     ray = np.linalg.inv(intrinsics)
     grid = (np.arange(size) + 0.5) / size
-    slope = np.sqrt(
-        (ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]) ** 2 + (ray[1, 1] * grid[:, None] + ray[1, 2]) ** 2 + 1
-    )
+    slope = np.sqrt((ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]) ** 2 + (ray[1, 1] * grid[:, None] + ray[1, 2]) ** 2 + 1)
     along = np.full(size * size, np.inf, np.float32)
     hit = count > 0
     along[hit] = slope.ravel()[hit] * count[hit] / seen.sum(0)[hit]

@@ -175,9 +175,7 @@ def _fill(fixed_N3: np.ndarray) -> np.ndarray:
     middle = candidates[:, 0] < 0.5 * spacing
     candidates[middle] = _unit(candidates[middle] * [0.0, 1.0, 1.0])
     front = candidates * (EYE_CENTRE[2] + 0.04) / np.maximum(candidates[:, 2:], 0.2)
-    lids = (
-        np.hypot((front[:, 0] - EYE_CENTRE[0]) / 0.084, (front[:, 1] - EYE_CENTRE[1]) / 0.050) < 1
-    )  # rings alone are here, to move as one
+    lids = np.hypot((front[:, 0] - EYE_CENTRE[0]) / 0.084, (front[:, 1] - EYE_CENTRE[1]) / 0.050) < 1  # rings alone are here, to move as one
     free = (cKDTree(fixed_N3).query(candidates)[0] > 0.75 * spacing) & ~lids
     candidates, spacing = candidates[free], spacing[free]
     open_, kept = np.ones(len(candidates), bool), []

@@ -40,11 +40,7 @@ def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[tuple[slice, s
         chin = int(np.clip(np.ceil((float(points[:, 1].max()) + HEAD_MARGIN) * height), 1, height))
         rows, columns = mask[:chin].any(1).nonzero()[:, 0], mask[:chin].any(0).nonzero()[:, 0]
         found = len(rows) > 1 and len(columns) > 1
-        box = (
-            (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-            if found
-            else (slice(0, height), slice(0, width))
-        )
+        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)) if found else (slice(0, height), slice(0, width))
         regions.append(box)
     return regions
 
@@ -142,9 +138,7 @@ class FaceRecognition:
         try:
             self.model = get_model(str(onnx_file), providers=["CPUExecutionProvider"])
         except Exception as error:  # insightface asserts, onnxruntime has errors of its own
-            raise UserError(
-                f"{onnx_file} is no readable face recognition network ({error}). Run `dvc repro pretrain@perception`."
-            ) from error
+            raise UserError(f"{onnx_file} is no readable face recognition network ({error}). Run `dvc repro pretrain@perception`.") from error
 
     def __call__(self, image_BCHW: Tensor, five_points_B52: Tensor) -> np.ndarray:
         """Features (B, E), not normalised."""

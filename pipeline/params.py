@@ -261,10 +261,7 @@ def _allowed(path: list) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     text = names[kind] if kind in names else f"a section with the keys {', '.join(_keys(kind))}"
     limits = [
-        f"{words} {getattr(item, name)}".strip()
-        for item in metadata
-        for name, words in LIMITS.items()
-        if getattr(item, name, None) is not None
+        f"{words} {getattr(item, name)}".strip() for item in metadata for name, words in LIMITS.items() if getattr(item, name, None) is not None
     ]
     return f"{text}, {' and '.join(limits)}" if limits else text
 

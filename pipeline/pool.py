@@ -71,11 +71,7 @@ def fingerprint(*inputs: Any) -> str:
     A Path counts with what is in it: a folder with all its files, where a shard is taken by its sidecar, which holds its checksum. A
     dataclass or a pydantic model counts with its values, everything else as JSON. Raises UserError for a path that is not there.
     """
-    code = [
-        (path.relative_to(SOURCE).as_posix(), sha256(path))
-        for part in ("model", "pipeline")
-        for path in sorted((SOURCE / part).rglob("*.py"))
-    ]
+    code = [(path.relative_to(SOURCE).as_posix(), sha256(path)) for part in ("model", "pipeline") for path in sorted((SOURCE / part).rglob("*.py"))]
     text = json.dumps([torch.__version__, code, *(_summary(value) for value in inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -121,9 +117,7 @@ def run_units(units: Sequence[Unit], make_worker: Callable[[], Work], scratch: s
         raise UserError(f"{label}: the unit {name}{more} failed: {failed[name]} What is finished is kept: run again to go on.")
     done = [_finished(unit, scratch, verify=False) for unit in units]
     if None in done:
-        raise UserError(
-            f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on."
-        )
+        raise UserError(f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on.")
     return done
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from model import losses
 from model.flame import Flame
-from model.genhead import GenHead
+from model.genhead import GenHead, HeadState
+from model.renderer import Rendering, compose
 from model.sizes import Sizes
 from model.weights import save_weights
 from pipeline import head_model
@@ -37,6 +38,8 @@ from pipeline.trainer import Training, update
 WEIGHTS = {"l1": 1.0, "gradient": 3.0, "opacity": 1.0, "depth": 1.0}
 LABELS_AT_ONCE = 16
 MAPPING_HASTE = 30.0
+THIN = 2  # a thin step renders every second ray of every second row
+WHOLE_EVERY = 4  # steps; the others are thin
 
 
 @dataclass
@@ -70,38 +73,61 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
     groups = [{"params": mapping, "lr": section.learning_rate * MAPPING_HASTE}, {"params": other, "lr": section.learning_rate}]
     rates = [group["lr"] for group in groups]
     optimiser = torch.optim.Adam(groups, betas=(0.5, 0.99), eps=1e-8)
-    cells = sizes.genhead.deformation_cells
-    offsets = torch.cat([genhead.offsets(part, cells) for part in portraits.label.split(LABELS_AT_ONCE)]) if cells else None
+    states = States(genhead, portraits)
+    raw = shrink(portraits.image, sizes.rays)
     count = len(portraits.z)
 
-    def render(index: np.ndarray, strangers: np.ndarray, generator: torch.Generator | None, update_average: bool = False):
-        batch = portraits.rows(index)
+    def planes_and_background(index: np.ndarray, strangers: np.ndarray, update_average: bool = False) -> tuple[Tensor, Tensor]:
         # The camera that the mapping is told is somebody else's, so that the planes cannot hold what only holds from one side (facts 3.3).
-        condition = torch.cat([portraits.label[strangers, :25], batch.label[:, 25:325]], dim=1)
-        state = genhead.state(batch.label, batch.camera[:, None], None if offsets is None else offsets[index])
-        planes = genhead.planes(batch.z, condition, update_average=update_average)
-        background = genhead.background_feature(batch.z, update_average=update_average)
-        return batch, genhead.render(planes, background, state, batch.camera[:, None], generator)
+        condition = torch.cat([portraits.label[strangers, :25], portraits.label[index, 25:325]], dim=1)
+        z = portraits.z[index]
+        return genhead.planes(z, condition, update_average=update_average), genhead.background_feature(z, update_average=update_average)
 
-    def step(i: int, index: np.ndarray) -> dict[str, Tensor | float]:
-        batch, rendering = render(index[0], index[1], torch_rng(params.seed, "genhead-rays", i), True)
-        terms = {
-            "l1": losses.l1(rendering.image, batch.image) + losses.l1(rendering.raw, shrink(batch.image, sizes.rays)),
+    def whole(planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:
+        batch = portraits.rows(index)
+        rendering = genhead.render(planes, background, states(index), batch.camera[:, None], generator)
+        return {
+            "l1": losses.l1(rendering.image, batch.image) + losses.l1(rendering.raw, raw[index]),
             "gradient": gradient_l1(rendering.image, batch.image),
             "opacity": losses.opacity_l1(rendering.opacity, batch.opacity),
             "depth": losses.depth_l1(rendering.depth, batch.depth, batch.opacity),
         }
+
+    def thin(planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator, row: int, column: int) -> dict[str, Tensor]:
+        """The same without super-resolution, on the rays that lie THIN apart from (row, column) on."""
+        rows, columns = slice(row, None, THIN), slice(column, None, THIN)
+        batch = portraits.rows(index)
+        cameras = thin_cameras(batch.camera, sizes.rays, row, column)[:, None]
+        rays = genhead.rays(planes, states(index, rows, columns), cameras, generator)
+        rendering = compose(rays, background[..., rows, columns])
+        opacity = batch.opacity[..., rows, columns]
+        return {
+            "l1": 2 * losses.l1(rendering.raw, raw[index][..., rows, columns]),
+            "opacity": losses.opacity_l1(rendering.opacity, opacity),
+            "depth": losses.depth_l1(rendering.depth, batch.depth[..., rows, columns], opacity),
+        }
+
+    def step(i: int, index: np.ndarray) -> dict[str, Tensor | float]:
+        jitter, fields = torch_rng(params.seed, "genhead-rays", i), planes_and_background(*index, update_average=True)
+        if i % WHOLE_EVERY == 0:
+            terms = whole(*fields, index[0], jitter)
+        else:  # a quarter of the rays teaches nearly as much as all of them
+            row, column = rng(params.seed, "genhead-thin", i).integers(THIN, size=2)
+            terms = thin(*fields, index[0], jitter, row, column)
         terms = {name: value.mean() for name, value in terms.items()}
         for group, rate in zip(optimiser.param_groups, rates, strict=True):  # half a cosine: what is fine settles while the steps get small
             group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * i / training.steps))
         update(optimiser, sum(WEIGHTS[name] * value for name, value in terms.items()))
         return {name: value.detach() for name, value in terms.items()}
 
+    @torch.no_grad()
+    def shown(index: np.ndarray) -> Rendering:
+        return genhead.render(*planes_and_background(index, (index + 1) % count), states(index), portraits.camera[index][:, None])
+
     def preview(done: int) -> None:
         index = np.arange(min(8, count))
-        with torch.no_grad():
-            batch, rendering = render(index, index[::-1].copy(), None)
-        save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.image, rendering.image, rendering.foreground])
+        rendering = shown(index)
+        save_grid(training.folder / f"preview-{done:07d}.jpg", [portraits.image[index], rendering.image, rendering.foreground])
 
     training = Training(
         label="pretrain genhead",
@@ -118,15 +144,42 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     history = training.run(load, step, preview, max(1, section.steps // 5))
     save_weights(out / "genhead.safetensors", genhead.state_dict(), {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps})
-    save_weights(out / "latents.safetensors", {"z": portraits.z.unique(dim=0)}, {"network": "genhead latents"})
+    known = {"z": portraits.z, "shape": portraits.label[:, 25:325]}
+    save_weights(out / "latents.safetensors", known, {"network": "genhead latents"})
     psnr = []
-    with torch.no_grad():
-        for start in range(0, min(count, 64), 8):
-            index = np.arange(start, min(start + 8, count))
-            batch, rendering = render(index, (index + 1) % count, None)
-            psnr.append(-10.0 * torch.log10((rendering.image - batch.image).square().flatten(1).mean(1) / 4.0))
+    for start in range(0, min(count, 64), 8):
+        index = np.arange(start, min(start + 8, count))
+        error = (shown(index).image - portraits.image[index]).square().flatten(1).mean(1) / 4.0
+        psnr.append(-10.0 * torch.log10(error))
     training.finish()
     return {"history": history, "portraits": count, "people": len(portraits.z.unique(dim=0)), "psnr": round(float(torch.cat(psnr).mean()), 4)}
+
+
+class States:
+    """Deformation and masks of all portraits, found once."""
+
+    def __init__(self, genhead: GenHead, portraits: Portraits) -> None:
+        self.genhead, self.label = genhead, portraits.label
+        cells = genhead.sizes.genhead.deformation_cells
+        self.offsets = torch.cat([genhead.offsets(label, cells) for label in portraits.label.split(LABELS_AT_ONCE)]) if cells else None
+        parts = []
+        for label, camera in zip(portraits.label.split(LABELS_AT_ONCE), portraits.camera.split(LABELS_AT_ONCE), strict=True):
+            state = genhead.state(label, camera[:, None])
+            parts.append((state.eye_boxes_BE23, state.eye_mask_BVnn, state.mouth_mask_BVnn))
+        self.boxes, *self.masks = (torch.cat(column) for column in zip(*parts, strict=True))
+
+    def __call__(self, index: np.ndarray, rows: slice = slice(None), columns: slice = slice(None)) -> HeadState:
+        """Of some portraits, the masks at some rows and columns of rays."""
+        deform = self.genhead.deform(self.label[index], None if self.offsets is None else self.offsets[index])
+        return HeadState(deform, self.boxes[index], *(mask[index][..., rows, columns].contiguous() for mask in self.masks))
+
+
+def thin_cameras(camera_B25: Tensor, rays: int, row: int, column: int) -> Tensor:
+    """Cameras whose rays / THIN pixels a side are the centres of every THIN-th pixel of rays x rays, from (row, column) on."""
+    camera = camera_B25.clone()
+    for entry, first in ((18, column), (21, row)):  # the principal point's x and y
+        camera[:, entry] -= (first + 0.5 - THIN / 2) / rays
+    return camera
 
 
 def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:

@@ -58,9 +58,7 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
     )
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
     note = {"trained_on": len(faces.images), "people": int(faces.people.max()) + 1, "image": faces.images.shape[1]}
-    save_weights(
-        out / "identity.safetensors", identity.state_dict(), note | {"network": "identity", "sizes": asdict(params.networks.identity)}
-    )
+    save_weights(out / "identity.safetensors", identity.state_dict(), note | {"network": "identity", "sizes": asdict(params.networks.identity)})
     save_weights(out / "trunk.safetensors", trunk.state_dict(), note | {"network": "lpips-alex trunk"})
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
     export_identity(identity, out / "identity.onnx")
@@ -94,9 +92,7 @@ class _Trainer:
             mirrored = torch.rand(len(crop), 1, 1, 1, generator=generator) < 0.5
             return arcface_loss(network(torch.where(mirrored, crop.flip(3), crop)), centres.weight, people_B)
 
-        self._fit(
-            "identity", {"identity": network, "centres": centres}, loss, rate=2.0, share=1 / 3
-        )  # the dearest, and the first to be good
+        self._fit("identity", {"identity": network, "centres": centres}, loss, rate=2.0, share=1 / 3)  # the dearest, and the first to be good
         return network
 
     def trunk(self) -> Trunk:

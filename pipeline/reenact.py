@@ -46,17 +46,13 @@ class HeldOutClips:
                 self.clips.setdefault(row["clip"], []).append(row["key"])
         self.clips = {clip: sorted(keys) for clip, keys in sorted(self.clips.items()) if len(keys) > 1}
         if not self.clips:
-            raise UserError(
-                f"evaluate: {views}/index.parquet has no test clip with two usable frames. Raise ingest.test_clips or ingest.test_share."
-            )
+            raise UserError(f"evaluate: {views}/index.parquet has no test clip with two usable frames. Raise ingest.test_clips or ingest.test_share.")
         self.clip_of = {key: clip for clip, keys in self.clips.items() for key in keys}
 
     def frame(self, key: str) -> Frame:
         read = self.reader.read
         label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
-        motion = (
-            motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
-        )
+        motion = motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
         image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
         return Frame(key, self.clip_of[key], image, mask, motion, torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float(), label)
 
@@ -119,8 +115,7 @@ class Synthesizers:
         if method == "copy":
             return Drawn(stack(sources, "image").repeat_interleave(cameras_NV25.shape[1], 0))
         parts = [
-            self._draw(method, sources[i : i + BATCH], drivings[i : i + BATCH], cameras_NV25[i : i + BATCH])
-            for i in range(0, len(sources), BATCH)
+            self._draw(method, sources[i : i + BATCH], drivings[i : i + BATCH], cameras_NV25[i : i + BATCH]) for i in range(0, len(sources), BATCH)
         ]
         return Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
 

@@ -6,7 +6,6 @@ Every draw depends on (seed, head) alone. A sample holds, of one head with one e
 `features.npy` (P, C float16), GenHead's plane-averaged face features there.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -107,24 +106,25 @@ class Head:
     cameras: np.ndarray  # (V, 25)
 
 
-def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, latents_NZ: np.ndarray) -> Head:
-    """The draws of head `index`; `latents_NZ` are the codes GenHead was trained on (their number matters for z: portraits only).
+def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]) -> Head:
+    """The draws of head `index`; `known` holds the codes `z` (N, z_dim) and shapes (N, 300) that GenHead was trained on.
 
-    A sum of two of them with weights cos t and sin t is again N(0, 1), but lies where a GenHead that has seen a few hundred people knows
-    its way. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
+    With z: portraits it is one of those people, for a GenHead that has seen a few hundred of them has no clear idea of others.
+    GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
     draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
-    first, second = latents_NZ[draw_z.integers(len(latents_NZ), size=2)]
-    turn = draw_z.uniform(0.0, math.pi / 2)
-    mixed = math.cos(turn) * first + math.sin(turn) * second
-    z = mixed if section.z == "portraits" else draw_z.normal(size=latents_NZ.shape[1])
+    if section.z == "portraits":
+        row = draw_z.integers(len(known["z"]))
+        z, label[SHAPE] = known["z"][row], known["shape"][row]
+    else:
+        z = draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
     pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
     look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
     looking = draw.random(section.views) < section.look_at_share
     cameras = np.where(looking[:, None], look_at_cameras, pool_cameras).astype(np.float32)
     label[CAMERA] = cameras[0]
-    return Head(z.astype(np.float32), label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras)
+    return Head(z, label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras)
 
 
 class HeadRenderer:
@@ -134,7 +134,7 @@ class HeadRenderer:
         self.section, self.seed, self.sizes = params.render_genhead, params.seed, params.networks
         self.device = choose_device(params.machine.device)
         self.pools = Pools(labels)
-        self.latents_NZ = load_weights(genhead / "latents.safetensors")[0]["z"].numpy()
+        self.known = {name: values.numpy() for name, values in load_weights(genhead / "latents.safetensors")[0].items()}
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.genhead = GenHead(self.sizes, self.flame).to(self.device).eval().requires_grad_(False)
         self.genhead.load_state_dict(load_weights(genhead / "genhead.safetensors")[0])
@@ -148,7 +148,7 @@ class HeadRenderer:
         step = min(max(SAMPLES_AT_ONCE // head, 1), HEADS_AT_ONCE)
         for start in range(0, len(indices), step):
             chosen = indices[start : start + step]
-            heads = [draw_head(index, self.section, self.seed, self.pools, self.latents_NZ) for index in chosen]
+            heads = [draw_head(index, self.section, self.seed, self.pools, self.known) for index in chosen]
             for index, fields, foreground in self.render(chosen, heads):
                 record["foreground"] += foreground
                 yield f"head-{index:08d}", fields
@@ -157,8 +157,7 @@ class HeadRenderer:
     def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[int, dict[str, bytes], float]]:
         """Number, fields and share of foreground of each head."""
         z, label, condition, cameras = (
-            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device)
-            for name in ("z", "label", "condition", "cameras")
+            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device) for name in ("z", "label", "condition", "cameras")
         )
         planes = self.genhead.planes(z, condition, self.section.truncation)
         cells = self.sizes.genhead.deformation_cells
@@ -185,9 +184,7 @@ class HeadRenderer:
             arrays = {"cameras.npy": heads[i].cameras, "label.npy": heads[i].label}
             arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
             arrays |= {"features.npy": features[i].astype(np.float16)}
-            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {
-                name: encode_npy(array) for name, array in arrays.items()
-            }
+            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {name: encode_npy(array) for name, array in arrays.items()}
             yield index, fields, float(opacity[i].mean())
 
 

@@ -84,9 +84,7 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
     rows = pq.read_table(frames, columns=["key", "clip", "split", "index", "status"]).to_pylist()
     usable = sorted((row for row in rows if row["status"] == "ok" and row["key"] in fitted), key=lambda row: (row["clip"], row["index"]))
     if not usable:
-        raise UserError(
-            f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why."
-        )
+        raise UserError(f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why.")
     without_face = sum(row["status"] != "ok" for row in rows)
     counts = {split: sum(row["split"] == split for row in usable) for split in ("train", "test")}
     rejected = {"without_face": without_face, "without_label": len(rows) - without_face - len(usable)}
@@ -144,15 +142,11 @@ class ViewRenderer:
         mesh = np.array([self.frames[key]["landmarks"] for key in keys], np.float32).reshape(len(keys), -1, 3)
         image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
         points = torch.from_numpy(landmarks_70(mesh))
-        return Real(
-            files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras)))
-        )
+        return Real(files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
 
     def _cameras(self, key: str, own: np.ndarray) -> np.ndarray:
         frame = self.frames[key]
-        return np.stack(
-            [own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))]
-        )
+        return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
 
     @torch.inference_mode()
     def render(self, real: Real) -> tuple[list[dict[str, bytes]], list[tuple[float, float]]]:

@@ -111,9 +111,7 @@ def reenactment_video(source: Frame, drivings: Sequence[Frame], synthesizers: Sy
         np.concatenate(
             [
                 titles,
-                np.concatenate(
-                    [still, *(enlarge(tile, TILE) for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2]))], axis=1
-                ),
+                np.concatenate([still, *(enlarge(tile, TILE) for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2]))], axis=1),
             ]
         )
         for i, frame in enumerate(drivings)
@@ -183,8 +181,7 @@ def section(name: str, title: str, note: str, values: dict[str, Any]) -> str:
     columns = [key for key in LEGEND if any(key in row for row in rows.values())]
     best = {key: _best(key, {method: row[key] for method, row in rows.items() if key in row and method != "real"}) for key in columns}
     header = "".join(
-        f'<th title="{html.escape(LEGEND[key][2])}">{html.escape(LEGEND[key][0])} {"↓" if LEGEND[key][1] == "down" else "↑"}</th>'
-        for key in columns
+        f'<th title="{html.escape(LEGEND[key][2])}">{html.escape(LEGEND[key][0])} {"↓" if LEGEND[key][1] == "down" else "↑"}</th>' for key in columns
     )
     body = "".join(
         f'<tr class="{method}"><td>{METHOD_NAMES.get(method, "Psi" if name == "consistency" else "median")}</td>'

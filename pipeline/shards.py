@@ -82,9 +82,7 @@ def _check_names(path: Path, key: str, fields: Mapping[str, bytes], known: Mappi
         raise ValueError(f"{path.name}: the key {key} comes twice")
     for field in fields:
         if not FIELD.fullmatch(field) or len(key) + 1 + len(field) > LONGEST_NAME:
-            raise ValueError(
-                f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters"
-            )
+            raise ValueError(f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters")
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -100,9 +98,7 @@ def read_sidecar(path: str | Path) -> tuple[ShardRecord, dict[str, dict[str, lis
         members = content.pop("members")
         return ShardRecord(**content), members
     except FileNotFoundError as error:
-        raise UserError(
-            f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage."
-        ) from error
+        raise UserError(f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{sidecar_path(path)} is damaged. Make the shard again by running its stage.") from error
 
@@ -113,9 +109,7 @@ def check_shard(path: str | Path) -> ShardRecord:
     if not Path(path).is_file():
         raise UserError(f"the shard {path} is missing. Make it again by running its stage.")
     if sha256(path) != record.sha256:
-        raise UserError(
-            f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage."
-        )
+        raise UserError(f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage.")
     return record
 
 
@@ -182,9 +176,7 @@ class ShardReader:
             _, size, crc = places[name]
             if len(data) != size or zlib.crc32(data) != crc:
                 what = "cut short" if len(data) != size else "altered"
-                raise UserError(
-                    f"{self.folder / shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage."
-                )
+                raise UserError(f"{self.folder / shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage.")
         return found[field] if field else found
 
     def _place(self, key: str) -> tuple[str, dict[str, list[int]]]:

@@ -105,9 +105,7 @@ class ReenactmentObjective:
     def __call__(self, step: int, batch: FrameBatch):
         """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
         weights = self.section.weights
-        rendering = self.psi(
-            batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=torch_rng(self.seed, "psi-rays", step)
-        )
+        rendering = self.psi(batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=torch_rng(self.seed, "psi-rays", step))
         real, pseudo = batch.real > 0, batch.real == 0
         count, terms = len(batch.real), {}
         if pseudo.any():

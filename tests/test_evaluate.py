@@ -144,9 +144,7 @@ def test_missing_weights_end_in_a_clear_message(world):
 
 def test_cameras():
     assert rotation_between(frontal_camera(), look_at(0.0, 0.0, 4.0, np.zeros(3))) == pytest.approx(0.0, abs=1e-3)
-    assert rotation_between(look_at(0.5, 0.0, 4.0, np.zeros(3)), look_at(-0.5, 0.0, 4.0, np.zeros(3))) == pytest.approx(
-        np.degrees(1.0), abs=1e-3
-    )
+    assert rotation_between(look_at(0.5, 0.0, 4.0, np.zeros(3)), look_at(-0.5, 0.0, 4.0, np.zeros(3))) == pytest.approx(np.degrees(1.0), abs=1e-3)
 
 
 def test_numbers_are_rounded_and_what_is_not_finite_left_out():

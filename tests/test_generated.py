@@ -131,9 +131,7 @@ def test_files_and_truth_belong_together(made):
             assert sum(1 for _ in container.decode(video=0)) == 8
     people = {row["identity"]: row["z"] for row in pq.read_table(made / "truth/identities.parquet").to_pylist()}
     assert set(people) == {row["identity"] for row in portraits} | {row["identity"] for row in frames}
-    assert {row["identity"] for row in frames if row["split"] == "test"}.isdisjoint(
-        {row["identity"] for row in frames if row["split"] == "train"}
-    )
+    assert {row["identity"] for row in frames if row["split"] == "test"}.isdisjoint({row["identity"] for row in frames if row["split"] == "train"})
     reader = ShardReader(made / "truth")
     row = portraits[0]
     fields = reader.read(key_of(row["file"]))

@@ -59,9 +59,7 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     """In this process; with one worker that is killed once; with two workers one unit of which fails, then in this process to the end."""
     scratch = {workers: tmp_path / f"scratch{workers}" for workers in range(3)}
     done = run_units(UNITS, partial(Worker, tmp_path / "calls0"), scratch[0], machine(0), "test")
-    assert [(result.name, result.shard.samples, result.record) for result in done] == [
-        (u.name, len(u.items), {"items": len(u.items)}) for u in UNITS
-    ]
+    assert [(result.name, result.shard.samples, result.record) for result in done] == [(u.name, len(u.items), {"items": len(u.items)}) for u in UNITS]
     assert run_units(UNITS, partial(Worker, tmp_path / "calls1", deadly="item-005"), scratch[1], machine(1), "test") == done
     assert (tmp_path / "calls1/died").exists()
     with pytest.raises(UserError, match="test: the unit part-000001 failed: RuntimeError: nobody expected this"):

@@ -75,9 +75,7 @@ def test_published_layout_and_counts() -> None:
     file = MANIFESTS / "psi_v2.json"
     if not file.exists():
         pytest.skip("the published layouts are not here")
-    expected = {
-        k: tuple(shape) for k, shape, _ in json.loads(file.read_text()) if not k.startswith("deformer.") and k != "dataset_label_std"
-    }
+    expected = {k: tuple(shape) for k, shape, _ in json.loads(file.read_text()) if not k.startswith("deformer.") and k != "dataset_label_std"}
     assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == expected
 
 

@@ -106,17 +106,18 @@ def test_generator_and_mapping() -> None:
 
 
 def test_generator_wants_a_power_of_two() -> None:
-    with pytest.raises(ValueError, match="power of two"):
+    with pytest.raises(ValueError, match="powers of two"):
         SynthesisNetwork(16, 24, 3)
+    with pytest.raises(ValueError, match="first block"):
+        SynthesisNetwork(16, 16, 3, first=32)
+    assert SynthesisNetwork(16, 32, 3, first=16).resolutions == [16, 32]
 
 
 def test_published_generator_layout() -> None:
     expected = published("genhead_generator")
     for name, resolution, channels, base, layers, condition in (("backbone", 256, 192, 32768, 2, 325), ("background", 64, 32, 16384, 8, 0)):
         generator = SynthesisNetwork(512, resolution, channels, base)
-        own = layout(generator, f"{name}.synthesis.") | layout(
-            MappingNetwork(512, condition, 512, generator.num_ws, layers), f"{name}.mapping."
-        )
+        own = layout(generator, f"{name}.synthesis.") | layout(MappingNetwork(512, condition, 512, generator.num_ws, layers), f"{name}.mapping.")
         assert own == {key: shape for key, shape in expected.items() if key.startswith(name + ".")}
 
 
@@ -147,9 +148,7 @@ def test_discriminator_at_a_small_size_and_its_gradient_penalty(batch: int) -> N
     )
     network = Discriminator(sizes)
     image = torch.randn(batch, 3, 32, 32, requires_grad=True)
-    logits = network(
-        image, torch.randn(batch, 3, 16, 16), torch.rand(batch, 1, 16, 16), torch.randn(batch, 3, 32, 32), torch.randn(batch, 25)
-    )
+    logits = network(image, torch.randn(batch, 3, 16, 16), torch.rand(batch, 1, 16, 16), torch.randn(batch, 3, 32, 32), torch.randn(batch, 25))
     assert logits.shape == (batch, 1)
     (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     gradient.square().sum().backward()
