@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from model.colour_decoder import ColourDecoder
 from model.deform import NeckField
 from model.discriminator import Discriminator
-from model.flame import REGIONS, Flame, HeadModel
-from model.flame_file import EMBEDDING
+from model.flame import Flame
 from model.genhead import GenHead, HeadState
 from model.identity import FIVE_OF_70, IdentityNet
 from model.identity import TEMPLATE as IDENTITY_TEMPLATE
@@ -25,14 +24,13 @@ from model.motion_encoder import EYES_AND_MOUTH, MotionEncoder, motion_crop
 from model.planes import sample_planes
 from model.psi import Psi
 from model.renderer import Deform, camera_rays, render_rays
-from model.safe_pickle import read_mapping
 from model.sizes import Sizes
 from model.superresolution import SuperResolution
 from model.warp import alignment, cut, similarity
 from pipeline.camera import project
 from pipeline.head_model import standin
-from pipeline.number_rule import EVERY_LAYER, NumberRule, camera
-from pipeline.scales import scale_params
+from pipeline.number_rule import AS_CONSTRUCTED, EVERY_LAYER, NumberRule, camera
+from pipeline.parity_head import fake_head, landmark_embedding
 
 PAPER = Sizes()
 PSI_EQUALISED = ("superresolution.", "decoder.")
@@ -52,16 +50,10 @@ class Fixture:
     def given(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A stored input with a batch of one in front, float32. Raises ValueError when it is missing or has another shape."""
         stored = self.arrays.get(name)
-        if stored is None or stored.shape != shape or stored.dtype.kind != "f":
-            raise ValueError(f"the input {name} is missing or is no array {shape} of floats, so that nothing can be compared")
+        if stored is None or stored.shape != shape or stored.dtype.kind != "f" or not np.isfinite(stored).all():
+            raise ValueError(f"the input {name} is missing or is no array {shape} of finite floats, so that nothing can be compared")
         self.inputs.add(name)
         return torch.from_numpy(stored.astype(np.float32))[None]
-
-    def camera(self, name: str, by_rule: Tensor) -> Tensor:
-        """The stored camera (1, 25), where there is one: then a camera that differs is one failure and does not cause others."""
-        stored = self.arrays.get(name)
-        usable = stored is not None and stored.shape == by_rule.shape and stored.dtype == np.float32
-        return torch.from_numpy(stored) if usable else by_rule
 
 
 Case = Callable[[NumberRule, Fixture], dict[str, Found]]
@@ -89,14 +81,14 @@ def statistics(image_XHW: Tensor) -> Tensor:
 
 
 def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    keys = fixture.arrays.get("keys", np.zeros(0, str))
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in Psi(PAPER).state_dict().items()}
-    unknown = [key for key in map(str, keys) if key not in shapes]
-    if keys.ndim != 1 or unknown or not len(keys):
-        raise ValueError(f"keys should name entries of Psi; not one is {unknown[0] if unknown else 'there'}")
+        entries = Psi(PAPER).state_dict()
+    shapes = {key: tuple(value.shape) for key, value in entries.items() if not key.endswith(AS_CONSTRUCTED)}
+    keys = [str(key) for key in fixture.arrays.get("keys", np.zeros(0)).flat]
+    if not keys or not shapes.keys() >= set(keys):
+        raise ValueError("keys is missing or names something else than entries of Psi, so that nothing can be compared")
     fixture.inputs.add("keys")
-    values = [rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED)).astype(np.float64).ravel() for key in map(str, keys)]
+    values = [rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED)).astype(np.float64).ravel() for key in keys]
     return {
         "unit_test": rule.unit("test", (16,)),
         "image_app": rule.image("img_app", 512)[0, :, ::64, ::64],
@@ -120,12 +112,11 @@ def renderer(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     feature = sample_planes(planes, rule.tensor("query_points", (1, 2048, 3), 0.45), PAPER.box)
     colour, sigma = decoder(feature)
     found = {"points_feature": feature[0], "points_rgb": colour[0], "points_sigma": sigma[0, :, None]}
-    for name, by_rule in (("a", camera()), ("b", CAMERA_B)):
-        view = fixture.camera(f"{name}_camera", by_rule)[None]
-        origins, directions = camera_rays(view, 64)
-        rays = render_rays(density, view, 64, PAPER.samples, PAPER.samples_fine, PAPER.box)
+    for name, view in (("a", camera()), ("b", CAMERA_B)):
+        origins, directions = camera_rays(view[None], 64)
+        rays = render_rays(density, view[None], 64, PAPER.samples, PAPER.samples_fine, PAPER.box)
         arrays = {
-            "camera": by_rule,
+            "camera": view,
             "ray_origin": origins[0, 0],
             "ray_dirs": directions[0, 0, ::16],
             "feature": rays.colour[0, 0].unflatten(0, (64, 64)),
@@ -169,8 +160,7 @@ def arcface_iresnet18(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 
 def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     network = rule.fill(Discriminator(PAPER), EVERY_LAYER)
-    by_rule = torch.cat([camera(), camera(-0.5, -0.2)])
-    view = fixture.camera("camera", by_rule)
+    view = torch.cat([camera(), camera(-0.5, -0.2)])
 
     def pair(name: str, size: int, channels: int = 3) -> Tensor:
         return torch.cat([rule.image(f"{name}{i}", size, channels) for i in range(2)])
@@ -182,7 +172,7 @@ def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         logits = network(images, *others)
         (gradient,) = torch.autograd.grad(logits.sum(), images)
     return {
-        "camera": by_rule,
+        "camera": view,
         "logits": logits.detach(),
         "cmap": seen["cmap"],
         "b512": seen["b512"][:, ::8, ::16, ::16],
@@ -222,9 +212,9 @@ def forget_psi() -> None:
     _psi_planes.cache_clear()
 
 
-def _psi_picture(rule: NumberRule, fixture: Fixture, motion_scale: float, deform: Deform | None = None) -> dict[str, Found]:
+def _psi_picture(rule: NumberRule, motion_scale: float, deform: Deform | None = None) -> dict[str, Found]:
     planes, background, _ = _psi_planes(rule, motion_scale)
-    out = _psi(rule).render(planes, background, fixture.camera("camera", camera())[None], deform)
+    out = _psi(rule).render(planes, background, camera()[None], deform)
     feature, behind = out.feature[0], (1 - out.opacity[0]) * background[0]
     return {
         "camera": camera(),
@@ -239,31 +229,31 @@ def _psi_picture(rule: NumberRule, fixture: Fixture, motion_scale: float, deform
 
 
 def psi_v2(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    return _psi_planes(rule, 1.0)[2] | _psi_picture(rule, fixture, 1.0)
+    return _psi_planes(rule, 1.0)[2] | _psi_picture(rule, 1.0)
 
 
 def psi_3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     of_psi_v2 = ("encoder", "background")  # the same there and here, stored there
     planes = {name: value for name, value in _psi_planes(rule, 0.0)[2].items() if not name.startswith(of_psi_v2)}
-    return planes | _psi_picture(rule, fixture, 0.0)
+    return planes | _psi_picture(rule, 0.0)
 
 
 def psi_v2_posed(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     shapes = {"grid24_offset": (3, 24, 24, 24), "grid24_dist2": (1, 24, 24, 24), "grid8_offset": (3, 8, 8, 8)}
     neck = NeckField(*(fixture.given(name, shape) for name, shape in shapes.items()), PAPER.box)
-    picture = _psi_picture(rule, fixture, 1.0, neck)
+    picture = _psi_picture(rule, 1.0, neck)
     del picture["feature"], picture["image_sr_exact"]
     return picture | {"points_out": neck(rule.tensor("deform_points", (1, 4096, 3), 0.35))[0]}
 
 
 def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    embedding, problem = _embedding(fixture.folder)
-    layer = Flame(_fake_head(rule, *embedding))
+    embedding, problem = landmark_embedding(fixture.folder)
+    layer = Flame(fake_head(rule, *embedding))
     amplitudes = {"shape": (300, 0.5), "exp": (100, 0.5), "pose": (6, 0.15), "eye": (6, 0.1)}
     parameters = [rule.tensor(name, (1, count), amplitude) for name, (count, amplitude) in amplitudes.items()]
     vertices = layer.vertices(*parameters)
     landmarks = layer.landmarks(vertices)[0].numpy()
-    u, v = project(landmarks, fixture.camera("camera", camera())[0].numpy()).T
+    u, v = project(landmarks, camera()[0].numpy()).T
     return {
         "camera": camera(),
         "vertices": vertices[0, ::20],
@@ -275,67 +265,16 @@ def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
 
 
-def _embedding(folder: Path) -> tuple[tuple[np.ndarray, np.ndarray], str]:
-    """Faces and weights of the 70 landmarks as the official repository ships them, or any and the reason why not."""
-    places = [folder, folder.parent / "flame_side", Path(scale_params("paper").flame.model).parent]
-    found = [place / EMBEDDING for place in places if (place / EMBEDDING).is_file()]
-    problem = f"{EMBEDDING} of the official repository is needed in one of {', '.join(map(str, places))}"
-    if found:
-        try:
-            content = read_mapping(found[0])
-            faces, weights = content["full_lmk_faces_idx"][0], content["full_lmk_bary_coords"][0]
-            if faces.shape == (70,) and weights.shape == (70, 3):
-                return (faces, weights), ""
-            problem = f"{found[0]} does not hold 70 landmarks"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problem = f"{found[0]} cannot be read: {error}"
-    return (np.zeros(70, np.int64), np.zeros((70, 3))), problem
-
-
-def _fake_head(rule: NumberRule, landmark_faces: np.ndarray, landmark_weights: np.ndarray) -> HeadModel:
-    """The head model of the flame fixture: an ellipsoid with FLAME's numbers of vertices and faces."""
-    count = 5023
-    i = np.arange(count)
-    around, down = 2 * np.pi * i / 34, np.pi * (i + 0.5) / count
-    axes = [0.075 * np.sin(down) * np.sin(around), 0.11 * np.cos(down), 0.095 * np.sin(down) * np.cos(around)]
-    template = np.stack(axes, 1).astype(np.float32)
-    j = np.arange(4988)
-    skin = np.zeros((count, 5))
-    skin[:, 1] = np.clip((template[:, 1] + 0.11) / 0.06, 0, 1)
-    skin[:, 0] = 1 - skin[:, 1]
-    regressor = np.zeros((5, count))
-    for joint, place in enumerate([(0, -0.11, 0), (0, -0.08, -0.01), (0, -0.02, 0.02), (-0.03, 0.03, 0.07), (0.03, 0.03, 0.07)]):
-        regressor[joint, np.argsort(((template - np.array(place)) ** 2).sum(1), kind="stable")[:8]] = 1 / 8
-    some = np.arange(3)
-    return HeadModel(
-        name="fake",
-        template_V3=template,
-        directions_V3K=1e-3 * rule.unit("flame:shapedirs", (count, 3, 400)),
-        pose_directions=1e-4 * rule.unit("flame:posedirs", (count, 3, 36)).reshape(-1, 36).T,
-        joint_regressor=regressor,
-        skin_weights=skin,
-        parents=np.array([-1, 0, 1, 1, 1]),
-        faces_F3=np.concatenate([np.stack([j, j + 34, j + 1], 1), np.stack([j + 1, j + 34, j + 35], 1)]),
-        landmark_faces=landmark_faces,
-        landmark_weights=landmark_weights,
-        regions=dict.fromkeys(REGIONS, some),
-        simple_vertices=some[None],
-        simple_weights=np.ones((1, 3)) / 3,
-        simple_faces=np.zeros((1, 3), np.int64),
-        neighbours=np.zeros((count, 10), np.int64),
-    )
-
-
 def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     network = rule.fill(GenHead(PAPER, Flame(standin())), EVERY_LAYER)
-    z, by_rule = rule.tensor("z", (1, 512)), camera(-0.2, 0.05)
-    condition = torch.cat([fixture.camera("camera_condition", by_rule), rule.tensor("shape", (1, 300), 0.5)], 1)
+    z, view = rule.tensor("z", (1, 512)), camera(-0.2, 0.05)
+    condition = torch.cat([view, rule.tensor("shape", (1, 300), 0.5)], 1)
     planes = network.planes(z, condition)
     mapping, background = network.backbone.mapping, network.background
     logits = background.synthesis(background.mapping(rule.tensor("z_bg", (1, 512))))
     found = {
         "camera": camera(),
-        "camera_condition": by_rule,
+        "camera_condition": view,
         "ws": mapping(z, condition)[0, 0],
         "num_ws": np.array(network.backbone.synthesis.num_ws),
         "ws_trunc07": mapping(z, condition, 0.7)[0, 0],
@@ -344,7 +283,7 @@ def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "background_logits": logits[0, :, ::2, ::2],
     }
     for automatic in (False, True):
-        rays = network.rays(planes, _parts(), fixture.camera("camera", camera())[None], automatic=automatic)
+        rays = network.rays(planes, _parts(), camera()[None], automatic=automatic)
         arrays = {"feature": rays.colour[0, 0], "depth": rays.depth[0, 0], "transmittance": 1 - rays.opacity[0, 0]}
         found |= {f"part_{key}_fuse{automatic:d}": array for key, array in arrays.items()}
     return found
