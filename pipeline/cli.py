@@ -56,7 +56,7 @@ def parity(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of fixtures (*.npz)")],
     salt: Annotated[str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")] = "",
 ) -> None:
-    """Compare the networks at paper size with the fixtures of the official ones; takes some minutes."""
+    """Compare the networks at paper size with the fixtures of the official ones; takes a minute or two, and 3 GB of memory."""
     from pipeline.number_rule import NumberRule
     from pipeline.parity import check
 
