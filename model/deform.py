@@ -21,7 +21,7 @@ def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor
     """Barycentric coordinates (P, 3) of the nearest point of each triangle to its own point, and the squared distance (P,).
 
     The nearest point is the projection on the plane if that lies inside, else the nearest of three points on the edges; a triangle
-    without area is handled by its edges alone.
+    without area, or so thin that rounding decides where its plane lies, is handled by its edges alone.
     """
     edge = corners_P33.roll(-1, 1) - corners_P33  # edge i runs from corner i to corner i + 1
     to_point = points_P3[:, None] - corners_P33
@@ -38,10 +38,16 @@ def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor
     area2 = normal.square().sum(-1)
     # Barycentric coordinate i belongs to the sub-triangle opposite to corner i.
     inner = torch.linalg.cross(edge, to_point).mul(normal[:, None]).sum(-1).roll(-1, 1) / area2.clamp_min(1e-30)[:, None]
-    longest = edge.square().sum(-1).amax(1)
-    inside = (inner >= 0).all(1) & (area2 > 1e-12 * longest.square())
+    inside = (inner >= 0).all(1) & _has_plane(corners_P33)
     height2 = (to_point[:, 0] * normal).sum(-1).square() / area2.clamp_min(1e-30)
     return torch.where(inside[:, None], inner, weights), torch.where(inside, height2, best)
+
+
+def _has_plane(corners_P33: Tensor) -> Tensor:
+    """Whether triangles are high enough over their longest edge, a few ten-thousandths of it, for float32 to know their plane, (P,)."""
+    edge = corners_P33.roll(-1, 1) - corners_P33
+    area2 = torch.linalg.cross(edge[:, 0], -edge[:, 2]).square().sum(-1)
+    return area2 > 1e-7 * edge.square().sum(-1).amax(1).square()
 
 
 def closest_on_mesh(points_N3: Tensor, vertices_V3: Tensor, faces_F3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,12 +141,15 @@ def surface_offset(points_N3: Tensor, posed_V3: Tensor, unposed_V3: Tensor, face
     """How points move with their nearest triangle from one pose to the other: offsets (N, 3) and squared distances (N,).
 
     The foot point keeps its barycentric coordinates, the rest turns with the triangle. Where the foot lies inside its triangle this
-    is the official surface field (barycentric projection plus signed offset along the normal); beyond an edge it stays rigid.
+    is the official surface field (barycentric projection plus signed offset along the normal); beyond an edge it stays rigid. A triangle
+    without area says nothing about a turn: there the points only move along.
     """
     face, weight, distance = closest_on_mesh(points_N3, posed_V3, faces_F3)
     posed, unposed = posed_V3[faces_F3[face]], unposed_V3[faces_F3[face]]
     foot, new_foot = ((corners * weight[..., None]).sum(1) for corners in (posed, unposed))
     turn = _frames(unposed) @ _frames(posed).transpose(1, 2)
+    still = torch.eye(3, dtype=turn.dtype, device=turn.device)
+    turn = torch.where((_has_plane(posed) & _has_plane(unposed))[:, None, None], turn, still)
     return new_foot + (turn @ (points_N3 - foot)[..., None])[..., 0] - points_N3, distance
 
 

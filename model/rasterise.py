@@ -13,6 +13,7 @@ from model.flame import Flame
 
 INNER_LIPS = slice(60, 68)  # landmarks around the opening of the mouth
 SUPERSAMPLING = 2
+THINNEST = 1e-6  # height of a triangle in the picture, a share of its side
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Raster:
 def rasterise(vertices_BV3: Tensor, faces_F3: Tensor, cameras_B25: Tensor, size: int) -> Raster:
     """Draws a mesh (world units) from one camera each at size x size pixels; the nearest triangle wins, the lowest index among equals.
 
-    Triangles that reach behind the camera are left out; both sides of a triangle are seen.
+    Triangles that reach behind the camera or have no area in the picture are left out; both sides of a triangle are seen.
     """
     batch, device = len(vertices_BV3), vertices_BV3.device
     cam2world, intrinsics = cameras_B25[:, :16].view(-1, 4, 4), cameras_B25[:, 16:].view(-1, 3, 3)
@@ -40,7 +41,11 @@ def rasterise(vertices_BV3: Tensor, faces_F3: Tensor, cameras_B25: Tensor, size:
 
     low = corner_BF32.amin(2).ceil().clamp(0, size).long()
     high = corner_BF32.amax(2).floor().clamp(-1, size - 1).long()
-    extent = (high - low + 1).clamp_min(0) * (depth_BF3.amin(2) > 1e-3)[..., None]
+    edge = corner_BF32.roll(-1, 2) - corner_BF32
+    height = (edge[:, :, 0, 0] * edge[:, :, 1, 1] - edge[:, :, 0, 1] * edge[:, :, 1, 0]).abs() / edge.norm(dim=-1).amax(2).clamp_min(1e-30)
+    # What is thinner than the rounding of pixel coordinates is a line, and where a pixel lies along it would be rounding too.
+    visible = (depth_BF3.amin(2) > 1e-3) & (height > THINNEST * size)
+    extent = (high - low + 1).clamp_min(0) * visible[..., None]
     count = extent.prod(-1).flatten()
     pair = torch.repeat_interleave(torch.arange(len(count), device=device), count)  # one entry for each pixel of a triangle's bounding box
     step = torch.arange(len(pair), device=device) - (count.cumsum(0) - count)[pair]

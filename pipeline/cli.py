@@ -1,6 +1,7 @@
 """The command line `psi4d`."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,25 @@ def doctor() -> None:
     missing = sum(finding.state == "missing" for finding in findings)
     if missing:
         raise UserError(f"{missing} of the things above are missing; `dvc repro` would stop there.")
+
+
+@app.command()
+def parity(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of fixtures (*.npz)")],
+    salt: Annotated[str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")] = "",
+) -> None:
+    """Compare the networks at paper size with the fixtures of the official ones; takes a minute or two, and 3 GB of memory."""
+    from pipeline.number_rule import NumberRule
+    from pipeline.parity import check
+
+    counts: Counter[str] = Counter()
+    for line in check(folder, NumberRule(salt)):
+        typer.echo(line)
+        counts[line.verdict] += 1
+    bad = counts["fail"] + counts["unknown"]
+    if bad:
+        raise UserError(f"{bad} of {bad + counts['pass']} comparisons above failed or could not be made.")
+    typer.echo(f"all {counts['pass']} arrays agree")
 
 
 def _is_preset() -> bool:

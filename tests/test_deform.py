@@ -7,7 +7,9 @@ import torch
 from model.deform import PARTS, NeckField, PartDeformation, closest_on_mesh, nearest_vertices, surface_offset
 from model.flame import Flame, rotation_matrices
 from pipeline.head_model import standin
-from tests.number_rule import error, fixture, needs_reference, unit
+from pipeline.number_rule import NumberRule
+from pipeline.parity import read_arrays, relative_error
+from tests.reference import REFERENCE, needs_reference
 
 
 @pytest.fixture(scope="module")
@@ -15,47 +17,78 @@ def flame() -> Flame:
     return Flame(standin())
 
 
-def brute_force(point: np.ndarray, corners: np.ndarray) -> float:
-    """Squared distance of a point to a triangle in double precision, by cases written apart from the ones under test."""
-    best = np.inf
+def squared_distances(points_N3: np.ndarray, corners_F33: np.ndarray) -> np.ndarray:
+    """Of every point to every triangle in double precision, (N, F), by cases written apart from the ones under test."""
+    points, corners = points_N3.astype(np.float64)[:, None], corners_F33.astype(np.float64)
+    best = np.full((len(points_N3), len(corners)), np.inf)
     for a, b in ((0, 1), (1, 2), (2, 0)):
-        edge = corners[b] - corners[a]
-        length = edge @ edge
-        t = 0.0 if length == 0 else np.clip((point - corners[a]) @ edge / length, 0, 1)
-        best = min(best, ((point - corners[a] - t * edge) ** 2).sum())
-    system = np.stack([corners[1] - corners[0], corners[2] - corners[0]], 1)
-    solution, _, rank, _ = np.linalg.lstsq(system, point - corners[0], rcond=1e-12)
-    if rank == 2 and solution.min() >= 0 and solution.sum() <= 1:
-        best = min(best, ((point - corners[0] - system @ solution) ** 2).sum())
-    return best
+        edge, to_point = corners[:, b] - corners[:, a], points - corners[:, a]
+        length = (edge**2).sum(-1)
+        t = np.clip((to_point * edge).sum(-1) / np.where(length == 0, 1, length), 0, 1)
+        best = np.minimum(best, ((to_point - t[..., None] * edge) ** 2).sum(-1))
+    first, second, to_point = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0], points - corners[:, 0]
+    normal = np.cross(first, second)
+    area2 = np.where((normal**2).sum(-1) == 0, np.nan, (normal**2).sum(-1))  # no number: such a triangle has no inside
+    u, v = (np.cross(to_point, second) * normal).sum(-1) / area2, (np.cross(first, to_point) * normal).sum(-1) / area2
+    return np.where((u >= 0) & (v >= 0) & (u + v <= 1), (to_point * normal).sum(-1) ** 2 / area2, best)
 
 
+def a_mesh(draw: np.random.Generator, thin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Random triangles, and others: two corners or all in one place, three on a line, nearly so by `thin`, one triangle twice."""
+    vertices = draw.normal(size=(60, 3)).astype(np.float32)
+    faces = draw.integers(30, size=(70, 3))
+    faces[:4, 2] = faces[:4, 1]
+    faces[4:6] = faces[4:6, :1]
+    for face in faces[6:16]:
+        face[2] = 30 + face[0]
+        along = draw.uniform(-0.5, 1.5)
+        vertices[face[2]] = (1 - along) * vertices[face[0]] + along * vertices[face[1]] + thin * draw.normal(size=3)
+    faces[16] = faces[17]
+    vertices[faces[18, 1]] = vertices[faces[18, 0]]  # two vertices in one place
+    return vertices, faces
+
+
+@pytest.mark.parametrize(("thin", "bound"), [(0.0, 3e-5), (1e-6, 3e-5), (1e-5, 1e-4), (1e-4, 1e-3), (1e-3, 1e-3)])
 @pytest.mark.parametrize("seed", range(3))
-def test_closest_triangle_against_brute_force(seed: int) -> None:
+def test_closest_triangle_against_brute_force(seed: int, thin: float, bound: float) -> None:
     draw = np.random.default_rng(seed)
-    vertices = draw.normal(size=(40, 3)).astype(np.float32)
-    faces = draw.integers(40, size=(60, 3))
-    faces[:4, 2] = faces[:4, 1]  # without area: an edge
-    faces[4] = faces[4, 0]  # a point
-    faces[5] = faces[6]  # the same triangle twice: the first counts
-    points = np.concatenate([draw.normal(size=(60, 3)), vertices[:5], vertices[faces[10:15]].mean(1)]).astype(np.float32)
-    face, weights, distance = closest_on_mesh(*(torch.from_numpy(a) for a in (points, vertices, faces)))
-    corners = vertices[faces].astype(np.float64)
-    all_distances = np.array([[brute_force(p, c) for c in corners] for p in points.astype(np.float64)])
-    assert np.abs(distance.numpy() - all_distances.min(1)).max() < 1e-5
-    assert (face != 6).all()
-    assert (weights >= 0).all() and torch.allclose(weights.sum(1), torch.ones(len(points)), atol=1e-5)
-    foot = (corners[face] * weights.double().numpy()[..., None]).sum(1)
-    assert np.abs(((points - foot) ** 2).sum(1) - all_distances.min(1)).max() < 1e-5
+    vertices, faces = a_mesh(draw, thin)
+    corners = vertices[faces]
+    shares = draw.dirichlet([1, 1, 1], len(faces))
+    on_edges, on_faces = corners[:, 0] * 0.25 + corners[:, 1] * 0.75, (corners * shares[..., None]).sum(1)
+    apart = [draw.normal(size=(150, 3)), 20 * draw.normal(size=(20, 3)), on_faces + 1e-3 * draw.normal(size=on_faces.shape)]
+    points = np.concatenate([vertices, on_edges, on_faces, *apart]).astype(np.float32)
+    face, weights, distance2 = closest_on_mesh(*(torch.from_numpy(a) for a in (points, vertices, faces)))
+    wanted = np.sqrt(squared_distances(points, corners).min(1))
+    scale = np.maximum(1, wanted)
+    assert (np.abs(np.sqrt(distance2.numpy()) - wanted) / scale).max() < bound  # 3e-5: the root of what rounding leaves of zero
+    foot = (corners[face].astype(np.float64) * weights.double().numpy()[..., None]).sum(1)
+    assert (np.abs(np.linalg.norm(points - foot, axis=1) - wanted) / scale).max() < 2 * bound
+    assert (weights >= 0).all() and (weights.sum(1) - 1).abs().max() < bound
+    assert (face != 17).all()  # of two equal ones the first
 
 
-def test_nearest_vertices_against_brute_force() -> None:
+@pytest.mark.parametrize("count", [1, 10])
+def test_nearest_vertices_against_brute_force(count: int) -> None:
     draw = torch.Generator().manual_seed(0)
-    points, vertices = torch.randn(2, 300, 3, generator=draw), torch.randn(2, 200, 3, generator=draw)
-    distance = torch.cdist(points.double(), vertices.double())
-    wanted = distance.topk(10, largest=False).values
-    assert torch.allclose(distance.gather(2, nearest_vertices(points, vertices, 10)), wanted, atol=1e-6)
-    assert torch.allclose(distance.gather(2, nearest_vertices(points, vertices, 1)), wanted[..., :1], atol=1e-6)
+    vertices = torch.randn(2, 200, 3, generator=draw)
+    vertices[:, 100:120] = vertices[:, :20]  # two in one place
+    points = torch.cat([torch.randn(2, 300, 3, generator=draw), vertices[:, :50], 10 * torch.randn(2, 20, 3, generator=draw)], 1)
+    distance2 = torch.cdist(points.double(), vertices.double()).square()
+    found = nearest_vertices(points, vertices, count)
+    assert found.shape == (2, 370, count) and (found.sort(-1).values.diff(dim=-1) > 0).all()
+    near = distance2.gather(2, found)
+    scale = distance2.amax(-1, keepdim=True).clamp_min(1)
+    assert ((near - distance2.topk(count, largest=False).values).abs() < 1e-6 * scale).all()
+
+
+@pytest.mark.parametrize("flat", [0.0, 1e-7])
+def test_points_beside_a_triangle_without_area_move_along(flat: float) -> None:
+    posed = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.5, flat, 0.0]])
+    moved = posed + torch.tensor([0.1, 0.2, 0.3])
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    offset, _ = surface_offset(points, posed, moved, torch.tensor([[0, 1, 2]]))
+    assert torch.allclose(offset, torch.tensor([0.1, 0.2, 0.3]).expand(50, 3), atol=1e-6)
 
 
 def test_a_rigid_motion_of_the_mesh_moves_all_of_space(flame: Flame) -> None:
@@ -69,11 +102,10 @@ def test_a_rigid_motion_of_the_mesh_moves_all_of_space(flame: Flame) -> None:
 
 @needs_reference
 def test_neck_field_parity() -> None:
-    wanted = fixture("psi_v2_posed")
+    wanted = read_arrays(REFERENCE / "parity" / "psi_v2_posed.npz")
     field = NeckField(*(torch.from_numpy(wanted[key])[None] for key in ("grid24_offset", "grid24_dist2", "grid8_offset")))
-    points = torch.from_numpy(0.35 * unit("input:deform_points", (1, 4096, 3)))
-    assert error(field(points)[0], wanted["points_out"]) < 1e-6
-    assert error(field(points)[0] - points[0], wanted["points_out"] - points[0].numpy()) < 1e-5
+    points = NumberRule().tensor("deform_points", (1, 4096, 3), 0.35)
+    assert relative_error((field(points)[0] - points[0]).numpy(), wanted["points_out"] - points[0].numpy()) < 1e-5
 
 
 def test_neck_field_takes_the_head_back(flame: Flame) -> None:

@@ -12,12 +12,11 @@ import pytest
 import torch
 from scipy.sparse import csc_matrix
 
-from model.flame import REGIONS, Flame, HeadModel, rotation_matrices, split_label
+from model.flame import Flame, HeadModel, rotation_matrices, split_label
 from model.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame
 from model.safe_pickle import read_mapping, read_pickle
-from pipeline.camera import project
 from pipeline.head_model import load, standin
-from tests.number_rule import REFERENCE, error, fixture, needs_reference, unit, vector
+from tests.reference import REFERENCE, needs_reference
 
 
 @pytest.fixture(scope="module")
@@ -74,55 +73,6 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         replace(head, faces_F3=head.faces_F3 + len(head.template_V3))
     with pytest.raises(ValueError, match="lips"):
         replace(head, regions={key: value for key, value in head.regions.items() if key != "lips"})
-
-
-@needs_reference
-def test_parity_with_the_official_layer() -> None:
-    wanted = fixture("flame")
-    flame = Flame(_fake_flame())
-    parameters = [vector("shape", 300, 0.5), vector("exp", 100, 0.5), vector("pose", 6, 0.15), vector("eye", 6, 0.1)]
-    vertices = flame.vertices(*parameters)
-    landmarks = flame.landmarks(vertices)[0]
-    assert error(vertices[0, ::20], wanted["vertices"]) < 1e-6
-    assert error(flame.joints(*parameters)[0], wanted["joints"]) < 1e-6
-    assert error(flame.canonical()[::20], wanted["canonical_joints_offset"]) < 1e-6
-    assert error(landmarks, wanted["landmarks3d"]) < 1e-6
-    u, v = project(landmarks.numpy(), wanted["camera"][0]).T
-    assert np.abs(512 * np.stack([u, 1 - v], 1) - wanted["landmarks2d_512"]).max() < 1e-3  # the official ones have y up
-
-
-def _fake_flame() -> HeadModel:
-    count = 5023
-    i = np.arange(count)
-    around, down = 2 * np.pi * i / 34, np.pi * (i + 0.5) / count
-    axes = [0.075 * np.sin(down) * np.sin(around), 0.11 * np.cos(down), 0.095 * np.sin(down) * np.cos(around)]
-    template = np.stack(axes, 1).astype(np.float32)
-    j = np.arange(4988)
-    skin = np.zeros((count, 5))
-    skin[:, 1] = np.clip((template[:, 1] + 0.11) / 0.06, 0, 1)
-    skin[:, 0] = 1 - skin[:, 1]
-    regressor = np.zeros((5, count))
-    for joint, place in enumerate([(0, -0.11, 0), (0, -0.08, -0.01), (0, -0.02, 0.02), (-0.03, 0.03, 0.07), (0.03, 0.03, 0.07)]):
-        regressor[joint, np.argsort(((template - np.array(place)) ** 2).sum(1), kind="stable")[:8]] = 1 / 8
-    embedding = read_mapping(REFERENCE / "flame_side" / EMBEDDING)
-    some = np.arange(3)
-    return HeadModel(
-        name="fake",
-        template_V3=template,
-        directions_V3K=1e-3 * unit("flame:shapedirs", (count, 3, 400)),
-        pose_directions=1e-4 * unit("flame:posedirs", (count, 3, 36)).reshape(-1, 36).T,
-        joint_regressor=regressor,
-        skin_weights=skin,
-        parents=np.array([-1, 0, 1, 1, 1]),
-        faces_F3=np.concatenate([np.stack([j, j + 34, j + 1], 1), np.stack([j + 1, j + 34, j + 35], 1)]),
-        landmark_faces=embedding["full_lmk_faces_idx"][0],
-        landmark_weights=embedding["full_lmk_bary_coords"][0],
-        regions=dict.fromkeys(REGIONS, some),
-        simple_vertices=some[None],
-        simple_weights=np.ones((1, 3)) / 3,
-        simple_faces=np.zeros((1, 3), np.int64),
-        neighbours=np.zeros((count, 10), np.int64),
-    )
 
 
 def write_flame(head: HeadModel, folder: Path) -> Path:

@@ -1,42 +1,11 @@
-"""E_mot: layout, parity with the published network, and the aligned crop."""
-
-import json
+"""E_mot: small sizes, and the aligned crop. Layout and parity: test_parity."""
 
 import numpy as np
 import pytest
 import torch
 
-from model.motion_encoder import EYES_AND_MOUTH, MotionEncoder, motion_crop
+from model.motion_encoder import MotionEncoder, motion_crop
 from model.sizes import MotionSizes
-from model.warp import similarity
-from tests.number_rule import REFERENCE, error, fill, fixture, image, needs_reference
-
-
-@needs_reference
-def test_parity_with_the_published_network() -> None:
-    encoder = MotionEncoder(MotionSizes())
-    manifest = json.loads((REFERENCE / "manifests" / "pdfgc_motion_encoder.json").read_text())
-    assert [(key, list(value.shape)) for key, value in encoder.state_dict().items()] == [(key, shape) for key, shape, _ in manifest]
-    wanted = fixture("pdfgc_motion_encoder")
-    fill(encoder, equalised=False)
-    crop = image("input:face224", 224)
-    for found, key in zip(encoder(crop), ("headpose", "eye", "emotion", "mouth"), strict=True):
-        assert error(found[0], wanted[key]) < 1e-4, key
-    assert error(encoder.embedding(crop)[0], wanted["motion548"]) < 1e-4
-
-
-@needs_reference
-def test_crop_parity() -> None:
-    wanted = fixture("preprocess")
-    landmarks = torch.from_numpy(wanted["landmarks"])[None]
-    groups = torch.stack([landmarks[:, part].mean(1) for part in (slice(36, 42), slice(42, 48), slice(60, 68))], 1)
-    flipped = torch.stack([groups[..., 0], 511 - groups[..., 1]], -1)
-    template = torch.tensor(EYES_AND_MOUTH)
-    assert error(similarity(groups, template)[0], wanted["pdfgc_matrix_rev0"]) < 1e-5
-    assert error(similarity(flipped, template)[0], wanted["pdfgc_matrix_rev1"]) < 1e-5
-    # The official warp counts pixels by their centres; fractions of the image count from its edge.
-    crop = motion_crop(image("input:img_app", 512), (landmarks + 0.5) / 512, 224)
-    assert error(crop[0], wanted["crop224"]) < 1e-3
 
 
 def face(size: int, turn: float, place: tuple[float, float], scale: float) -> tuple[torch.Tensor, torch.Tensor]:

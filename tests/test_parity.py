@@ -1,0 +1,182 @@
+"""The published layouts, and every parity fixture through the code of `psi4d parity`; what the command says of fixtures that are no good."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.discriminator import Discriminator
+from model.flame import Flame
+from model.genhead import GenHead
+from model.identity import IdentityNet
+from model.motion_encoder import MotionEncoder
+from model.psi import Psi
+from model.sizes import Sizes
+from pipeline.errors import UserError
+from pipeline.head_model import standin
+from pipeline.number_rule import NumberRule, camera
+from pipeline.parity import check, check_fixture
+from pipeline.parity_cases import CASES, Fixture, forget_psi, rule_check
+from tests.reference import REFERENCE, needs_reference
+
+ROOT = Path(__file__).parents[1]
+FIXTURES = REFERENCE / "parity"
+# Entries of the official checkpoints that we leave out: data of FLAME, and a statistic that the official training loop hangs on.
+FOREIGN = ("deformer.", "dataset_label_std")
+NETWORKS = {
+    "psi_v2": (Psi, 224_766_123),
+    "psi_3d": (Psi, 224_766_123),
+    "discriminator": (Discriminator, 31_360_000),
+    "genhead_generator": (lambda sizes: GenHead(sizes, Flame(standin())), None),
+    "pdfgc_motion_encoder": (lambda sizes: MotionEncoder(sizes.motion), None),
+    "arcface_iresnet18": (lambda sizes: IdentityNet(sizes.identity), None),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@needs_reference
+def test_published_layout(name: str) -> None:
+    build, count = NETWORKS[name]
+    with torch.device("meta"):
+        network = build(Sizes())
+    ours = {key: (list(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in network.state_dict().items()}
+    manifest = json.loads((REFERENCE / "manifests" / f"{name}.json").read_text())
+    assert ours == {key: (shape, dtype) for key, shape, dtype in manifest if not key.startswith(FOREIGN)}
+    assert count in (None, sum(p.numel() for p in network.parameters()))
+
+
+@needs_reference
+def test_every_manifest_and_fixture_is_met() -> None:
+    assert {path.stem for path in (REFERENCE / "manifests").glob("*.json")} == set(NETWORKS)
+    assert {path.stem for path in FIXTURES.glob("*.npz")} == set(CASES)
+    assert Sizes().motion.dims == 548
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_psi():
+    yield
+    forget_psi()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("psi") else name for name in sorted(CASES)])
+@needs_reference
+def test_fixture(name: str) -> None:
+    lines = check_fixture(FIXTURES / f"{name}.npz", NumberRule())
+    assert not [str(line) for line in lines if line.verdict not in ("pass", "input")]
+    assert sum(line.verdict == "pass" for line in lines) >= 1
+
+
+def slow_unit(key: str, count: int) -> list[float]:
+    """The number rule with Python's integers, as the README of the fixtures words it."""
+    numbers, whole = [], 2**64
+    for i in range(count):
+        s = ((zlib.crc32(key.encode()) << 32) + i + 0x9E3779B97F4A7C15) % whole
+        s = (s ^ (s >> 30)) * 0xBF58476D1CE4E5B9 % whole
+        s = (s ^ (s >> 27)) * 0x94D049BB133111EB % whole
+        s ^= s >> 31
+        numbers.append((((s >> 40) + 0.5) * 2**-24 - 0.5) * math.sqrt(12))
+    return numbers
+
+
+def test_the_number_rule_and_its_salt() -> None:
+    assert np.array_equal(NumberRule().unit("test", (50,)), np.float32(slow_unit("test", 50)))
+    assert np.array_equal(NumberRule("a:").unit("test", (5, 10)).ravel(), np.float32(slow_unit("a:test", 50)))
+    long = NumberRule().unit("test", (1 << 20 | 3,))
+    assert np.array_equal(long[:50], np.float32(slow_unit("test", 50))) and abs(long.mean()) < 1e-3 and abs(long.std() - 1) < 1e-3
+    assert len(np.unique(long[-50:])) == 50
+    with pytest.raises(ValueError, match="says nothing about"):
+        NumberRule().weight("decoder.scale", (3,), False)
+
+
+def write_rule_check(folder: Path, salt: str = "", **changed: np.ndarray) -> Path:
+    """The one fixture that can be made without a network."""
+    keys = np.array(["w_avg", "decoder.net.0.weight", "superresolution.block0.conv0.noise_strength"])
+    found = rule_check(NumberRule(salt), Fixture(folder, {"keys": keys}))
+    arrays = {"keys": keys} | {name: np.asarray(value) for name, value in found.items()} | changed
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "rule_check.npz", **{name: value for name, value in arrays.items() if value is not None})
+    return folder / "rule_check.npz"
+
+
+def verdicts(path: Path, salt: str = "") -> dict[str, str]:
+    return {line.name: line.verdict for line in check_fixture(path, NumberRule(salt))}
+
+
+def test_fixtures_of_other_keys(tmp_path: Path) -> None:
+    path = write_rule_check(tmp_path, "mine/")
+    assert set(verdicts(path, "mine/").values()) == {"pass", "input"}
+    without = verdicts(path)
+    assert {name for name, verdict in without.items() if verdict == "pass"} == {"rule_check.camera_default", "rule_check.camera_b"}
+    assert without["rule_check.first4"] == without["rule_check.unit_test"] == "fail"
+
+
+def test_a_wrong_array_is_named(tmp_path: Path) -> None:
+    right = NumberRule().unit("test", (16,))
+    changes = {
+        "off": right * 1.001,
+        "of another shape": right[:5],
+        "no number": np.full(16, np.nan, np.float32),
+        "text": np.array(["a"] * 16),
+        "missing": None,
+    }
+    for why, unit_test in changes.items():
+        found = verdicts(write_rule_check(tmp_path, unit_test=unit_test))
+        assert {name for name, verdict in found.items() if verdict == "fail"} == {"rule_check.unit_test"}, why
+    assert verdicts(write_rule_check(tmp_path, unit_test=right * 1.00001))["rule_check.unit_test"] == "pass"
+    assert verdicts(write_rule_check(tmp_path, unit_test=(right * 1.001).astype(np.float16)))["rule_check.unit_test"] == "pass"
+    assert verdicts(write_rule_check(tmp_path, camera_b=camera().numpy()))["rule_check.camera_b"] == "fail"
+    assert verdicts(write_rule_check(tmp_path, more=right))["rule_check.more"] == "unknown"
+
+
+def test_fixtures_that_are_no_good_take_one_line_each(tmp_path: Path) -> None:
+    whole = write_rule_check(tmp_path).read_bytes()
+    draw = np.random.default_rng(0)
+    for damaged in (b"", b"text", whole[: len(whole) // 2], whole[:40] + b"\0" * 400 + whole[440:]):
+        (tmp_path / "rule_check.npz").write_bytes(damaged)
+        assert "fail" in verdicts(tmp_path / "rule_check.npz").values()
+    for _ in range(20):
+        data = bytearray(whole)
+        data[draw.integers(len(data))] ^= 1 << draw.integers(8)
+        (tmp_path / "rule_check.npz").write_bytes(bytes(data))
+        verdicts(tmp_path / "rule_check.npz")
+    write_rule_check(tmp_path, keys=np.array(["no.such.key"]))
+    (tmp_path / "preprocess.npz").write_bytes(whole)
+    np.savez(tmp_path / "psi_v2_posed.npz", grid24_offset=np.zeros(3))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "renderer.npz")
+    np.savez(tmp_path / "arcface_iresnet18.npz", embedding=np.array([{}], object))
+    (tmp_path / "genhead.npz").mkdir()
+    (tmp_path / "other.npz").write_bytes(whole)
+    lines = list(check(tmp_path, NumberRule()))
+    assert [line.name for line in lines] == sorted(path.stem for path in tmp_path.iterdir())
+    assert [line.verdict for line in lines] == ["fail"] * 2 + ["unknown"] + ["fail"] * 4
+    assert all(line.detail and "\n" not in str(line) for line in lines)
+
+
+def test_a_folder_without_fixtures_is_an_error(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=str(folder)):
+            list(check(folder, NumberRule()))
+
+
+def psi4d(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "parity", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    folder = str(write_rule_check(tmp_path / "fixtures", "other ").parent)
+    good = psi4d(folder, "--salt", "other ")
+    assert (good.returncode, good.stderr) == (0, "") and "all 7 arrays agree" in good.stdout
+    assert len(good.stdout.splitlines()) == 9 and "rule_check.first4" in good.stdout
+    bad = psi4d(folder)
+    assert bad.returncode == 1 and bad.stdout.count("fail") == 5 and len(bad.stderr.splitlines()) == 1
+    empty = psi4d(str(tmp_path))
+    assert empty.returncode == 1 and "no fixture" in empty.stderr and "Traceback" not in empty.stderr
