@@ -97,6 +97,7 @@ class RenderGenhead(Section):
     look_at_share: Probability
     jaw_share: Probability
     z: Literal["portraits", "normal"]
+    portrait_share: Probability
     truncation: Probability
     shard_size: Positive
 

@@ -30,7 +30,7 @@ from pipeline.generated import DEPTH_UNIT
 from pipeline.heads import image_tensor
 from pipeline.objective import shrink
 from pipeline.params import Params
-from pipeline.pictures import save_grid
+from pipeline.pictures import save_grid, to_uint8
 from pipeline.pool import fingerprint, scratch_folder
 from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
@@ -58,7 +58,7 @@ class Portraits:
 
 
 def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
-    """Train GenHead on the generated portraits, write `out`/genhead.safetensors and the codes it knows, latents.safetensors; returns metrics.
+    """Train GenHead on the generated portraits, write `out`/genhead.safetensors and what it has learnt, portraits.safetensors; returns metrics.
 
     Of real portraits nobody knows the code: each gets a random one of its own, and the fitted label. Raises UserError when there is none at all.
     """
@@ -144,8 +144,8 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     history = training.run(load, step, preview, max(1, section.steps // 5))
     save_weights(out / "genhead.safetensors", genhead.state_dict(), {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps})
-    known = {"z": portraits.z, "shape": portraits.label[:, 25:325]}
-    save_weights(out / "latents.safetensors", known, {"network": "genhead latents"})
+    known = {name: getattr(portraits, name) for name in ("z", "label", "camera")} | {"image": torch.from_numpy(to_uint8(portraits.image))}
+    save_weights(out / "portraits.safetensors", known, {"network": "portraits that genhead knows"})
     psnr = []
     for start in range(0, min(count, 64), 8):
         index = np.arange(start, min(start + 8, count))

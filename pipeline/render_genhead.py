@@ -104,27 +104,35 @@ class Head:
     label: np.ndarray  # (437,)
     condition: np.ndarray  # (325,): a fitted camera and the shape, what GenHead's mapping is told
     cameras: np.ndarray  # (V, 25)
+    photo: int | None  # the portrait that view 0 shows, where it is one
 
 
 def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]) -> Head:
-    """The draws of head `index`; `known` holds the codes `z` (N, z_dim) and shapes (N, 300) that GenHead was trained on.
+    """The draws of head `index`; `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on.
 
     With z: portraits it is one of those people, for a GenHead that has seen a few hundred of them has no clear idea of others.
-    GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
+    `portrait_share` of the heads are a portrait as it is, seen as in the photo in view 0: Psi_3d will meet photos, and how they look is
+    what a GenHead of small scale knows least. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
     draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
-    if section.z == "portraits":
-        row = draw_z.integers(len(known["z"]))
-        z, label[SHAPE] = known["z"][row], known["shape"][row]
-    else:
-        z = draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
+    row = int(draw_z.integers(len(known["z"])))
+    as_it_is = draw_z.random() < section.portrait_share
+    if as_it_is:
+        label = known["label"][row].copy()
+        label[NECK] = 0.0
+    elif section.z == "portraits":
+        label[SHAPE] = known["label"][row, SHAPE]
+    own = as_it_is or section.z == "portraits"
+    z = known["z"][row] if own else draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
     pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
     look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
     looking = draw.random(section.views) < section.look_at_share
     cameras = np.where(looking[:, None], look_at_cameras, pool_cameras).astype(np.float32)
+    if as_it_is:
+        cameras[0] = known["camera"][row]
     label[CAMERA] = cameras[0]
-    return Head(z, label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras)
+    return Head(z, label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras, row if as_it_is else None)
 
 
 class HeadRenderer:
@@ -134,7 +142,7 @@ class HeadRenderer:
         self.section, self.seed, self.sizes = params.render_genhead, params.seed, params.networks
         self.device = choose_device(params.machine.device)
         self.pools = Pools(labels)
-        self.known = {name: values.numpy() for name, values in load_weights(genhead / "latents.safetensors")[0].items()}
+        self.known = {name: values.numpy() for name, values in load_weights(genhead / "portraits.safetensors")[0].items()}
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.genhead = GenHead(self.sizes, self.flame).to(self.device).eval().requires_grad_(False)
         self.genhead.load_state_dict(load_weights(genhead / "genhead.safetensors")[0])
@@ -179,6 +187,8 @@ class HeadRenderer:
         )
         grey = (opacity * 255.0).round().astype(np.uint8)
         for i, index in enumerate(indices):
+            if (photo := heads[i].photo) is not None:
+                views[i, 0] = self.known["image"][photo]
             pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])}
             pictures |= {"opacity.png": grey[i].reshape(-1, grey.shape[-1]), "background.png": backgrounds[i, 0]}
             arrays = {"cameras.npy": heads[i].cameras, "label.npy": heads[i].label}

@@ -143,6 +143,7 @@ DEMO = {
         "look_at_share": 0.5,
         "jaw_share": 0.5,
         "z": "portraits",
+        "portrait_share": 0.7,
         "truncation": 0.95,
         "shard_size": 64,
     },
@@ -269,7 +270,7 @@ PAPER = {
         "official": "data/official",
         "genhead": {"steps": 781_250, "batch": 32, "learning_rate": 2.5e-3},  # 25M images
     },
-    "render_genhead": {"heads": 1_000_000, "points": 4000, "z": "normal", "shard_size": 256},
+    "render_genhead": {"heads": 1_000_000, "points": 4000, "z": "normal", "portrait_share": 0.0, "shard_size": 256},
     "train_psi3d": {
         "images": 10_000_000,
         "batch": 32,
@@ -325,6 +326,7 @@ COMMENTS = {
     "pretrain.official": "folder with the official weights",
     "render_genhead.jaw_share": "of the heads get an opened jaw",
     "render_genhead.z": "portraits: the codes GenHead was fitted with; normal: fresh draws",
+    "render_genhead.portrait_share": "of the heads are a portrait that GenHead was fitted to, with the photo as view 0",
     "train_psi3d.images": "seen in training; so are the *_from, *_until, *_every and ema_half_life",
     "train.motion_learning_rate_scale": "of the motion layers (facts 1.8)",
     "train.init": "psi3d or random",

@@ -74,8 +74,9 @@ def inputs(tmp_path_factory) -> Path:
     genhead = GenHead(sizes, Flame(head_model.load("standin")))
     torch.nn.init.constant_(genhead.decoder.out_sigma.bias, 8.0)  # so that there is a surface
     save_weights(folder / "genhead/genhead.safetensors", genhead.state_dict(), {"network": "genhead"})
-    known = {"z": torch.randn(5, sizes.genhead.z_dim), "shape": torch.zeros(5, 300)}
-    save_weights(folder / "genhead/latents.safetensors", known, {"network": "genhead latents"})
+    known = {"z": torch.randn(5, sizes.genhead.z_dim), "label": torch.from_numpy(np.stack([label(f"known {i}") for i in range(5)]))}
+    known |= {"camera": known["label"][:, :25], "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8)}
+    save_weights(folder / "genhead/portraits.safetensors", known, {"network": "portraits"})
     save_weights(folder / "motion/motion.safetensors", MotionEncoder(sizes.motion).state_dict(), {"network": "motion"})
     return folder
 
@@ -200,9 +201,12 @@ def test_the_draws_of_heads(inputs):
     """Facts 3.4: shares of opened jaws and look-at cameras, independent eyes, parts taken from the pools, no test clip among them."""
     pools = Pools(inputs / "labels")
     assert len(pools.clips) == 2 and len(pools.frames_M437) == 7 and len(pools.appearance_N437) == 9
-    section = params_with().render_genhead.model_copy(update={"look_at_share": 0.5, "jaw_share": 0.25, "views": 3, "z": "portraits"})
+    section = params_with().render_genhead.model_copy(
+        update={"look_at_share": 0.5, "jaw_share": 0.25, "views": 3, "z": "portraits", "portrait_share": 0.0}
+    )
     draw = np.random.default_rng(0)
-    known = {"z": draw.normal(size=(3, 512)).astype(np.float32), "shape": draw.normal(size=(3, 300)).astype(np.float32)}
+    known = {"z": draw.normal(size=(3, 512)).astype(np.float32), "label": np.stack([label(f"known {i}") for i in range(3)])}
+    known["camera"] = known["label"][:, :25]
     drawn = [draw_head(index, section, 0, pools, known) for index in range(600)]
     assert np.array_equal(drawn[7].z, draw_head(7, section, 0, pools, known).z)
     frames = pools.frames_M437
@@ -215,9 +219,21 @@ def test_the_draws_of_heads(inputs):
     assert np.abs(from_pool.mean(0) - 0.5).max() < 0.08
     assert all((pool[:, :25] == head.condition[:25]).all(1).any() and np.array_equal(head.condition[25:], head.label[25:325]) for head in drawn)
     people = [int(np.flatnonzero((known["z"] == head.z).all(1))[0]) for head in drawn]
-    assert set(people) == {0, 1, 2} and all(np.array_equal(head.label[25:325], known["shape"][i]) for head, i in zip(drawn, people, strict=True))
+    assert set(people) == {0, 1, 2} and all(
+        np.array_equal(head.label[25:325], known["label"][i, 25:325]) for head, i in zip(drawn, people, strict=True)
+    )
     normal = draw_head(0, section.model_copy(update={"z": "normal"}), 0, pools, known)
     assert (pool[:, 25:325] == normal.label[25:325]).all(1).any() and not (known["z"] == normal.z).all(1).any()
+    share = [draw_head(index, section.model_copy(update={"portrait_share": 0.4}), 0, pools, known) for index in range(300)]
+    photos = [head for head in share if head.photo is not None]
+    assert abs(len(photos) / len(share) - 0.4) < 0.08
+    assert all(
+        np.array_equal(head.label[25:425], known["label"][head.photo, 25:425])
+        and not head.label[425:428].any()
+        and np.array_equal(head.z, known["z"][head.photo])
+        for head in photos
+    )
+    assert all(np.array_equal(head.cameras[0], known["camera"][head.photo]) for head in photos)
 
 
 def test_points_lie_on_rays_of_the_face():
