@@ -14,7 +14,8 @@ from scipy.sparse import csc_matrix
 
 from model.flame import REGIONS, Flame, HeadModel, rotation_matrices, split_label
 from model.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame
-from model.safe_pickle import read_mapping, read_pickle
+from model.pickled_arrays import read_mapping
+from model.safe_pickle import read_pickle
 from pipeline.camera import project
 from pipeline.head_model import load, standin
 from tests.number_rule import REFERENCE, error, fixture, needs_reference, unit, vector
