@@ -94,12 +94,14 @@ def read_flame(path: Path) -> HeadModel:
     )
 
 
-def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> None:
-    """Write a head model as safetensors, with `facts` and its name in the JSON beside it. It stays under FLAME's licence."""
+def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a head model as safetensors, with `facts` and its name in the JSON beside it; returns that. It stays under FLAME's
+    licence.
+    """
     arrays = {field.name: getattr(head, field.name) for field in fields(HeadModel) if field.name not in ("name", "regions")}
     arrays |= {f"regions.{name}": indices for name, indices in head.regions.items()}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
+    return save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
 
 
 def _saved_head(path: Path) -> HeadModel:

@@ -39,9 +39,7 @@ class Trunk(nn.Module):
             torch.manual_seed(seed)  # the package draws the trunk from the global generator
             self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, lpips=False, verbose=False)
             for layer in self.lpips.net.modules():
-                if isinstance(
-                    layer, nn.Conv2d
-                ):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
+                if isinstance(layer, nn.Conv2d):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)
             self.embed = nn.Linear(256 * 9, self.num_features)
@@ -106,9 +104,7 @@ class Regressor(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.blocks = nn.Sequential(*[_Residual(width * a, width * b) for a, b in ((1, 2), (2, 3), (3, 4))])
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * 4 * 16, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 109)
-        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * 4 * 16, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 109))
         self.register_buffer("mean", torch.zeros(109))
         self.register_buffer("spread", torch.ones(109))
 
@@ -160,9 +156,7 @@ class Perception(nn.Module):
             networks["regressor"] = Regressor()
             networks["regressor"].load_state_dict(load_weights(folder / "regressor.safetensors")[0])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`."
-            ) from error
+            raise UserError(f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`.") from error
         return cls(**networks).to(device)
 
     def train(self, mode: bool = True) -> "Perception":

@@ -108,17 +108,19 @@ class Head:
 
 
 def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, latents_NZ: np.ndarray) -> Head:
-    """The draws of head `index`; `latents_NZ` are the codes GenHead was trained on (their number matters for z: portraits only).
+    """The draws of head `index`; `latents_NZ` are the codes GenHead was trained on, of which z: normal needs none.
 
     A sum of two of them with weights cos t and sin t is again N(0, 1), but lies where a GenHead that has seen a few hundred people knows
     its way. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
     draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
-    first, second = latents_NZ[draw_z.integers(len(latents_NZ), size=2)]
-    turn = draw_z.uniform(0.0, math.pi / 2)
-    mixed = math.cos(turn) * first + math.sin(turn) * second
-    z = mixed if section.z == "portraits" else draw_z.normal(size=latents_NZ.shape[1])
+    if section.z == "portraits":
+        first, second = latents_NZ[draw_z.integers(len(latents_NZ), size=2)]
+        turn = draw_z.uniform(0.0, math.pi / 2)
+        z = math.cos(turn) * first + math.sin(turn) * second
+    else:
+        z = draw_z.normal(size=latents_NZ.shape[1])
     pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
     look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
     looking = draw.random(section.views) < section.look_at_share

@@ -130,7 +130,7 @@ DEMO = {
     },
     "pretrain": {
         "source": "generated",
-        "official": "",
+        "official": "data/official",
         "perception": {"steps": 260, "batch": 32, "learning_rate": 1e-3},
         "motion": {"steps": 400, "batch": 16, "learning_rate": 4e-3},
         "genhead": {"steps": 620, "batch": 8, "learning_rate": 0.015},
@@ -321,7 +321,7 @@ COMMENTS = {
     "fit_flame.camera_steps": "Gauss-Newton steps on rotation and camera alone, then on everything",
     "fit_flame.max_error": "over the inter-ocular distance; above it a fit is rejected",
     "pretrain.source": "generated: train small networks here; official: import the published weights",
-    "pretrain.official": "folder with the official weights",
+    "pretrain.official": "folder into which `psi4d import` put the official weights",
     "render_genhead.jaw_share": "of the heads get an opened jaw",
     "render_genhead.z": "portraits: the codes GenHead was fitted with; normal: fresh draws",
     "train_psi3d.images": "seen in training; so are the *_from, *_until, *_every and ema_half_life",
