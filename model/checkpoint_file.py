@@ -159,7 +159,7 @@ def _layout(node: object) -> tuple[object, int, tuple[int, ...], tuple[int, ...]
         node = node.arguments[0]
     names = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
     if not isinstance(node, Record) or node.origin not in names or len(node.arguments) < 4:
-        raise ValueError(f"it is no ordinary tensor but {node.origin if isinstance(node, Record) else type(node).__name__}")
+        raise ValueError(f"it is no ordinary tensor but {(node.origin if isinstance(node, Record) else type(node).__name__)!r:.100}")
     storage, offset, size, stride = node.arguments[:4]
     numbers = [offset, *size, *stride] if isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 16 else [None]
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in numbers):

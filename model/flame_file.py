@@ -100,7 +100,7 @@ def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> dict[str
     """
     arrays = {field.name: getattr(head, field.name) for field in fields(HeadModel) if field.name not in ("name", "regions")}
     arrays |= {f"regions.{name}": indices for name, indices in head.regions.items()}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
     return save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
 
 

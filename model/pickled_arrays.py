@@ -28,6 +28,10 @@ def real_value(value: object) -> object:
             raise ValueError("a numpy array is incomplete")
         data, dtype, shape, order = value.arguments
         return _array(shape, dtype, order, data)
+    if value.origin in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
+        if len(value.arguments) != 2:
+            raise ValueError("a numpy number is incomplete")
+        return _array((), value.arguments[0], "C", value.arguments[1])
     if value.origin.startswith("chumpy.") and "x" in value.attributes():
         return real_value(value.attributes()["x"])
     if value.origin.startswith("scipy.sparse"):
@@ -62,7 +66,7 @@ def _dense(matrix: Record) -> np.ndarray:
     kind, state = matrix.origin.rsplit(".", 1)[1][:3], matrix.attributes()
     shape = state.get("_shape", state.get("shape"))
     if kind not in ("csc", "csr") or not _is_shape(shape) or len(shape) != 2 or math.prod(shape) > 10_000_000:
-        raise ValueError(f"a sparse matrix {matrix.origin} of such a shape is not accepted")
+        raise ValueError(f"a sparse matrix {matrix.origin!r:.60} of such a shape is not accepted")
     major, minor = shape if kind == "csr" else shape[::-1]
     data, indices, starts = (real_value(state.get(key)) for key in ("data", "indices", "indptr"))
     if not all(isinstance(a, np.ndarray) and a.ndim == 1 for a in (data, indices, starts)):

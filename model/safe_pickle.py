@@ -186,7 +186,8 @@ class _Reader(pickle._Unpickler):
         self.append([])
 
     def load_list(self) -> None:
-        self.append(self.pop_mark())
+        items = self.pop_mark()  # changes what `append` is
+        self.append(items)
 
     def load_dict(self) -> None:
         made, items = {}, self.pop_mark()

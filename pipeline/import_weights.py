@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.checkpoint_file import CheckpointFile, class_and_attributes, is_tensor, module_tensors, shape_of
 from model.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame, save_head
+from model.pickled_arrays import real_value
 from model.psi import Psi
 from model.safe_pickle import Record
 from model.sizes import Sizes
@@ -71,7 +73,7 @@ def import_weights(path: Path, out: Path, sizes: Sizes = PUBLISHED) -> Imported:
         file = CheckpointFile(path)
         if isinstance(file.content, dict) and "v_template" in file.content:
             return _import_flame(path, out)
-        told, nodes = _tensors(file.content)
+        told, nodes = _tensors(file)
         name = next((name for name, kind in KINDS.items() if kind.mark in nodes), None)
         if name is None:
             known = "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16 and FLAME's generic_model.pkl"
@@ -98,8 +100,9 @@ def _import_flame(path: Path, out: Path) -> Imported:
     return Imported(target, "flame", written["tensors"], written["values"], [])
 
 
-def _tensors(content: object) -> tuple[dict[str, Any], dict[str, Any]]:
+def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a file says of its network, and the network's tensors by name."""
+    content = file.content
     if not isinstance(content, dict):
         return {}, {}
     module = content.get(TAKEN)
@@ -114,7 +117,10 @@ def _tensors(content: object) -> tuple[dict[str, Any], dict[str, Any]]:
             "training_set_kwargs": _plain(content.get("training_set_kwargs"), left),
             "other_entries": [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")][:100],
         }
-        return told, module_tensors(module)
+        try:
+            return told, module_tensors(module)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from error
     return {}, {name: node for name, node in content.items() if isinstance(name, str) and is_tensor(node)}
 
 
@@ -130,7 +136,7 @@ def _import_network(file: CheckpointFile, name: str, nodes: dict[str, Any], told
     spare = [key for key in nodes if key not in names and key.startswith(kind.spare)] if kind.spare else []
     problems = dict(_problems(nodes, {theirs: wanted[ours] for theirs, ours in names.items()}, spare))
     if problems:
-        raise ValueError(_sentences(f"{file.path} is no {name} of the expected layout:", problems))
+        raise ValueError(_sentences(f"{file.path} looks like {name}, but is not as expected:", problems))
     state, problems = {}, {}
     for theirs, ours in names.items():
         try:
@@ -138,7 +144,7 @@ def _import_network(file: CheckpointFile, name: str, nodes: dict[str, Any], told
         except ValueError as error:
             problems[theirs] = f"unreadable: {error}"
     if problems:
-        raise ValueError(_sentences(f"{file.path} is damaged:", problems))
+        raise ValueError(_sentences(f"{file.path} looks like {name}, but is damaged:", problems))
     if name == PSI and not _is_driven(state):
         facts = {"network": "psi3d", "sizes": facts["sizes"]}
     if name == LPIPS:
@@ -221,7 +227,7 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
     if left[0] < 0 or depth > DEEPEST:
         return "..."
     if isinstance(value, Record):
-        return _plain(value.items, left, depth + 1) if value.items else f"<{value.origin}>"
+        return _plain(value.items or _numpy(value), left, depth + 1)
     if isinstance(value, dict):
         return {str(key)[:100]: _plain(item, left, depth + 1) for key, item in list(value.items())[:DESCRIBED] if left[0] > 0}
     if isinstance(value, list | tuple):
@@ -233,10 +239,19 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
     return value[:1000] if isinstance(value, str) else f"<{type(value).__name__}>"
 
 
+def _numpy(record: Record) -> Any:
+    """The numbers of a short numpy array or of a numpy number; what it is called of anything else."""
+    try:
+        array = real_value(record) if record.origin.startswith("numpy.") else None
+    except ValueError:
+        array = None
+    return array.tolist() if isinstance(array, np.ndarray) and array.size <= DESCRIBED else f"<{record.origin}>"
+
+
 def _found(told: object, key: str) -> list[Any]:
     """All values of `key` in plain data."""
     if isinstance(told, list):
         return [value for item in told for value in _found(item, key)]
     if not isinstance(told, dict):
         return []
-    return [told[key]] * (key in told) + [value for item in told.values() for value in _found(item, key)]
+    return ([told[key]] if key in told else []) + [value for item in told.values() for value in _found(item, key)]

@@ -224,6 +224,15 @@ def test_hostile_pickles_end_in_a_clear_error() -> None:
     assert read_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".")  # tuples within tuples: odd, but harmless to whom does not look inside
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_data_is_read_as_python_reads_it(protocol: int) -> None:
+    value = {"a": [1, (2.5, "é", b"bytes" * 500)], 3: [[], {}, {"b": None}], "long": -(1 << 70), "flags": [True, False], "empty": ()}
+    again = [value, value["a"]]
+    found = read_pickle(pickle.dumps(again, protocol))
+    assert found == again and found[1] is found[0]["a"]
+    assert read_pickle(pickle.dumps({1, 2}, protocol)) == [1, 2]
+
+
 def test_an_array_must_hold_what_its_shape_says(tmp_path: Path) -> None:
     data = pickle.dumps({"a": np.zeros(4)}, 2)
     path = tmp_path / "a.pkl"
