@@ -10,8 +10,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline import head_model
-from pipeline.official import NEEDED, load_imported
 from pipeline.params import Params
 from pipeline.stage import COSTS
 
@@ -73,6 +71,8 @@ def _flame(params: Params) -> list[Finding]:
         for name, content in FLAME_FILES.items():
             findings.append(_file(model.with_name(name), f"FLAME {content}", "github.com/YuDeng/Portrait-4D (FLAME side files)"))
     if all(finding.state == "ok" for finding in findings):
+        from pipeline import head_model  # here and below: what most runs do not need takes seconds to import
+
         try:
             head_model.load(params.flame.model)
         except ValueError as error:
@@ -83,6 +83,8 @@ def _flame(params: Params) -> list[Finding]:
 def _official(params: Params) -> list[Finding]:
     if params.pretrain.source == "generated":
         return [Finding("ok", "frozen networks", "small ones, trained by the stage pretrain")]
+    from pipeline.official import NEEDED, load_imported
+
     folder = Path(params.pretrain.official)
     findings = []
     for name, published in NEEDED.items():

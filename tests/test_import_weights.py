@@ -23,6 +23,7 @@ from pipeline.perception import Perception, PublishedTrunk
 from pipeline.pretrain_official import OFFICIAL, genhead, motion, perception
 from pipeline.reenact import Synthesizers
 from pipeline.scales import SMOKE_SIZES, scale_params
+from stages.pretrain import main
 from tests import small_run
 from tests.official_files import random_state, write_pickle, write_state
 from tests.test_flame import write_flame
@@ -195,6 +196,14 @@ def test_pretrain_takes_what_was_imported(imported, tmp_path, monkeypatch):
     assert isinstance(networks.trunk, PublishedTrunk)
     assert FaceRecognition(tmp_path / "perception/identity.onnx")(torch.zeros(1, 3, 64, 64), torch.tensor([small_run.FIVE])).shape == (1, 32)
     assert load_weights(tmp_path / "genhead/latents.safetensors")[0]["z"].shape == (0, SMOKE_SIZES.genhead.z_dim)
+
+
+def test_the_stage_reports_what_it_took(imported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(official_params(imported), "motion")
+    assert load_imported(Path("data/pretrain/motion"), "motion", SMOKE_SIZES)
+    assert json.loads(Path("metrics/pretrain_motion.json").read_text()).keys() == {"motion_values"}
+    assert json.loads(Path("metrics/plots/pretrain_motion.json").read_text()) == []
 
 
 def test_pretrain_lists_all_that_is_missing(imported, tmp_path):
