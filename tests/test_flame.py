@@ -243,6 +243,18 @@ def test_an_array_must_hold_what_its_shape_says(tmp_path: Path) -> None:
         read_mapping(path)
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_of_old_and_new_numpy_are_read(tmp_path: Path, protocol: int) -> None:
+    value = {"a": np.arange(6.0).reshape(2, 3), "b": np.asfortranarray(np.arange(6).reshape(2, 3)), "c": np.array([1, 2], ">i2")}
+    path = tmp_path / "a.pkl"
+    data = pickle.dumps(value, protocol)
+    old = data.replace(b"\x16numpy._core.multiarray", b"\x15numpy.core.multiarray").replace(b"cnumpy._core.", b"cnumpy.core.")
+    for content in (data, old.replace(b"\x13numpy._core.numeric", b"\x12numpy.core.numeric")):
+        path.write_bytes(content)
+        for key, array in read_mapping(path).items():
+            assert np.array_equal(array, value[key]) and array.dtype == value[key].dtype, key
+
+
 def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     small = {"a": np.zeros(4), "J_regressor": csc_matrix(np.eye(3)), "s": "text", "n": [1, 2.5, (None, True)]}
