@@ -1,23 +1,32 @@
 """Reading the licensed FLAME: generic_model.pkl and the side files of the official repository, without executing them (facts 5.5, 10.2)."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from model.flame import HeadModel
-from model.safe_pickle import read_mapping
+from model.pickled_arrays import read_mapping
+from model.weights import load_weights, save_weights
 
 ADDITIONS = ("flame_addition_info_new_smallface.npy", "flame_addition_info_new_nosmallface.npy", "flame_addition_info.npy")
 SIMPLIFIED = "simplify_baricentric2.npy"
 EMBEDDING = "landmark_embedding_with_eyes.npy"
+HEAD = "flame head model"  # what the JSON of a saved head says it is
 
 
 def read_flame(path: Path) -> HeadModel:
-    """The head model in a FLAME pickle (2019 or 2020: 300 shape and 100 expression directions) and the three side files beside it.
+    """The head model in a FLAME pickle (2019 or 2020: 300 shape and 100 expression directions) and the three side files beside it, or in what
+    `save_head` made of them.
 
     Raises ValueError naming the file that is missing, damaged or of another layout.
     """
     path = Path(path)
+    if path.suffix == ".safetensors":
+        return _saved_head(path)
     folder = path.parent
     addition_path = next((folder / name for name in ADDITIONS if (folder / name).is_file()), folder / ADDITIONS[0])
     model, addition = read_mapping(path), read_mapping(addition_path)
@@ -83,6 +92,26 @@ def read_flame(path: Path) -> HeadModel:
         simple_faces=numbers(simplified, folder / SIMPLIFIED, "faces", 2, np.int64),
         neighbours=numbers(addition, addition_path, "vertices_region_idxs", 2, np.int64),
     )
+
+
+def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a head model as safetensors, with `facts` and its name in the JSON beside it; returns that. It stays under FLAME's
+    licence.
+    """
+    arrays = {field.name: getattr(head, field.name) for field in fields(HeadModel) if field.name not in ("name", "regions")}
+    arrays |= {f"regions.{name}": indices for name, indices in head.regions.items()}
+    tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
+    return save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
+
+
+def _saved_head(path: Path) -> HeadModel:
+    tensors, facts = load_weights(path)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    regions = {name.removeprefix("regions."): arrays.pop(name) for name in list(arrays) if name.startswith("regions.")}
+    wanted = {field.name for field in fields(HeadModel)} - {"name", "regions"}
+    if facts.get("network") != HEAD or arrays.keys() != wanted:
+        raise ValueError(f"{path} holds no head model")
+    return HeadModel(name=str(facts.get("name")), regions=regions, **arrays)
 
 
 def _around(points_N3: np.ndarray, candidates: np.ndarray, centres_M3: np.ndarray, radius: float) -> np.ndarray:

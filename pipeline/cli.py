@@ -70,6 +70,24 @@ def parity(
     typer.echo(f"all {counts['pass']} arrays agree")
 
 
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth or generic_model.pkl")
+    ],
+    out: Annotated[Path, typer.Option(help="folder for the result")] = Path("data/official"),
+) -> None:
+    """Turn a published checkpoint or FLAME into safetensors and JSON, without executing anything in it."""
+    from pipeline.import_weights import import_weights
+
+    result = import_weights(file, out)
+    typer.echo(f"{result.network}: {result.tensors} tensors with {result.values:,} numbers, now {result.path}")
+    if result.dropped:
+        typer.echo(f"left out: {len(result.dropped)} tensors that it does not need; {result.path.with_suffix('.json')} lists them")
+    if result.network == "flame":
+        typer.echo(f"set flame.model to {result.path} in params.yaml to use it")
+
+
 def _is_preset() -> bool:
     """Whether params.yaml says what one of the scales says."""
     try:

@@ -22,12 +22,6 @@ FLAME_FILES = {
     "simplify_baricentric2.npy": "simplified mesh",
     "landmark_embedding_with_eyes.npy": "70 landmarks",
 }
-OFFICIAL_FILES = {
-    "genhead*.pkl": "GenHead, the data generator (github.com/YuDeng/Portrait-4D, model zoo)",
-    "motion_model.pth": "PD-FGC motion encoder, 548 numbers (github.com/Dorniwang/PD-FGC-inference; linked from the Portrait-4D page)",
-    "backbone.pth": "ArcFace iResNet-18, MS1MV3 (InsightFace model zoo)",
-    "vgg.pth": "VGG16 trunk of LPIPS (torchvision, ImageNet)",
-}
 
 
 @dataclass(frozen=True)
@@ -73,19 +67,39 @@ def _flame(params: Params) -> list[Finding]:
         return [Finding("ok", "head model", "the built-in stand-in (not FLAME)")]
     model = Path(params.flame.model)
     findings = [_file(model, "FLAME 2020", "flame.is.tue.mpg.de, after registration; licence: non-commercial research")]
-    for name, content in FLAME_FILES.items():
-        findings.append(_file(model.with_name(name), f"FLAME {content}", "github.com/YuDeng/Portrait-4D (FLAME side files)"))
+    if model.suffix != ".safetensors":  # an imported one has everything in it
+        for name, content in FLAME_FILES.items():
+            findings.append(_file(model.with_name(name), f"FLAME {content}", "github.com/YuDeng/Portrait-4D (FLAME side files)"))
+    if all(finding.state == "ok" for finding in findings):
+        from pipeline import head_model  # here and below: what most runs do not need takes seconds to import
+
+        try:
+            head_model.load(params.flame.model)
+        except ValueError as error:
+            findings.append(Finding("missing", "head model", f"the files are there, but not what they should be: {error}"))
     return findings
 
 
 def _official(params: Params) -> list[Finding]:
     if params.pretrain.source == "generated":
         return [Finding("ok", "frozen networks", "small ones, trained by the stage pretrain")]
+    from pipeline.official import NEEDED, load_imported
+
     folder = Path(params.pretrain.official)
     findings = []
-    for pattern, source in OFFICIAL_FILES.items():
-        found = sorted(folder.glob(pattern))
-        findings.append(_file(found[0] if found else folder / pattern, pattern, source))
+    for name, published in NEEDED.items():
+        try:
+            state, facts = load_imported(folder, name, params.networks)
+        except ValueError as error:
+            findings.append(Finding("missing", name, str(error)))
+            continue
+        imported = facts["imported"]
+        if not published.sha256:
+            known = "no published hash is known to compare with"
+        else:
+            known = f"{'as' if imported['sha256'].startswith(published.sha256) else 'NOT as'} published: {published.sha256}..."
+        what = f"{len(state)} tensors of the expected names and shapes, imported from {imported['file']}"
+        findings.append(Finding("ok" if "NOT" not in known else "note", name, f"{what}, sha256 {imported['sha256']} ({known})"))
     return findings
 
 

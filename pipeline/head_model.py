@@ -153,5 +153,7 @@ def standin() -> HeadModel:
 
 
 def load(path: str) -> HeadModel:
-    """The head model of the param `flame.model`: "standin", or the path of FLAME's generic_model.pkl with its side files beside it."""
+    """The head model of the param `flame.model`: "standin", the path of FLAME's generic_model.pkl with its side files beside it, or
+    that of the imported flame.safetensors.
+    """
     return standin() if path == "standin" else read_flame(Path(path))

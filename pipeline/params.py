@@ -84,7 +84,7 @@ class Pretraining(Section):
 
 class Pretrain(Section):
     source: Literal["generated", "official"]
-    official: str  # folder of the official weights
+    official: Annotated[str, Field(min_length=1)]  # folder of the imported official weights, read when source is "official"
     perception: Pretraining
     motion: Pretraining
     genhead: Pretraining
@@ -282,8 +282,8 @@ def _cross_problems(params: Params) -> Iterator[str]:
     ingest = params.ingest
     if ingest.frames < ingest.min_frames:
         yield f"ingest.frames is {ingest.frames}, but must be at least ingest.min_frames {ingest.min_frames}, or every clip is too short."
-    if params.pretrain.source == "official" and not params.pretrain.official:
-        yield 'pretrain.official is "", but must name the folder of the official weights when pretrain.source is official.'
+    if params.pretrain.source == "official" and params.render_genhead.z == "portraits":
+        yield 'render_genhead.z is "portraits", but must be normal when pretrain.source is official: nobody knows codes of its portraits.'
     if ingest.source == "generated":
         if params.evaluate.cross_pairs and ingest.test_clips < 2:
             pairs = params.evaluate.cross_pairs

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 
 TRUNK_SIZE = 64  # the smallest image the trunk sees: its first convolution has stride 4
 REGRESSOR_SIZE = 64
+PUBLISHED_TRUNK = "lpips-vgg trunk"  # what the JSON of such a trunk says it is
 FACE = (0.25, 0.85, 0.2, 0.8)  # top, bottom, left, right of the part of an aligned image that the regressor looks at: brows to chin
 
 
@@ -61,6 +62,31 @@ class Trunk(nn.Module):
         """
         pairs = zip(self.layers(a_BCHW), self.layers(b_BCHW), strict=True)
         return self.scale * sum((_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in pairs)
+
+
+class PublishedTrunk(Trunk):
+    """LPIPS as published, version 0.1: VGG16 with linear layers. Those come with the `lpips` package; VGG16's weights have to be imported.
+
+    FID sees the means of the last feature map.
+    """
+
+    num_features = 512
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips calls torchvision by an old signature
+            self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        del self.lpips.lins  # the linear layers under a second name, which no weights file should hold twice
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Features (B, 512) for FID."""
+        return self.layers(image_BCHW)[-1].mean((2, 3))
+
+    def distance(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
+        """LPIPS of each pair, (B,): as `Trunk.distance`, with the channels weighted by the linear layers."""
+        pairs = zip(self.layers(a_BCHW), self.layers(b_BCHW), strict=True)
+        return sum(getattr(self.lpips, f"lin{k}")((_unit(a) - _unit(b)).square()).mean((1, 2, 3)) for k, (a, b) in enumerate(pairs))
 
 
 def _unit(feature_BCHW: Tensor) -> Tensor:
@@ -122,10 +148,13 @@ class Perception(nn.Module):
         folder = Path(folder)
         try:
             weights, facts = load_weights(folder / "identity.safetensors")
-            networks = {"identity": IdentityNet(IdentitySizes(**facts["sizes"])), "trunk": Trunk(), "regressor": Regressor()}
+            networks = {"identity": IdentityNet(IdentitySizes(**facts["sizes"]))}
             networks["identity"].load_state_dict(weights)
-            for name in ("trunk", "regressor"):
-                networks[name].load_state_dict(load_weights(folder / f"{name}.safetensors")[0])
+            weights, facts = load_weights(folder / "trunk.safetensors")
+            networks["trunk"] = PublishedTrunk() if facts.get("network") == PUBLISHED_TRUNK else Trunk()
+            networks["trunk"].load_state_dict(weights)
+            networks["regressor"] = Regressor()
+            networks["regressor"].load_state_dict(load_weights(folder / "regressor.safetensors")[0])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`.") from error
         return cls(**networks).to(device)

@@ -51,7 +51,7 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
     regressor's error relative to always answering the mean, and the last training losses.
     """
     faces = read_faces(ingest, labels, truth, "train")
-    trainer = _Trainer(
+    trainer = PerceptionTrainer(
         params,
         faces,
         fingerprint(params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels),
@@ -67,7 +67,7 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
     return note | trainer.losses | measured | {"history": trainer.history}
 
 
-class _Trainer:
+class PerceptionTrainer:
     """Trains one network after the other on the same faces."""
 
     def __init__(self, params: Params, faces: Faces, name: str) -> None:

@@ -110,29 +110,29 @@ class Head:
 def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]) -> Head:
     """The draws of head `index`; `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on.
 
-    With z: portraits it is one of those people, for a GenHead that has seen a few hundred of them has no clear idea of others.
+    With z: portraits it is one of those people, for a GenHead that has seen a few hundred of them has no clear idea of others; then
     `portrait_share` of the heads are a portrait as it is, seen as in the photo in view 0: Psi_3d will meet photos, and how they look is
     what a GenHead of small scale knows least. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
     draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
-    row = int(draw_z.integers(len(known["z"])))
-    as_it_is = draw_z.random() < section.portrait_share
-    if as_it_is:
-        label = known["label"][row].copy()
-        label[NECK] = 0.0
-    elif section.z == "portraits":
-        label[SHAPE] = known["label"][row, SHAPE]
-    own = as_it_is or section.z == "portraits"
-    z = known["z"][row] if own else draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
+    photo = None
+    if section.z == "portraits":
+        row = int(draw_z.integers(len(known["z"])))
+        z, label[SHAPE] = known["z"][row], known["label"][row, SHAPE]
+        if draw_z.random() < section.portrait_share:
+            photo, label = row, known["label"][row].copy()
+            label[NECK] = 0.0
+    else:
+        z = draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
     pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
     look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
     looking = draw.random(section.views) < section.look_at_share
     cameras = np.where(looking[:, None], look_at_cameras, pool_cameras).astype(np.float32)
-    if as_it_is:
-        cameras[0] = known["camera"][row]
+    if photo is not None:
+        cameras[0] = known["camera"][photo]
     label[CAMERA] = cameras[0]
-    return Head(z, label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras, row if as_it_is else None)
+    return Head(z, label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras, photo)
 
 
 class HeadRenderer:

@@ -88,7 +88,7 @@ def _memory(process: psutil.Process) -> int:
 def write_metrics(name: str, metrics: dict) -> None:
     """Write metrics/<name>.json. Rows under the key `history` go to metrics/plots/<name>.json, where every row gets every key (or None)."""
     metrics = dict(metrics)
-    if rows := metrics.pop("history", None):
+    if (rows := metrics.pop("history", None)) is not None:
         keys = dict.fromkeys(key for row in rows for key in row)
         write_json(f"metrics/plots/{name}.json", [{key: row.get(key) for key in keys} for row in rows])
     write_json(f"metrics/{name}.json", metrics)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pipeline.errors import UserError
 from pipeline.params import Params
 from pipeline.stage import run, write_metrics
 
@@ -11,11 +10,10 @@ NETWORKS = ("perception", "motion", "genhead")
 
 def main(params: Params, network: str) -> None:
     if params.pretrain.source == "official":
-        raise UserError(
-            f"pretrain.source is official: the {network} weights have to be imported from {params.pretrain.official}, but this "
-            "version does not have the import of the official weights. Set pretrain.source to generated to train small networks instead."
-        )
-    if network == "perception":  # one network needs nothing of the code of the others
+        from pipeline.pretrain_official import OFFICIAL
+
+        train = OFFICIAL[network]
+    elif network == "perception":  # one network needs nothing of the code of the others
         from pipeline.pretrain_perception import pretrain_perception as train
     elif network == "motion":
         from pipeline.pretrain_motion import pretrain_motion as train

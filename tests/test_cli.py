@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.head_model import standin
 from pipeline.scales import scale_params, scale_text
+from tests.test_flame import write_flame
 
 ROOT = Path(__file__).parents[1]
 STAGE = """
@@ -85,6 +87,17 @@ def test_doctor_names_what_the_paper_scale_needs(folder):
     assert "Traceback" not in result.stderr
     for name in ("generic_model.pkl", "motion_model.pth", "backbone.pth", "portraits", "clips", "TB"):
         assert name in result.stdout
+
+
+def test_import_says_what_it_made_or_what_is_wrong(folder):
+    write_flame(standin(), folder)
+    result = psi4d(folder, "import", "generic_model.pkl", "--out", "mine")
+    assert result.returncode == 0, result.stderr
+    assert "set flame.model to mine/flame.safetensors" in result.stdout
+    result = psi4d(folder, "import", "params.yaml")
+    assert result.returncode == 1
+    assert result.stderr.startswith("psi4d: nothing was imported. params.yaml: not a readable pickle")
+    assert "Traceback" not in result.stderr
 
 
 def test_doctor_counts_a_users_files(folder):

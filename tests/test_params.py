@@ -72,7 +72,7 @@ def test_the_paper_scale_has_the_published_numbers():
         ("ingest.frames", 4, "ingest.frames is 4, but must be at least ingest.min_frames 8"),
         ("train.clips", 1000, "must be at most ingest.train_clips"),
         ("train.images", 1, "must be at least train.batch"),
-        ("pretrain.source", "official", "pretrain.official"),
+        ("pretrain.source", "official", "render_genhead.z"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(path, value, words):
