@@ -105,7 +105,7 @@ class Training:
         for name, optimiser in self.optimisers.items():
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in state.items()}
-        path = write_bytes(self.folder / "checkpoint.safetensors", save(tensors))
+        path = write_bytes(self.folder / "checkpoint.safetensors", save(to_device(tensors, "cpu")))
         # The record comes last: weights without it are an unfinished write.
         write_json(self.folder / "checkpoint.json", {"done": done, "history": self.history, "sha256": sha256(path)})
 
