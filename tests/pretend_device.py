@@ -81,8 +81,13 @@ def _compute(operation: Callable[..., Any], arguments: tuple, named: dict[str, A
         return result
     if operation is aten.copy_.default:
         return arguments[0]
-    wrap = lambda leaf: there.get(id(leaf)) if id(leaf) in there else _Pretending(leaf)  # noqa: E731
-    return tree_map(lambda leaf: wrap(leaf) if isinstance(leaf, Tensor) else leaf, result)
+
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return there[id(leaf)] if id(leaf) in there else _Pretending(leaf)  # what was changed in place stays the same object
+
+    return tree_map(place, result)
 
 
 def _check(operation: Callable[..., Any], arguments: tuple, tensors: list[Tensor], asked: str | None) -> None:
