@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.flame import Flame
 from pipeline import camera, head_model, metrics
+from pipeline.device import choose_device
 from pipeline.evaluate_truth import Truth, fit_against_truth, novel_views
 from pipeline.files import write_bytes, write_json
 from pipeline.labels import FIVE_POINTS, landmarks
@@ -38,10 +39,11 @@ class Judge:
     """Everything that measures pictures."""
 
     def __init__(self, params: Params, perception: Path, truth: Truth | None) -> None:
-        self.perception = Perception.load(perception)
+        self.device = choose_device(params.machine.device)
+        self.perception = Perception.load(perception, self.device)
         self.recognition = metrics.FaceRecognition(perception / "identity.onnx")
         self.fid = metrics.FidPerception(self.perception)
-        self.flame = Flame(head_model.load(params.flame.model))
+        self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.truth = truth
 
     @cached_property
@@ -49,7 +51,7 @@ class Judge:
         """The calibrated instrument for expression, from real frames of training clips."""
         instrument = metrics.ExpressionTruth(self.flame)
         images, parameters = self.truth.calibration_frames()
-        instrument.calibrate(self._expression_pose(images), parameters)
+        instrument.calibrate(self._expression_pose(images), parameters.to(self.device))
         return instrument
 
     @torch.no_grad()
@@ -60,7 +62,7 @@ class Judge:
 
     @torch.no_grad()
     def _expression_pose(self, images: Tensor) -> Tensor:
-        return torch.cat([self.perception.expression_pose(part) for part in images.split(64)])
+        return torch.cat([self.perception.expression_pose(part.to(self.device)) for part in images.split(64)])
 
     @torch.no_grad()
     def reenactment(self, result: Tensor, points: Tensor, sources: Sequence[Frame], drivings: Sequence[Frame], same: bool) -> dict[str, np.ndarray]:
@@ -81,15 +83,15 @@ class Judge:
             scores["lpips_head"] = metrics.head_lpips(self.perception, result, wanted, metrics.head_region(mask, driving_points))
             scores["psnr_foreground"] = metrics.foreground_psnr(result, wanted, mask)
         if self.truth:
-            scores["expression_error"] = self.expression_truth(found, self.truth.parameters([frame.key for frame in drivings]))
-        return {name: np.asarray(value, np.float64) for name, value in scores.items()}
+            scores["expression_error"] = self.expression_truth(found, self.truth.parameters([frame.key for frame in drivings]).to(self.device))
+        return {name: torch.as_tensor(value, dtype=torch.float64, device="cpu").numpy() for name, value in scores.items()}
 
     def consistency(self, synthesizers: Synthesizers, groups: Sequence[tuple[Frame, list[Frame]]]) -> float | None:
         """Cons. of Psi, averaged over the sources; None when no source has two drivers."""
         values = []
         for source, drivings in groups:
             if len(drivings) > 1:
-                cameras = torch.from_numpy(frontal_camera()).expand(len(drivings), 25)
+                cameras = torch.from_numpy(frontal_camera()).to(self.device).expand(len(drivings), 25)
                 sources = [source] * len(drivings)
                 drawn = synthesizers.draw("psi", sources, drivings, cameras[:, None])
                 points = self.five_points(sources, drivings, cameras)[:, list(FIVE_POINTS)]
@@ -116,8 +118,9 @@ def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d
     """
     section = params.evaluate
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
-    synthesizers, judge = Synthesizers(params.networks, psi, psi3d), Judge(params, perception, known)
-    clips = HeldOutClips(views, synthesizers.motion)
+    judge = Judge(params, perception, known)
+    synthesizers = Synthesizers(params.networks, psi, psi3d, judge.device)
+    clips = HeldOutClips(views, synthesizers.motion, judge.device)
     pairs = {"self": clips.self_pairs(section.self_frames), "cross": clips.cross_pairs(section.cross_pairs, params.seed)}
     groups = clips.frontal_groups(section.frontal_drivers, params.seed)
     write_json(out / "pairs.json", pairs | {"frontal": groups})
@@ -168,7 +171,7 @@ def _reenact(
 
 def _csv(pairs: list[tuple[Frame, Frame]], table: dict[str, dict[str, np.ndarray]]) -> str:
     """One row per self-reenacted frame, in the order of how far the head has turned from the source (degrees): the table that dvc plots."""
-    turned = [rotation_between(source.camera.numpy(), driving.camera.numpy()) for source, driving in pairs]
+    turned = [rotation_between(source.camera.cpu().numpy(), driving.camera.cpu().numpy()) for source, driving in pairs]
     names = [(method, name) for method in METHODS for name in ("lpips", "psnr_foreground", "aed", "expression_error") if name in table[method]]
     lines = [",".join(["turned", "driving", *(f"{name}_{method}" for method, name in names)])]
     for i in sorted(range(len(pairs)), key=lambda i: (turned[i], pairs[i][1].key)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.flame import SCALE, Flame
 from pipeline import metrics
+from pipeline.device import to_device
 from pipeline.expression import INNER
 from pipeline.heads import image_tensor
 from pipeline.labels import head_vertices
@@ -91,7 +92,7 @@ def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, p
     for views in truth.views():
         if views.key not in clips.clip_of:
             continue
-        frame = [clips.frame(views.key)]
+        frame, views = [clips.frame(views.key)], to_device(views, clips.device)
         for method in ("psi3d", "psi", "copy"):
             drawn = synthesizers.draw(method, frame, frame, views.cameras[None])
             found = {
@@ -122,6 +123,7 @@ def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dic
     fits = [row for row in _rows(labels / "vfhq.parquet", ["key", "status", "label"]) if row["status"] == "ok"]
     fitted = torch.tensor(np.array([row["label"] for row in fits], np.float32))
     true = torch.from_numpy(np.stack([truth.labels[row["key"]] for row in fits]))
+    fitted, true = to_device((fitted, true), flame.template_V3.device)
     return {
         "ingest": {"landmark_error": float(np.median(landmark[:, INNER])), "contour_error": float(np.median(landmark[:, CONTOUR]))},
         "fit_flame": label_errors(flame, fitted, true),

@@ -20,7 +20,7 @@ class ExpressionOffsets:
 
     def __init__(self, flame: Flame) -> None:
         self.flame = flame
-        points = self._landmarks(torch.zeros(1, 106))[0]
+        points = self._landmarks(flame.template_V3.new_zeros(1, 106))[0]
         self.neutral, self.unit = points[INNER], (points[36:42].mean(0) - points[42:48].mean(0)).norm()
 
     @torch.no_grad()
@@ -31,10 +31,10 @@ class ExpressionOffsets:
     def linear(self) -> Tensor:
         """The derivative at the neutral face, (106, 159): for small parameters, offsets are `parameters @ linear()`."""
         step = 0.02
-        return self(step * torch.eye(106)).flatten(1) / step
+        return self(step * torch.eye(106, device=self.neutral.device)).flatten(1) / step
 
     def _landmarks(self, parameters_B106: Tensor) -> Tensor:
-        count = len(parameters_B106)
-        pose = torch.cat([torch.zeros(count, 3), parameters_B106[:, JAW]], dim=1)
+        zeros = parameters_B106.new_zeros(len(parameters_B106), 300)
+        pose = torch.cat([zeros[:, :3], parameters_B106[:, JAW]], dim=1)
         eyes = parameters_B106[:, EYES].repeat(1, 2)
-        return self.flame.landmarks(self.flame.vertices(torch.zeros(count, 300), parameters_B106[:, EXPRESSION], pose, eyes))
+        return self.flame.landmarks(self.flame.vertices(zeros, parameters_B106[:, EXPRESSION], pose, eyes))

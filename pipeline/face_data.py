@@ -89,7 +89,7 @@ def augment(image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generato
     count = len(image_BCHW)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator) * (high - low) + low
+        return torch.rand(count, *shape, generator=generator).to(image_BCHW.device) * (high - low) + low
 
     scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
     theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
@@ -99,5 +99,5 @@ def augment(image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generato
     blurred = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)
     image = torch.lerp(image, F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1), blurred)
     noisy = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)
-    image = image + 0.08 * noisy * torch.randn(image.shape, generator=generator)
+    image = image + 0.08 * noisy * torch.randn(image.shape, generator=generator).to(image.device)
     return image.clamp(-1.0, 1.0), landmarks, torch.cat([blurred, noisy], 1)[..., 0, 0]

@@ -68,7 +68,7 @@ def opacity_iou(opacity_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
     """Intersection over union of rendered and true foreground, both cut at 0.5; 0 to 1, higher is better. Two empty ones agree: 1."""
     a, b = (opacity_BCHW > 0.5).flatten(1), (mask_BCHW > 0.5).flatten(1)
     union = (a | b).sum(1)
-    return torch.where(union > 0, (a & b).sum(1) / union.clamp_min(1), torch.ones(len(a)))
+    return torch.where(union > 0, (a & b).sum(1) / union.clamp_min(1), torch.ones(len(a), device=a.device))
 
 
 def depth_error(depth_BCHW: Tensor, opacity_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
@@ -120,7 +120,8 @@ class FidPerception:
     """Fréchet distance over the 64 numbers of our trunk, not of Inception: hence the name `fid_perception`. Lower is better."""
 
     def __init__(self, perception: Perception) -> None:
-        self.distance = FrechetInceptionDistance(feature=perception.trunk, normalize=True).set_dtype(torch.float64)
+        distance = FrechetInceptionDistance(feature=perception.trunk, normalize=True).set_dtype(torch.float64)
+        self.distance = distance.to(perception.trunk.scale.device)
 
     def __call__(self, results_BCHW: Tensor, real_BCHW: Tensor) -> float:
         """The distance of two sets of at least two images."""
@@ -157,8 +158,8 @@ class ExpressionTruth:
 
     def __init__(self, flame: Flame) -> None:
         self.offsets = ExpressionOffsets(flame)
-        self.average, self.map = torch.zeros(109), torch.zeros(109, NUMBERS)
-        self.offset = torch.zeros(NUMBERS)
+        zeros = flame.template_V3.new_zeros
+        self.average, self.map, self.offset = zeros(109), zeros(109, NUMBERS), zeros(NUMBERS)
 
     def calibrate(self, estimates_N109: Tensor, parameters_N106: Tensor) -> None:
         """Fit the ridge regression on frames with known parameters (expression, jaw, one eye triple)."""
@@ -166,7 +167,7 @@ class ExpressionTruth:
         self.average, self.offset = estimates_N109.mean(0), wanted.mean(0).float()
         deviation = estimates_N109.std(0).double() + 1e-6
         x = (estimates_N109 - self.average).double() / deviation
-        solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(109, dtype=torch.float64), x.T @ (wanted - wanted.mean(0)))
+        solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(109, dtype=x.dtype, device=x.device), x.T @ (wanted - wanted.mean(0)))
         self.map = (solved / deviation[:, None]).float()
 
     def __call__(self, estimates_B109: Tensor, parameters_B106: Tensor) -> Tensor:

@@ -205,11 +205,6 @@ class _Lazy:
         return self.worker
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that machine.device names: auto is the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
 def _set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
     """Both change the last bits of a result, so every unit is done under the same; returns what was set before."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

@@ -24,6 +24,7 @@ from model.weights import save_weights
 from pipeline import head_model
 from pipeline.camera import pack, unpack
 from pipeline.counter import counter_seed, rng, torch_rng
+from pipeline.device import choose_device, to_device
 from pipeline.errors import UserError
 from pipeline.files import key_of
 from pipeline.generated import DEPTH_UNIT
@@ -62,11 +63,11 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     Of real portraits nobody knows the code: each gets a random one of its own, and the fitted label. Raises UserError when there is none at all.
     """
-    section, sizes = params.pretrain.genhead, params.networks
-    flame = Flame(head_model.load(params.flame.model))
-    portraits = load_portraits(ingested, labels, truth, sizes, params.seed)
+    section, sizes, device = params.pretrain.genhead, params.networks, choose_device(params.machine.device)
+    flame = Flame(head_model.load(params.flame.model)).to(device)
+    portraits = to_device(load_portraits(ingested, labels, truth, sizes, params.seed), device)
     torch.manual_seed(counter_seed(params.seed, "pretrain-genhead") % 2**63)
-    genhead = GenHead(sizes, flame)
+    genhead = GenHead(sizes, flame).to(device)
     # A GAN's mapping is slowed down a hundredfold, lest it runs away from the discriminator. Reconstruction has nobody to run away from.
     mapping = [parameter for name, parameter in genhead.named_parameters() if ".mapping." in name]
     other = [parameter for name, parameter in genhead.named_parameters() if ".mapping." not in name]
@@ -136,6 +137,7 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
         batch=section.batch,
         modules={"genhead": genhead},
         optimisers={"genhead": optimiser},
+        device=device,
     )
 
     def load(i: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from model.warp import similarity
 from model.weights import save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, rng
+from pipeline.device import choose_device, to_device
 from pipeline.errors import UserError
 from pipeline.labels import head_vertices
 from pipeline.landmarks import landmarks_70
@@ -96,11 +97,12 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
     (R^2, 1 is all, of all frames and about each clip's mean), and the L1 of reenactment with that of the copied source.
     """
     section, sizes, seed = params.pretrain.motion, params.networks.motion, params.seed
+    device = choose_device(params.machine.device)
     flame = Flame(head_model.load(params.flame.model))
     faces = read_faces(flame, ingest, labels, "train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(counter_seed(seed, "motion") % 2**63)
-        teacher = _Teacher(sizes, faces)
+        teacher = _Teacher(sizes, faces).to(device)
     # The generator, which sees few pictures, would run away at the rate that brings the encoder on.
     rates = [(teacher.reenactor, GENERATOR_RATE), (teacher.encoder, 1.0), (teacher.readouts, 1.0)]
     groups = [{"params": list(part.parameters()), "lr": section.learning_rate * rate} for part, rate in rates]
@@ -113,6 +115,7 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
         batch=section.batch,
         modules={"teacher": teacher},
         optimisers={"teacher": optimiser},
+        device=device,
     )
 
     def step(i: int, batch: _Batch) -> dict[str, Tensor]:
@@ -235,7 +238,7 @@ class _Teacher(nn.Module):
 
     def reenact(self, crops: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """Each frame of the pairs made from the other, and as it is."""
-        swapped = torch.arange(len(crops)) ^ 1
+        swapped = torch.arange(len(crops), device=crops.device) ^ 1
         return self.reenactor(crops[swapped], motion[swapped], motion), crops
 
 
@@ -243,7 +246,7 @@ def _peaks(maps_NKhw: Tensor) -> Tensor:
     """The mean place (N, K, 2), fractions, under the softmax of each map."""
     height, width = maps_NKhw.shape[2:]
     share = maps_NKhw.flatten(2).softmax(2).unflatten(2, (height, width))
-    x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
+    x, y = ((torch.arange(side, device=share.device) + 0.5) / side for side in (width, height))
     return torch.stack([share.sum(2) @ x, share.sum(3) @ y], dim=-1)
 
 
@@ -274,7 +277,7 @@ def judge(teacher: _Teacher, train: Faces, test: Faces) -> dict[str, float]:
         rows = np.stack([rows[: len(rows) // 2], rows[-(len(rows) // 2) :]], axis=1).reshape(-1)  # half a clip apart
         if not len(rows):
             continue
-        shown, crops, _ = test.crops(rows, teacher.encoder.sizes.input)
+        shown, crops, _ = to_device(test.crops(rows, teacher.encoder.sizes.input), teacher.eye_mean.device)
         result, target = teacher.reenact(crops, torch.cat(teacher.encoder(shown), dim=1))
         made.append(float((result - target).abs().mean()))
         copied.append(float((crops[torch.arange(len(crops)) ^ 1] - target).abs().mean()))
@@ -285,7 +288,7 @@ def _embed(teacher: _Teacher, faces: Faces, rows: np.ndarray) -> np.ndarray:
     """Embeddings (N, dims) as Psi gets them."""
     encoder = teacher.encoder
     crops = (faces.crops(rows[start : start + 64], encoder.sizes.input)[0] for start in range(0, len(rows), 64))
-    return torch.cat([encoder.embedding(crop) for crop in crops]).double().numpy()
+    return torch.cat([encoder.embedding(crop.to(teacher.eye_mean.device)) for crop in crops]).double().cpu().numpy()
 
 
 def _centred(values: np.ndarray, clips: np.ndarray) -> np.ndarray:

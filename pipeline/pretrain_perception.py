@@ -4,6 +4,7 @@ Face recognition learns the people (ArcFace, paper reference 8), the LPIPS trunk
 FLAME parameters. Nothing here is comparable with the published networks; they play the same part in the graph.
 """
 
+import copy
 import io
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from model.identity import IdentityNet, identity_crop
 from model.weights import save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, rng, torch_rng
+from pipeline.device import choose_device, to_device
 from pipeline.expression import EXPRESSION, EYES, JAW, ROTATION, ExpressionOffsets
 from pipeline.face_data import Faces, augment, read_faces
 from pipeline.files import write_bytes
@@ -72,9 +74,9 @@ class PerceptionTrainer:
 
     def __init__(self, params: Params, faces: Faces, name: str) -> None:
         self.section, self.seed, self.sizes = params.pretrain.perception, params.seed, params.networks.identity
-        self.faces, self.name = faces, name
-        flame = Flame(head_model.load(params.flame.model))
-        self.parameter_loss = ParameterLoss(flame, torch.from_numpy(faces.targets[faces.fitted]))
+        self.faces, self.name, self.device = faces, name, choose_device(params.machine.device)
+        flame = Flame(head_model.load(params.flame.model)).to(self.device)
+        self.parameter_loss = ParameterLoss(flame, torch.from_numpy(faces.targets[faces.fitted]).to(self.device))
         self.losses: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.runs: list[Training] = []
@@ -87,21 +89,21 @@ class PerceptionTrainer:
         def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, people_B: Tensor, *_: Tensor) -> Tensor:
             image, _, _ = augment(image, landmarks, generator, 0.0)
             five = landmarks[:, list(FIVE_POINTS)]
-            five = five + 0.01 * torch.randn(five.shape, generator=generator)
+            five = five + 0.01 * torch.randn(five.shape, generator=generator).to(five.device)
             crop = identity_crop(image, five)
-            mirrored = torch.rand(len(crop), 1, 1, 1, generator=generator) < 0.5
+            mirrored = torch.rand(len(crop), 1, 1, 1, generator=generator).to(crop.device) < 0.5
             return arcface_loss(network(torch.where(mirrored, crop.flip(3), crop)), centres.weight, people_B)
 
         self._fit("identity", {"identity": network, "centres": centres}, loss, rate=2.0, share=1 / 3)  # the dearest, and the first to be good
         return network
 
     def trunk(self) -> Trunk:
-        trunk = Trunk(counter_seed(self.seed, "perception", "trunk") % 2**63)
+        trunk = Trunk(counter_seed(self.seed, "perception", "trunk") % 2**63).to(self.device)
         trunk.requires_grad_(True)  # lpips freezes its trunk
         people, points = int(self.faces.people.max()) + 1, 140
         heads = self._new("heads", lambda: nn.Linear(trunk.num_features, people + points + 109 + 2))
         average, spread = self.parameter_loss.average, self.parameter_loss.deviation
-        centre = torch.from_numpy(self.faces.landmarks.mean(0))
+        centre = torch.from_numpy(self.faces.landmarks.mean(0)).to(self.device)
 
         def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, people_B: Tensor, targets: Tensor, fitted: Tensor) -> Tensor:
             image, landmarks, damage = augment(image, landmarks, generator, 0.08)
@@ -121,9 +123,9 @@ class PerceptionTrainer:
     def _calibrate(self, trunk: Trunk) -> None:
         """Set `scale` so that photos of two people are 0.5 apart on average."""
         order = rng(self.seed, "perception", "calibration").permutation(len(self.faces.images))[:256]
-        image = self.faces.batch(order)[0]
+        image = self.faces.batch(order)[0].to(self.device)
         people = self.faces.people[order]
-        others = torch.from_numpy(people != np.roll(people, 1))
+        others = torch.from_numpy(people != np.roll(people, 1)).to(self.device)
         with torch.no_grad():
             trunk.scale.fill_(1.0)
             trunk.scale.fill_(0.5 / trunk.distance(image, image.roll(1, 0))[others].mean())
@@ -143,7 +145,7 @@ class PerceptionTrainer:
     def _new(self, name: str, make: Callable[[], nn.Module]) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(counter_seed(self.seed, "perception", name) % 2**63)
-            return make()
+            return make().to(self.device)
 
     def _fit(self, name: str, modules: dict[str, nn.Module], loss: Callable[..., Tensor], rate: float, share: float) -> None:
         """Train for `share` of the steps with `rate` times the learning rate of the section."""
@@ -158,6 +160,7 @@ class PerceptionTrainer:
             batch=section.batch,
             modules=modules,
             optimisers={name: optimiser},
+            device=self.device,
         )
 
         def load(step: int) -> tuple[Tensor, ...]:
@@ -217,7 +220,7 @@ def export_identity(network: IdentityNet, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that insightface's readers understand is the older one, and says so
         torch.onnx.export(
-            network.cpu().eval(),
+            copy.deepcopy(network).cpu().eval(),
             (torch.zeros(1, 3, 112, 112),),
             buffer,
             input_names=["data"],
@@ -250,9 +253,9 @@ def _fold_identities(graph: onnx.GraphProto) -> None:
 def judge(perception: Perception, faces: Faces, limit: int = 192) -> dict[str, float]:
     """How good the networks are on people they have not seen; `limit` images, evenly spread."""
     chosen = np.unique(np.linspace(0, len(faces.images) - 1, limit).astype(int))
-    image, landmarks, people, targets, fitted = faces.batch(chosen)
+    image, landmarks, people, targets, fitted = to_device(faces.batch(chosen), perception.regressor.mean.device)
     embedding = perception.identity(image, landmarks[:, list(FIVE_POINTS)])
-    same = (people[:, None] == people[None]) & ~torch.eye(len(people), dtype=torch.bool)
+    same = (people[:, None] == people[None]) & ~torch.eye(len(people), dtype=torch.bool, device=people.device)
     other = people[:, None] != people[None]
     cosine = embedding @ embedding.T
     numbers = {"cosine_same": cosine[same], "cosine_other": cosine[other]}

@@ -14,6 +14,7 @@ from model.psi import Psi
 from model.sizes import Sizes
 from model.weights import load_weights
 from pipeline.counter import rng
+from pipeline.device import to_device
 from pipeline.errors import UserError
 from pipeline.heads import image_tensor
 from pipeline.labels import motion_numbers
@@ -38,8 +39,8 @@ class Frame:
 class HeldOutClips:
     """The frames of the held-out clips in the cache that `render_views` made."""
 
-    def __init__(self, views: Path, motion: str) -> None:
-        self.reader, self.motion = ShardReader(views / "shards"), motion
+    def __init__(self, views: Path, motion: str, device: torch.device | str = "cpu") -> None:
+        self.reader, self.motion, self.device = ShardReader(views / "shards"), motion, device
         self.clips: dict[str, list[str]] = {}
         for row in pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist():
             if row["split"] == "test":
@@ -54,7 +55,8 @@ class HeldOutClips:
         label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
         motion = motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
         image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
-        return Frame(key, self.clip_of[key], image, mask, motion, torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float(), label)
+        camera = torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float()
+        return to_device(Frame(key, self.clip_of[key], image, mask, motion, camera, label), self.device)
 
     def self_pairs(self, count: int) -> list[tuple[str, str]]:
         """(source, driving) keys: the first frame of each clip drives none, `count` others, evenly spaced, drive it."""
@@ -98,14 +100,14 @@ class Drawn:
 class Synthesizers:
     """Psi and Psi_3d, frozen, sampling deterministically."""
 
-    def __init__(self, sizes: Sizes, psi: Path, psi3d: Path) -> None:
+    def __init__(self, sizes: Sizes, psi: Path, psi3d: Path, device: torch.device | str = "cpu") -> None:
         """Raises UserError when the weights in the folders cannot be read or have other sizes."""
         try:
             weights, facts = load_weights(psi / "psi.safetensors")
             self.motion = facts["motion"]
-            self.psi = Psi(sizes.driven_by(self.motion)).requires_grad_(False).eval()
+            self.psi = Psi(sizes.driven_by(self.motion)).to(device).requires_grad_(False).eval()
             self.psi.load_state_dict(weights)
-            self.psi3d = Psi(sizes).requires_grad_(False).eval()
+            self.psi3d = Psi(sizes).to(device).requires_grad_(False).eval()
             self.psi3d.load_state_dict(load_weights(psi3d / "psi3d.safetensors")[0])
         except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"the synthesizers in {psi} and {psi3d} cannot be used: {error}") from error

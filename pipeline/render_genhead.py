@@ -23,10 +23,11 @@ from model.weights import load_weights
 from pipeline import head_model
 from pipeline.camera import sample_look_at
 from pipeline.counter import rng
+from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.params import Params, RenderGenhead
 from pipeline.pictures import to_uint8
-from pipeline.pool import Unit, choose_device, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.pool import Unit, fingerprint, publish, run_units, scratch_folder, units_of
 from pipeline.position_map import position_map
 from pipeline.shards import Sample, encode_npy, encode_png
 

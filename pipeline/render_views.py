@@ -26,6 +26,7 @@ from model.weights import load_weights
 from pipeline import head_model
 from pipeline.camera import sample_look_at
 from pipeline.counter import rng
+from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.heads import image_tensor
@@ -33,7 +34,7 @@ from pipeline.labels import landmarks
 from pipeline.landmarks import landmarks_70
 from pipeline.params import Params
 from pipeline.pictures import to_uint8
-from pipeline.pool import Unit, choose_device, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.pool import Unit, fingerprint, publish, run_units, scratch_folder, units_of
 from pipeline.position_map import position_map
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png
 

@@ -67,7 +67,7 @@ def contact_sheet(pairs: Sequence[tuple[str, Frame, Frame]], synthesizers: Synth
     titles = ["source", "driving", "result", *(f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws), "depth"]
     rows = [np.concatenate([_title(text, TILE) for text in titles], axis=1)]
     for kind, source, driving in pairs:
-        cameras = torch.stack([driving.camera, *(torch.from_numpy(side) for side in sides)])
+        cameras = torch.stack([driving.camera, *(torch.from_numpy(side).to(driving.camera.device) for side in sides)])
         drawn = synthesizers.draw("psi", [source], [driving], cameras[None])
         tiles = [*to_uint8(torch.stack([source.image, driving.image])), *to_uint8(drawn.image), depth_picture(drawn)]
         row = np.concatenate([enlarge(tile, TILE) for tile in tiles], axis=1)
@@ -79,7 +79,7 @@ def contact_sheet(pairs: Sequence[tuple[str, Frame, Frame]], synthesizers: Synth
 
 def depth_picture(drawn: Drawn) -> np.ndarray:
     """The depth of the first picture in colour, near is bright; black outside the foreground."""
-    depth, inside = drawn.depth[0, 0].numpy(), drawn.opacity[0, 0].numpy() > 0.5
+    depth, inside = drawn.depth[0, 0].cpu().numpy(), drawn.opacity[0, 0].cpu().numpy() > 0.5
     if not inside.any():
         return np.zeros((*depth.shape, 3), np.uint8)
     low, high = np.quantile(depth[inside], [0.01, 0.99])
@@ -104,7 +104,7 @@ def reenactment_video(source: Frame, drivings: Sequence[Frame], synthesizers: Sy
     titles = np.concatenate([_title(text, TILE) for text in ("source", "driving", "result", "free camera")], axis=1)
     turns = 2 * np.pi * np.arange(len(drivings)) / len(drivings)
     orbit = torch.from_numpy(np.stack([camera.look_at(0.6 * np.sin(turn), 0.1 + 0.2 * np.cos(turn), 4.2, FOCUS) for turn in turns]))
-    cameras = torch.stack([torch.stack([frame.camera for frame in drivings]), orbit], dim=1)
+    cameras = torch.stack([torch.stack([frame.camera for frame in drivings]), orbit.to(source.camera.device)], dim=1)
     drawn = to_uint8(synthesizers.draw("psi", [source] * len(drivings), drivings, cameras).image)
     still = enlarge(to_uint8(source.image[None])[0], TILE)
     pictures = (

@@ -15,6 +15,7 @@ from model.psi import Psi, is_motion
 from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
+from pipeline.device import choose_device, to_device
 from pipeline.frames import FrameBatch, PseudoMultiView
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink
@@ -30,10 +31,10 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. Picks up a killed run at its last checkpoint.
     """
-    section, sizes = params.train, params.networks
+    section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
     torch.manual_seed(counter_seed(params.seed, "psi") % 2**63)
-    psi = Psi(sizes.driven_by(section.motion))
-    adversary = Adversary(Discriminator(sizes), section.learning_rate)
+    psi = Psi(sizes.driven_by(section.motion)).to(device)
+    adversary = Adversary(Discriminator(sizes).to(device), section.learning_rate)
     if section.init == "psi3d":
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
         adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
@@ -51,7 +52,8 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         substitute_p=section.substitute_p,
         substitute_q=section.substitute_q,
     )
-    objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
+    flame = Flame(head_model.load(params.flame.model)).to(device)
+    objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception, device), flame)
 
     def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -60,7 +62,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         return scalars | finish()
 
     def preview(done: int) -> None:
-        batch = data.batch(0, 6)
+        batch = to_device(data.batch(0, 6), device)
         with torch.no_grad():
             moved = average(batch.source, batch.motion_source, batch.motion_driving, batch.camera)
             still = average(batch.source, batch.motion_source, batch.motion_source, batch.camera)
@@ -76,6 +78,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         averages={"psi": average},
         half_life=section.ema_half_life,
         checkpoint_every=section.checkpoint_every // section.batch,
+        device=device,
     )
     history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
     save_weights(out / "psi.safetensors", average.state_dict(), {"network": "psi", "sizes": asdict(sizes), "motion": section.motion})

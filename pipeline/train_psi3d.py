@@ -15,6 +15,7 @@ from model.psi import Psi
 from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
+from pipeline.device import choose_device, to_device
 from pipeline.heads import HeadBatch, SyntheticHeads
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.objective import Adversary, Target, identity_term, image_terms
@@ -32,16 +33,18 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
 
     `perception` and `genhead` are the folders of the pretrained networks. Picks up a killed run at its last checkpoint.
     """
-    section, sizes = params.train_psi3d, params.networks
+    section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
     torch.manual_seed(counter_seed(params.seed, "psi3d") % 2**63)
     psi = Psi(sizes)
     if section.init == "genhead":
         take_over_decoder(psi, load_weights(genhead / "genhead.safetensors")[0])
+    psi.to(device)
     average = copy.deepcopy(psi).requires_grad_(False)
     optimiser = torch.optim.Adam(psi.base_parameters(), lr=section.learning_rate, betas=(0.9, 0.999), eps=1e-5)
-    adversary = Adversary(Discriminator(sizes), section.learning_rate)
+    adversary = Adversary(Discriminator(sizes).to(device), section.learning_rate)
     data = SyntheticHeads(heads, params.seed)
-    objective = StaticObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
+    flame = Flame(head_model.load(params.flame.model)).to(device)
+    objective = StaticObjective(params, psi, adversary, Perception.load(perception, device), flame)
 
     def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -50,9 +53,9 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
         return scalars | finish()
 
     def preview(done: int) -> None:
-        batch = data.batch(0, 6)
+        batch = to_device(data.batch(0, 6), device)
         with torch.no_grad():
-            rendering = average(batch.source, *objective.still(6), batch.camera, motion_scale=0.0)
+            rendering = average(batch.source, None, None, batch.camera, motion_scale=0.0)
         save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, rendering.image, rendering.foreground])
 
     training = Training(
@@ -65,11 +68,11 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
         averages={"psi": average},
         half_life=section.ema_half_life,
         checkpoint_every=section.checkpoint_every // section.batch,
+        device=device,
     )
     history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
     save_weights(out / "psi3d.safetensors", average.state_dict(), {"network": "psi3d", "sizes": asdict(sizes), "images": section.images})
     save_weights(out / "discriminator.safetensors", adversary.network.state_dict(), {"network": "discriminator", "sizes": asdict(sizes)})
-    preview(training.steps)
     training.finish()
     return {"history": history, "heads": len(data.keys), "parameters": sum(p.numel() for p in psi.parameters())}
 
@@ -85,19 +88,15 @@ class StaticObjective:
     """Eq. 2: all seven losses with the schedule of facts 4.2, counted in images seen."""
 
     def __init__(self, params: Params, psi: Psi, adversary: Adversary, perception: Perception, flame: Flame) -> None:
-        self.section, self.seed, self.motion_dims = params.train_psi3d, params.seed, params.networks.motion.dims
+        self.section, self.seed = params.train_psi3d, params.seed
         self.psi, self.adversary, self.perception, self.flame = psi, adversary, perception, flame
-
-    def still(self, count: int) -> tuple[Tensor, Tensor]:
-        """The motion inputs of the static network, which a motion scale of 0 makes void."""
-        return torch.zeros(count, self.motion_dims), torch.zeros(count, self.motion_dims)
 
     def __call__(self, step: int, batch: HeadBatch):
         """The loss, its terms as scalars, and a function that trains the discriminator on the same rendering and returns its scalars."""
         section, weights = self.section, self.section.weights
         images = step * section.batch
         jitter = torch_rng(self.seed, "psi3d-rays", step)
-        planes = self.psi.planes(batch.source, *self.still(len(batch.source)), motion_scale=0.0)
+        planes = self.psi.planes(batch.source, None, None, motion_scale=0.0)
         rendering = self.psi.render(planes, self.psi.background_feature(batch.source), batch.camera, generator=jitter)
         target = self._target(batch)
         terms = image_terms(rendering, target, self.perception)
@@ -127,5 +126,5 @@ class StaticObjective:
         """L1 between densities at random points and close by (facts 4.3)."""
         points = torch.rand(len(planes), SMOOTH_POINTS, 3, generator=jitter) * 2.0 - 1.0
         nearby = points + torch.randn(points.shape, generator=jitter) * SMOOTH_STEP * self.psi.sizes.box
-        both = self.psi.density(planes, torch.cat([points, nearby], dim=1))
+        both = self.psi.density(planes, torch.cat([points, nearby], dim=1).to(planes.device))
         return (both[:, :SMOOTH_POINTS] - both[:, SMOOTH_POINTS:]).abs().mean()

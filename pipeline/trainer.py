@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pipeline.device import to_device
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_bytes, write_json
 from pipeline.progress import progress
@@ -25,6 +26,7 @@ class Training:
     """What a run changes while it goes, all of it kept in a checkpoint.
 
     `modules` are the networks, `optimisers` theirs, `averages` maps the name of a module to its exponential moving average.
+    All of them are on `device`, to which `run` brings the batches.
     `folder` is a scratch folder of this run alone (its name holds the fingerprint of every input that matters).
     """
 
@@ -38,6 +40,7 @@ class Training:
     half_life: int = 0  # of the average, in images
     checkpoint_every: int = 500
     history: list[dict[str, float]] = field(default_factory=list)
+    device: torch.device | str = "cpu"
 
     def run(
         self,
@@ -56,7 +59,7 @@ class Training:
         sums: dict[str, list[float]] = {}
         batches = ahead(load, start, self.steps)
         for i, batch in progress(batches, label=self.label, total=self.steps, initial=start):
-            for name, value in step(i, batch).items():
+            for name, value in step(i, to_device(batch, self.device)).items():
                 sums.setdefault(name, []).append(float(value))
             self._average((i + 1) * self.batch)
             done = i + 1
@@ -102,7 +105,7 @@ class Training:
         for name, optimiser in self.optimisers.items():
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in state.items()}
-        path = write_bytes(self.folder / "checkpoint.safetensors", save(tensors))
+        path = write_bytes(self.folder / "checkpoint.safetensors", save(to_device(tensors, "cpu")))
         # The record comes last: weights without it are an unfinished write.
         write_json(self.folder / "checkpoint.json", {"done": done, "history": self.history, "sha256": sha256(path)})
 

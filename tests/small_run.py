@@ -86,7 +86,10 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
 
     labels = {key: label(person, frame) for key, person, frame in subjects}
     for name, rows in (("ffhq", portraits), ("vfhq", frames)):
-        fits = [{"key": row["key"], "status": "ok", "label": labels[row["key"]].tolist()} for row in rows]
+        fits = [
+            {"clip": "", "split": "train"} | {key: value for key, value in row.items() if key in ("key", "clip", "split", "status")} for row in rows
+        ]
+        fits = [row | {"label": labels[row["key"]].tolist()} for row in fits]
         write_table(folder / "labels" / f"{name}.parquet", pa.Table.from_pylist(fits))
     views = [
         (

@@ -1,0 +1,151 @@
+"""machine.device: every training stage and evaluate run on it from end to end, on a device that is pretended (tests/pretend_device.py)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from model.weights import load_weights
+from pipeline.device import choose_device, to_device
+from pipeline.errors import UserError
+from pipeline.evaluate import evaluate
+from pipeline.heads import HeadBatch
+from pipeline.params import Params
+from pipeline.pretrain_genhead import pretrain_genhead
+from pipeline.pretrain_motion import pretrain_motion
+from pipeline.pretrain_perception import pretrain_perception
+from pipeline.render_genhead import render_genhead
+from pipeline.render_views import render_views
+from pipeline.report import write_pictures
+from pipeline.train_psi import train_psi
+from pipeline.train_psi3d import train_psi3d
+from tests import small_run
+from tests.pretend_device import NAME, PretendDevice
+from tests.test_trainer import Stop, run, same
+
+
+def few_steps(device: str) -> Params:
+    """The smallest run in which every loss is met, a checkpoint written and a preview drawn."""
+    own = small_run.params()
+    schedule = {"images": 8, "batch": 4, "warmup": 4, "ema_half_life": 4, "adversarial_from": 0, "checkpoint_every": 4, "preview_every": 4}
+    pretrain = own.pretrain
+    few = {name: getattr(pretrain, name).model_copy(update={"steps": 2, "batch": 4}) for name in ("perception", "motion", "genhead")}
+    return own.model_copy(
+        update={
+            "machine": own.machine.model_copy(update={"device": device, "workers": 0}),
+            "pretrain": pretrain.model_copy(update=few),
+            "render_genhead": own.render_genhead.model_copy(update={"heads": 4}),
+            "train_psi3d": own.train_psi3d.model_copy(update=schedule | {"identity_from": 0, "depth_until": 8, "planes_until": 8}),
+            "render_views": own.render_views.model_copy(update={"views": 1}),
+            "train": own.train.model_copy(update=schedule),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("device")
+    small_run.build(folder, few_steps("cpu"))
+    (folder / "nothing").mkdir()  # the truth of real portraits
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def export_outside_of_the_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ONNX exporter traces a copy on the CPU, and tracing does not work within any dispatch mode."""
+    export = torch.onnx.export
+
+    def outside(*arguments: Any, **named: Any) -> None:
+        with _disable_current_modes():
+            export(*arguments, **named)
+
+    monkeypatch.setattr(torch.onnx, "export", outside)
+
+
+def pretrain(own: Params, world: Path, out: Path) -> None:
+    inputs = (world / "ingest", world / "labels", world / "nothing")
+    pretrain_perception(own, *inputs, out / "perception")
+    pretrain_motion(own, *inputs, out / "motion")
+    pretrain_genhead(own, *inputs, out / "genhead")
+
+
+def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    own, data = few_steps(NAME), tmp_path
+    counts = []
+    with PretendDevice() as device:
+
+        def after(result: object) -> object:
+            counts.append(device.operations)
+            return result
+
+        after(pretrain(own, world, data))
+        render_genhead(few_steps("cpu"), world / "labels", data / "genhead", data / "heads")
+        static = after(train_psi3d(own, data / "heads", data / "perception", data / "genhead", data / "psi3d"))
+        render_views(few_steps("cpu"), world / "ingest", world / "labels/vfhq.parquet", data / "motion", data / "psi3d", data / "views")
+        moving = after(train_psi(own, data / "views", data / "perception", data / "psi3d", data / "psi"))
+        folders = {"psi3d": data / "psi3d", "views": data / "views", "psi": data / "psi", "perception": data / "perception"}
+        result = after(evaluate(own, world / "ingest", world / "labels", truth=world / "truth", out=data / "evaluate", **folders))
+        after(write_pictures(result, views=1, videos=1, sheet=data / "sheet.jpg", out=data / "evaluate"))
+    assert (np.diff([0, *counts]) > 100).all()
+    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= static["history"][-1].keys()
+    assert np.isfinite([value for row in static["history"] + moving["history"] for value in row.values()]).all()
+    assert {"psi", "psi3d", "copy"} <= result.scores["novel_views"].keys()
+    assert (data / "evaluate" / "report.html").exists()
+
+
+def test_where_the_pretended_device_computes_like_the_cpu_the_networks_are_the_same(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the random numbers depends on the device."""
+    for name in ("cpu", NAME):
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / name))
+        with PretendDevice():
+            pretrain(few_steps(name), world, tmp_path / name)
+    for file in ("perception/identity.onnx", *(f"perception/{name}.safetensors" for name in ("identity", "trunk", "regressor"))):
+        assert (tmp_path / "cpu" / file).read_bytes() == (tmp_path / NAME / file).read_bytes(), file
+    assert (tmp_path / "cpu/motion/motion.safetensors").read_bytes() == (tmp_path / NAME / "motion/motion.safetensors").read_bytes()
+    one, other = (load_weights(tmp_path / name / "genhead/genhead.safetensors")[0] for name in ("cpu", NAME))
+    assert all(torch.allclose(one[key], other[key], atol=1e-3) for key in one)  # the CPU's own kernels round differently
+
+
+def test_a_checkpoint_goes_back_to_the_device(tmp_path: Path) -> None:
+    with PretendDevice():
+        whole = run(tmp_path / "whole", device=NAME)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut", stop_at=57, device=NAME)
+        resumed = run(tmp_path / "cut", device=NAME)
+        assert resumed[0]["weight"].device.type == NAME
+        assert same(whole[0], resumed[0]) and same(whole[1], resumed[1]) and whole[2] == resumed[2]
+    assert run(tmp_path / "cpu")[2] == whole[2]
+
+
+def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
+    with PretendDevice():
+        there = torch.ones(3, device=NAME)
+        assert (there[torch.tensor([0, 1])] * torch.tensor(2.0)).cpu().tolist() == [2.0, 2.0]
+        for mixed in (lambda: there + torch.ones(3), lambda: torch.ones(3)[there.long()], lambda: torch.cat([there, torch.ones(1)])):
+            with pytest.raises(RuntimeError, match="mixes tensors"):
+                mixed()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, generator=torch.Generator(), device=NAME)
+        with pytest.raises((TypeError, RuntimeError), match="numpy"):
+            there.numpy()
+
+
+def test_what_is_moved_and_what_is_not() -> None:
+    batch = HeadBatch(*(torch.zeros(1) for _ in HeadBatch.__dataclass_fields__))
+    moved, index, (first, names) = to_device((batch, np.arange(2), ({"a": torch.ones(1)}, "names")), "meta")
+    assert isinstance(moved, HeadBatch) and moved.camera.device.type == first["a"].device.type == "meta"
+    assert isinstance(index, np.ndarray) and names == "names"
+    assert to_device(batch.camera, "cpu") is batch.camera
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there() -> None:
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"machine\.device is cuda"):
+        choose_device("cuda")
