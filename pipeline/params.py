@@ -125,6 +125,7 @@ class Training(Section):
     batch: Positive
     learning_rate: Rate
     warmup: Count  # images over which the learning rate rises; the published runs have none
+    decay_until: Count  # images by which it falls to nothing, 0 is never; the published runs have none
     ema_half_life: Positive  # images
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images

@@ -23,7 +23,7 @@ from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.pool import fingerprint, scratch_folder
-from pipeline.trainer import Training, update, warm_up
+from pipeline.trainer import Training, set_rates, update
 
 
 def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
-        warm_up(optimiser, i * section.batch, section.warmup)
+        set_rates(optimiser, i * section.batch, section.warmup, section.decay_until)
         update(optimiser, loss)
         return scalars | finish()
 

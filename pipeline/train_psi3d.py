@@ -23,7 +23,7 @@ from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.pool import fingerprint, scratch_folder
-from pipeline.trainer import Training, update, warm_up
+from pipeline.trainer import Training, set_rates, update
 
 SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
 
@@ -48,7 +48,7 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
 
     def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
-        warm_up(optimiser, i * section.batch, section.warmup)
+        set_rates(optimiser, i * section.batch, section.warmup, section.decay_until)
         update(optimiser, loss)
         return scalars | finish()
 

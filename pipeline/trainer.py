@@ -1,6 +1,7 @@
 """The training loop that every network of the project goes through: counted steps, exact resume, moving average, history, previews."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -143,13 +144,16 @@ def ahead(load: Callable[[int], Batch], start: int, stop: int) -> Iterator[tuple
             yield i, batch
 
 
-def warm_up(optimiser: torch.optim.Optimizer, images: int, warmup: int) -> None:
-    """Let the learning rates rise linearly to their full values over the first `warmup` images.
+def set_rates(optimiser: torch.optim.Optimizer, images: int, warmup: int, decay_until: int) -> None:
+    """Let the learning rates rise linearly over the first `warmup` images and fall by half a cosine to nothing at `decay_until` (0: never).
 
-    The networks have no normalisation layers: full steps at the very start can make a small one transparent, from where there is no gradient back.
+    The networks have no normalisation layers: full steps at the very start can make a small one transparent, from where there is no gradient
+    back. Small batches are noisy: what a short run has learnt only settles when the steps get small.
     """
+    rise = min(1.0, (images + 1) / (warmup + 1))
+    fall = 0.5 * (1.0 + math.cos(math.pi * min(1.0, images / decay_until))) if decay_until else 1.0
     for group in optimiser.param_groups:
-        group["lr"] = group.setdefault("full_lr", group["lr"]) * min(1.0, (images + 1) / (warmup + 1))
+        group["lr"] = group.setdefault("full_lr", group["lr"]) * rise * fall
 
 
 def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:

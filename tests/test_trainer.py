@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.counter import rng, torch_rng
 from pipeline.errors import UserError
-from pipeline.trainer import Training, ahead, update, warm_up
+from pipeline.trainer import Training, ahead, set_rates, update
 
 
 class Stop(Exception):
@@ -27,7 +27,7 @@ def run(folder, stop_at=None, steps=80, device="cpu"):
         if i == stop_at:
             raise Stop
         loss = (network(batch) - batch[:, :2]).square().mean()
-        warm_up(optimiser, i * 4, 40)
+        set_rates(optimiser, i * 4, 40, 0)
         update(optimiser, loss)
         return {"loss": loss.detach()}
 
@@ -87,3 +87,14 @@ def test_batches_come_in_order_one_ahead():
 def test_counters_depend_on_names_alone():
     assert rng(0, "clip", 3, "view", 1).random() == rng(0, "clip", 3, "view", 1).random()
     assert rng(0, "a", 12).random() != rng(0, "a1", 2).random()
+
+
+def test_rates_rise_and_fall() -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    rates = []
+    for images in (0, 4, 9, 50, 100, 120):
+        set_rates(optimiser, images, 9, 100)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates[0] == 2.0 * 0.1 and rates[1] < rates[2] < 2.0 and abs(rates[3] - 1.0) < 1e-12 and rates[4] == rates[5] == 0.0
+    set_rates(optimiser, 120, 0, 0)
+    assert optimiser.param_groups[0]["lr"] == 2.0
