@@ -153,6 +153,18 @@ def test_the_parts_of_the_memory_are_what_the_counts_say(calculated: dict) -> No
         assert facts["gradients"] == pytest.approx(4 * (learnt + discriminator), rel=1e-3)
 
 
+def test_the_calculation_counts_what_lives() -> None:
+    with Footprint() as memory:
+        kept = torch.zeros(256, device="meta", requires_grad=True)
+        assert memory.bytes == 1024
+        passing = kept.view(16, 16).exp()  # kept for the backward pass
+        product = (passing * 2.0).sum()
+        del passing
+        assert (memory.bytes, memory.peak) == (1024 + 1024 + 512, 3 * 1024 + 512)
+        product.backward()
+        assert memory.bytes == 1024 + 512 + 1024  # its gradient
+
+
 def _meta(network: type) -> torch.nn.Module:
     with torch.device("meta"):
         return network(Sizes())
