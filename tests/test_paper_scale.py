@@ -152,7 +152,7 @@ def parameters(views: Path) -> dict:
     data["flame"]["model"] = "standin"
     few = {"images": 1, "batch": 1, "adversarial_from": 0, "checkpoint_every": 1, "preview_every": 1}
     data["train_psi3d"] |= few | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
-    data["train"] |= few | {"images": 2, "substitute_q": 0.5}
+    data["train"] |= few | {"images": 2, "checkpoint_every": 2, "preview_every": 2, "substitute_q": 0.5}
 
     def real(seed: int) -> list[bool]:
         reader = PseudoMultiView(views, seed=seed, clips=0, motion="emot", substitute_p=data["train"]["substitute_p"], substitute_q=0.5)
