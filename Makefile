@@ -1,9 +1,9 @@
-# make demo: everything from nothing to pictures. make test: the tests. Both install what is missing, once.
+# make demo: everything from nothing to pictures. make test: the tests; test-paper: at the published sizes. They install what is missing, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/installed
 export PATH := $(BIN):$(PATH)
-.PHONY: demo test lint graph
+.PHONY: demo test test-paper lint graph
 
 demo: $(STAMP)
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "DVC works in a git repository: run 'git init' here first."; exit 1; }
@@ -18,6 +18,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	python -m pytest -q
+
+test-paper: $(STAMP)
+	python -m pytest -q -s -m paper
 
 lint: $(STAMP)
 	ruff check .

@@ -41,6 +41,7 @@ class Machine(Section):
     device: Literal["auto", "cpu", "cuda"]
     ray_address: str  # empty: a Ray of our own on this machine
     object_store_mb: Annotated[int, Field(ge=80)]
+    activation_checkpointing: bool
 
 
 class Flame(Section):

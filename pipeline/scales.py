@@ -99,7 +99,7 @@ DEMO = {
     "scale": "demo",
     "seed": 0,
     "threads": 2,
-    "machine": {"workers": 2, "device": "auto", "ray_address": "", "object_store_mb": 150},
+    "machine": {"workers": 2, "device": "auto", "ray_address": "", "object_store_mb": 150, "activation_checkpointing": False},
     "flame": {"model": "standin"},
     "networks": DEMO_SIZES,
     "ingest": {
@@ -263,7 +263,7 @@ STUDY = {
 
 PAPER = {
     "scale": "paper",
-    "machine": {"object_store_mb": 8000},
+    "machine": {"object_store_mb": 8000, "activation_checkpointing": True},
     "flame": {"model": "data/flame/generic_model.pkl"},
     "networks": Sizes(),
     "ingest": {
@@ -335,6 +335,7 @@ COMMENTS = {
     "machine.workers": "Ray actors; 0 works in the process itself",
     "machine.device": "auto, cpu or cuda",
     "machine.ray_address": "of a running cluster; empty starts one here",
+    "machine.activation_checkpointing": "of Psi in training: less memory, more time",
     "flame.model": "standin, or the path of the licensed generic_model.pkl",
     "networks": "sizes, see model/sizes.py; what is left out is as published",
     "networks.image": "pixels of the final image",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model import losses
+from model.checkpointing import recompute
 from model.discriminator import Discriminator
 from model.flame import Flame
 from model.psi import Psi, is_motion
@@ -39,6 +40,8 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
         adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
     average = copy.deepcopy(psi).requires_grad_(False)
+    if params.machine.activation_checkpointing:
+        recompute(psi)
     groups = [
         {"params": psi.base_parameters(), "lr": section.learning_rate},
         {"params": psi.motion_parameters(), "lr": section.learning_rate * section.motion_learning_rate_scale},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model import losses
+from model.checkpointing import recompute
 from model.discriminator import Discriminator
 from model.flame import Flame
 from model.psi import Psi
@@ -40,6 +41,8 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
         take_over_decoder(psi, load_weights(genhead / "genhead.safetensors")[0])
     psi.to(device)
     average = copy.deepcopy(psi).requires_grad_(False)
+    if params.machine.activation_checkpointing:
+        recompute(psi)
     optimiser = torch.optim.Adam(psi.base_parameters(), lr=section.learning_rate, betas=(0.9, 0.999), eps=1e-5)
     adversary = Adversary(Discriminator(sizes).to(device), section.learning_rate)
     data = SyntheticHeads(heads, params.seed)

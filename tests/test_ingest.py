@@ -20,7 +20,7 @@ SETTINGS = Ingest(
     source="folder", portraits="portraits", clips="clips", identities=1, photos=1, train_clips=1, test_clips=1, frames=6, portrait_size=64,
     clip_size=64, fps=25, min_face=48, min_frames=3, detection_score=0.5, smooth_crop=True, test_share=0.1, shard_size=2,
 )  # fmt: skip
-MACHINE = Machine(workers=0, device="cpu", ray_address="", object_store_mb=100)
+MACHINE = Machine(workers=0, device="cpu", ray_address="", object_store_mb=100, activation_checkpointing=False)
 FACE = astronaut()[:300, 80:380]  # a photograph of a person that comes with scikit-image
 
 

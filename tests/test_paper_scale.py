@@ -1,0 +1,187 @@
+"""The published sizes with random weights: a forward of every network, then the two training stages at 512 x 512 for a step, within 16 GiB.
+
+Takes many minutes and 3 GB of disk: `make test-paper`.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from model.discriminator import Discriminator
+from model.flame import Flame
+from model.genhead import GenHead
+from model.identity import INPUT, IdentityNet
+from model.motion_encoder import MotionEncoder
+from model.psi import Psi
+from model.sizes import Sizes
+from model.weights import save_weights
+from pipeline import head_model
+from pipeline.camera import look_at
+from pipeline.counter import rng
+from pipeline.files import write_table
+from pipeline.frames import PseudoMultiView
+from pipeline.perception import PUBLISHED_TRUNK, PublishedTrunk, Regressor
+from pipeline.scales import scale_data
+from pipeline.shards import encode_npy, encode_png, write_shard
+
+pytestmark = [pytest.mark.slow, pytest.mark.paper]
+ROOT = Path(__file__).parents[1]
+SIZES = Sizes()
+IMAGE, RAYS, MOTION = SIZES.image, SIZES.rays, SIZES.motion.dims
+LIMIT = 16 * 2**30  # bytes
+
+
+def cameras(count: int) -> np.ndarray:
+    return np.stack([look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)])
+
+
+def psi() -> dict[str, torch.Tensor]:
+    network, source, view = Psi(SIZES), torch.rand(1, 3, IMAGE, IMAGE) * 2 - 1, torch.from_numpy(cameras(1))[None]
+    still = network(source, None, None, view, motion_scale=0.0)
+    moved = network(source, torch.randn(1, MOTION), torch.randn(1, MOTION), view)
+    assert not torch.equal(still.image, moved.image)
+    return {"still": still.image, "image": moved.image, "raw": moved.raw, "opacity": moved.opacity, "depth": moved.depth}
+
+
+def genhead() -> dict[str, torch.Tensor]:
+    network, view = GenHead(SIZES, Flame(head_model.standin())), torch.from_numpy(cameras(1))
+    label = torch.cat([view, torch.zeros(1, 412)], 1)
+    found = network(torch.randn(1, 512), label[:, :325], network.state(label, view[None]), view[None])
+    return {"image": found.image, "raw": found.raw, "opacity": found.opacity, "depth": found.depth}
+
+
+def discriminator() -> dict[str, torch.Tensor]:
+    pictures = torch.randn(1, 3, IMAGE, IMAGE), torch.randn(1, 3, RAYS, RAYS), torch.rand(1, 1, RAYS, RAYS), torch.randn(1, 3, IMAGE, IMAGE)
+    return {"logit": Discriminator(SIZES)(*pictures, torch.from_numpy(cameras(1)))}
+
+
+def motion() -> dict[str, torch.Tensor]:
+    return {"motion": MotionEncoder(SIZES.motion).eval().embedding(torch.randn(1, 3, SIZES.motion.input, SIZES.motion.input))}
+
+
+def identity() -> dict[str, torch.Tensor]:
+    return {"identity": IdentityNet(SIZES.identity).eval()(torch.randn(1, 3, INPUT, INPUT))}
+
+
+def trunk() -> dict[str, torch.Tensor]:
+    network, one, other = PublishedTrunk().eval(), torch.randn(1, 3, IMAGE, IMAGE), torch.randn(1, 3, IMAGE, IMAGE)
+    return {"lpips": network.distance(one, other), "fid": network(one)}
+
+
+def regressor() -> dict[str, torch.Tensor]:
+    return {"numbers": Regressor().eval()(torch.randn(1, 3, IMAGE, IMAGE))}
+
+
+SHAPES = {
+    "still": (1, 3, IMAGE, IMAGE),
+    "image": (1, 3, IMAGE, IMAGE),
+    "raw": (1, 3, RAYS, RAYS),
+    "opacity": (1, 1, RAYS, RAYS),
+    "depth": (1, 1, RAYS, RAYS),
+    "logit": (1, 1),
+    "motion": (1, 548),
+    "identity": (1, 512),
+    "lpips": (1,),
+    "fid": (1, 512),
+    "numbers": (1, 109),
+}
+
+
+@pytest.mark.parametrize("forward", [psi, genhead, discriminator, motion, identity, trunk, regressor])
+def test_a_forward_has_the_published_shapes(forward) -> None:
+    torch.manual_seed(0)
+    began = time.monotonic()
+    with torch.inference_mode():
+        found = forward()
+    print(f"\n{forward.__name__}: {time.monotonic() - began:.1f} s with its random weights")
+    for name, values in found.items():
+        assert tuple(values.shape) == SHAPES[name], name
+        assert torch.isfinite(values).all(), name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the two training stages read, in the layout of the graph: noise as pictures, untrained networks."""
+    folder = tmp_path_factory.mktemp("paper")
+    draw = rng(0, "paper")
+
+    def picture(*shape: int) -> bytes:
+        return encode_png(draw.integers(0, 256, shape, dtype=np.uint8))
+
+    label = encode_npy(np.concatenate([cameras(1)[0], np.zeros(412)]).astype(np.float32))
+    shared = {"cameras.npy": encode_npy(cameras(2)), "label.npy": label}
+    head = {name: picture(IMAGE, IMAGE, 3) for name in ("view0.png", "view1.png", "uv0.png", "uv1.png")}
+    head |= {"opacity.png": picture(2 * RAYS, RAYS), "background.png": picture(RAYS, RAYS, 3)}
+    arrays = {
+        "depth": 4.2 + draw.normal(size=(2, RAYS, RAYS)),
+        "points": draw.normal(size=(4000, 3)) / 4,
+        "features": draw.normal(size=(4000, SIZES.plane_channels)),
+    }
+    head |= {f"{name}.npy": encode_npy(values.astype(np.float16)) for name, values in arrays.items()}
+    write_shard(folder / "data/genhead/shards/heads-000000.tar", [("head", head | shared)])
+
+    frame = {name: picture(IMAGE, IMAGE, 3) for name in ("image.png", "uv.png", "view0.png")}
+    frame |= {name: picture(IMAGE, IMAGE) for name in ("mask.png", "alpha0.png")}
+    frame |= {"motion.npy": encode_npy(draw.normal(size=(2, MOTION)).astype(np.float32))}
+    write_shard(folder / "data/views/shards/views-000000.tar", [("frame", frame | shared)])
+    write_table(folder / "data/views/index.parquet", pa.Table.from_pylist([{"key": "frame", "clip": "clip", "split": "train"}]))
+
+    torch.manual_seed(0)
+    (folder / "data/pretrain/genhead").mkdir(parents=True)
+    facts = {"identity": {"sizes": vars(SIZES.identity)}, "trunk": {"network": PUBLISHED_TRUNK}, "regressor": {}}
+    for name, network in (("identity", IdentityNet(SIZES.identity)), ("trunk", PublishedTrunk()), ("regressor", Regressor())):
+        save_weights(folder / f"data/pretrain/perception/{name}.safetensors", network.state_dict(), facts[name])
+    YAML().dump(parameters(folder / "data/views"), folder / "params.yaml")
+    return folder
+
+
+def parameters(views: Path) -> dict:
+    """Scale paper, with all losses from the first image on and a single one of them to see; in `train` a pseudo view follows."""
+    data = scale_data("paper")
+    data["machine"]["device"] = "cpu"
+    data["flame"]["model"] = "standin"
+    few = {"images": 1, "batch": 1, "adversarial_from": 0, "checkpoint_every": 1, "preview_every": 1}
+    data["train_psi3d"] |= few | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
+    data["train"] |= few | {"images": 2, "checkpoint_every": 2, "preview_every": 2, "substitute_q": 0.5}
+
+    def real(seed: int) -> list[bool]:
+        reader = PseudoMultiView(views, seed=seed, clips=0, motion="emot", substitute_p=data["train"]["substitute_p"], substitute_q=0.5)
+        return [reader.choose(step, 1)[0].q == 0 for step in range(2)]
+
+    data["seed"] = next(seed for seed in range(1000) if real(seed) == [True, False])
+    return data
+
+
+@pytest.mark.parametrize(
+    ("stage", "terms", "weights"),
+    [
+        ("train_psi3d", [{"l1", "lpips", "opacity", "identity", "depth", "planes", "adversarial", "discriminator"}], "data/psi3d/psi3d.safetensors"),
+        ("train", [{"l1", "lpips", "opacity", "identity", "adversarial", "discriminator"}, {"lpips_pseudo"}], "data/psi/psi.safetensors"),
+    ],
+)
+def test_a_training_stage_takes_its_steps_within_16_gib(folder: Path, stage: str, terms: list[set[str]], weights: str) -> None:
+    """Loading, step with R1, moving average, preview of six, weights on disk: the whole stage, as `dvc repro` calls it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = usage.ru_maxrss * 1024
+    print(f"\n{stage}: {time.monotonic() - began:.0f} s, peak {peak / 2**30:.1f} GiB")
+    assert process.returncode == 0
+    assert peak <= LIMIT
+    rows = json.loads((folder / f"metrics/plots/{stage}.json").read_text())
+    found = [{name: value for name, value in row.items() if value is not None and name not in ("step", "images")} for row in rows]
+    assert [set(row) for row in found] == terms
+    assert all(math.isfinite(value) for row in found for value in row.values())
+    assert (folder / weights).stat().st_size > 4 * 224_766_123
