@@ -38,20 +38,14 @@ class Cache:
         self.rejected: Counter[str] = Counter()
         self.entries = {VIEWS.name: self._views, GENHEAD.name: self._heads, INGEST.name: self._faces}[self.layout.name]()
 
-    def _table(self, name: str) -> pa.Table:
-        try:
-            return pq.read_table(self.folder / name)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self.folder / name} is missing or damaged. `psi4d verify {self.folder}` says what is wrong.") from error
-
     def _views(self) -> list[Entry]:
-        table = self._table("index.parquet")
+        table = _table(self.folder, "index.parquet")
         numbers = [column.name for column in table.schema if pa.types.is_floating(column.type)]
         rows = table.to_pylist()
-        frames = self.folder.parent / "ingest/frames.parquet"  # what was rejected before rendering is listed there alone
-        if frames.is_file():
+        ingested = self.folder.parent / "ingest"
+        if ingested.is_dir():  # what was rejected before rendering is listed there alone
             rendered = {row["key"] for row in rows}
-            for row in pq.read_table(frames, columns=["key", "status", "reason"]).to_pylist():
+            for row in _table(ingested, "frames.parquet", ["key", "status", "reason"]).to_pylist():
                 if row["key"] not in rendered:
                     self.rejected["no fitted head" if row["status"] == "ok" else _kind(row["reason"])] += 1
         return [Entry(row["key"], row["clip"], row["index"], row["split"], {name: row[name] for name in numbers}) for row in rows]
@@ -61,7 +55,9 @@ class Cache:
 
     def _faces(self) -> list[Entry]:
         entries = []
-        portraits, frames = (self._table(f"{name}.parquet").drop_columns(["landmarks"]).to_pylist() for name in ("portraits", "frames"))
+        columns = ["key", "status", "reason", "shard", "score"]
+        portraits = _table(self.folder, "portraits.parquet", columns).to_pylist()
+        frames = _table(self.folder, "frames.parquet", [*columns, "clip", "index", "split"]).to_pylist()
         for index, row in enumerate(portraits):
             if row["status"] == "ok":
                 entries.append(Entry(row["key"], row["shard"].removesuffix(".tar"), index, "portrait", {"score": row["score"]}))
@@ -107,6 +103,13 @@ class Cache:
         """The mask of the real frame, or the opacity of the first view of a synthetic head: (n, n) uint8."""
         grey = decode_png(self.reader.read(key, "mask.png" if self.has_real else "opacity.png"))
         return grey[: grey.shape[1]]
+
+
+def _table(folder: Path, name: str, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(folder / name, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{folder / name} is missing or damaged. `psi4d verify {folder}` says what is wrong.") from error
 
 
 def _kind(reason: str) -> str:

@@ -237,7 +237,7 @@ def _rows_and_samples(rows: dict[str, tuple[str, str]], samples: dict[str, list[
         lost = [key for key, (wanted, _) in rows.items() if wanted == shard]
         if shard not in samples:
             yield Finding(f"shards/{shard}", "missing")
-        yield Finding(f"shards/{shard}", f"{len(lost)} rows of {rows[lost[0]][1]} have no sample, {', '.join(lost[:FIRST])} and so on")
+        yield Finding(f"shards/{shard}", f"{len(lost)} rows of {rows[lost[0]][1]} have no sample, for example {', '.join(lost[:FIRST])}")
     for key, (shard, table) in rows.items():
         if samples.get(shard) and places.get(key) != shard:
             yield Finding(f"shards/{shard}", f"{table} has a row for it, but it is {f'in {places[key]}' if key in places else 'not there'}", key)
