@@ -1,13 +1,16 @@
 """What DVC knows of an output: the files it had when its stage ended, and whether the stage's inputs are still the same."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from dvc.exceptions import DvcException
+from dvc.output import Output
 from dvc.repo import Repo
 
 from pipeline.errors import UserError
+from pipeline.files import write_bytes
 
 
 def md5(path: Path) -> str:
@@ -29,29 +32,43 @@ def recorded_files(folder: Path) -> dict[str, str]:
 
 def changed_inputs(folder: Path) -> list[str]:
     """What the stage that makes `folder` depends on and has changed since it ran. Raises UserError when no stage makes it or none has run."""
-    changed: list[str] = []
-    for name, state in _changes(folder, "changed deps").items():
-        changed += [f"{name}: {key}" for key in state] if isinstance(state, dict) else [name]  # of params.yaml, the values that have changed
+    with _output(folder) as output:
+        name = output.stage.addressing
+        changes = output.repo.status([name]).get(name, [])
+    changed = ["its command in dvc.yaml"] if "changed checksum" in changes else []
+    for change in changes:
+        if isinstance(change, dict):
+            for path, state in change.get("changed deps", {}).items():  # of params.yaml, the values that have changed
+                changed += [f"{path}: {key}" for key in state] if isinstance(state, dict) else [path]
     return changed
 
 
 def is_as_recorded(folder: Path) -> bool:
     """Whether `folder` has, byte for byte, the files that dvc.lock records. Raises UserError as `changed_inputs`."""
-    return not any(Path(name).resolve() == folder.resolve() for name in _changes(folder, "changed outs"))
+    with _output(folder) as output:
+        return not output.workspace_status()
 
 
-def _changes(folder: Path, kind: str) -> dict[str, Any]:
-    """What `dvc status` of the stage that makes `folder` lists under `kind`."""
+def mend_cache(folder: Path, names: Iterable[str]) -> None:
+    """Put these files of `folder` into DVC's cache where it has them altered: when both are one file by a hard link, so is their damage."""
+    recorded = recorded_files(folder)
+    with _output(folder) as output:
+        for name in recorded.keys() & set(names):
+            kept = Path(output.cache.oid_to_path(recorded[name]))
+            if kept.is_file() and md5(kept) != recorded[name]:
+                mode = kept.stat().st_mode
+                write_bytes(kept, (folder / name).read_bytes()).chmod(mode)
+
+
+@contextlib.contextmanager
+def _output(folder: Path) -> Iterator[Output]:
+    """DVC's output `folder`, whose stage has run once."""
     unknown = f"it is not known with what inputs {folder} was made"
     try:
         with Repo(".") as repo:
             [output] = repo.find_outs_by_path(str(folder))
             if not output.hash_info:
                 raise UserError(f"{unknown}: dvc.lock has nothing of it. Run `dvc repro` instead.")
-            name = output.stage.addressing
-            changes = repo.status([name]).get(name, [])
+            yield output
     except DvcException as error:
         raise UserError(f"{unknown}: {error}. Only what a stage of dvc.yaml makes can be made again.") from error
-    if "changed checksum" in changes:
-        changes = [{"changed deps": {"its command in dvc.yaml": "modified"}}, *changes]
-    return {entry: state for change in changes if isinstance(change, dict) for entry, state in change.get(kind, {}).items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.cache_layout import GENHEAD, INGEST, VIEWS
-from pipeline.dvc_record import changed_inputs, is_as_recorded, md5, recorded_files
+from pipeline.dvc_record import changed_inputs, is_as_recorded, md5, mend_cache, recorded_files
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
 from pipeline.ingest import Ingester, ingest
@@ -57,6 +57,7 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
         _make([unit for unit in plan.units() if f"shards/{unit.name}.tar" in made], plan.worker, params, folder)
     if not is_as_recorded(folder):
         raise UserError(f"{folder} was repaired, but has not the bytes that dvc.lock records. Run `dvc repro`, which makes it as a whole.")
+    mend_cache(folder, [f"{name}{end}" for name in made for end in ("", ".json")])
     return sorted(made)
 
 

@@ -1,5 +1,6 @@
 """Damage of every kind is named, and repaired to the same bytes; nothing else is touched."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -199,6 +200,26 @@ def test_repair_with_an_empty_dvc_cache(project):
     shutil.rmtree(".dvc/cache")
     flip(VIEWS / "shards/views-000002.tar.json", 60)
     assert mend(VIEWS) == ["shards/views-000002.tar"] and checksums(VIEWS) == before
+
+
+def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project):
+    """With hard links, a byte that flips in one flips in the other."""
+    before = checksums(VIEWS)
+    shard = VIEWS / "shards/views-000002.tar"
+    value = hashlib.md5(shard.read_bytes()).hexdigest()
+    kept = Path(".dvc/cache/files/md5", value[:2], value[2:])
+    shard.unlink()
+    os.link(kept, shard)
+    kept.chmod(0o644)
+    with open(kept, "r+b") as file:
+        file.seek(600)
+        file.write(b"damage")
+    kept.chmod(0o444)
+    assert checksums(VIEWS) != before
+    assert mend(VIEWS) == ["shards/views-000002.tar"] and checksums(VIEWS) == before
+    assert hashlib.md5(kept.read_bytes()).hexdigest() == value and kept.stat().st_mode & 0o777 == 0o444
+    with Repo(".") as repo:
+        assert repo.status() == {}
 
 
 def test_repair_of_a_lost_index_and_of_heads(project):
