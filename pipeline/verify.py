@@ -92,7 +92,8 @@ class _Shard:
         headers = list(_headers(self.path)) if self.path.is_file() else []
         try:
             record, members = read_sidecar(self.path)
-        except UserError:
+            _check_numbers(record, members)
+        except (UserError, ValueError):
             yield self._finding("damaged" if sidecar_path(self.path).is_file() else "missing", sidecar=True)
             record, members = None, {}
             for key, name, offset, size in headers:
@@ -139,6 +140,17 @@ class _Shard:
             yield self._finding("the tar's header is not what the sidecar says", *(wrong or ())[:2])
         elif sha256(self.path) != record.sha256:
             yield self._finding("its checksum is not that of the sidecar, but all fields are right: the tar's padding or the sidecar is altered")
+
+
+def _check_numbers(record: ShardRecord, members: dict) -> None:
+    """Raises ValueError when a sidecar that can be read has something else where numbers belong."""
+    numbers = [record.bytes, record.samples]
+    for fields in members.values():
+        if not isinstance(fields, dict) or any(not isinstance(place, list) or len(place) != 3 for place in fields.values()):
+            raise ValueError("no places of fields")
+        numbers += [number for place in fields.values() for number in place]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("no numbers")
 
 
 def _headers(path: Path) -> Iterator[tuple[str, str, int, int]]:
@@ -200,16 +212,19 @@ def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
     for name, schema in verdict.layout.tables.items():
         try:
             table = pq.read_table(folder / name)
-        except (OSError, pa.ArrowException) as error:
+            table.validate(full=True)
+            types = {column.name: column.type for column in table.schema}
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             yield Finding(name, "missing" if not (folder / name).exists() else f"damaged: {str(error).splitlines()[0]}")
             readable = False
             continue
         for column in schema:
-            if column.name not in table.column_names:
+            if column.name not in types:
                 yield Finding(name, f"has no column {column.name}")
                 readable = False
-            elif table.schema.field(column.name).type != column.type:
-                yield Finding(name, f"the column {column.name} is {table.schema.field(column.name).type}, should be {column.type}")
+            elif types[column.name] != column.type:
+                yield Finding(name, f"the column {column.name} is {types[column.name]}, should be {column.type}")
+                readable = False
         if not readable or "shard" not in schema.names:
             continue
         yield from _numbers(name, table) if verdict.layout is VIEWS else ()
