@@ -70,6 +70,54 @@ def parity(
     typer.echo(f"all {counts['pass']} arrays agree")
 
 
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="data/views, data/genhead or data/ingest")],
+    clip: Annotated[str | None, typer.Option(help="only this clip, or the sample with this key")] = None,
+    frame: Annotated[int | None, typer.Option(help="only the frame with this index")] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of a few frames")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="OUT", help="write a page to browse, into this folder")] = None,
+) -> None:
+    """Show what is in a cache: numbers, one sample, a contact sheet, a page to browse."""
+    from pipeline.inspect_cache import Cache, frames_of, sample, summary
+    from pipeline.inspect_page import write_page
+    from pipeline.inspect_sheet import write_sheet
+
+    cache = Cache(folder)
+    entries = cache.chosen(clip, frame)
+    if sheet:
+        typer.echo(f"{write_sheet(cache, entries, sheet)} of {len(entries):,} frames are now in {sheet}")
+    if html:
+        typer.echo(f"{len(entries):,} frames are now in {write_page(cache, entries, html)}")
+    if not sheet and not html:
+        typer.echo(
+            summary(cache) if clip is None and frame is None else sample(cache, entries[0]) if len(entries) == 1 else frames_of(cache, entries)
+        )
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="data/views, data/genhead or data/ingest")],
+    repair: Annotated[bool, typer.Option("--repair", help="make what is broken again, and only that")] = False,
+) -> None:
+    """Check a cache: checksums, fields, tables against shards, files; status 1 and a line for everything that is wrong."""
+    from pipeline.verify import verify as look
+
+    verdict = look(folder)
+    for finding in verdict.findings:
+        typer.echo(finding)
+    if verdict.findings and repair:
+        from pipeline.repair import repair as mend
+
+        for name in mend(load_params(PARAMS), folder, verdict):
+            typer.echo(f"made again: {name}")
+        verdict = look(folder)
+    if verdict.findings:
+        raise UserError(f"{folder} is not whole: {len(verdict.findings)} findings. `psi4d verify {folder} --repair` makes what is broken again.")
+    samples = sum(map(len, verdict.samples.values()))
+    typer.echo(f"{folder} is whole: {samples:,} samples in {len(verdict.samples)} shards, {verdict.bytes:,} bytes")
+
+
 @app.command("import")
 def import_(
     file: Annotated[

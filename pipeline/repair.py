@@ -1,0 +1,118 @@
+"""Making again what is broken in a cache: a shard is a unit of the worker pool, so only the broken ones run, with the worker of their stage.
+
+The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and a shard is only put into its
+place when it is the one that DVC recorded. The numbers of a table are in no shard, so a broken table means the whole stage.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.cache_layout import GENHEAD, INGEST, VIEWS
+from pipeline.dvc_record import changed_inputs, is_as_recorded, md5, mend_cache, recorded_files
+from pipeline.errors import UserError
+from pipeline.files import write_bytes
+from pipeline.ingest import Ingester, ingest
+from pipeline.params import Params
+from pipeline.pool import Unit, Work, fingerprint, run_units, scratch_folder, units_of
+from pipeline.render_genhead import HeadRenderer, render_genhead
+from pipeline.render_views import ViewRenderer, render_views, usable_frames
+from pipeline.verify import Verdict
+
+DATA = Path("data")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stage makes its folder: its units with their worker, or everything at once."""
+
+    units: Callable[[], list[Unit]]
+    worker: Callable[[], Work]
+    stage: Callable[[], object]
+
+
+def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
+    """Make again what `verdict` found broken in `folder`; returns the names of the files made.
+
+    Raises UserError when a file lies there that does not belong, when the inputs are not those of before, or when the bytes are not.
+    """
+    extra = [finding.file for finding in verdict.findings if finding.extra]
+    if extra:
+        raise UserError(f"nothing was repaired: {folder} has files that do not belong there ({_some(extra)}). Move them away, then run again.")
+    if changed := changed_inputs(folder):
+        raise UserError(
+            f"nothing was repaired: {folder} was made from other inputs than there are now ({_some(changed)}), "
+            "so new shards would not fit the old ones. Run `dvc repro` instead."
+        )
+    plan = PLANS[verdict.layout.name](params, folder)
+    made = verdict.damaged()
+    if made & set(verdict.layout.tables):
+        plan.stage()
+        made = {*verdict.layout.tables, *(f"shards/{name}" for name in verdict.samples)}
+    else:
+        _make([unit for unit in plan.units() if f"shards/{unit.name}.tar" in made], plan.worker, params, folder)
+    if not is_as_recorded(folder):
+        raise UserError(f"{folder} was repaired, but has not the bytes that dvc.lock records. Run `dvc repro`, which makes it as a whole.")
+    mend_cache(folder, [f"{name}{end}" for name in made for end in ("", ".json")])
+    return sorted(made)
+
+
+def _make(units: list[Unit], worker: Callable[[], Work], params: Params, folder: Path) -> None:
+    """Run the units of the broken shards in a folder of their own and put the shards into their places when all are as they were."""
+    scratch = scratch_folder("repair", fingerprint(params, folder.as_posix(), Path("dvc.lock")))  # which names all inputs of the stage
+    recorded = recorded_files(folder)
+    files = [f"{result.name}.tar{end}" for result in run_units(units, worker, scratch, params.machine, "repair") for end in (".json", "")]
+    other = [name for name in files if recorded and md5(scratch / name) != recorded.get(f"shards/{name}")]
+    if other:
+        shutil.rmtree(scratch)
+        raise UserError(
+            f"nothing was repaired: made again, shards have not the bytes that dvc.lock records ({_some(other)}): "
+            "another machine or other packages made them. Run `dvc repro -f` to make all of them here."
+        )
+    for name in files:
+        write_bytes(folder / "shards" / name, (scratch / name).read_bytes())
+    shutil.rmtree(scratch)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _views(params: Params, folder: Path) -> Plan:
+    inputs = (DATA / "ingest", DATA / "labels/vfhq.parquet", DATA / "pretrain/motion", DATA / "psi3d")
+
+    def units() -> list[Unit]:
+        frames, _ = usable_frames(inputs[0] / "frames.parquet", inputs[1])
+        return units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
+
+    return Plan(units, partial(ViewRenderer, params, *map(Path.resolve, inputs)), partial(render_views, params, *inputs, folder))
+
+
+def _heads(params: Params, folder: Path) -> Plan:
+    inputs = (DATA / "labels", DATA / "pretrain/genhead")
+    section = params.render_genhead
+
+    def units() -> list[Unit]:
+        return units_of("heads", list(range(section.heads)), section.shard_size)
+
+    return Plan(units, partial(HeadRenderer, params, *map(Path.resolve, inputs)), partial(render_genhead, params, *inputs, folder / "shards"))
+
+
+def _faces(params: Params, folder: Path) -> Plan:
+    settings, image = params.ingest, params.networks.image
+    generated = settings.source == "generated"
+    inputs = [DATA / "generated" / name if generated else Path(getattr(settings, name)) for name in ("portraits", "clips")]
+
+    def units() -> list[Unit]:
+        portraits, clips = (pq.read_table(folder / f"{name}.parquet", columns=["file"])["file"].to_pylist() for name in ("portraits", "clips"))
+        return units_of("portraits", portraits, settings.shard_size) + units_of("clips", clips, 1)
+
+    worker = partial(Ingester, settings, image, *map(Path.resolve, inputs))
+    return Plan(units, worker, partial(ingest, settings, image, params.machine, *inputs, folder))
+
+
+PLANS = {VIEWS.name: _views, GENHEAD.name: _heads, INGEST.name: _faces}
