@@ -70,6 +70,15 @@ def objective(stage: str, params: Params, psi: Psi, adversary: Adversary, percep
     return (StaticObjective if stage == "train_psi3d" else ReenactmentObjective)(params, psi, adversary, perception, flame)
 
 
+@pytest.fixture
+def deterministic():
+    """As every stage runs: without it threads may add up gradients in any order."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
     params = every_loss("smoke")
