@@ -6,7 +6,7 @@ import numpy as np
 
 from model.flame import REGIONS, HeadModel
 from model.flame_file import EMBEDDING
-from model.safe_pickle import read_mapping
+from model.pickled_arrays import read_mapping
 from pipeline.number_rule import NumberRule
 from pipeline.scales import scale_params
 
