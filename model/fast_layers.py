@@ -33,7 +33,7 @@ def activate(x: Tensor, name: str) -> Tensor:
 
 
 class Convolution:
-    """A convolution whose weights (outputs, inputs / groups, k, k) are laid out once, for the type and the machine they are used with.
+    """A convolution whose weights (outputs, inputs / groups, k, k) are laid out once, when it is first used.
 
     On a CPU the layout is oneDNN's own and the activation is applied before the result leaves the cache; elsewhere it is PyTorch's
     convolution. Padding keeps the size (divided by the stride) unless it is given.
@@ -54,11 +54,8 @@ class Convolution:
         pad = dilation * (weight.shape[-1] // 2) if padding is None else padding
         self.geometry = ([pad] * 2, [stride] * 2, [dilation] * 2, groups)
         self.activation, self.bias = activation, bias
-        self.packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        if self.packed:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *self.geometry, None)
-        else:
-            self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
     @classmethod
     def of(cls, layer: nn.Conv2d | nn.Linear, dtype: torch.dtype, activation: str = "none") -> "Convolution":
@@ -73,9 +70,11 @@ class Convolution:
         """`added` has the shape of the result and is added before the activation, which must then be none or relu."""
         name, numbers, algorithm = ACTIVATIONS[self.activation]
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        if not self.packed:
+        if not self.onednn:
             y = F.conv2d(x_BCHW, self.weight, self.bias, self.geometry[1], self.geometry[0], *self.geometry[2:])
             return activate(y if added is None else y + added, self.activation)
+        if not self.weight.is_mkldnn:  # the best layout depends on the size of the input: without it, some are ten times slower
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x_BCHW.shape))
         if added is None:
             return torch.ops.mkldnn._convolution_pointwise(x_BCHW, self.weight, self.bias, *self.geometry, name, numbers, algorithm)
         after = None if name == "none" else name
