@@ -13,13 +13,13 @@ all nine rays is missed. With `nothing` and `share` 0 all samples of all rays co
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.colour_decoder import LARGEST, ColourDecoder
+from model.planes import PAIRS
 from model.renderer import Deform, Rays, camera_rays, coarse_depths, importance_depths, interval_weights
 
 POINTS = 16384  # at once
@@ -27,39 +27,37 @@ NOTHING = 1e-3  # opacity
 SHARE = 1e-5  # of a sample in its ray
 
 
-@dataclass
 class Field:
-    """The planes of B heads as one table of texels, each plane in a ring of zeros, for look-ups that need no condition."""
+    """The planes of B heads as one table of texels, each plane in a ring of zeros, so that a look-up needs no condition.
 
-    table: Tensor  # (B * (R + 2) * (R + 2) * 3, C)
-    batch: int
-    side: int  # R
-    box: float
+    Of a point's twelve texels, the table's rows are linear in its cell, and the weights are products of two linear functions of its place
+    within: three small matrix products.
+    """
 
-    @classmethod
-    def of(cls, planes_B3CRR: Tensor, box: float) -> "Field":
-        batch, _, channels, side, _ = planes_B3CRR.shape
+    def __init__(self, planes_B3CRR: Tensor, box: float) -> None:
+        self.batch, _, channels, self.side, _ = planes_B3CRR.shape
+        self.box, row = box, self.side + 2
         # The planes of a texel lie next to each other, as the decoder's last convolution leaves them.
-        table = F.pad(planes_B3CRR.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 1, 1, 1, 1))
-        return cls(table.reshape(-1, channels), batch, side, box)
+        self.table = F.pad(planes_B3CRR.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 1, 1, 1, 1)).reshape(-1, channels)
+        self.rows, self.across, self.down = torch.zeros(3, 4, 12).unbind(0)  # from (x, y, z, 1) to the texels
+        for texel in range(12):
+            plane, down, across = texel // 4, texel // 2 % 2, texel % 2
+            pair = PAIRS[plane]
+            self.rows[pair[0], texel], self.rows[pair[1], texel], self.rows[3, texel] = 3, 3 * row, plane + 3 * across + 3 * row * down
+            self.across[pair[0], texel], self.across[3, texel] = (1, 0) if across else (-1, 1)
+            self.down[pair[1], texel], self.down[3, texel] = (1 / 3, 0) if down else (-1 / 3, 1 / 3)
 
     def features(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
         """(M, C) plane-averaged features; `heads_M` are int32 numbers of heads, not needed when there is one."""
-        row = self.side + 2
+        # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first texel.
         place = (points_M3 * (self.side / self.box)).add_((self.side + 1) / 2).clamp_(0.0, self.side + 1.0)
         corner = place.floor().clamp_(max=float(self.side))
-        high = place.sub_(corner)
-        low = 1.0 - high
-        texel = corner.int()
-        following = [1, 2, 0]  # plane p pairs coordinate p with the next one, along the height
-        cell = (texel + row * texel[:, following]) * 3 + torch.arange(3, dtype=torch.int32)
+        inside = place.sub_(corner)
+        rows = torch.addmm(self.rows[3], corner, self.rows[:3]).int()  # exact: below 2^24
         if heads_M is not None:
-            cell += (heads_M * (row * row * 3))[:, None]
-        rows = cell[:, :, None] + torch.tensor([0, 3, 3 * row, 3 * row + 3], dtype=torch.int32)
-        across = torch.stack([low, high], -1)[:, :, None, :]
-        down = torch.stack([low, high], -1)[:, following, :, None] / 3.0
-        weights = (down * across).view(-1, 12).to(self.table.dtype)
-        return F.embedding_bag(rows.view(-1, 12), self.table, mode="sum", per_sample_weights=weights)
+            rows += (heads_M * (len(self.table) // self.batch))[:, None]
+        weights = torch.addmm(self.across[3], inside, self.across[:3]).mul_(torch.addmm(self.down[3], inside, self.down[:3]))
+        return F.embedding_bag(rows, self.table, mode="sum", per_sample_weights=weights)
 
 
 class FastDecoder:
@@ -71,7 +69,7 @@ class FastDecoder:
         self.colour_weight, self.colour_bias = (part.detach() for part in decoder.out_rgb.scaled())
 
     def hidden(self, feature_MC: Tensor) -> Tensor:
-        hidden = F.linear(feature_MC.float(), self.hidden_weight, self.hidden_bias)
+        hidden = F.linear(feature_MC, self.hidden_weight, self.hidden_bias)
         if not len(hidden) or hidden.amax() > LARGEST:
             return F.softplus(hidden)
         return hidden.exp_().add_(1.0).log_()  # the same within 1e-7, at a third of the time of the library's log1p
@@ -94,7 +92,7 @@ class FastRenderer:
         self, planes_B3CRR: Tensor, cameras_BV25: Tensor, deform: Deform | None = None, nothing: float = NOTHING, share: float = SHARE
     ) -> tuple[Rays, float]:
         """The rays, with the depths and weights of the coarse pass, and how much of the samples' colours was worked out, 0 to 1."""
-        field = Field.of(planes_B3CRR, self.box)
+        field = Field(planes_B3CRR, self.box)
         origins, directions = (part.flatten(1, 2) for part in self._rays(cameras_BV25))
         views, count = cameras_BV25.shape[1], directions.shape[1]
         coarse = coarse_depths(cameras_BV25, self.samples, self.box, None).repeat_interleave(self.side**2, 1)
@@ -161,22 +159,24 @@ class FastRenderer:
         shares = torch.zeros_like(depths).scatter(-1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2)
 
         colour, worked_out = 0.0, 0
-        rays = opacity.numel()
         for part, known in zip(shares.split([self.samples, self.fine], -1), (None, hidden), strict=True):
-            part = part.reshape(rays, -1)
+            part = part.flatten(0, 1)
             chosen = part > share if share else torch.ones_like(part, dtype=torch.bool)
-            each = chosen.sum(1)
+            ends = chosen.sum(1).cumsum(0)
+            picked = chosen.view(-1).nonzero()[:, 0]
             if known is None:
-                heads = torch.arange(field.batch, dtype=torch.int32)[:, None, None].expand_as(coarse).reshape(rays, -1)
-                known = self.decoder.hidden(field.features(points.reshape(rays, -1, 3)[chosen], heads[chosen]))
-            else:
-                known = known[chosen.view(-1)]
-            total = int(each.sum())
-            worked_out += total
-            first = F.pad(each.cumsum(0), (1, 0))
-            rows = torch.arange(total)
+                heads = picked.div(chosen.numel() // field.batch, rounding_mode="floor").int() if field.batch > 1 else None
+                known = self.decoder.hidden(field.features(points.view(-1, 3).index_select(0, picked), heads))
+            elif share:
+                known = known.index_select(0, picked)
+            worked_out += len(picked)
             colour = colour + F.embedding_bag(
-                rows, self.decoder.colour(known), first, mode="sum", per_sample_weights=part[chosen], include_last_offset=True
+                torch.arange(len(picked)),
+                self.decoder.colour(known),
+                F.pad(ends, (1, 0)),
+                mode="sum",
+                per_sample_weights=part.reshape(-1).index_select(0, picked),
+                include_last_offset=True,
             )
         return (colour.view(*opacity.shape, -1), opacity, expected_depth(depths, weights, opacity)), worked_out
 
