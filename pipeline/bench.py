@@ -6,10 +6,10 @@ the network makes of the other channels. Nothing of it is fitted. One case keeps
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from copy import copy
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from model.fast import FastPsi
+from model.fast_render import FastRenderer
 from model.psi import Psi
 from model.reference import ReferencePsi
 from model.renderer import compose
 from model.sizes import Sizes
-from pipeline.bench_floor import PARTS, Rates, counted, floor, measure_rates, operations
+from pipeline.bench_floor import CLOCKS, PARTS, Clock, Seconds, counted, floor, measure_rates, operations
 from pipeline.files import write_bytes
 from pipeline.number_rule import NumberRule, camera
 
@@ -31,8 +32,6 @@ INSIDE = 20.0  # twice its hidden unit at the centre
 DENSITY = 15.0  # sigma for each unit of that
 OUTSIDE = -12.0  # sigma of empty space
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Facts of the official code on two cores, float32, a picture at a time, seconds.
-OFFICIAL = {"full frame": 12.97, "source cached": 10.69}
 
 
 @dataclass(frozen=True)
@@ -61,36 +60,37 @@ CASES = (
 
 @dataclass(frozen=True)
 class Result:
-    """One case and type; seconds of the fast path by part, too."""
+    """One case and type. Seconds by part, on the clocks of `Seconds`; the reference's are those of single passes, one for each picture."""
 
     case: str
     dtype: str
-    reference_seconds: float
-    seconds: float
-    floor_seconds: float
-    parts: dict[str, float]
-    floor_parts: dict[str, float]
+    reference: Seconds
+    parts: dict[str, Seconds]
+    floor: dict[str, Seconds]
     reference_gflop: float
     gflop: float
-    ceiling_share: float
-    reference_peak_mb: float | None
+    ceiling: Seconds  # 10^9 operations a second of the fastest unit
+    reference_peak_mb: float | None  # of one pass
     peak_mb: float | None
-    psnr: float  # of the fast path's pictures against the reference's in float32, dB
+    psnr: float  # of the first and the last picture against the reference's in float32, dB
     colours: float  # of all samples those whose colour was worked out
 
     def __str__(self) -> str:
-        official = OFFICIAL.get(self.case)
+        fast, least = total(self.parts), total(self.floor)
+        both = [
+            f"{reference:8.2f} {own:8.2f} {reference / own:6.1f}x {own / lowest:6.2f} {100 * self.gflop / own / ceiling:4.0f} %"
+            for reference, own, lowest, ceiling in zip(*map(astuple, (self.reference, fast, least, self.ceiling)), strict=True)
+        ]
         return (
-            f"{self.case:22} {self.dtype}  {self.reference_seconds:8.3f} {self.seconds:8.3f} {self.reference_seconds / self.seconds:6.1f}x "
-            f"{f'{official / self.seconds:.1f}x' if official else '':>8} {self.seconds / self.floor_seconds:6.2f} "
-            f"{self.reference_gflop:8.1f} {self.gflop:8.1f} {100 * self.ceiling_share:5.0f} % "
-            f"{_mb(self.reference_peak_mb)} {_mb(self.peak_mb)} {self.psnr:7.1f} {100 * self.colours:5.0f} %"
+            f"{self.case:22} {self.dtype}  {'  '.join(both)}  {self.reference_gflop:7.0f} {self.gflop:7.0f} "
+            f"{_mb(self.reference_peak_mb)} {_mb(self.peak_mb)} {self.psnr:6.1f} {100 * self.colours:5.0f} %"
         )
 
 
+CLOCK_HEADER = f"{'ref s':>8} {'fast s':>8} {'ratio':>7} {'/floor':>6} {'ceil.':>6}"
 HEADER = (
-    f"{'case':22} type  {'ref s':>8} {'fast s':>8} {'ratio':>7} {'official':>8} {'/floor':>6} {'ref GF':>8} {'GFLOP':>8} {'ceiling':>7} "
-    f"{'ref MB':>6} {'MB':>6} {'PSNR dB':>7} {'colours':>7}"
+    f"{'':22}       {'on the wall':>39}  {'work / threads':>39}\n"
+    f"{'case':22} type  {CLOCK_HEADER}  {CLOCK_HEADER}  {'ref GF':>7} {'GFLOP':>7} {'ref MB':>6} {'MB':>6} {'PSNR':>6} {'colours':>7}"
 )
 
 
@@ -111,7 +111,7 @@ class Scene:
         sizes, rule = self.sizes, self.rule
         images = torch.cat([rule.image(f"bench{i}", sizes.image) for i in range(case.batch)])
         motions = (rule.tensor(name, (case.batch, sizes.motion.dims)) for name in ("motion_app", "motion"))
-        cameras = torch.cat([camera(0.1 + 0.2 * i - 0.1 * case.views, 0.05) for i in range(case.views)])
+        cameras = torch.cat([camera(0.3 - 0.12 * i, 0.05) for i in range(case.views)])
         return images, *motions, cameras.expand(case.batch, -1, -1)
 
     @torch.inference_mode()
@@ -141,39 +141,39 @@ def replace_decoder(psi: Psi) -> Psi:
 
 
 class Timed:
-    """Runs things and remembers the seconds of each, its operations and the most memory."""
+    """Runs things and remembers the seconds of each, and of all together operations and the most memory."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.parts: dict[str, Seconds] = {}
         self.gflop = 0.0
         self.peak_mb: float | None = None
 
     def part(self, name: str, run: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
+        clock = Clock()
         result = run(*arguments)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.parts[name] = clock.read()
         return result
 
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
+
+def total(parts: dict[str, Seconds]) -> Seconds:
+    return sum(parts.values(), start=Seconds(0.0, 0.0))
 
 
 def measured(run: Callable[[Timed], Tensor], budget: float) -> tuple[Timed, Tensor]:
-    """The median by time of several runs of `run(timed)` after one that counts operations and memory; as many as fit into `budget` seconds.
-    The first run counts where nothing else fits."""
+    """The median by time of the runs of `run(timed)` that fit into `budget` seconds, without the first, which counts operations and memory.
+    That one counts where nothing else fits."""
     first = Timed()
     forget_peak()
     with counted() as counter:
-        picture = run(first)
+        pictures = run(first)
     peak = peak_mb()
     runs: list[Timed] = []
-    while len(runs) < 9 and sum(one.total for one in runs) + first.total < budget:
+    while len(runs) < 9 and sum(total(one.parts).wall for one in [first, *runs]) < budget:
         runs.append(Timed())
         run(runs[-1])
-    middle = sorted(runs or [first], key=lambda one: one.total)[len(runs) // 2]
+    middle = sorted(runs or [first], key=lambda one: total(one.parts).wall)[len(runs) // 2]
     middle.gflop, middle.peak_mb = counter.get_total_flops() / 1e9, peak
-    return middle, picture
+    return middle, pictures
 
 
 def forget_peak() -> None:
@@ -193,15 +193,13 @@ def peak_mb() -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
-def run_reference(scene: Scene, case: Case, dtype: torch.dtype, timed: Timed) -> Tensor:
-    """The pictures of a case; the tri-planes are made once, `bench` counts them for each view."""
+def run_reference(scene: Scene, case: Case, dtype: torch.dtype, head: int, view: int, timed: Timed) -> Tensor:
+    """One picture of a case, everything for it made anew."""
     network = ReferencePsi(scene.fog if case.fog else scene.psi)
-    images, own, driving, cameras = scene.inputs(case)
+    images, own, driving, cameras = (part[head : head + 1] for part in scene.inputs(case))
     with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
         planes = timed.part("planes", network.planes, images, own, driving, case.scale).float()
-        planes = scene.planes(planes, case)
-        pictures = [timed.part("render", network.render, planes, images, cameras[:, i : i + 1]) for i in range(case.views)]
-    return torch.stack([picture.image.float() for picture in pictures], 1).flatten(0, 1)
+        return timed.part("render", network.render, scene.planes(planes, case), images, cameras[:, view : view + 1]).image.float()
 
 
 def run_fast(fast: FastPsi, scene: Scene, case: Case, colours: list[float], timed: Timed) -> Tensor:
@@ -218,68 +216,60 @@ def run_fast(fast: FastPsi, scene: Scene, case: Case, colours: list[float], time
 
 
 def bench(sizes: Sizes, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
-    """Lines of text as they come, and at the end everything as a dictionary."""
+    """Lines of text as they come, and at the end everything as a dictionary. `budget`: seconds for repeating a case."""
     parts = operations(sizes)
     rates = {name: measure_rates(dtype) for name, dtype in TYPES.items()}
-    yield f"threads {torch.get_num_threads()}; " + "; ".join(describe(name, rate) for name, rate in rates.items())
-    predicted = {name: floor(parts, rate) for name, rate in rates.items()}
+    least = {name: {part: Seconds(*(floor(parts, rates[name][clock])[part] for clock in CLOCKS)) for part in PARTS} for name in TYPES}
+    yield f"threads {torch.get_num_threads()}; 10^9 a second on the wall (work / threads):"
+    for name, by_clock in rates.items():
+        pairs = zip(*(asdict(by_clock[clock]).items() for clock in CLOCKS), strict=True)
+        yield f"{name}  " + ", ".join(f"{unit.replace('_', '-')} {wall:.3g} ({work:.3g})" for (unit, wall), (_, work) in pairs)
     for part in PARTS:
-        counts = ", ".join(f"{unit} {amount / 1e9:.2f}" for unit, amount in parts[part].items() if amount)
-        yield f"floor of {part:16} " + " ".join(f"{name} {predicted[name][part]:.3f} s" for name in TYPES) + f"  (10^9: {counts})"
+        counts = ", ".join(f"{unit.replace('_', '-')} {amount / 1e9:.3g}" for unit, amount in parts[part].items() if amount)
+        yield f"floor of {part:16} " + ", ".join(f"{name} {least[name][part].wall:.3f} s" for name in TYPES) + f"; 10^9 of {counts}"
     yield HEADER
     scene = Scene(sizes, NumberRule())
     results: list[Result] = []
-    exact: dict[Case, Tensor] = {}
-    passes: dict[tuple[Case, str], Timed] = {}
+    exact: dict[tuple[float, bool, int, int], Tensor] = {}
     for name, dtype in TYPES.items():
+        passes: dict[tuple[float, bool], Timed] = {}
+        fast = {False: FastPsi(scene.psi, dtype)}
+        fast[True] = copy(fast[False])
+        fast[True].renderer = FastRenderer(scene.fog.decoder, sizes.rays, sizes.samples, sizes.samples_fine, sizes.box)
+        run_fast(fast[False], scene, CASES[0], [], Timed())  # lays out the weights
         for case in CASES:
-            plain = replace(case, name="", cached=False)
-            if (plain, name) not in passes:
-                passes[plain, name], pictures = measured(partial(run_reference, scene, plain, dtype), budget)
-                exact.setdefault(plain, pictures)
-        fast = {fog: FastPsi(scene.fog if fog else scene.psi, dtype) for fog in (False, True)}
-        for case in CASES:
-            colours: list[float] = []
-            run = partial(run_fast, fast[case.fog], scene, case, colours)
-            run(Timed())  # lays out the weights
-            timed, pictures = measured(run, 4 * budget)
-            plain = passes[replace(case, name="", cached=False), name]
-            needed = floor_of(case, predicted[name])
+            kind, pictures = (case.scale, case.fog), ((0, 0), (case.batch - 1, case.views - 1))
+            if kind not in passes:
+                passes[kind], image = measured(partial(run_reference, scene, case, dtype, 0, 0), budget)
+                exact.setdefault((*kind, 0, 0), image)
+            for place in pictures:
+                if (*kind, *place) not in exact:
+                    exact[*kind, *place] = run_reference(scene, case, torch.float32, *place, Timed())
+            single, colours = total(passes[kind].parts), []
+            timed, images = measured(partial(run_fast, fast[case.fog], scene, case, colours), budget)
+            images = images.unflatten(0, (case.batch, case.views))
+            count, once = case.batch * case.views, {"source": 0 if case.cached else case.batch, "planes": case.batch}
             results.append(
                 Result(
-                    case.name,
-                    name,
-                    # Single passes make the tri-planes again for each view.
-                    plain.seconds["planes"] * case.views + plain.seconds["render"],
-                    timed.total,
-                    sum(needed.values()),
-                    timed.seconds,
-                    needed,
-                    plain.gflop,
-                    timed.gflop,
-                    timed.gflop / timed.total / rates[name].ceiling,
-                    plain.peak_mb,
-                    timed.peak_mb,
-                    psnr(pictures, exact[replace(case, name="", cached=False)]),
-                    colours[0],
+                    case=case.name,
+                    dtype=name,
+                    reference=single.times(count),
+                    parts=timed.parts,
+                    floor={part: least[name][part].times(once.get(part, count)) for part in PARTS},
+                    reference_gflop=passes[kind].gflop * count,
+                    gflop=timed.gflop,
+                    ceiling=Seconds(*(rates[name][clock].ceiling for clock in CLOCKS)),
+                    reference_peak_mb=passes[kind].peak_mb,
+                    peak_mb=timed.peak_mb,
+                    psnr=min(psnr(images[place], exact[*kind, *place][0]) for place in pictures),
+                    colours=colours[0],
                 )
             )
             yield str(results[-1])
-            yield "    " + ", ".join(f"{part} {seconds:.3f} s (floor {needed[part]:.3f})" for part, seconds in timed.seconds.items())
-        del fast
-    yield {"sizes": asdict(sizes), "threads": torch.get_num_threads(), "rates": {name: asdict(rate) for name, rate in rates.items()}} | {
-        "results": [asdict(result) for result in results]
-    }
-
-
-def floor_of(case: Case, predicted: dict[str, float]) -> dict[str, float]:
-    times = {"source": 0 if case.cached else 1, "planes": 1, "rays": case.views, "superresolution": case.views}
-    return {part: case.batch * times[part] * predicted[part] for part in PARTS}
-
-
-def describe(name: str, rates: Rates) -> str:
-    numbers = ", ".join(f"{unit.replace('_', '-')} {rate:.3g}" for unit, rate in asdict(rates).items())
-    return f"10^9 a second in {name}: {numbers}"
+            now = results[-1]
+            yield "    " + ", ".join(f"{part} {seconds.wall:.3f} s (floor {now.floor[part].wall:.3f})" for part, seconds in now.parts.items())
+    rates_of = {name: {clock: asdict(rate) for clock, rate in by_clock.items()} for name, by_clock in rates.items()}
+    yield {"sizes": asdict(sizes), "threads": torch.get_num_threads(), "rates": rates_of, "results": [asdict(result) for result in results]}
 
 
 def psnr(found: Tensor, wanted: Tensor) -> float:

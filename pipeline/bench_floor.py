@@ -20,6 +20,7 @@ from model.stylegan import SynthesisLayer, ToRGB
 from model.transformer import Attention
 
 aten = torch.ops.aten
+CLOCKS = ("wall", "work")
 PARTS = ("source", "planes", "rays", "superresolution")  # once a portrait, a motion, a view, a view
 SOURCE = (
     "encoder_global",
@@ -33,8 +34,20 @@ SOURCE = (
 
 
 @dataclass(frozen=True)
+class Seconds:
+    wall: float
+    work: float
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.wall + other.wall, self.work + other.work)
+
+    def times(self, count: int) -> "Seconds":
+        return Seconds(count * self.wall, count * self.work)
+
+
+@dataclass(frozen=True)
 class Rates:
-    """What this machine reaches in one number type: 10^9 operations, look-ups of a point in a plane, or softplus a second."""
+    """What this machine reaches in one number type: 10^9 operations, look-ups of a point in a plane, or softplus a second of one clock."""
 
     convolution: float
     product: float
@@ -48,51 +61,68 @@ class Rates:
         return max(self.convolution, self.product, self.attention)
 
 
-def seconds_of(run: Callable[[], object], budget: float = 1.0) -> float:
+class Clock:
+    """Seconds since it was made: on the wall, and of this process's work shared out to its threads.
+
+    The second is the time that other programs on the same cores leave out of account; where nothing else runs, and all threads always have
+    work, the two are the same.
+    """
+
+    def __init__(self) -> None:
+        self.wall, self.work = time.perf_counter(), time.process_time()
+
+    def read(self) -> Seconds:
+        return Seconds(time.perf_counter() - self.wall, (time.process_time() - self.work) / torch.get_num_threads())
+
+
+def seconds_of(run: Callable[[], object], budget: float = 1.0) -> Seconds:
     """Median of several runs after one that does not count."""
     run()
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < 20):
-        start = time.perf_counter()
+    times: list[Seconds] = []
+    while len(times) < 3 or (sum(one.wall for one in times) < budget and len(times) < 20):
+        clock = Clock()
         run()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+        times.append(clock.read())
+    return Seconds(*(sorted(getattr(one, name) for one in times)[len(times) // 2] for name in ("wall", "work")))
 
 
 @torch.inference_mode()
-def measure_rates(dtype: torch.dtype) -> Rates:
-    """A few seconds of each unit, at sizes of the paper's tri-plane decoder."""
+def measure_rates(dtype: torch.dtype) -> dict[str, Rates]:
+    """By clock (the fields of Seconds); a few seconds of each unit, at sizes of the paper's tri-plane decoder."""
 
     def image(channels: int, side: int) -> Tensor:
         return torch.randn(1, channels, side, side).to(dtype, memory_format=torch.channels_last)
 
+    def best(amount: float, *ways: Callable[[], object]) -> list[float]:
+        return [amount / 1e9 / min(getattr(one, clock) for one in times) for times in [[seconds_of(way) for way in ways]] for clock in CLOCKS]
+
     x, weight = image(256, 128), torch.randn(256, 256, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
-    convolution = 2 * 128**2 * weight.numel() / seconds_of(lambda: F.conv2d(x, weight, padding=1))
+    convolution = best(2 * 128**2 * weight.numel(), lambda: F.conv2d(x, weight, padding=1))
 
     tokens, dense = image(1024, 128), torch.randn(2048, 1024).to(dtype)
     rows = tokens.permute(0, 2, 3, 1).reshape(-1, 1024)
-    as_product = seconds_of(lambda: F.linear(rows, dense))
-    as_convolution = seconds_of(lambda: F.conv2d(tokens, dense[:, :, None, None]))
-    product = 2 * len(rows) * dense.numel() / min(as_product, as_convolution)
+    product = best(2 * len(rows) * dense.numel(), lambda: F.linear(rows, dense), lambda: F.conv2d(tokens, dense[:, :, None, None]))
 
-    query, key = torch.randn(1, 2, 4096, 512).to(dtype), torch.randn(1, 2, 4096, 512).to(dtype)
-    fused = seconds_of(lambda: F.scaled_dot_product_attention(query, key, key))
-    written = seconds_of(lambda: (query @ key.mT * 512**-0.5).softmax(-1) @ key)
-    attention = 4 * query.numel() * 4096 / min(fused, written)
+    query, key = torch.randn(2, 1, 2, 4096, 512).to(dtype)
+    attention = best(
+        4 * query.numel() * 4096,
+        lambda: F.scaled_dot_product_attention(query, key, key),
+        lambda: (query @ key.mT * 512**-0.5).softmax(-1) @ key,
+    )
 
     planes = torch.randn(3, 32, 256, 256)
     table, points = planes.permute(0, 2, 3, 1).reshape(-1, 32), torch.rand(1 << 17, 3) * 2 - 1
     cells = ((points + 1) * 127).int()
     index = (cells[:, :, None] + 256 * cells.roll(-1, 1)[:, :, None] + torch.tensor([0, 1, 256, 257], dtype=torch.int32)).view(-1, 12)
-    share = torch.rand(index.shape)
-    by_table = seconds_of(lambda: F.embedding_bag(index, table, mode="sum", per_sample_weights=share))
-    grid = torch.stack([points[:, [i, (i + 1) % 3]] for i in range(3)])[:, :, None]
-    by_grid = seconds_of(lambda: F.grid_sample(planes, grid, align_corners=False))
-    look_up = 3 * len(points) / min(by_table, by_grid)
-
+    share, grid = torch.rand(index.shape), torch.stack([points[:, [i, (i + 1) % 3]] for i in range(3)])[:, :, None]
+    look_up = best(
+        3 * len(points),
+        lambda: F.embedding_bag(index, table, mode="sum", per_sample_weights=share),
+        lambda: F.grid_sample(planes, grid, align_corners=False),
+    )
     hidden = torch.rand(1 << 14, 64)  # in a core's cache
-    softplus = hidden.numel() / seconds_of(lambda: hidden.clamp_(0, 1).exp_().add_(1.0).log_(), 0.1)
-    return Rates(*(rate / 1e9 for rate in (convolution, product, attention, look_up, softplus)))
+    softplus = best(hidden.numel(), lambda: hidden.clamp_(0, 1).exp_().add_(1.0).log_())
+    return {clock: Rates(*rates) for clock, *rates in zip(CLOCKS, convolution, product, attention, look_up, softplus, strict=True)}
 
 
 def operations(sizes: Sizes) -> dict[str, Counter[str]]:
