@@ -39,13 +39,15 @@ class Field:
         self.box, row = box, self.side + 2
         # The planes of a texel lie next to each other, as the decoder's last convolution leaves them.
         self.table = F.pad(planes_B3CRR.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 1, 1, 1, 1)).reshape(-1, channels)
-        self.rows, self.across, self.down = torch.zeros(3, 4, 12).unbind(0)  # from (x, y, z, 1) to the texels
+        maps = torch.zeros(3, 4, 12)  # from (x, y, z, 1) to the twelve texels
+        self.rows, self.across, self.down = maps.unbind(0)
         for texel in range(12):
             plane, down, across = texel // 4, texel // 2 % 2, texel % 2
             pair = PAIRS[plane]
             self.rows[pair[0], texel], self.rows[pair[1], texel], self.rows[3, texel] = 3, 3 * row, plane + 3 * across + 3 * row * down
             self.across[pair[0], texel], self.across[3, texel] = (1, 0) if across else (-1, 1)
             self.down[pair[1], texel], self.down[3, texel] = (1 / 3, 0) if down else (-1 / 3, 1 / 3)
+        self.rows, self.across, self.down = maps.to(planes_B3CRR.device).unbind(0)
 
     def features(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
         """(M, C) plane-averaged features; `heads_M` are int32 numbers of heads, not needed when there is one."""
@@ -93,14 +95,15 @@ class FastRenderer:
     ) -> tuple[Rays, float]:
         """The rays, with the depths and weights of the coarse pass, and how much of the samples' colours was worked out, 0 to 1."""
         field = Field(planes_B3CRR, self.box)
-        origins, directions = (part.flatten(1, 2) for part in self._rays(cameras_BV25))
+        origins, directions = camera_rays(cameras_BV25, self.side)
+        origins, directions = origins.repeat_interleave(self.side**2, 1), directions.flatten(1, 2)
         views, count = cameras_BV25.shape[1], directions.shape[1]
         coarse = coarse_depths(cameras_BV25, self.samples, self.box, None).repeat_interleave(self.side**2, 1)
 
         points = directions.new_empty(*coarse.shape, 3)
         sigma = torch.empty_like(coarse)
-        for piece in torch.arange(count).split(max(1, POINTS // (field.batch * self.samples))):
-            part = slice(int(piece[0]), int(piece[-1]) + 1)
+        step = max(1, POINTS // (field.batch * self.samples))
+        for part in (slice(begin, begin + step) for begin in range(0, count, step)):
             points[:, part] = self._points(origins[:, part], directions[:, part], coarse[:, part], deform)
             sigma[:, part] = self.decoder.sigma(self._hidden(field, points[:, part])).view_as(sigma[:, part])
 
@@ -113,19 +116,15 @@ class FastRenderer:
         # Heads with fewer such rays than the others get some more.
         alive = seen.sort(dim=1, descending=True, stable=True).indices[:, : int(seen.sum(1).max())]
         worked_out = 0
-        for rays in alive.split(max(1, POINTS // (field.batch * self.fine)), 1) if alive.numel() else ():
-            inputs = [pick(part, rays) for part in (origins, directions, points, coarse, sigma, weights)]
+        for some in alive.split(max(1, POINTS // (field.batch * self.fine)), 1) if alive.numel() else ():
+            inputs = [pick(part, some) for part in (origins, directions, points, coarse, sigma, weights)]
             piece, chosen = self._integrate(field, *inputs, deform, share)
             worked_out += chosen
             for whole, part in zip((colour, opacity, depth), piece, strict=True):
-                whole.scatter_(1, rays.view(*rays.shape, *[1] * (part.ndim - 2)).expand_as(part), part)
+                whole.scatter_(1, some.view(*some.shape, *[1] * (part.ndim - 2)).expand_as(part), part)
         shape = (views, self.side**2)
-        unflat = [part.unflatten(1, shape) for part in (colour, opacity, depth, coarse, weights)]
-        return Rays(*unflat), worked_out / (opacity.numel() * (self.samples + self.fine))
-
-    def _rays(self, cameras_BV25: Tensor) -> tuple[Tensor, Tensor]:
-        origins, directions = camera_rays(cameras_BV25, self.side)
-        return origins[:, :, None].expand_as(directions), directions
+        rays = Rays(*(part.unflatten(1, shape) for part in (colour, opacity, depth, coarse, weights)))
+        return rays, worked_out / (opacity.numel() * (self.samples + self.fine))
 
     def _points(self, origins_BM3: Tensor, directions_BM3: Tensor, depths_BMS: Tensor, deform: Deform | None) -> Tensor:
         points = torch.addcmul(origins_BM3[:, :, None], depths_BMS[..., None], directions_BM3[:, :, None])
@@ -134,7 +133,8 @@ class FastRenderer:
     def _hidden(self, field: Field, points_BMS3: Tensor) -> Tensor:
         heads = None
         if field.batch > 1:
-            heads = torch.arange(field.batch, dtype=torch.int32).repeat_interleave(points_BMS3[0].numel() // 3)
+            numbers = torch.arange(field.batch, dtype=torch.int32, device=points_BMS3.device)
+            heads = numbers.repeat_interleave(points_BMS3[0].numel() // 3)
         return self.decoder.hidden(field.features(points_BMS3.reshape(-1, 3), heads))
 
     def _integrate(
@@ -171,7 +171,7 @@ class FastRenderer:
                 known = known.index_select(0, picked)
             worked_out += len(picked)
             colour = colour + F.embedding_bag(
-                torch.arange(len(picked)),
+                torch.arange(len(picked), device=picked.device),
                 self.decoder.colour(known),
                 F.pad(ends, (1, 0)),
                 mode="sum",

@@ -48,13 +48,13 @@ class Case:
 
 CASES = (
     Case("full frame"),
-    Case("full frame, batch 4", batch=4),
     Case("source cached", cached=True),
-    Case("source cached, batch 4", batch=4, cached=True),
     Case("Psi_3d, 1 view", scale=0.0),
     Case("Psi_3d, 4 views", views=4, scale=0.0),
     Case("Psi_3d, 8 views", views=8, scale=0.0),
     Case("full frame, fog", fog=True),
+    Case("full frame, batch 4", batch=4),
+    Case("source cached, batch 4", batch=4, cached=True),
 )
 
 
@@ -217,16 +217,21 @@ def run_fast(fast: FastPsi, scene: Scene, case: Case, colours: list[float], time
 
 def bench(sizes: Sizes, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
     """Lines of text as they come, and at the end everything as a dictionary. `budget`: seconds for repeating a case."""
-    parts = operations(sizes)
+    counts = {scale: operations(sizes, scale) for scale in sorted({case.scale for case in CASES})}
     rates = {name: measure_rates(dtype) for name, dtype in TYPES.items()}
-    least = {name: {part: Seconds(*(floor(parts, rates[name][clock])[part] for clock in CLOCKS)) for part in PARTS} for name in TYPES}
+    least = {
+        (name, scale): {part: Seconds(*(floor(parts, rates[name][clock])[part] for clock in CLOCKS)) for part in PARTS}
+        for name in TYPES
+        for scale, parts in counts.items()
+    }
     yield f"threads {torch.get_num_threads()}; 10^9 a second on the wall (work / threads):"
     for name, by_clock in rates.items():
         pairs = zip(*(asdict(by_clock[clock]).items() for clock in CLOCKS), strict=True)
         yield f"{name}  " + ", ".join(f"{unit.replace('_', '-')} {wall:.3g} ({work:.3g})" for (unit, wall), (_, work) in pairs)
     for part in PARTS:
-        counts = ", ".join(f"{unit.replace('_', '-')} {amount / 1e9:.3g}" for unit, amount in parts[part].items() if amount)
-        yield f"floor of {part:16} " + ", ".join(f"{name} {least[name][part].wall:.3f} s" for name in TYPES) + f"; 10^9 of {counts}"
+        amounts = ", ".join(f"{unit.replace('_', '-')} {amount / 1e9:.3g}" for unit, amount in counts[1.0][part].items() if amount)
+        times = ", ".join(f"{name} {least[name, 1.0][part].wall:.3f} s ({least[name, 1.0][part].work:.3f})" for name in TYPES)
+        yield f"floor of {part:16} {times}; 10^9 of {amounts}"
     yield HEADER
     scene = Scene(sizes, NumberRule())
     results: list[Result] = []
@@ -255,7 +260,7 @@ def bench(sizes: Sizes, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
                     dtype=name,
                     reference=single.times(count),
                     parts=timed.parts,
-                    floor={part: least[name][part].times(once.get(part, count)) for part in PARTS},
+                    floor={part: least[name, case.scale][part].times(once.get(part, count)) for part in PARTS},
                     reference_gflop=passes[kind].gflop * count,
                     gflop=timed.gflop,
                     ceiling=Seconds(*(rates[name][clock].ceiling for clock in CLOCKS)),
@@ -267,7 +272,10 @@ def bench(sizes: Sizes, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
             )
             yield str(results[-1])
             now = results[-1]
-            yield "    " + ", ".join(f"{part} {seconds.wall:.3f} s (floor {now.floor[part].wall:.3f})" for part, seconds in now.parts.items())
+            yield "    " + ", ".join(
+                f"{part} {own.wall:.3f} s, floor {now.floor[part].wall:.3f} ({own.work:.3f}, {now.floor[part].work:.3f})"
+                for part, own in now.parts.items()
+            )
     rates_of = {name: {clock: asdict(rate) for clock, rate in by_clock.items()} for name, by_clock in rates.items()}
     yield {"sizes": asdict(sizes), "threads": torch.get_num_threads(), "rates": rates_of, "results": [asdict(result) for result in results]}
 

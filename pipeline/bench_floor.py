@@ -125,13 +125,13 @@ def measure_rates(dtype: torch.dtype) -> dict[str, Rates]:
     return {clock: Rates(*rates) for clock, *rates in zip(CLOCKS, convolution, product, attention, look_up, softplus, strict=True)}
 
 
-def operations(sizes: Sizes) -> dict[str, Counter[str]]:
-    """Operations by part and unit (see Rates), of one portrait, motion and view."""
+def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
+    """Operations by part and unit (see Rates), of one portrait, motion and view; `scale` is the motion's."""
     with torch.device("meta"):
         psi = Psi(sizes)
         inputs = torch.empty(1, 3, sizes.image, sizes.image), *torch.empty(2, 1, sizes.motion.dims).unbind(0), torch.empty(1, 1, 25)
     with torch.inference_mode(), FlopCounterMode(display=False, depth=None) as counter:
-        psi(*inputs)
+        psi(*inputs, scale)
     counts = counter.get_flop_counts()
     found: dict[str, Counter[str]] = {name: Counter() for name in PARTS}
     # Innermost modules count with everything, these with what they do themselves.
