@@ -1,5 +1,6 @@
 """The command line `psi4d`."""
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -116,6 +117,25 @@ def verify(
         raise UserError(f"{folder} is not whole: {len(verdict.findings)} findings. `psi4d verify {folder} --repair` makes what is broken again.")
     samples = sum(map(len, verdict.samples.values()))
     typer.echo(f"{folder} is whole: {samples:,} samples in {len(verdict.samples)} shards, {verdict.bytes:,} bytes")
+
+
+@app.command()
+def bench(
+    scale: Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))] = "paper",
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")] = None,
+) -> None:
+    """Time the fast path of Psi beside the reference path and the floor of this machine; ten minutes and 9 GB of memory at paper size."""
+    # Read when torch is loaded: see stages/__init__.py; and large pages, without which fresh memory costs more than filling it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    from pipeline.bench import bench as run
+    from pipeline.bench import write_json
+
+    for line in run(scale_params(scale).networks):
+        if isinstance(line, str):
+            typer.echo(line)
+        elif json:
+            write_json(json, line)
 
 
 @app.command("import")

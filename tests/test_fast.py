@@ -1,0 +1,235 @@
+"""The fast path of Psi gives what the reference path gives: full frame, cached source, several views, batches, both number types, fog and an
+opaque head, the neck field; what it leaves out stays within its bounds; `psi4d bench` counts and times it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import fast_layers
+from model.fast import FastPsi
+from model.fast_layers import Convolution, activate, attend
+from model.fast_render import NOTHING, SHARE
+from model.psi import Psi
+from model.reference import ReferencePsi
+from model.sizes import Sizes
+from pipeline.bench import CASES, Case, Scene, measured, psnr, run_fast, run_reference
+from pipeline.bench_floor import PARTS, Rates, counted, floor, operations
+from pipeline.number_rule import NumberRule, camera
+from pipeline.parity import relative_error
+from pipeline.parity_cases import PSI_EQUALISED
+from pipeline.scales import SMOKE_SIZES
+from tests.reference import REFERENCE, needs_reference
+
+ROOT = Path(__file__).parents[1]
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene(SMOKE_SIZES, NumberRule())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("name", TYPES)
+def test_every_case_of_the_benchmark_agrees(scene: Scene, case: Case, name: str) -> None:
+    pictures = [(head, view) for head in range(case.batch) for view in range(case.views)]
+    wanted = [measured(partial(run_reference, scene, case, torch.float32, *place), 0.0) for place in pictures]
+    colours: list[float] = []
+    fast = FastPsi(scene.fog if case.fog else scene.psi, TYPES[name])
+    known = fast.source(*scene.inputs(case)[:2], case.scale) if case.cached else None
+    timed, found = measured(partial(run_fast, fast, scene, case, known, colours), 0.0)
+    assert found.shape == (case.batch * case.views, 3, 32, 32)
+    assert psnr(found, torch.cat([image for _, image in wanted])) >= (50 if name == "fp32" else 40)
+    assert colours[0] == 1.0 if case.fog else 0 < colours[0] < 0.5
+    assert list(timed.parts) == [part for part in PARTS if not (case.cached and part == "source")]
+    assert 0 < timed.gflop < 1.3 * sum(plain.gflop for plain, _ in wanted)
+
+
+def test_all_parts_of_the_picture_agree(scene: Scene) -> None:
+    case = Case("", batch=2, views=3)
+    images, own, driving, cameras = scene.inputs(case)
+    wanted = ReferencePsi(scene.fog)(images, own, driving, cameras)
+    plain = scene.fog(images, own, driving, cameras)
+    found = FastPsi(scene.fog)(images, own, driving, cameras)
+    for part in ("image", "raw", "foreground", "background", "opacity", "depth", "feature"):
+        for other in (plain, found):
+            torch.testing.assert_close(getattr(other, part), getattr(wanted, part), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_neck_field(scene: Scene, batch: int) -> None:
+    case = Case("", batch=batch, views=2)
+    images, own, driving, cameras = scene.inputs(case)
+    asked = []
+
+    def deform(points: torch.Tensor) -> torch.Tensor:
+        asked.append(points.shape)
+        return points * 0.9 + 0.02 * torch.arange(batch)[:, None, None]
+
+    reference, fast = ReferencePsi(scene.psi), FastPsi(scene.psi)
+    source = fast.source(images, own)
+    planes = scene.planes(fast.planes(source, driving), case)
+    found, wanted = fast.render(planes, source, cameras, deform), reference.render(planes, images, cameras, deform)
+    assert psnr(found.image, wanted.image) > 60
+    assert psnr(found.image, fast.render(planes, source, cameras).image) < 40
+    assert {(shape[0], shape[2]) for shape in asked} == {(batch, 3)}
+
+
+def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:
+    case = Case("", views=2)
+    images, own, driving, cameras = scene.inputs(case)
+    everything, some = FastPsi(scene.psi, nothing=0.0, share=0.0), FastPsi(scene.psi)
+    source = some.source(images, own)
+    planes = scene.planes(some.planes(source, driving), case)
+    wanted, found = (network.render(planes, source, cameras) for network in (everything, some))
+    exact = ReferencePsi(scene.psi).render(planes, images, cameras)
+    torch.testing.assert_close(wanted.feature, exact.feature, atol=1e-4, rtol=1e-4)
+    samples = SMOKE_SIZES.samples + SMOKE_SIZES.samples_fine
+    # Features lie in [-1, 1], so that they differ by twice the opacity.
+    assert (found.feature - wanted.feature).abs().max() <= 2 * (NOTHING + SHARE * samples) + 1e-4
+    assert (found.opacity - wanted.opacity).abs().max() <= NOTHING + 1e-4
+    opaque = wanted.opacity > 0.5
+    torch.testing.assert_close(found.depth[opaque], wanted.depth[opaque], atol=1e-4, rtol=1e-4)
+    assert opaque.any() and (wanted.opacity < NOTHING).any()
+
+
+def test_empty_space(scene: Scene) -> None:
+    case = Case("")
+    images, own, driving, cameras = scene.inputs(case)
+    fast = FastPsi(scene.psi)
+    source = fast.source(images, own)
+    planes = torch.zeros_like(fast.planes(source, driving))
+    found = fast.render(planes, source, cameras)
+    assert found.opacity.max() < 1e-3 and torch.isfinite(found.depth).all() and torch.isfinite(found.image).all()
+    assert psnr(found.image, ReferencePsi(scene.psi).render(planes, images, cameras).image) > 60
+
+
+def test_one_source_serves_many_motions(scene: Scene) -> None:
+    images, own, driving, _ = scene.inputs(Case("", batch=2))
+    fast = FastPsi(scene.fog)
+    source = fast.source(images, own)
+    for motion in (driving, own, driving):
+        assert relative_error(fast.planes(source, motion).numpy(), scene.fog.planes(images, own, motion).numpy()) < 1e-5
+
+
+def test_motion_scale(scene: Scene) -> None:
+    images, own, driving, _ = scene.inputs(Case("", batch=2))
+    fast = FastPsi(scene.fog)
+    still = fast.planes(fast.source(images, None, 0.0), None)
+    assert relative_error(still.numpy(), scene.fog.planes(images, None, None, 0.0).numpy()) < 1e-5
+    each = torch.tensor([0.0, 0.7])[:, None, None]
+    mixed = fast.planes(fast.source(images, own, each), driving)
+    assert relative_error(mixed.numpy(), scene.fog.planes(images, own, driving, each).numpy()) < 1e-5
+    with pytest.raises(ValueError, match="motion embedding is needed"):
+        fast.source(images, None)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_convolution(onednn: bool) -> None:
+    x = torch.randn(2, 8, 12, 10)
+    for name in fast_layers.ACTIVATIONS:
+        for stride, dilation, groups, side in ((1, 1, 1, 3), (2, 1, 1, 3), (1, 3, 1, 3), (1, 1, 8, 3), (1, 1, 1, 1), (2, 1, 1, 7)):
+            weight, bias = torch.randn(16, 8 // groups, side, side), torch.randn(16)
+            layer = Convolution(weight, bias, name, stride, dilation, groups)
+            layer.onednn = onednn and layer.onednn
+            plain = F.conv2d(x, weight, bias, stride, dilation * (side // 2), dilation, groups)
+            for _ in range(2):
+                torch.testing.assert_close(layer(x), activate(plain, name), atol=1e-4, rtol=1e-4)
+            if name in ("none", "relu"):
+                torch.testing.assert_close(layer(x, plain), activate(2 * plain, name), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 4, 4, 6), (2, 16, 32, 1024)])
+def test_attention(size: tuple[int, int, int, int]) -> None:
+    batch, height, width, count = size
+    query, key, value = (torch.randn(3, batch, n, 8) for n in (height * width, count, count))
+    wanted = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    grids = [head.unflatten(1, (height, width)).permute(0, 3, 1, 2) for head in query]
+    found = attend(grids, list(key), list(value)).flatten(2).mT.unflatten(2, (3, -1))
+    torch.testing.assert_close(found, wanted.permute(1, 2, 0, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_operations_are_those_of_the_published_network() -> None:
+    parts = operations(Sizes())
+    units = ("convolution", "product", "attention")
+    giga = {part: sum(amounts[unit] for unit in units) / 1e9 for part, amounts in parts.items()}
+    assert sum(giga.values()) == pytest.approx(1673, abs=0.5)
+    assert giga["rays"] == pytest.approx(13, abs=0.5) and giga["superresolution"] == pytest.approx(198, abs=0.5)
+    seconds = floor(parts, Rates(convolution=431, product=366, attention=193, look_up=0.0115, softplus=1.0))
+    assert sum(seconds.values()) == pytest.approx(5.5, abs=0.2)
+
+
+def test_operations_are_counted(scene: Scene) -> None:
+    images, own, driving, cameras = scene.inputs(Case(""))
+    fast = FastPsi(scene.fog)
+    with counted() as counter:
+        fast(images, own, driving, cameras)
+    with counted() as other:
+        ReferencePsi(scene.fog)(images, own, driving, cameras)
+    assert counter.get_total_flops() == pytest.approx(other.get_total_flops(), rel=0.15)
+
+
+@pytest.mark.slow
+@needs_reference
+@pytest.mark.parametrize(("name", "scale"), [("psi_v2", 1.0), ("psi_3d", 0.0)])
+def test_official_fixtures(name: str, scale: float) -> None:
+    rule, sizes = NumberRule(), Sizes()
+    with np.load(REFERENCE / "parity" / f"{name}.npz", allow_pickle=False) as file:
+        stored = {key: file[key] for key in file.files}
+    fast = FastPsi(rule.fill(Psi(sizes), PSI_EQUALISED))
+    motions = [rule.tensor(key, (1, sizes.motion.dims)) for key in ("motion_app", "motion")]
+    source = fast.source(rule.image("img_app", sizes.image), motions[0], scale)
+    planes = fast.planes(source, motions[1])
+    picture = fast.render(planes, source, camera()[None])
+    found = {
+        "planes": planes[0, :, :, ::8, ::8],
+        "feature": picture.feature[0],
+        "transmittance": 1 - picture.opacity[0],
+        "depth": picture.depth[0],
+        "image": picture.raw[0],
+        "image_sr": picture.image[0],
+        "image_sr_exact": picture.image[0, :, ::8, ::8],
+    }
+    errors = {key: relative_error(value.numpy(), stored[key].reshape(value.shape)) for key, value in found.items() if key in stored}
+    assert len(errors) >= 6
+    assert {key: error for key, error in errors.items() if error > (2e-3 if stored[key].dtype == np.float16 else 1e-4)} == {}
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "bench", "--scale", "smoke", "--json", str(tmp_path / "a.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert (result.returncode, result.stderr) == (0, "")
+    numbers = json.loads((tmp_path / "a.json").read_text())
+    assert [(line["case"], line["dtype"]) for line in numbers["results"]] == [(case.name, name) for name in TYPES for case in CASES]
+    assert all(case.name in result.stdout for case in CASES)
+
+
+def test_batches_of_different_heads(scene: Scene) -> None:
+    """Heads of which one fills the picture and another is empty share their pieces of work."""
+    case = Case("", batch=2)
+    images, own, driving, cameras = scene.inputs(case)
+    fast = FastPsi(scene.psi)
+    source = fast.source(images, own)
+    planes = scene.planes(fast.planes(source, driving), case)
+    planes = torch.cat([planes[:1], torch.zeros_like(planes[1:])])
+    found = fast.render(planes, source, cameras)
+    alone = fast.render(planes[:1], replace(source, background_BFnn=source.background_BFnn[:1]), cameras[:1])
+    torch.testing.assert_close(found.image[:1], alone.image, atol=1e-4, rtol=1e-4)
+    assert found.opacity[1].max() < 1e-3
