@@ -12,6 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 
+class WeightsError(ValueError):
+    """Weights that are missing or damaged, in words for the user."""
+
+
 def save_weights(path: str | Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write the tensors of `state` (any shapes and dtypes) to `path` and `facts` (sizes, params, hashes of inputs) to the JSON beside it.
 
@@ -39,22 +43,24 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], facts: Mapping[s
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of `path`, on the CPU, and the content of its JSON.
 
-    Raises ValueError when one of the two files is missing or damaged or when they do not belong together.
+    Raises WeightsError when one of the two files is missing or damaged or when they do not belong together.
     """
     path = Path(path)
     for file in (path, facts_path(path)):
         if not file.is_file():
-            raise ValueError(f"the weights {path} are not complete: {file.name} is missing; run the stage that makes them (dvc repro)")
+            raise WeightsError(f"the weights {path} are not complete: {file.name} is missing; run the stage that makes them (dvc repro)")
     data = path.read_bytes()
     try:
         facts = json.loads(facts_path(path).read_bytes())
         if facts["sha256"] != hashlib.sha256(data).hexdigest():
-            raise ValueError(f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)")
+            raise WeightsError(
+                f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)"
+            )
         return safetensors.torch.load(data), facts
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{facts_path(path)} is damaged; make the weights again (dvc repro)") from error
+        raise WeightsError(f"{facts_path(path)} is damaged; make the weights again (dvc repro)") from error
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+        raise WeightsError(f"{path} is no safetensors file: {error}") from error
 
 
 def facts_path(path: str | Path) -> Path:

@@ -286,6 +286,9 @@ def _cross_problems(params: Params) -> Iterator[str]:
         yield f"ingest.frames is {ingest.frames}, but must be at least ingest.min_frames {ingest.min_frames}, or every clip is too short."
     if params.pretrain.source == "official" and params.render_genhead.z == "portraits":
         yield 'render_genhead.z is "portraits", but must be normal when pretrain.source is official: nobody knows codes of its portraits.'
+    heads = params.render_genhead
+    if heads.z == "normal" and heads.portrait_share:
+        yield f"render_genhead.portrait_share is {heads.portrait_share}, but must be 0 when render_genhead.z is normal: fresh codes have no portraits."
     if ingest.source == "generated":
         if params.evaluate.cross_pairs and ingest.test_clips < 2:
             pairs = params.evaluate.cross_pairs

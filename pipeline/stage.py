@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import psutil
 import torch
 
+from model.weights import WeightsError
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.params import load_params
@@ -23,7 +24,7 @@ PLACE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) -> None:
     """Run `function(params)`, or `function(params, item)` for a matrix stage: `items` are its items, the command line names one.
 
-    A UserError ends the process with status 1 and its message alone. Seconds and peak memory go to the folder COSTS.
+    A UserError or WeightsError ends the process with status 1 and its message alone. Seconds and peak memory go to the folder COSTS.
     """
     os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ log of mediapipe
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -41,7 +42,7 @@ def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) ->
         with Costs() as costs:
             function(params, *arguments)
         write_json(f"{COSTS}/{'_'.join([stage, *arguments])}.json", {"scale": params.scale, **costs.record()})
-    except UserError as error:
+    except (UserError, WeightsError) as error:
         sys.exit(f"{' '.join([stage, *arguments])}: {error}")
     except OSError as error:
         if error.errno not in PLACE_ERRORS:

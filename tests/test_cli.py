@@ -111,6 +111,22 @@ def test_doctor_counts_a_users_files(folder):
     assert "1 files in data/clips" in output
 
 
+@pytest.mark.parametrize("content", [None, b"cut off"])
+def test_damaged_weights_end_in_one_message(folder, content):
+    """A real stage: train, with Psi_3d missing or damaged."""
+    weights = folder / "data/psi3d/psi3d.safetensors"
+    if content:
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(content)
+        weights.with_suffix(".json").write_text('{"sha256": "0"}')
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.train"], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("train: the weights data/psi3d/psi3d.safetensors are") and "dvc repro" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_a_stage_leaves_metrics_curves_and_costs(folder):
     result = call(folder, "stage.py", "good")
     assert (result.returncode, result.stderr) == (0, "")

@@ -73,6 +73,7 @@ def test_the_paper_scale_has_the_published_numbers():
         ("train.clips", 1000, "must be at most ingest.train_clips"),
         ("train.images", 1, "must be at least train.batch"),
         ("pretrain.source", "official", "render_genhead.z"),
+        ("render_genhead.z", "normal", "render_genhead.portrait_share"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(path, value, words):
