@@ -288,7 +288,7 @@ def _cross_problems(params: Params) -> Iterator[str]:
         yield 'render_genhead.z is "portraits", but must be normal when pretrain.source is official: nobody knows codes of its portraits.'
     heads = params.render_genhead
     if heads.z == "normal" and heads.portrait_share:
-        yield f"render_genhead.portrait_share is {heads.portrait_share}, but must be 0 when render_genhead.z is normal: fresh codes have no portraits."
+        yield f"render_genhead.portrait_share is {heads.portrait_share}, but must be 0 with render_genhead.z normal: fresh codes have no portraits."
     if ingest.source == "generated":
         if params.evaluate.cross_pairs and ingest.test_clips < 2:
             pairs = params.evaluate.cross_pairs
