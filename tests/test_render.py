@@ -98,7 +98,8 @@ def checksums(folder: Path) -> dict[str, str]:
 def test_views_of_frames(inputs, tmp_path):
     metrics = views(inputs, tmp_path / "out")
     sizes = scale_params("smoke").networks
-    assert metrics["frames"] == {"train": 6, "test": 4} and metrics["rejected"] == {"without_face": 1, "without_label": 1}
+    assert metrics["frames"] == {"train": 6, "test": 4}
+    assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 0, "given_up_frames": []}
     assert metrics["views"] == 20 and metrics["shards"] == 3 and metrics["clips"] == 3
     index = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
     reader = ShardReader(tmp_path / "out/shards")
