@@ -49,6 +49,8 @@ def run_units(
     pending = [unit for unit in units if unit.name not in before]
     for unit in pending:  # of which a worker could think that it is done
         record_path(unit, scratch).unlink(missing_ok=True)
+    for half in scratch.glob(".*.tmp"):  # of workers that were killed
+        half.unlink(missing_ok=True)
     plan.start(before, scratch, machine.workers)
     started = time.monotonic()
     failed = _work_off(plan, pending, make_worker, scratch, machine)
