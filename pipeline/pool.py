@@ -49,8 +49,7 @@ def run_units(
     pending = [unit for unit in units if unit.name not in before]
     for unit in pending:  # of which a worker could think that it is done
         record_path(unit, scratch).unlink(missing_ok=True)
-    for half in scratch.glob(".*.tmp"):  # of workers that were killed
-        half.unlink(missing_ok=True)
+    _sweep(scratch)
     plan.start(before, scratch, machine.workers)
     started = time.monotonic()
     failed = _work_off(plan, pending, make_worker, scratch, machine)
@@ -61,6 +60,7 @@ def run_units(
     done = [finished(unit, scratch, verify=False) for unit in units]
     if None in done:
         raise UserError(f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on.")
+    _sweep(scratch)
     plan.end([one for one in done if one.name not in before], time.monotonic() - started)
     rejects = [reject for one in done for reject in one.rejects]
     if rejects and len(rejects) == sum(len(unit.items) for unit in units):
@@ -68,6 +68,12 @@ def run_units(
             record_path(unit, scratch).unlink(missing_ok=True)
         raise UserError(f"{label}: every one of the {len(rejects)} {plan.noun} failed, the first with: {rejects[0].reason}")
     return done
+
+
+def _sweep(scratch: Path) -> None:
+    """Remove the half-written files of workers that were killed."""
+    for half in scratch.glob(".*.tmp"):
+        half.unlink(missing_ok=True)
 
 
 def _work_off(plan: Plan, pending: Sequence[Unit], make_worker: Callable[[], Work], scratch: Path, machine: Machine) -> dict[str, str]:

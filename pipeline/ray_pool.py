@@ -83,13 +83,14 @@ def with_ray(units: Sequence[Unit], make_worker: Callable[[], Work], scratch: Pa
 def _session(workers: int, machine: Machine) -> Iterator[None]:
     """A quiet Ray: our own and local by default, or the cluster of `ray_address` (which sees our folder under the same path)."""
     path = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = {"OPENBLAS_NUM_THREADS": "1"}  # see pipeline/__init__.py
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    os.environ |= quiet | {"PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # a local Ray inherits it
+    os.environ |= quiet | threads | {"PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # a local Ray inherits it
     import ray
     import ray.data
 
     folder = tempfile.mkdtemp(prefix="psi4d-")  # short: Ray puts sockets in it, whose paths may have 107 letters
-    where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": {"PYTHONPATH": path, **threads}}}
     if not machine.ray_address:
         where = {"address": "local", "num_cpus": workers + 1, "_temp_dir": folder, "include_dashboard": False}
         where["object_store_memory"] = machine.object_store_mb * 2**20

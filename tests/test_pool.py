@@ -1,6 +1,7 @@
 """The engine: the same bytes for any number of workers, and nothing done twice after a stop."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.costs import Costs
 from pipeline.counter import rng
 from pipeline.errors import UserError
 from pipeline.files import sha256
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import SOURCE, closure, fingerprint
 from pipeline.pool import run_units
 from pipeline.scratch import publish
 from pipeline.shards import ShardReader, encode_npy
-from pipeline.unit import Reject, Unit, units_of
+from pipeline.unit import Reject, Unit, record_path, units_of
 
 UNITS = units_of("part", [f"item-{index:03d}" for index in range(18)], 4)
 
@@ -158,6 +160,25 @@ def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
     assert len(list((tmp_path / "scratch").glob("*.tar"))) == len(UNITS) - 1
 
 
+def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp_path, capfd):
+    work, scratch = partial(Worker, tmp_path / "calls"), tmp_path / "scratch"
+    with pytest.raises(UserError, match=r"takes about 18\.0 TB, but the disk of .* has only .* free"):
+        run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1, "views": 4}, 1e12)
+    assert not shards(scratch) and not list(tmp_path.glob("calls/*"))
+    assert json.loads((scratch / "plan.json").read_text())["units"] == [{"name": unit.name, "items": unit.items} for unit in UNITS]
+    said = capfd.readouterr().err
+    assert said.startswith("test: 5 of 5 shards to do: 18 frames, 72 views; about 18.0 TB, ") and said.endswith("free; time not known yet\n")
+    with Costs("nothing", "smoke") as costs:
+        run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})
+    assert costs.work["test"]["items"] == 18 and costs.work["test"]["items_per_second"] > 0
+    record_path(UNITS[0], scratch).unlink()
+    capfd.readouterr()
+    run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})  # what it takes is known by now
+    assert capfd.readouterr().err.startswith("test: 1 of 5 shards to do, 4 done already: 4 frames; about 1.")
+    run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})
+    assert capfd.readouterr().err == "test: all 5 shards are done already\n"
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     work, scratch = partial(Worker, tmp_path / "calls", deadly=("item-009",)), tmp_path / "scratch"
     assert run_apart(UNITS, work, scratch, machine(0), "test") == -signal.SIGKILL
@@ -250,3 +271,10 @@ def test_fingerprint_sees_every_input(tmp_path):
     with pytest.raises(UserError, match="missing"):
         fingerprint(__file__, tmp_path / "nowhere")
     assert hashlib.sha256(b"").hexdigest()[:16] != first
+
+
+def test_fingerprint_depends_on_the_code_that_is_imported():
+    files = closure("pipeline/render_views.py")
+    assert files[0] == "pipeline/render_views.py" and {"model/psi.py", "pipeline/pool.py", "pipeline/attempt.py"} <= set(files)
+    assert not {"model/genhead.py", "pipeline/trainer.py", "pipeline/plan.py", "pipeline/cli.py"} & set(files)
+    assert fingerprint(str(SOURCE / "pipeline/render_views.py")) != fingerprint(str(SOURCE / "pipeline/ingest.py"))
