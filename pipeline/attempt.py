@@ -33,7 +33,8 @@ LONGEST = 500  # letters of a reason
 START, TOGETHER = "start", "together"  # what else can be going on than one item: the worker is being made, the unit is done as a whole
 HERE = "here"  # how the name of a run in the driving process itself begins
 # The computer is in trouble, not the item: memory, disk, rights, too many open files.
-MACHINE = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE}
+MACHINE = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+MACHINE |= {errno.EMFILE, errno.ENFILE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,9 @@ def attempt(unit: Unit, maker: Maker, scratch: Path, run: str) -> Outcome:
         _Attempt(unit, scratch, tries).run(maker)
         outcome = Outcome(unit.name)
         log.unlink(missing_ok=True)
-    except UserError as error:  # caused by an OSError when one of our own files could not be written
-        outcome = Outcome(unit.name, str(error), isinstance(error.__cause__, OSError))
-    except Exception as error:
+    except UserError as error:
+        outcome = Outcome(unit.name, str(error), isinstance(error.__cause__, OSError) and error.__cause__.errno in MACHINE)
+    except (Exception, SystemExit) as error:
         with contextlib.suppress(UserError):
             write_bytes(log, traceback.format_exc().encode())
         outcome = Outcome(unit.name, f"{type(error).__name__}: {error} (see {log}).")
@@ -95,10 +96,10 @@ def set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
 class _Raised(Exception):
     """The worker raised its cause, which is told apart in this way from an error in writing the shard."""
 
-    def cause(self, machine: bool = True) -> Exception:
+    def cause(self, machine: bool = True) -> BaseException:
         """What was raised; itself raised again if the computer is to blame and not the item, unless `machine`."""
         error = self.__cause__
-        assert isinstance(error, Exception)
+        assert error
         memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
         if not machine and (memory or (isinstance(error, OSError) and error.errno in MACHINE)):
             raise error from None
@@ -230,7 +231,7 @@ class _Tries:
 def _samples(work: Work, unit: Unit) -> tuple[Iterator[Sample], dict[str, Any]]:
     try:
         samples, record = work(unit)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _Raised from error
     return _guarded(samples), record
 
@@ -238,7 +239,7 @@ def _samples(work: Work, unit: Unit) -> tuple[Iterator[Sample], dict[str, Any]]:
 def _guarded(samples: Iterable[Sample]) -> Iterator[Sample]:
     try:
         yield from samples
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _Raised from error
 
 
