@@ -97,8 +97,12 @@ def _session(workers: int, machine: Machine) -> Iterator[None]:
     try:
         if machine.ray_address:
             _check_answers(machine.ray_address)
-        with _hushed():
-            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+        try:
+            with _hushed():
+                ray.init(**where, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # which is of no narrower type when, say, the machine is too busy to start it in time
+            text = str(error).strip().split("\n")[0]
+            raise UserError(f"Ray does not start: {text} Run again when less is going on here, or set machine.workers: 0.") from error
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
