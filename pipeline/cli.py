@@ -120,6 +120,25 @@ def verify(
 
 
 @app.command()
+def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
+    """List what runs left in scratch folders, or remove it; that of the last run of each stage stays, as the next one may go on from it."""
+    from pipeline.scratch import leftovers, readable, remove
+
+    found = leftovers()
+    for leftover in found:
+        state = "kept: of the last run" if leftover.current else "removed" if yes else "of other inputs or code"
+        if yes and not leftover.current:
+            remove(leftover)
+        typer.echo(f"{readable(leftover.bytes):>10}  {leftover.path}  {state}")
+    older = [leftover for leftover in found if not leftover.current]
+    size = readable(sum(leftover.bytes for leftover in older))
+    if not older:
+        typer.echo("there is nothing to remove")
+    else:
+        typer.echo(f"{size} are free now" if yes else f"{len(older)} folders with {size} can go: `psi4d clean --yes`")
+
+
+@app.command()
 def bench(
     scale: Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))] = "paper",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")] = None,

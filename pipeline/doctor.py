@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from pipeline.costs import COSTS
 from pipeline.params import Params
-from pipeline.stage import COSTS
 
 PNG_BYTES = 1.5  # per RGB pixel of a photo, roughly
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # what cv2 links against: Debian and Ubuntu packages

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 
+ROW_GROUP = 1 << 13  # rows of a table that are read together: a worker wants those of a few clips only
+
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write `data` to `path` in one step, making the folder. Raises UserError when the place cannot be written (read-only, full)."""
@@ -39,7 +41,7 @@ def write_json(path: str | Path, value: Any) -> Path:
 def write_table(path: str | Path, table: pa.Table) -> Path:
     """Write a Parquet table."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
     return write_bytes(path, sink.getvalue().to_pybytes())
 
 

@@ -50,13 +50,11 @@ def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings:
     when `persons` has another length than the points or comes back to a person it had left.
     """
     model = LandmarkModel(head)
-    ranges = _chunks(persons, len(points_N70x2))
+    ranges = chunks(persons, len(points_N70x2))
 
-    def solve(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def solve(bounds: tuple[int, int]) -> Fit:
         rows = slice(*bounds)
-        problem = _Problem(model, points_N70x2[rows], persons[rows], settings)
-        problem.solve(settings.camera_steps, settings.steps)
-        return problem.labels(), problem.project()
+        return fit_chunk(model, points_N70x2[rows], persons[rows], settings)
 
     # Many small products: threads that share one of them wait for each other longer than they work.
     threads = torch.get_num_threads()
@@ -66,12 +64,19 @@ def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings:
             solved = list(progress(pool.map(solve, ranges), total=len(ranges), label="fit_flame"))
     finally:
         torch.set_num_threads(threads)
-    labels, fitted = (np.concatenate(parts) for parts in zip(*solved, strict=True))
+    return Fit(*(np.concatenate([getattr(one, name) for one in solved]) for name in ("labels", "points", "errors")))
+
+
+def fit_chunk(model: LandmarkModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
+    """Fit frames that are solved together (see `chunks`), with one thread of torch: with more, the last bits are others."""
+    problem = _Problem(model, points_N70x2, persons, settings)
+    problem.solve(settings.camera_steps, settings.steps)
+    fitted = problem.project()
     distances = np.linalg.norm(fitted - points_N70x2, axis=-1)
-    return Fit(labels, fitted, distances.mean(1) / interocular(np.asarray(points_N70x2)))
+    return Fit(problem.labels(), fitted, distances.mean(1) / interocular(np.asarray(points_N70x2)))
 
 
-def _chunks(persons: list[str], count: int) -> list[tuple[int, int]]:
+def chunks(persons: list[str], count: int) -> list[tuple[int, int]]:
     """Ranges of whole persons of about CHUNK frames."""
     if len(persons) != count:
         raise ValueError(f"{count} frames, but persons are given for {len(persons)}")

@@ -16,7 +16,9 @@ import pyarrow as pa
 
 from pipeline.camera import project, sample_look_at
 from pipeline.counter import rng
+from pipeline.errors import UserError
 from pipeline.files import key_of, write_bytes, write_table
+from pipeline.fingerprint import fingerprint
 from pipeline.head_model import standin
 from pipeline.head_motion import Shot, clip, photo
 from pipeline.head_person import Person, Z, person
@@ -24,8 +26,10 @@ from pipeline.head_render import Picture, render
 from pipeline.head_scene import Figure, figure, pose
 from pipeline.params import Ingest, Params
 from pipeline.pictures import encode_mp4
-from pipeline.pool import Unit, fingerprint, run_units, scratch_folder, units_of
+from pipeline.pool import run_units
+from pipeline.scratch import scratch_folder
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png, write_shard
+from pipeline.unit import Unit, units_of
 
 DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there
 NOVEL_VIEWS = 4  # per frame
@@ -127,8 +131,10 @@ def generate(params: Params, out: Path = Path("data/generated"), truth: Path = P
     portraits = [f"person{i:05d}-{k}.png" for i in range(settings.identities) for k in range(settings.photos)]
     clips = [f"train-{i:04d}.mp4" for i in range(settings.train_clips)] + [f"test-{i:04d}.mp4" for i in range(settings.test_clips)]
     plan = units_of("portraits", portraits, settings.shard_size) + units_of("clip", clips, 1)
-    scratch = scratch_folder("generated", fingerprint(settings, params.networks.image, params.seed))
-    done = run_units(plan, partial(Artist, settings, params.networks.image, params.seed), scratch, params.machine, "generate")
+    scratch = scratch_folder("generated", fingerprint(__file__, settings, params.networks.image, params.seed))
+    done = run_units(plan, partial(Artist, settings, params.networks.image, params.seed), scratch, params.machine, "generate", {"files": 1})
+    if rejects := [reject for unit in done for reject in unit.rejects]:  # no file of a user's, which may be broken: a fault of ours
+        raise UserError(f"generate: {len(rejects)} files could not be drawn, the first {rejects[0].item}: {rejects[0].reason}")
     rows = {kind: [row for unit in done if unit.name.startswith(kind) for row in unit.record["rows"]] for kind in ("portraits", "clip")}
     for folder in (out / "portraits", out / "clips", truth):
         shutil.rmtree(folder, ignore_errors=True)

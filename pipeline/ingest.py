@@ -20,10 +20,13 @@ from pipeline.align import cut, fit_crop, five_points, smooth_crops, to_aligned
 from pipeline.errors import UserError
 from pipeline.face import Face, FaceFinder, face_size
 from pipeline.files import key_of, write_table
+from pipeline.fingerprint import fingerprint
 from pipeline.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Rejected, find_files, probe_video, read_frames, read_image
 from pipeline.params import Ingest, Machine
-from pipeline.pool import Done, Unit, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.pool import run_units
+from pipeline.scratch import publish, scratch_folder
 from pipeline.shards import Sample, encode_png
+from pipeline.unit import Done, Unit, units_of
 
 WINDOW = 200  # frames from the start of a clip
 LARGEST_STEP = 4
@@ -52,8 +55,8 @@ def ingest(settings: Ingest, image: int, machine: Machine, portraits: Path, clip
     units = units_of("portraits", portrait_files, settings.shard_size)
     units += [Unit(f"clips-{number:06d}", [file]) for number, file in enumerate(clip_files)]
     worker = partial(Ingester, settings, image, portraits.resolve(), clips.resolve())
-    scratch = scratch_folder("ingest", fingerprint(settings, image, _stamps(portraits, portrait_files), _stamps(clips, clip_files)))
-    done = run_units(units, worker, scratch, machine, "ingest")
+    scratch = scratch_folder("ingest", fingerprint(__file__, settings, image, _stamps(portraits, portrait_files), _stamps(clips, clip_files)))
+    done = run_units(units, worker, scratch, machine, "ingest", {"files": 1})
 
     portrait_rows, clip_rows, frame_rows = _rows(done)
     _check_some(portrait_rows, portraits, "portraits")
@@ -213,7 +216,13 @@ def _stamps(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
 
 def _rows(done: Sequence[Done]) -> tuple[list[Row], list[Row], list[Row]]:
     """All rows of portraits, clips and frames in order, with the landmarks as numbers again."""
-    tables = [[row for unit in done for row in unit.record[kind]] for kind in ("portraits", "clips", "frames")]
+    tables = [[row for unit in done for row in unit.record.get(kind, [])] for kind in ("portraits", "clips", "frames")]
+    for unit in done:
+        for reject in unit.rejects:
+            row = {"key": key_of(reject.item), "file": reject.item, "status": "rejected", "reason": f"given up: {reject.reason}"}
+            tables[0 if unit.name.startswith("portraits") else 1].append(row | {"width": 0, "height": 0})
+    for table in tables[:2]:
+        table.sort(key=lambda row: row["file"])  # as they were listed
     for row in tables[0] + tables[2]:
         if row["status"] == "ok":
             row["landmarks"] = np.frombuffer(base64.b64decode(row["landmarks"]), "<f4")

@@ -27,12 +27,13 @@ from pipeline.counter import counter_seed, rng, torch_rng
 from pipeline.device import choose_device, to_device
 from pipeline.errors import UserError
 from pipeline.files import key_of
+from pipeline.fingerprint import fingerprint
 from pipeline.generated import DEPTH_UNIT
 from pipeline.heads import image_tensor
 from pipeline.objective import shrink
 from pipeline.params import Params
 from pipeline.pictures import save_grid, to_uint8
-from pipeline.pool import fingerprint, scratch_folder
+from pipeline.scratch import scratch_folder
 from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
@@ -132,7 +133,7 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     training = Training(
         label="pretrain genhead",
-        folder=scratch_folder("pretrain_genhead", fingerprint(section, sizes, params.seed, params.threads, ingested, labels, truth)),
+        folder=scratch_folder("pretrain_genhead", fingerprint(__file__, section, sizes, params.seed, params.threads, ingested, labels, truth)),
         steps=section.steps,
         batch=section.batch,
         modules={"genhead": genhead},

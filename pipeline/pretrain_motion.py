@@ -25,11 +25,12 @@ from pipeline import head_model
 from pipeline.counter import counter_seed, rng
 from pipeline.device import choose_device, to_device
 from pipeline.errors import UserError
+from pipeline.fingerprint import fingerprint
 from pipeline.labels import head_vertices
 from pipeline.landmarks import landmarks_70
 from pipeline.motion_targets import MIRROR, motion_measures, motion_targets
 from pipeline.params import Params
-from pipeline.pool import fingerprint, scratch_folder
+from pipeline.scratch import scratch_folder
 from pipeline.shards import ShardReader, decode_png
 from pipeline.trainer import Training, update
 
@@ -107,7 +108,7 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
     rates = [(teacher.reenactor, GENERATOR_RATE), (teacher.encoder, 1.0), (teacher.readouts, 1.0)]
     groups = [{"params": list(part.parameters()), "lr": section.learning_rate * rate} for part, rate in rates]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.02)
-    folder = scratch_folder("pretrain_motion", fingerprint(section, sizes, params.flame, seed, params.threads, ingest, labels))
+    folder = scratch_folder("pretrain_motion", fingerprint(__file__, section, sizes, params.flame, seed, params.threads, ingest, labels))
     training = Training(
         label="pretrain motion",
         folder=folder,

@@ -14,10 +14,10 @@ from model.identity import IdentityNet
 from model.weights import save_weights
 from pipeline.errors import UserError
 from pipeline.face_data import read_faces
+from pipeline.fingerprint import fingerprint
 from pipeline.official import NEEDED, load_imported, weights_path
 from pipeline.params import Params
 from pipeline.perception import Perception, PublishedTrunk
-from pipeline.pool import fingerprint
 from pipeline.pretrain_perception import PerceptionTrainer, export_identity, judge
 
 
@@ -63,7 +63,7 @@ def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Pat
     export_identity(identity, out / "identity.onnx")
     faces = read_faces(ingest, labels, truth, "train")
     trainer = PerceptionTrainer(
-        params, faces, fingerprint(params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels)
+        params, faces, fingerprint(__file__, params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels)
     )
     regressor = trainer.regressor()
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}

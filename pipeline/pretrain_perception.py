@@ -27,10 +27,11 @@ from pipeline.device import choose_device, to_device
 from pipeline.expression import EXPRESSION, EYES, JAW, ROTATION, ExpressionOffsets
 from pipeline.face_data import Faces, augment, read_faces
 from pipeline.files import write_bytes
+from pipeline.fingerprint import fingerprint
 from pipeline.labels import FIVE_POINTS
 from pipeline.params import Params
 from pipeline.perception import Perception, Regressor, Trunk
-from pipeline.pool import fingerprint, scratch_folder
+from pipeline.scratch import scratch_folder
 from pipeline.trainer import Training, update
 
 PARTS = {"expression": EXPRESSION, "jaw": JAW, "eyes": EYES, "rotation": ROTATION}
@@ -56,7 +57,7 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
     trainer = PerceptionTrainer(
         params,
         faces,
-        fingerprint(params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels),
+        fingerprint(__file__, params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels),
     )
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
     note = {"trained_on": len(faces.images), "people": int(faces.people.max()) + 1, "image": faces.images.shape[1]}

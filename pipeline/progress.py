@@ -1,7 +1,7 @@
-"""Progress with rate and time left, for people who watch; silent when nobody does."""
+"""Progress with rate and time left, for people who watch; silent when nobody does. What everybody should know is said in a line either way."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -9,6 +9,19 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], *, label: str, total: int | None = None, initial: int = 0) -> Iterator[Item]:
-    """Iterate over `items` and show how far it is, how fast and how long it still takes; nothing at all when stderr is no terminal."""
-    yield from tqdm(items, desc=label, total=total, initial=initial, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+def progress(
+    items: Iterable[Item], *, label: str, total: int | None = None, initial: int = 0, unit: str = "it", size: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """Iterate over `items` and show how far it is, how fast and how long it still takes; nothing at all when stderr is no terminal.
+
+    `total` and `initial` count what `size` says of an item, in `unit`.
+    """
+    with tqdm(desc=label, total=total, initial=initial, unit=f" {unit}", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        for item in items:
+            yield item
+            bar.update(size(item))
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, above the bars that are shown there."""
+    tqdm.write(text, file=sys.stderr)

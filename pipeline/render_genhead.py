@@ -25,11 +25,15 @@ from pipeline.camera import sample_look_at
 from pipeline.counter import rng
 from pipeline.device import choose_device
 from pipeline.errors import UserError
+from pipeline.fingerprint import fingerprint
 from pipeline.params import Params, RenderGenhead
 from pipeline.pictures import to_uint8
-from pipeline.pool import Unit, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.plan import sample_bytes
+from pipeline.pool import run_units
 from pipeline.position_map import position_map
+from pipeline.scratch import publish, scratch_folder
 from pipeline.shards import Sample, encode_npy, encode_png
+from pipeline.unit import Unit, units_of
 
 SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a head allows, and heads
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
@@ -45,17 +49,21 @@ def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> di
     section = params.render_genhead
     Pools(labels)  # says what is missing before any worker starts
     units = units_of("heads", list(range(section.heads)), section.shard_size)
-    mark = fingerprint(section, params.networks, params.flame, params.seed, labels, genhead)
+    mark = fingerprint(__file__, section, params.networks, params.flame, params.seed, labels, genhead)
     scratch = scratch_folder("render_genhead", mark)
-    done = run_units(units, partial(HeadRenderer, params, labels.resolve(), genhead.resolve()), scratch, params.machine, "render_genhead")
+    renderer = partial(HeadRenderer, params, labels.resolve(), genhead.resolve())
+    size = sample_bytes(2 * section.views * params.networks.image**2, 6 + 2 * section.views)
+    size += 2 * section.points * (3 + params.networks.plane_channels)
+    done = run_units(units, renderer, scratch, params.machine, "render_genhead", {"heads": 1, "images": section.views}, size)
     publish(scratch, out)
-    heads = sum(result.record["heads"] for result in done)
+    heads = sum(result.record.get("heads", 0) for result in done)
     return {
         "heads": heads,
+        "given_up": sum(len(result.rejects) for result in done),
         "images": heads * section.views,
         "shards": len(done),
         "bytes": sum(result.shard.bytes for result in done if result.shard),
-        "foreground": round(sum(result.record["foreground"] for result in done) / heads, 4),
+        "foreground": round(sum(result.record.get("foreground", 0.0) for result in done) / heads, 4),
     }
 
 

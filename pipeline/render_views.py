@@ -29,14 +29,18 @@ from pipeline.counter import rng
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.files import write_table
+from pipeline.fingerprint import fingerprint
 from pipeline.heads import image_tensor
 from pipeline.labels import landmarks
 from pipeline.landmarks import landmarks_70
 from pipeline.params import Params
 from pipeline.pictures import to_uint8
-from pipeline.pool import Unit, fingerprint, publish, run_units, scratch_folder, units_of
+from pipeline.plan import sample_bytes
+from pipeline.pool import run_units
 from pipeline.position_map import position_map
+from pipeline.scratch import publish, scratch_folder
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png
+from pipeline.unit import Unit, units_of
 
 SAMPLES_AT_ONCE, FRAMES_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a frame allows, and frames
 INDEX = pa.schema(
@@ -53,11 +57,17 @@ def render_views(params: Params, ingested: Path, labels: Path, motion: Path, psi
     """
     frames, counts = usable_frames(ingested / "frames.parquet", labels)
     units = units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
-    mark = fingerprint(params.render_views, params.networks, params.flame, params.seed, ingested, labels, motion, psi3d)
+    mark = fingerprint(__file__, params.render_views, params.networks, params.flame, params.seed, ingested, labels, motion, psi3d)
     scratch = scratch_folder("render_views", mark)
     folders = [path.resolve() for path in (ingested, labels, motion, psi3d)]
-    done = run_units(units, partial(ViewRenderer, params, *folders), scratch, params.machine, "render_views")
+    section, renderer = params.render_views, partial(ViewRenderer, params, *folders)
+    size = sample_bytes((2 + section.views) * params.networks.image**2, 6 + 2 * section.views)
+    done = run_units(units, renderer, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size)
     quality = {key: (f"{result.name}.tar", *numbers) for result in done for key, numbers in result.record.items()}
+    given_up = [reject.item for result in done for reject in result.rejects]
+    frames = [frame for frame in frames if frame["key"] not in given_up]
+    counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in ("train", "test")}
+    counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": given_up}
     rows = [
         {name: frame[name] for name in ("key", "clip", "split", "index")}
         | dict(zip(("shard", "psnr", "coverage"), quality[frame["key"]], strict=True))

@@ -16,11 +16,14 @@ from pipeline.cache_layout import GENHEAD, INGEST, VIEWS
 from pipeline.dvc_record import changed_inputs, is_as_recorded, md5, mend_cache, recorded_files
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
+from pipeline.fingerprint import fingerprint
 from pipeline.ingest import Ingester, ingest
 from pipeline.params import Params
-from pipeline.pool import Unit, Work, fingerprint, run_units, scratch_folder, units_of
+from pipeline.pool import run_units
 from pipeline.render_genhead import HeadRenderer, render_genhead
 from pipeline.render_views import ViewRenderer, render_views, usable_frames
+from pipeline.scratch import scratch_folder
+from pipeline.unit import Unit, Work, units_of
 from pipeline.verify import Verdict
 
 DATA = Path("data")
@@ -63,7 +66,7 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
 
 def _make(units: list[Unit], worker: Callable[[], Work], params: Params, folder: Path) -> None:
     """Run the units of the broken shards in a folder of their own and put the shards into their places when all are as they were."""
-    scratch = scratch_folder("repair", fingerprint(params, folder.as_posix(), Path("dvc.lock")))  # which names all inputs of the stage
+    scratch = scratch_folder("repair", fingerprint(__file__, params, folder.as_posix(), Path("dvc.lock")))  # which names all inputs of the stage
     recorded = recorded_files(folder)
     files = [f"{result.name}.tar{end}" for result in run_units(units, worker, scratch, params.machine, "repair") for end in (".json", "")]
     other = [name for name in files if recorded and md5(scratch / name) != recorded.get(f"shards/{name}")]

@@ -17,13 +17,14 @@ from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
 from pipeline.device import choose_device, to_device
+from pipeline.fingerprint import fingerprint
 from pipeline.frames import FrameBatch, PseudoMultiView
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
-from pipeline.pool import fingerprint, scratch_folder
+from pipeline.scratch import scratch_folder
 from pipeline.trainer import Training, set_rates, update
 
 
@@ -73,7 +74,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     training = Training(
         label="train",
-        folder=scratch_folder("train", fingerprint(section, sizes, params.seed, params.threads, views, perception, psi3d)),
+        folder=scratch_folder("train", fingerprint(__file__, section, sizes, params.seed, params.threads, views, perception, psi3d)),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},

@@ -17,13 +17,14 @@ from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
 from pipeline.device import choose_device, to_device
+from pipeline.fingerprint import fingerprint
 from pipeline.heads import HeadBatch, SyntheticHeads
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.objective import Adversary, Target, identity_term, image_terms
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
-from pipeline.pool import fingerprint, scratch_folder
+from pipeline.scratch import scratch_folder
 from pipeline.trainer import Training, set_rates, update
 
 SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
@@ -63,7 +64,7 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
 
     training = Training(
         label="train_psi3d",
-        folder=scratch_folder("train_psi3d", fingerprint(section, sizes, params.seed, params.threads, heads, perception, genhead)),
+        folder=scratch_folder("train_psi3d", fingerprint(__file__, section, sizes, params.seed, params.threads, heads, perception, genhead)),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},

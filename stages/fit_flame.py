@@ -3,15 +3,13 @@
 from pathlib import Path
 
 from pipeline.files import write_table
-from pipeline.head_model import load
 from pipeline.label_table import SOURCES, fit_table
 from pipeline.params import Params
 from pipeline.stage import run, write_metrics
 
 
 def main(params: Params, item: str) -> None:
-    head = load(params.flame.model)
-    table, metrics = fit_table(head, item, Path("data/ingest"), params.fit_flame)
+    table, metrics = fit_table(params, item, Path("data/ingest"))
     write_table(f"data/labels/{item}.parquet", table)
     write_metrics(f"fit_flame_{item}", metrics)
 

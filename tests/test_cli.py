@@ -48,6 +48,23 @@ def psi4d(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return call(folder, "-c", "from pipeline.cli import main; main()", *arguments)
 
 
+def test_clean_lists_and_removes_what_older_runs_left(folder):
+    code = "from pipeline.scratch import scratch_folder; from pipeline.files import write_bytes;"
+    for mark in ("aaaa", "bbbb"):
+        result = call(folder, "-c", f"{code} write_bytes(scratch_folder('render_views', '{mark}') / 'part.tar', bytes(3000))")
+        assert result.returncode == 0
+    assert call(folder, "-c", f"{code} scratch_folder('train', 'cccc')").stderr == ""  # there is none of this stage
+    said = call(folder, "-c", f"{code} scratch_folder('render_views', 'bbbb')").stderr
+    assert said == "render_views: 1 scratch folders of other inputs or code take 3.0 kB (aaaa 3.0 kB); `psi4d clean` removes them\n"
+    listed = psi4d(folder, "clean")
+    assert "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed.stdout and "render_views/bbbb  kept: of the last run" in listed.stdout
+    scratch = folder / ".cache/psi4d/scratch/render_views"
+    assert {path.name for path in scratch.iterdir()} == {"aaaa", "bbbb"}
+    assert "3.0 kB are free now" in psi4d(folder, "clean", "--yes").stdout
+    assert {path.name for path in scratch.iterdir()} == {"bbbb"}
+    assert "there is nothing to remove" in psi4d(folder, "clean").stdout
+
+
 def test_scale_writes_params_and_keeps_changed_ones(folder):
     assert psi4d(folder, "scale", "smoke").returncode == 0
     assert (folder / "params.yaml").read_text() == scale_text("smoke")

@@ -21,6 +21,7 @@ from pipeline.labels import landmarks
 from pipeline.landmark_model import LandmarkModel
 from pipeline.landmarks import MESH_TO_70, interocular, landmarks_70
 from pipeline.params import FitFlame
+from pipeline.scales import scale_params
 
 SETTINGS = FitFlame(camera_steps=3, steps=6, shape_weight=1e-3, expression_weight=1e-3, temporal_weight=0.1, max_error=0.1)
 
@@ -148,7 +149,7 @@ def table(points: np.ndarray, **columns: list) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def test_tables(tmp_path: Path) -> None:
+def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, points = known(2, 16)
     spoiled = points.copy()
     spoiled[3] = spoiled[3, ::-1]  # a face upside down inside out
@@ -158,7 +159,9 @@ def test_tables(tmp_path: Path) -> None:
     clips = ["b"] * 16 + ["a"] * 16
     frames = table(spoiled, key=keys, clip=clips, split=["train"] * 16 + ["test"] * 16, index=indices, status=status)
     write_table(tmp_path / "frames.parquet", frames)
-    out, metrics = fit_table(standin(), "vfhq", tmp_path, SETTINGS)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    params = scale_params("smoke").model_copy(update={"fit_flame": SETTINGS})
+    out, metrics = fit_table(params, "vfhq", tmp_path)
     rows = {row["key"]: row for row in out.to_pylist()}
     assert len(rows) == 30 and rows["f00"]["clip"] == "b" and len(rows["f00"]["label"]) == 437
     assert rows["f03"]["status"] == "rejected" and "landmark error" in rows["f03"]["reason"]
@@ -166,8 +169,35 @@ def test_tables(tmp_path: Path) -> None:
     assert metrics["faces"] == 30 and metrics["fitted"] == sum(row["status"] == "ok" for row in rows.values())
 
 
+def test_clips_are_fitted_the_same_by_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of six clips and of two, which is what `fit` makes of them with threads; a clip without numbers costs no other one."""
+    _, points = known(8, 16)
+    keys = [f"f{i:03}" for i in range(len(points))]
+    clips = [f"c{i // 16}" for i in range(len(points))]
+    ingested = table(points, key=keys, clip=clips, split=["train"] * len(points), index=list(range(16)) * 8, status=["ok"] * len(points))
+    write_table(tmp_path / "frames.parquet", ingested)
+    tables = {}
+    for workers in (0, 2):
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / str(workers)))
+        params = scale_params("smoke").model_copy(update={"fit_flame": SETTINGS})
+        tables[workers] = fit_table(params.model_copy(update={"machine": params.machine.model_copy(update={"workers": workers})}), "vfhq", tmp_path)
+    assert tables[0][0].equals(tables[2][0]) and tables[0][1] == tables[2][1]
+    mesh = np.array(ingested["landmarks"].to_pylist(), np.float64).reshape(len(points), 478, 3)
+    result = fit(standin(), landmarks_70(mesh), clips, SETTINGS)
+    assert np.array_equal(np.array(tables[0][0]["label"].to_pylist(), np.float32), result.labels)
+    assert np.array_equal(tables[0][0]["error"].to_numpy(), result.errors.astype(np.float32))
+    monkeypatch.setattr("pipeline.files.ROW_GROUP", 50)
+    spoiled = points.copy()
+    spoiled[20] = np.nan
+    bad = table(spoiled, key=keys, clip=clips, split=["train"] * len(points), index=list(range(16)) * 8, status=["ok"] * len(points))
+    write_table(tmp_path / "frames.parquet", bad)
+    rows = fit_table(params, "vfhq", tmp_path)[0].to_pylist()
+    reasons = {row["clip"]: row["reason"] for row in rows if row["status"] != "ok"}
+    assert set(reasons) == {"c1"} and len(rows) == len(points)
+
+
 def test_nothing_to_fit_is_said(tmp_path: Path) -> None:
     _, points = known(6)
     write_table(tmp_path / "portraits.parquet", table(points[:1], key=["a"], status=["rejected"]))
     with pytest.raises(UserError, match="no face that ingest accepted"):
-        fit_table(standin(), "ffhq", tmp_path, SETTINGS)
+        fit_table(scale_params("smoke"), "ffhq", tmp_path)

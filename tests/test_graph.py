@@ -3,46 +3,16 @@
 `make graph` runs this file as a script: it writes the code files of each stage into dvc.yaml.
 """
 
-import ast
-from functools import cache
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.fingerprint import closure, imports
 from pipeline.scales import scale_data
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("model", "pipeline", "stages")
 STAGES = ("ingest", "fit_flame", "pretrain", "render_genhead", "train_psi3d", "render_views", "train", "evaluate")
-# How a stage is called and how it reports cannot change what it makes.
-PLUMBING = {f"pipeline/{name}.py" for name in ("params", "scales", "errors", "progress", "stage", "cli", "doctor")}
-
-
-@cache
-def imports(file: str) -> frozenset[str]:
-    """Project files that `file` imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports in this project are absolute"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    files = {f"{name.replace('.', '/')}.py" for name in names if name.split(".")[0] in PACKAGES}
-    return frozenset(name for name in files if (ROOT / name).is_file())
-
-
-def closure(stage: str) -> list[str]:
-    """The files of code that a stage depends on, its own first."""
-    own = f"stages/{stage}.py"
-    seen, todo = set(), [own]
-    while todo:
-        file = todo.pop()
-        if file not in seen and file not in PLUMBING:
-            seen.add(file)
-            todo.extend(imports(file))
-    return [own, *sorted(seen - {own})]
 
 
 def graph() -> dict:
@@ -58,7 +28,7 @@ def rewrite() -> None:
     content = yaml.load(path.read_text())
     for name, stage in content["stages"].items():
         data = [dependency for dependency in stage["deps"] if not dependency.endswith(".py")]
-        stage["deps"] = [*closure(name), *data]
+        stage["deps"] = [*closure(f"stages/{name}.py"), *data]
     with open(path, "w") as file:
         yaml.dump(content, file)
 
@@ -70,7 +40,7 @@ def test_the_stages_are_those_of_the_design():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_code_it_imports(stage):
     listed = [dependency for dependency in graph()["stages"][stage]["deps"] if dependency.endswith(".py")]
-    assert listed == closure(stage), "run `make graph`"
+    assert listed == closure(f"stages/{stage}.py"), "run `make graph`"
 
 
 @pytest.mark.parametrize("stage", STAGES)

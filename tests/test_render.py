@@ -1,5 +1,6 @@
 """The two rendering stages on networks that know nothing: what they write, and that it depends on their inputs alone."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipeline.position_map import EXTENT, position_map
 from pipeline.render_genhead import Pools, draw_head, render_genhead, sample_points
 from pipeline.render_views import render_views
 from pipeline.scales import scale_params
-from pipeline.shards import ShardReader, decode_npy, decode_png, encode_png, write_shard
+from pipeline.shards import ShardReader, decode_npy, decode_png, encode_png, read_sidecar, write_shard
 
 
 def params_with(workers: int = 0, **sections):
@@ -98,7 +99,8 @@ def checksums(folder: Path) -> dict[str, str]:
 def test_views_of_frames(inputs, tmp_path):
     metrics = views(inputs, tmp_path / "out")
     sizes = scale_params("smoke").networks
-    assert metrics["frames"] == {"train": 6, "test": 4} and metrics["rejected"] == {"without_face": 1, "without_label": 1}
+    assert metrics["frames"] == {"train": 6, "test": 4}
+    assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 0, "given_up_frames": []}
     assert metrics["views"] == 20 and metrics["shards"] == 3 and metrics["clips"] == 3
     index = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
     reader = ShardReader(tmp_path / "out/shards")
@@ -120,6 +122,22 @@ def test_views_of_frames(inputs, tmp_path):
     everything = np.concatenate([decode_npy(reader.read(key, "cameras.npy"))[1:] for key in reader])
     assert len(np.unique(everything, axis=0)) == 20
     assert not (tmp_path / ".cache/psi4d/scratch/render_views").exists() or not list((tmp_path / ".cache/psi4d/scratch/render_views").iterdir())
+
+
+def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
+    """A byte of an ingested picture has flipped: the frame is in no shard and not in the index, its neighbours are."""
+    ingested = tmp_path / "ingest"
+    shutil.copytree(inputs / "ingest", ingested)
+    shard = ingested / "shards/clips-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[read_sidecar(shard)[1]["b-000001"]["image.png"][0] + 20] ^= 1
+    shard.write_bytes(content)
+    params = params_with(render_views={"views": 2, "shard_size": 4})
+    metrics = render_views(params, ingested, inputs / "labels/vfhq.parquet", inputs / "motion", inputs / "psi3d", tmp_path / "out")
+    assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 1, "given_up_frames": ["b-000001"]}
+    assert metrics["frames"] == {"train": 5, "test": 4} and metrics["views"] == 18
+    keys = [row["key"] for row in pq.read_table(tmp_path / "out/index.parquet").to_pylist()]
+    assert keys == ShardReader(tmp_path / "out/shards").keys() and len(keys) == 9 and "b-000001" not in keys
 
 
 def test_the_views_are_what_the_network_renders(inputs, tmp_path):

@@ -1,0 +1,96 @@
+"""What the engine costs: `python -m tests.benchmarks.engine [FRAMES]`, one run that prints frames per second of render_views
+
+- in a bare loop: the same worker, called unit by unit in this process, its samples thrown away;
+- through the engine with one worker and with two, one thread of torch each, from the first unit's start to the last one's record; the time
+  with the start of Ray, the loading of the networks in each process and the end stands beside it.
+"""
+
+import sys
+import tempfile
+import time
+from collections import deque
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from model.motion_encoder import MotionEncoder
+from model.psi import Psi
+from model.weights import save_weights
+from pipeline.attempt import set_torch
+from pipeline.counter import rng
+from pipeline.files import write_table
+from pipeline.params import Params
+from pipeline.pool import run_units
+from pipeline.render_views import ViewRenderer
+from pipeline.scales import scale_params
+from pipeline.shards import encode_png, write_shard
+from pipeline.unit import Unit, finished, record_path, units_of
+from tests.test_render import write_labels
+
+
+def make_inputs(folder: Path, params: Params, count: int) -> list[str]:
+    """Noise for frames and networks that know nothing: it takes as long as the real thing."""
+    size = params.networks.image
+    names = [(f"clip-{index:06d}", "clip", "train") for index in range(count)]
+    write_labels(folder / "labels.parquet", names)
+    rows, samples = [], []
+    for index, (key, clip, split) in enumerate(names):
+        draw = rng(0, key)
+        image = draw.integers(0, 255, (size, size, 3), np.uint8)
+        mesh = draw.uniform(0.3, 0.7, 478 * 3).astype(np.float32)
+        samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(image[..., 0])}))
+        rows.append({"key": key, "clip": clip, "index": index, "split": split, "status": "ok", "landmarks": mesh.tolist()})
+    write_shard(folder / "ingest/shards/clips-000000.tar", samples)
+    write_table(folder / "ingest/frames.parquet", pa.Table.from_pylist(rows))
+    torch.manual_seed(0)
+    save_weights(folder / "psi3d/psi3d.safetensors", Psi(params.networks).state_dict(), {})
+    save_weights(folder / "motion/motion.safetensors", MotionEncoder(params.networks.motion).state_dict(), {})
+    return [key for key, *_ in names]
+
+
+def bare(make, units: list[Unit]) -> float:
+    """Frames per second."""
+    set_torch(1, not torch.cuda.is_available())
+    worker = make()
+    deque(worker(Unit("warm", units[0].items[:4]))[0], maxlen=0)
+    started = time.monotonic()
+    for unit in units:
+        deque(worker(unit)[0], maxlen=0)
+    return sum(len(unit.items) for unit in units) / (time.monotonic() - started)
+
+
+def engine(make, units: list[Unit], scratch: Path, params: Params, workers: int) -> tuple[float, float]:
+    """Frames per second while units are worked on, and with everything around it."""
+    machine = params.machine.model_copy(update={"workers": workers})
+    started = time.monotonic()
+    run_units(units, make, scratch, machine, f"{workers} workers", {"frames": 1})
+    whole = time.monotonic() - started
+    ends = [record_path(unit, scratch).stat().st_mtime for unit in units]
+    starts = [end - finished(unit, scratch, verify=False).seconds for unit, end in zip(units, ends, strict=True)]
+    frames = sum(len(unit.items) for unit in units)
+    return frames / (max(ends) - min(starts)), frames / whole
+
+
+def main() -> None:
+    params = scale_params("demo")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keys = make_inputs(folder, params, int(sys.argv[1]) if len(sys.argv) > 1 else 256)
+        units = units_of("views", keys, max(len(keys) // 8, 1))
+        make = partial(ViewRenderer, params, folder / "ingest", folder / "labels.parquet", folder / "motion", folder / "psi3d")
+        loop = bare(make, units)
+        print(f"bare loop   {loop:6.2f} frames/s", flush=True)
+        rates = {}
+        for workers in (1, 2):
+            rates[workers], whole = engine(make, units, folder / f"scratch{workers}", params, workers)
+            print(f"{workers} workers   {rates[workers]:6.2f} frames/s, {whole:.2f} with start and end", flush=True)
+        again = bare(make, units)
+        print(f"bare loop   {again:6.2f} frames/s, again")
+        print(f"one worker over the mean bare loop {2 * rates[1] / (loop + again):.2f}, two workers over one {rates[2] / rates[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
