@@ -15,7 +15,8 @@ from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.inspect_cache import Cache, angles, sample, summary
 from pipeline.inspect_page import write_page
-from pipeline.inspect_sheet import LABEL_HEIGHT, REAL, RIM, TILE, rose, write_sheet
+from pipeline.inspect_sheet import REAL, RIM, TILE, rose, write_sheet
+from pipeline.pictures import CAPTION
 from pipeline.shards import ShardReader, decode_npy
 from tests import small_cache
 
@@ -71,8 +72,8 @@ def test_the_contact_sheet(project):
     cache = Cache(VIEWS)
     assert write_sheet(cache, cache.chosen("c", None), Path("out/sheet.png")) == 4
     with Image.open("out/sheet.png") as image:
-        assert image.size == (5 * TILE, 4 * (TILE + 2 * LABEL_HEIGHT + 4))  # real, mask, two views, rose
-        assert image.crop((0, 2 * LABEL_HEIGHT, TILE, 2 * LABEL_HEIGHT + TILE)).getextrema() != ((255, 255),) * 3
+        assert image.size == (5 * TILE, 4 * (TILE + 2 * CAPTION + 4))  # real, mask, two views, rose
+        assert image.crop((0, 2 * CAPTION, TILE, 2 * CAPTION + TILE)).getextrema() != ((255, 255),) * 3
     assert write_sheet(cache, cache.entries, Path("out/all.png")) == 8
     assert write_sheet(Cache(HEADS), Cache(HEADS).entries, Path("out/heads.png")) == 5
 
