@@ -105,6 +105,11 @@ def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], 
     return pa.concat_tables(kept)
 
 
+def fields_of(schema: pa.Schema) -> list[str]:
+    """The names of the fields of a sample, as the schema of an index has them in its metadata; none where it has not."""
+    return json.loads((schema.metadata or {}).get(b"fields", b"[]"))
+
+
 def disagreements(index: pa.Table, rows: pa.Table) -> Iterator[tuple[str, str]]:
     """(key, column) wherever `index` says something else than `rows`, which have the same keys in the same order."""
     for name in rows.column_names:
@@ -134,12 +139,11 @@ class ViewIndex:
             with self.storage.open(NAME) as file:
                 self._facts = pq.ParquetFile(file).metadata
             schema = self._facts.schema.to_arrow_schema()
-            self.fields: list[str] = json.loads(schema.metadata[b"fields"])
-            missing = [name for name in SCHEMA.names if name not in schema.names]
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.storage}/{NAME} is damaged or of an older form. Run the stage that makes it: dvc repro render_views.") from error
-        if missing:
-            raise UserError(f"{self.storage}/{NAME} has no column {missing[0]}. Run the stage that makes it: dvc repro render_views.")
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views.") from error
+        self.fields = fields_of(schema)
+        if not self.fields or not set(SCHEMA.names) <= set(schema.names):
+            raise UserError(f"{self.storage}/{NAME} is of an older form. Run the stage that makes it: dvc repro render_views.")
         groups = [self._facts.row_group(group).num_rows for group in range(self._facts.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
         self._places: dict[int, Places] = {}

@@ -30,7 +30,6 @@ from pipeline.render_views import render_views
 from pipeline.scales import scale_params
 from pipeline.shards import ShardReader, decode_npy, decode_png, encode_png, write_shard
 
-
 VIEW_INPUTS = ("ingest", "labels/vfhq.parquet", "motion", "perception", "psi3d")
 
 
