@@ -20,6 +20,7 @@ from pipeline.params import load_params
 from pipeline.repair import repair
 from pipeline.shards import ShardReader, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
 from pipeline.verify import verify
+from pipeline.view_index import write_index
 from tests import small_cache
 from tests.test_render import checksums
 
@@ -303,6 +304,7 @@ def test_repair_does_not_mix_bytes_of_two_origins(project):
     samples = [(key, reader.read(key)) for key in reader.keys()[8:]]
     samples[0][1]["motion.npy"] = encode_npy(np.zeros((3, load_params().networks.motion.dims), np.float32))
     write_shard(shard, samples)
+    write_index(VIEWS / "shards", VIEWS / "index.parquet", lambda quality: "")
     with Repo(".") as repo:
         repo.commit("render_views", force=True)
     assert findings(VIEWS) == []
