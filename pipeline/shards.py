@@ -176,6 +176,11 @@ class ShardReader:
         """All keys: shards by name, samples in the order they were written."""
         return list(self._places)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each shard by its file name."""
+        return {name: record.bytes for name, record in self.records.items()}
+
     def shard(self, key: str) -> str:
         """The file name of the shard that holds `key`."""
         return self._place(key)[0]

@@ -52,7 +52,7 @@ class Storage:
 
     def _failure(self, name: str, error: Exception) -> UserError:
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        what = "Look whether the address is right and the server answers." if self.is_remote else "Make it again by running its stage."
+        what = "Look whether the address is right and the server answers." if self.is_remote else f"`psi4d verify {self.address}` says what is wrong."
         return UserError(f"cannot read {self.address}/{name}: {reason}. {what}")
 
 
