@@ -71,30 +71,27 @@ def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], 
     `judge` says of a frame's quality why it must not be trained on, "" when it may. Raises UserError as `shard_rows`, when shards have
     different fields, and when the place cannot be written.
     """
+    paths = sorted(shards.glob("*.tar"))
+    if not paths:
+        raise UserError(f"there is no shard (*.tar) in {shards}. Run the stage that makes it: dvc repro.")
+    fields, _ = shard_rows(paths[0])
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    kept, waiting, fields = [], [], None
+    kept, waiting = [], []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            writer = None
-            for shard in sorted(shards.glob("*.tar")):
-                names, rows = shard_rows(shard)
-                if fields not in (None, names):
-                    raise UserError(f"{shard}: its samples have other fields than those of the shards before it. Run the stage that made them again.")
-                fields = names
-                writer = writer or pq.ParquetWriter(file, SCHEMA.with_metadata({"fields": json.dumps(fields)}), compression="zstd")
-                reasons = [judge(quality) for quality in rows.select(QUALITY).to_pylist()]
-                rows = rows.append_column("kept", pa.array([not reason for reason in reasons], pa.bool_()))
-                waiting.append(rows.append_column("reason", pa.array(reasons, pa.string())))
-                kept.append(waiting[-1].drop_columns(["cameras", "sizes", "crcs"]))
-                if sum(map(len, waiting)) >= ROW_GROUP:
-                    writer.write_table(pa.concat_tables(waiting).cast(writer.schema), ROW_GROUP)
-                    waiting = []
-            if writer is None:
-                raise UserError(f"there is no shard (*.tar) in {shards}. Run the stage that makes it: dvc repro.")
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting).cast(writer.schema), ROW_GROUP)
-            writer.close()
+            with pq.ParquetWriter(file, SCHEMA.with_metadata({"fields": json.dumps(fields)}), compression="zstd") as writer:
+                for shard in paths:
+                    names, rows = shard_rows(shard)
+                    if names != fields:
+                        raise UserError(f"{shard}: its samples have other fields than those of {paths[0].name}. Run the stage that made them again.")
+                    reasons = [judge(quality) for quality in rows.select(QUALITY).to_pylist()]
+                    rows = rows.append_column("kept", pa.array([not reason for reason in reasons], pa.bool_()))
+                    waiting.append(rows.append_column("reason", pa.array(reasons, pa.string())))
+                    kept.append(waiting[-1].drop_columns(["cameras", "sizes", "crcs"]))
+                    if sum(map(len, waiting)) >= ROW_GROUP or shard == paths[-1]:
+                        writer.write_table(pa.concat_tables(waiting).cast(writer.schema), ROW_GROUP)
+                        waiting = []
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, out)
@@ -169,7 +166,7 @@ class ViewIndex:
 
     def clips(self, split: str) -> tuple[dict[str, np.ndarray], int]:
         """The kept frames of each clip of `split` by its name, in their order, and how many frames of that split are not kept."""
-        table = self.columns(["clip", "split", "kept"]).unify_dictionaries()
+        table = self.columns(["clip", "split", "kept"])
         names, clip = _codes(table["clip"])
         splits, part = _codes(table["split"])
         mine = part == splits.index(split) if split in splits else np.zeros(len(clip), bool)
