@@ -130,6 +130,33 @@ def test_the_loader_reads_over_http(cache):
             assert 0 < len(asked) <= 8 and all(path.endswith(".tar") and span.startswith("bytes=") for path, span in asked)
 
 
+def test_the_loader_reads_from_s3(cache, monkeypatch):
+    """A real S3 server on this machine; addresses and keys come from the environment, as everywhere."""
+    server = pytest.importorskip("moto.server", reason="make test installs moto").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("s3fs")
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in (
+            ("ENDPOINT_URL", f"http://{host}:{port}"),
+            ("ACCESS_KEY_ID", "a"),
+            ("SECRET_ACCESS_KEY", "b"),
+            ("DEFAULT_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        files = boto3.client("s3")
+        files.create_bucket(Bucket="heads")
+        for path in (path for path in cache.rglob("*") if path.is_file()):
+            files.upload_file(str(path), "heads", f"views/{path.relative_to(cache).as_posix()}")
+        there, here = reader("s3://heads/views"), reader(cache)
+        assert all(same(there.batch(step, 4), here.batch(step, 4)) for step in range(3))
+        with pytest.raises(UserError, match="cannot read s3://heads/nothing"):
+            reader("s3://heads/nothing")
+    finally:
+        server.stop()
+
+
 def test_damage_behind_an_address_is_refused_by_name(cache, tmp_path):
     index = ViewIndex(cache)
     shard = cache / "shards/views-000000.tar"
@@ -147,7 +174,7 @@ def test_damage_behind_an_address_is_refused_by_name(cache, tmp_path):
             there.read(2, ["view0.png"])
         with pytest.raises(UserError, match=r"cannot read http.*views-000001\.tar"):
             there.read(7, ["view0.png"])
-        with pytest.raises(UserError, match="cannot read http.*nothing/index"):
+        with pytest.raises(UserError, match=r"cannot read http.*nothing/index"):
             ViewIndex(f"{address}/nothing")
     with pytest.raises(UserError, match="Look whether the address is right"):
         ViewIndex(address)
