@@ -102,10 +102,8 @@ def main() -> None:
     }
     print(f"scale {params.scale}, CPU seconds of one thread, steps of {batch}")
     print(f"  a step from the cache           {training + reading:7.4f}  (reading {reading:.4f})")
-    print(
     times = (training + rendering) / (training + reading)
     print(f"  a step that renders its views   {training + rendering:7.4f}  (rendering {rendering:.4f}), {times:.2f} times")
-    )
     print(f"  making the cache                {a_frame:7.4f}  a frame, {frames * a_frame:.0f} for {frames:,} frames")
     print(f"  the cache has paid for itself after {steps:,.0f} steps; a run at this scale has {params.train.images // batch:,}")
     section = params.train
