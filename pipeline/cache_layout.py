@@ -4,6 +4,7 @@ What the fields mean is said where they are made: pipeline/ingest.py, pipeline/r
 """
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from pipeline import ingest, render_views
+from pipeline import ingest, view_index
 from pipeline.errors import UserError
 
 LABEL, CAMERA = 437, 25  # numbers
@@ -48,8 +49,11 @@ class Layout:
 
 
 def describe(name: str, data: bytes) -> Field:
-    """Type and shape of the field `name` (.png, .npy) from its head alone. Raises UserError when the bytes are nothing of the kind."""
+    """Type and shape of the field `name` (.png, .npy, .json), of a picture from its head alone. Raises UserError when the bytes are nothing of
+    the kind."""
     try:
+        if name.endswith(".json"):
+            return Field(type(json.loads(data)).__name__, ())
         if name.endswith(".png"):
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 kind, channels = MODES[image.mode]
@@ -86,10 +90,11 @@ def _views(seen: Fields) -> Fields:
     size, (cameras, motion) = seen["image.png"].shape[0], seen["motion.npy"].shape
     pictures = _pictures(size, "image.png", "uv.png", *(f"view{v}.png" for v in range(cameras - 1)))
     arrays = {"cameras.npy": Field("float32", (cameras, CAMERA)), "motion.npy": Field("float32", (cameras, motion))}
-    return pictures | arrays | {"label.npy": Field("float32", (LABEL,))} | _greys(size, "mask.png", *(f"alpha{v}.png" for v in range(cameras - 1)))
+    arrays |= {"label.npy": Field("float32", (LABEL,)), "frame.json": Field("dict", ())}
+    return pictures | arrays | _greys(size, "mask.png", *(f"alpha{v}.png" for v in range(cameras - 1)))
 
 
-VIEWS = Layout("multi-view cache", {"index.parquet": render_views.INDEX}, {"views": _views})
+VIEWS = Layout("multi-view cache", {view_index.NAME: view_index.SCHEMA}, {"views": _views})
 GENHEAD = Layout("synthetic heads", {}, {"heads": _heads})
 INGEST = Layout(
     "ingested faces",

@@ -73,7 +73,7 @@ def parity(
 
 @app.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="data/views, data/genhead or data/ingest")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="data/views, data/genhead, data/ingest, or the http:// or s3:// address of views")],
     clip: Annotated[str | None, typer.Option(help="only this clip, or the sample with this key")] = None,
     frame: Annotated[int | None, typer.Option(help="only the frame with this index")] = None,
     sheet: Annotated[Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of a few frames")] = None,

@@ -1,10 +1,12 @@
-"""Batches of pseudo multi-view frames for Psi, from the cache that `render_views` made (paper section 4.3)."""
+"""Batches of pseudo multi-view frames for Psi, from the cache that `render_views` made (paper section 4.3).
+
+What a batch consists of follows from (seed, step) alone, so a position in the data is a number, and any process can make any part of any batch.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -12,7 +14,8 @@ from pipeline.counter import rng
 from pipeline.errors import UserError
 from pipeline.heads import image_tensor
 from pipeline.labels import motion_numbers
-from pipeline.shards import ShardReader, decode_npy
+from pipeline.shards import decode_npy
+from pipeline.view_index import FEWEST_FRAMES, NAME, ViewIndex
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,11 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a training sample consists of. `p` and `q` are rows of the frame's cameras: 0 is the real frame, 1 to N its pseudo views."""
+    """What a training sample consists of: two rows of the index. `p` and `q` are rows of the driving frame's cameras: 0 is the real frame, 1 to
+    N its pseudo views."""
 
-    source: str
-    driving: str
+    source: int
+    driving: int
     p: int
     q: int
 
@@ -43,60 +47,79 @@ class Choice:
 class PseudoMultiView:
     """Draws pairs by step number: clips, frames and substitutions follow from (seed, step) alone."""
 
-    def __init__(self, folder: Path, *, seed: int, clips: int, motion: str, substitute_p: float, substitute_q: float) -> None:
-        """`folder` holds `index.parquet` and `shards`; `clips` limits how many training clips are used (0: all); `motion` is emot or flame."""
-        self.reader = ShardReader(folder / "shards")
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seed: int,
+        clips: int,
+        motion: str,
+        substitute_p: float,
+        substitute_q: float,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """`folder` (or an address that fsspec knows) holds `index.parquet` and `shards`; `clips` limits how many training clips are used (0: all);
+        `motion` is emot or flame. Of every batch, process `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
+
+        Raises UserError when the index cannot be read, or has not so many clips with frames enough that passed the quality gate.
+        """
+        self.index = ViewIndex(folder)
         self.seed, self.motion, self.substitute_p, self.substitute_q = seed, motion, substitute_p, substitute_q
-        index = pq.read_table(folder / "index.parquet", columns=["key", "clip", "split"]).to_pylist()
-        self.clips: dict[str, list[str]] = {}
-        for row in index:
-            if row["split"] == "train":
-                self.clips.setdefault(row["clip"], []).append(row["key"])
+        self.rank, self.world = rank, world
+        found, self.frames_left_out = self.index.clips("train")
+        self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
+        self.clips_left_out = len(found) - len(self.clips)
         self.names = sorted(self.clips)
         if clips > len(self.names):
             raise UserError(f"train.clips is {clips}, but only {len(self.names)} training clips have usable frames. Lower it, or 0 for all of them.")
         self.names = self.names[: clips or None]
         if not self.names:
-            raise UserError(f"train: {folder}/index.parquet has no training frame. Look into metrics/ingest.json for what was rejected and why.")
+            raise UserError(
+                f"train: {folder}/{NAME} has no training clip with {FEWEST_FRAMES} usable frames. Look into metrics/ingest.json and "
+                "metrics/render_views.json for what was rejected and why; render_views.min_* are the thresholds of quality."
+            )
 
     def choose(self, step: int, size: int) -> list[Choice]:
-        """The samples of `step`: source and driving frame independent and uniform within a clip (facts 4.7), theta_p and theta_q substituted
-        by the real frame with their probabilities (paper section 4.3)."""
+        """The samples of `step`, those of all processes: source and driving frame independent and uniform within a clip (facts 4.7), theta_p and
+        theta_q substituted by the real frame with their probabilities (paper section 4.3)."""
         draw = rng(self.seed, "psi", step)
         chosen = draw.choice(len(self.names), size, replace=size > len(self.names))
         return [self._choice(self.clips[self.names[index]], draw) for index in chosen]
 
-    def _choice(self, frames: list[str], draw: np.random.Generator) -> Choice:
+    def _choice(self, frames: np.ndarray, draw: np.random.Generator) -> Choice:
         source, driving = draw.integers(len(frames), size=2)
-        views = sum(field.startswith("view") for field in self.reader.fields(frames[driving]))
         real_p, real_q = draw.random() < self.substitute_p, draw.random() < self.substitute_q
-        p, q = draw.integers(1, views + 1, size=2)
-        return Choice(frames[source], frames[driving], 0 if real_p else int(p), 0 if real_q else int(q))
+        p, q = draw.integers(1, self.index.views + 1, size=2)
+        return Choice(int(frames[source]), int(frames[driving]), 0 if real_p else int(p), 0 if real_q else int(q))
 
     def batch(self, step: int, size: int) -> FrameBatch:
-        """The batch of `step`."""
-        rows = [self._row(choice) for choice in self.choose(step, size)]
+        """This process's part of the batch of `step`, which has `size` samples in all processes together (at least one for each).
+
+        Raises UserError that names shard, sample and field when one is damaged.
+        """
+        rows = [self._row(choice) for choice in self.choose(step, size)[self.rank :: self.world]]
         return FrameBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def _row(self, choice: Choice) -> tuple[Tensor, ...]:
         view = choice.q - 1
         image, mask = (f"view{view}.png", f"alpha{view}.png") if choice.q else ("image.png", "mask.png")
-        read = self.reader.read
-        label = torch.from_numpy(decode_npy(read(choice.driving, "label.npy")))
-        cameras = torch.from_numpy(decode_npy(read(choice.driving, "cameras.npy")))
+        motion = "label.npy" if self.motion == "flame" else "motion.npy"
+        source = self.index.read(choice.source, {"image.png", motion})
+        driving = self.index.read(choice.driving, {"label.npy", "cameras.npy", "uv.png", image, mask, motion})
         return (
-            image_tensor(read(choice.source, "image.png")),
-            self._motion(choice.source, 0),
-            self._motion(choice.driving, choice.p),
-            image_tensor(read(choice.driving, image)),
-            image_tensor(read(choice.driving, mask)),
-            image_tensor(read(choice.driving, "uv.png")),
-            cameras[choice.q : choice.q + 1],
-            label,
+            image_tensor(source["image.png"]),
+            self._motion(source, 0),
+            self._motion(driving, choice.p),
+            image_tensor(driving[image]),
+            image_tensor(driving[mask]),
+            image_tensor(driving["uv.png"]),
+            torch.from_numpy(decode_npy(driving["cameras.npy"]))[choice.q : choice.q + 1],
+            torch.from_numpy(decode_npy(driving["label.npy"])),
             torch.tensor(float(choice.q == 0)),
         )
 
-    def _motion(self, key: str, row: int) -> Tensor:
+    def _motion(self, fields: dict[str, bytes], row: int) -> Tensor:
         if self.motion == "flame":
-            return motion_numbers(torch.from_numpy(decode_npy(self.reader.read(key, "label.npy")))[None])[0]
-        return torch.from_numpy(decode_npy(self.reader.read(key, "motion.npy")))[row]
+            return motion_numbers(torch.from_numpy(decode_npy(fields["label.npy"]))[None])[0]
+        return torch.from_numpy(decode_npy(fields["motion.npy"]))[row]

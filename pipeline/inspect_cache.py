@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.cache_layout import GENHEAD, INGEST, VIEWS, Layout, describe, layout_of
 from pipeline.errors import UserError
 from pipeline.shards import ShardReader, decode_npy, decode_png
+from pipeline.view_index import QUALITY, ViewIndex
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
 ANGLES = ("yaw °", "pitch °", "radius")
@@ -26,29 +30,66 @@ class Entry:
     index: int
     split: str
     quality: dict[str, float] = field(default_factory=dict)
+    kept: bool = True  # for training
+
+
+class IndexedShards:
+    """The shards of a multi-view cache by its index, which knows all that their sidecars know: of a folder or an address."""
+
+    def __init__(self, index: ViewIndex):
+        self._index = index
+        table = index.columns(["key", "shard", "size"])
+        self._frames = {key: frame for frame, key in enumerate(table["key"].to_pylist())}
+        self._shards = table["shard"].to_pylist()
+        sums = table.group_by("shard").aggregate([("size", "sum")]).to_pylist()
+        self.sizes: dict[str, int] = {row["shard"]: row["size_sum"] for row in sums}
+
+    def shard(self, key: str) -> str:
+        return self._shards[self._frames[key]]
+
+    def fields(self, key: str) -> list[str]:
+        return self._index.fields
+
+    def read(self, key: str, field: str | None = None) -> Any:
+        found = self._index.read(self._frames[key], [field] if field else self._index.fields)
+        return found[field] if field else found
+
+    @cached_property
+    def _cameras(self) -> np.ndarray:
+        return pc.list_flatten(self._index.columns(["cameras"])["cameras"]).to_numpy().reshape(len(self._frames), -1, 25)
+
+    def cameras(self, key: str) -> np.ndarray:
+        return self._cameras[self._frames[key]]
 
 
 class Cache:
-    """A folder opened for reading: its entries, what was rejected and why, and its samples. Raises UserError when it is none or damaged."""
+    """A cache opened for reading: its entries, what was rejected and why, and its samples. Raises UserError when it is none or damaged."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.layout: Layout = layout_of(folder)
-        self.reader = ShardReader(folder / "shards")
+    def __init__(self, folder: str | Path):
+        """A folder or, for a multi-view cache, whatever fsspec knows, such as http://host/views."""
+        remote = "://" in str(folder)
+        self.folder: str | Path = str(folder) if remote else Path(folder)
+        self.layout: Layout = VIEWS if remote else layout_of(Path(folder))
         self.rejected: Counter[str] = Counter()
-        self.entries = {VIEWS.name: self._views, GENHEAD.name: self._heads, INGEST.name: self._faces}[self.layout.name]()
+        self.reader: ShardReader | IndexedShards
+        if self.layout is VIEWS:
+            index = ViewIndex(folder)
+            self.reader = IndexedShards(index)
+            self.entries = self._views(index)
+            return
+        self.reader = ShardReader(Path(folder) / "shards")
+        self.entries = self._heads() if self.layout is GENHEAD else self._faces()
 
-    def _views(self) -> list[Entry]:
-        table = _table(self.folder, "index.parquet")
-        numbers = [column.name for column in table.schema if pa.types.is_floating(column.type)]
-        rows = table.to_pylist()
-        ingested = self.folder.parent / "ingest"
-        if ingested.is_dir():  # what was rejected before rendering is listed there alone
+    def _views(self, index: ViewIndex) -> list[Entry]:
+        rows = index.columns(["key", "clip", "index", "split", *QUALITY, "kept", "reason"]).to_pylist()
+        if isinstance(self.folder, Path) and (ingested := self.folder.parent / "ingest").is_dir():
             rendered = {row["key"] for row in rows}
             for row in _table(ingested, "frames.parquet", ["key", "status", "reason"]).to_pylist():
-                if row["key"] not in rendered:
+                if row["key"] not in rendered:  # what was rejected before rendering is listed there alone
                     self.rejected["no fitted head" if row["status"] == "ok" else _kind(row["reason"])] += 1
-        return [Entry(row["key"], row["clip"], row["index"], row["split"], {name: row[name] for name in numbers}) for row in rows]
+        self.rejected.update(f"not trained on, low {row['reason']}" for row in rows if not row["kept"])
+        place = ("key", "clip", "index", "split")
+        return [Entry(*(row[name] for name in place), {name: row[name] for name in QUALITY}, row["kept"]) for row in rows]
 
     def _heads(self) -> list[Entry]:
         return [Entry(key, self.reader.shard(key).removesuffix(".tar"), int(key.rpartition("-")[2]), "train") for key in self.reader]
@@ -91,6 +132,8 @@ class Cache:
         """The cameras of a sample (N, 25), none (0, 25) where there are no cameras."""
         if self.layout is INGEST:
             return np.zeros((0, 25), np.float32)
+        if isinstance(self.reader, IndexedShards):
+            return self.reader.cameras(key)
         return decode_npy(self.reader.read(key, "cameras.npy"))
 
     def views(self, key: str) -> list[np.ndarray]:
@@ -125,17 +168,17 @@ def angles(cameras_N25: np.ndarray) -> np.ndarray:
 
 def summary(cache: Cache) -> str:
     """What `psi4d inspect DIR` prints."""
-    records = cache.reader.records.values()
-    size = sum(record.bytes for record in records)
-    lines = [f"{cache.folder}: {cache.layout.name}, {len(cache.entries):,} samples in {len(records)} shards, {size:,} bytes"]
+    sizes = cache.reader.sizes
+    lines = [f"{cache.folder}: {cache.layout.name}, {len(cache.entries):,} samples in {len(sizes)} shards, {sum(sizes.values()):,} bytes"]
     cameras = {entry.key: cache.cameras(entry.key) for entry in cache.entries}
     rows = []
     for split in [*sorted({entry.split for entry in cache.entries}, reverse=True), "all"]:
         members = [entry for entry in cache.entries if split in ("all", entry.split)]
         views = sum(max(len(cameras[entry.key]) - cache.has_real, 0) for entry in members)
-        clips = {entry.clip for entry in members if f"{entry.clip}.tar" not in cache.reader.records}
-        rows.append([split, f"{len(clips):,}", f"{len(members):,}", f"{views:,}"])
-    lines += ["", *text_table(["", "clips", "frames", "views"], rows)]
+        clips = {entry.clip for entry in members if f"{entry.clip}.tar" not in sizes}
+        numbers = [len(clips), len(members), views, *([sum(entry.kept for entry in members)] if cache.layout is VIEWS else [])]
+        rows.append([split, *(f"{number:,}" for number in numbers)])
+    lines += ["", *text_table(["", "clips", "frames", "views", "kept"][: len(rows[0])], rows)]
     if cache.rejected:
         lines += ["", *text_table(["rejected", ""], [[reason, f"{count:,}"] for reason, count in cache.rejected.most_common()])]
     measured = {name: np.array([entry.quality[name] for entry in cache.entries]) for name in cache.qualities}
@@ -149,11 +192,13 @@ def summary(cache: Cache) -> str:
 
 def frames_of(cache: Cache, entries: Sequence[Entry]) -> str:
     """A line for every entry: what `--clip` prints."""
+    gated = cache.layout is VIEWS
     rows = [
         [entry.key, str(entry.index), entry.split, cache.reader.shard(entry.key), *(f"{value:.4g}" for value in entry.quality.values())]
+        + (["yes" if entry.kept else "no"] if gated else [])
         for entry in entries
     ]
-    return "\n".join(text_table(["key", "frame", "split", "shard", *cache.qualities], rows))
+    return "\n".join(text_table(["key", "frame", "split", "shard", *cache.qualities, *(["kept"] if gated else [])], rows))
 
 
 def sample(cache: Cache, entry: Entry) -> str:

@@ -8,12 +8,12 @@ import numpy as np
 
 from pipeline.files import write_bytes
 from pipeline.inspect_cache import Cache, Entry, angles, view_names
+from pipeline.pictures import caption
 from pipeline.shards import encode_png
 
 TILE = 128  # pixels
 ROWS = 8
-LABEL_HEIGHT = 18
-INK, FAINT = (40, 40, 40), (190, 190, 190)
+FAINT = (190, 190, 190)
 RIM = 60.0  # degrees from the front at the rim of the rose; the inner circle is half of it
 REAL, PSEUDO = (200, 60, 40), (40, 90, 170)
 
@@ -35,21 +35,15 @@ def _row(cache: Cache, entry: Entry) -> np.ndarray:
     pictures.insert(1, ("mask" if cache.has_real else "opacity 0", cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)))
     tiles = [_tile(picture, name) for name, picture in pictures]
     if len(cameras := cache.cameras(entry.key)):
-        tiles.append(np.concatenate([_caption("seen from", TILE), rose(angles(cameras), names, TILE)]))
+        tiles.append(np.concatenate([caption("seen from", TILE), rose(angles(cameras), names, TILE)]))
     quality = "  ".join(f"{name} {value:.4g}" for name, value in entry.quality.items())
     body = np.concatenate(tiles, axis=1)
-    return np.concatenate([_caption(f"{entry.clip}  frame {entry.index}  {quality}", body.shape[1]), body])
+    return np.concatenate([caption(f"{entry.clip}  frame {entry.index}  {quality}", body.shape[1]), body])
 
 
 def _tile(picture: np.ndarray, name: str) -> np.ndarray:
     method = cv2.INTER_AREA if picture.shape[0] > TILE else cv2.INTER_NEAREST
-    return np.concatenate([_caption(name, TILE), cv2.resize(picture, (TILE, TILE), interpolation=method)])
-
-
-def _caption(text: str, width: int) -> np.ndarray:
-    strip = np.full((LABEL_HEIGHT, width, 3), 255, np.uint8)
-    cv2.putText(strip, text, (3, LABEL_HEIGHT - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.36, INK, 1, cv2.LINE_AA)
-    return strip
+    return np.concatenate([caption(name, TILE), cv2.resize(picture, (TILE, TILE), interpolation=method)])
 
 
 def rose(angles_N3: np.ndarray, names: Sequence[str], size: int) -> np.ndarray:

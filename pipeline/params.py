@@ -144,6 +144,10 @@ class TrainPsi3d(Training):
 class RenderViews(Section):
     views: Positive
     shard_size: Positive
+    # Frames whose reconstruction is worse are kept out of training.
+    min_psnr: Weight  # dB inside the mask
+    min_coverage: Probability
+    min_identity: Annotated[float, Field(ge=-1, le=1)]  # cosine
 
 
 class Train(Training):

@@ -16,6 +16,7 @@ from pipeline.files import write_bytes
 
 # One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B frames) was seen to depend on stale memory.
 X264 = {"crf": "16", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:weightp=0:bframes=0:rc-lookahead=0:scenecut=0"}
+CAPTION = 18  # pixels high
 
 
 def to_uint8(image_BCHW: Tensor) -> np.ndarray:
@@ -47,3 +48,10 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: int) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
         container.mux(stream.encode())
     return sink.getvalue()
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """A white strip with small text: (CAPTION, width, 3) uint8."""
+    strip = np.full((CAPTION, width, 3), 255, np.uint8)
+    cv2.putText(strip, text, (3, CAPTION - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA)
+    return strip

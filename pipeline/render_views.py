@@ -1,19 +1,18 @@
 """Stage render_views: every frame of every clip from N more sides, rendered once by the frozen Psi_3d (paper section 4.3, facts 3.5).
 
 A sample holds, of one frame: `image.png` and `mask.png` as ingested, N pseudo views `view{i}.png` with their opacity `alpha{i}.png`
-(S x S), `cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32) and
-`uv.png`, the head model's canonical positions at the camera of the real frame. `index.parquet` lists the frames with two numbers of
-quality: how well the frame's own view is reconstructed inside its mask (PSNR, dB) and how much of the mask the rendered head covers.
+(S x S), `cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32),
+`uv.png`, the head model's canonical positions at the camera of the real frame, and `frame.json`: clip, index, split and the frame's quality
+(pipeline/quality.py). `index.parquet` lists the frames (pipeline/view_index.py) and keeps those below a threshold out of training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -28,61 +27,52 @@ from pipeline.camera import sample_look_at
 from pipeline.counter import rng
 from pipeline.device import choose_device
 from pipeline.errors import UserError
-from pipeline.files import write_table
 from pipeline.fingerprint import fingerprint
 from pipeline.heads import image_tensor
-from pipeline.labels import landmarks
+from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.landmarks import landmarks_70
 from pipeline.params import Params
+from pipeline.perception import Perception
 from pipeline.pictures import to_uint8
 from pipeline.plan import sample_bytes
 from pipeline.pool import run_units
 from pipeline.position_map import position_map
+from pipeline.quality import judge, measure, save_worst, summary
 from pipeline.scratch import publish, scratch_folder
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png
 from pipeline.unit import Unit, units_of
+from pipeline.view_index import describe_frame, write_index
 
 SAMPLES_AT_ONCE, FRAMES_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a frame allows, and frames
-INDEX = pa.schema(
-    {"key": pa.string(), "clip": pa.string(), "split": pa.string(), "index": pa.int64(), "shard": pa.string()}
-    | {"psnr": pa.float32(), "coverage": pa.float32()}
-)
+FRAME = ("key", "clip", "split", "index")
 
 
-def render_views(params: Params, ingested: Path, labels: Path, motion: Path, psi3d: Path, out: Path) -> dict[str, Any]:
+def render_views(params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path, out: Path, worst: Path) -> dict[str, Any]:
     """Render the views of all usable frames into `out`/shards and `out`/index.parquet; returns the metrics.
 
-    `ingested`, `motion` and `psi3d` are the folders of those stages, `labels` the table of the clips' labels.
-    Raises UserError when one is missing or no frame is usable.
+    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the clips' labels. `worst` becomes a
+    picture of the frames of the lowest quality. Raises UserError when an input is missing or no frame is usable.
     """
     frames, counts = usable_frames(ingested / "frames.parquet", labels)
     units = units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
-    mark = fingerprint(__file__, params.render_views, params.networks, params.flame, params.seed, ingested, labels, motion, psi3d)
+    section, inputs = params.render_views, (ingested, labels, motion, perception, psi3d)
+    mark = fingerprint(__file__, section.views, section.shard_size, params.networks, params.flame, params.seed, *inputs)
     scratch = scratch_folder("render_views", mark)
-    folders = [path.resolve() for path in (ingested, labels, motion, psi3d)]
-    section, renderer = params.render_views, partial(ViewRenderer, params, *folders)
-    size = sample_bytes((2 + section.views) * params.networks.image**2, 6 + 2 * section.views)
-    done = run_units(units, renderer, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size)
-    quality = {key: (f"{result.name}.tar", *numbers) for result in done for key, numbers in result.record.items()}
+    worker = partial(ViewRenderer, params, *(path.resolve() for path in inputs))
+    size = sample_bytes((2 + section.views) * params.networks.image**2, 7 + 2 * section.views)
+    done = run_units(units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size)
     given_up = [reject.item for result in done for reject in result.rejects]
     frames = [frame for frame in frames if frame["key"] not in given_up]
     counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in ("train", "test")}
     counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": given_up}
-    rows = [
-        {name: frame[name] for name in ("key", "clip", "split", "index")}
-        | dict(zip(("shard", "psnr", "coverage"), quality[frame["key"]], strict=True))
-        for frame in frames
-    ]
-    write_table(out / "index.parquet", pa.Table.from_pylist(rows, INDEX))
+    index = write_index(scratch, out / "index.parquet", partial(judge, section))
+    save_worst(worst, index, worker().reconstruct)
     publish(scratch, out / "shards")
-    psnr, coverage = (np.array([row[name] for row in rows]) for name in ("psnr", "coverage"))
     return counts | {
-        "views": len(rows) * params.render_views.views,
+        "views": len(index) * section.views,
         "shards": len(done),
         "bytes": sum(result.shard.bytes for result in done if result.shard),
-        "psnr_median": round(float(np.median(psnr)), 3),
-        "psnr_worst_5_percent": round(float(np.quantile(psnr, 0.05)), 3),
-        "coverage_median": round(float(np.median(coverage)), 4),
+        **summary(index),
     }
 
 
@@ -92,7 +82,7 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
         if not path.is_file():
             raise UserError(f"render_views: {path} is missing. Run the stage {stage}: dvc repro.")
     fitted = {row["key"] for row in pq.read_table(labels, columns=["key", "status"]).to_pylist() if row["status"] == "ok"}
-    rows = pq.read_table(frames, columns=["key", "clip", "split", "index", "status"]).to_pylist()
+    rows = pq.read_table(frames, columns=[*FRAME, "status"]).to_pylist()
     usable = sorted((row for row in rows if row["status"] == "ok" and row["key"] in fitted), key=lambda row: (row["clip"], row["index"]))
     if not usable:
         raise UserError(f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why.")
@@ -106,6 +96,7 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
 class Real:
     """A batch of real frames: what ingest and fit_flame found."""
 
+    frames: list[dict[str, Any]]  # rows of the table
     files: list[dict[str, bytes]]
     image: Tensor  # (B, 3, S, S) in [-1, 1]
     mask: Tensor  # (B, 1, S, S) in [0, 1]
@@ -117,58 +108,66 @@ class Real:
 class ViewRenderer:
     """The worker of one process: a unit's items are keys of frames."""
 
-    def __init__(self, params: Params, ingested: Path, labels: Path, motion: Path, psi3d: Path) -> None:
+    def __init__(self, params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path) -> None:
         self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards")
         self.labels = {row["key"]: row["label"] for row in pq.read_table(labels, columns=["key", "label"]).to_pylist()}
-        self.frames = {
-            row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=["key", "clip", "index", "landmarks"]).to_pylist()
-        }
+        self.frames = {row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=[*FRAME, "landmarks"]).to_pylist()}
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.psi3d = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
         self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
+        self.perception = Perception.load(perception, self.device)
 
     def _frozen(self, network: torch.nn.Module, path: Path) -> Any:
         network.load_state_dict(load_weights(path)[0])
         return network.to(self.device).eval().requires_grad_(False)
 
     def __call__(self, unit: Unit) -> tuple[Iterator[Sample], dict[str, Any]]:
-        record: dict[str, tuple[float, float]] = {}
-        return self._samples(list(unit.items), record), record
+        return self._samples(list(unit.items)), {}
 
-    def _samples(self, keys: list[str], record: dict[str, tuple[float, float]]) -> Iterator[Sample]:
+    def _samples(self, keys: list[str]) -> Iterator[Sample]:
         frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
         step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
         for start in range(0, len(keys), step):
             chosen = keys[start : start + step]
-            fields, quality = self.render(self._read(chosen))
-            record |= zip(chosen, quality, strict=True)
-            yield from zip(chosen, fields, strict=True)
+            yield from zip(chosen, self.render(self._read(chosen)), strict=True)
+
+    @torch.inference_mode()
+    def reconstruct(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The real frames and what Psi_3d makes of them at their own cameras, (n, 3, S, S) in [-1, 1]."""
+        pairs = []
+        for key in keys:
+            real = self._read([key])
+            pairs.append((real.image[0], self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0]))
+        images, reconstructions = zip(*pairs, strict=True)
+        return torch.stack(images), torch.stack(reconstructions)
 
     def _read(self, keys: list[str]) -> Real:
+        frames = [self.frames[key] for key in keys]
         files = [self.reader.read(key) for key in keys]
         label = np.array([self.labels[key] for key in keys], np.float32)
         cameras = np.stack([self._cameras(key, own) for key, own in zip(keys, label[:, :25], strict=True)])
-        mesh = np.array([self.frames[key]["landmarks"] for key in keys], np.float32).reshape(len(keys), -1, 3)
+        mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(keys), -1, 3)
         image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
         points = torch.from_numpy(landmarks_70(mesh))
-        return Real(files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
+        return Real(frames, files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
 
     def _cameras(self, key: str, own: np.ndarray) -> np.ndarray:
         frame = self.frames[key]
         return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
 
     @torch.inference_mode()
-    def render(self, real: Real) -> tuple[list[dict[str, bytes]], list[tuple[float, float]]]:
-        """The fields of each frame and its quality (PSNR in dB, coverage). One tri-plane and one background serve all views of a frame."""
+    def render(self, real: Real) -> list[dict[str, bytes]]:
+        """The fields of each frame. One tri-plane and one background serve all views of a frame."""
         planes = self.psi3d.planes(real.image, None, None, motion_scale=0.0)
         rendering = self.psi3d.render(planes, self.psi3d.background_feature(real.image), real.cameras)
         size = real.image.shape[-1]
         opacity = F.interpolate(rendering.opacity, size=(size, size), mode="bilinear", align_corners=False)
         images, opacities = (values.unflatten(0, real.cameras.shape[:2]) for values in (rendering.image.clamp(-1, 1), opacity.clamp(0, 1)))
         motion = self._motion(real, images[:, 1:])
-        quality = _quality(real, images[:, 0], opacities[:, 0])
+        points = landmarks(self.flame, real.label, real.cameras[:, :1])[:, 0, list(FIVE_POINTS)]
+        quality = measure(self.perception, images[:, 0], opacities[:, 0], real.image, real.mask, points)
         pictures = to_uint8(images.flatten(0, 1)).reshape(*images.shape[:2], size, size, 3)
         alphas = (opacities[:, :, 0] * 255.0).round().byte().cpu().numpy()
         uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
@@ -178,8 +177,9 @@ class ViewRenderer:
             alpha = {f"alpha{v}.png": encode_png(alphas[i, 1 + v]) for v in range(self.views)}
             arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
             known = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": encode_png(uv[i])}
+            known["frame.json"] = describe_frame(*(real.frames[i][name] for name in ("clip", "index", "split")), quality[i])
             fields.append(known | views | alpha | {name: encode_npy(array.cpu().numpy()) for name, array in arrays.items()})
-        return fields, quality
+        return fields
 
     def _motion(self, real: Real, views_BN3SS: Tensor) -> Tensor:
         """Motion embeddings (B, 1 + N, M): the real frame by the landmarks found in it, the pseudo views by those of the fitted head."""
@@ -188,11 +188,3 @@ class ViewRenderer:
         points = torch.cat([real.points[:, None], projected], dim=1)
         crops = motion_crop(pictures.flatten(0, 1), points.flatten(0, 1), self.sizes.motion.input)
         return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
-
-
-def _quality(real: Real, image_B3SS: Tensor, opacity_B1SS: Tensor) -> list[tuple[float, float]]:
-    area = real.mask.sum((1, 2, 3)).clamp_min(1.0)
-    error = ((image_B3SS - real.image).square().mean(1, keepdim=True) * real.mask).sum((1, 2, 3)) / area
-    psnr = 10.0 * torch.log10(4.0 / error.clamp_min(4e-6))
-    coverage = (opacity_B1SS * real.mask).sum((1, 2, 3)) / area
-    return [(round(a, 3), round(b, 4)) for a, b in zip(psnr.tolist(), coverage.tolist(), strict=True)]

@@ -1,7 +1,8 @@
 """Making again what is broken in a cache: a shard is a unit of the worker pool, so only the broken ones run, with the worker of their stage.
 
 The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and a shard is only put into its
-place when it is the one that DVC recorded. The numbers of a table are in no shard, so a broken table means the whole stage.
+place when it is the one that DVC recorded. The index of a multi-view cache is made again from its shards; the tables of ingested faces have
+numbers that are in no shard, so a broken one means the whole stage.
 """
 
 import shutil
@@ -20,22 +21,25 @@ from pipeline.fingerprint import fingerprint
 from pipeline.ingest import Ingester, ingest
 from pipeline.params import Params
 from pipeline.pool import run_units
-from pipeline.render_genhead import HeadRenderer, render_genhead
-from pipeline.render_views import ViewRenderer, render_views, usable_frames
+from pipeline.quality import judge
+from pipeline.render_genhead import HeadRenderer
+from pipeline.render_views import ViewRenderer, usable_frames
 from pipeline.scratch import scratch_folder
 from pipeline.unit import Unit, Work, units_of
 from pipeline.verify import Verdict
+from pipeline.view_index import NAME, write_index
 
 DATA = Path("data")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stage makes its folder: its units with their worker, or everything at once."""
+    """How a stage makes its folder: its units with their worker, and its tables from whole shards or, where they have more, with everything."""
 
     units: Callable[[], list[Unit]]
     worker: Callable[[], Work]
-    stage: Callable[[], object]
+    tables: Callable[[], object] | None = None
+    everything: Callable[[], object] | None = None
 
 
 def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
@@ -53,11 +57,15 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
         )
     plan = PLANS[verdict.layout.name](params, folder)
     made = verdict.damaged()
-    if made & set(verdict.layout.tables):
-        plan.stage()
+    tables = made & set(verdict.layout.tables)
+    if tables and plan.everything:
+        plan.everything()
         made = {*verdict.layout.tables, *(f"shards/{name}" for name in verdict.samples)}
     else:
-        _make([unit for unit in plan.units() if f"shards/{unit.name}.tar" in made], plan.worker, params, folder)
+        if made - tables:
+            _make([unit for unit in plan.units() if f"shards/{unit.name}.tar" in made], plan.worker, params, folder)
+        if tables and plan.tables:
+            plan.tables()
     if not is_as_recorded(folder):
         raise UserError(f"{folder} was repaired, but has not the bytes that dvc.lock records. Run `dvc repro`, which makes it as a whole.")
     mend_cache(folder, [f"{name}{end}" for name in made for end in ("", ".json")])
@@ -86,13 +94,14 @@ def _some(names: list[str]) -> str:
 
 
 def _views(params: Params, folder: Path) -> Plan:
-    inputs = (DATA / "ingest", DATA / "labels/vfhq.parquet", DATA / "pretrain/motion", DATA / "psi3d")
+    inputs = (DATA / "ingest", DATA / "labels/vfhq.parquet", DATA / "pretrain/motion", DATA / "pretrain/perception", DATA / "psi3d")
 
     def units() -> list[Unit]:
         frames, _ = usable_frames(inputs[0] / "frames.parquet", inputs[1])
         return units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
 
-    return Plan(units, partial(ViewRenderer, params, *map(Path.resolve, inputs)), partial(render_views, params, *inputs, folder))
+    index = partial(write_index, folder / "shards", folder / NAME, partial(judge, params.render_views))
+    return Plan(units, partial(ViewRenderer, params, *map(Path.resolve, inputs)), tables=index)
 
 
 def _heads(params: Params, folder: Path) -> Plan:
@@ -102,7 +111,7 @@ def _heads(params: Params, folder: Path) -> Plan:
     def units() -> list[Unit]:
         return units_of("heads", list(range(section.heads)), section.shard_size)
 
-    return Plan(units, partial(HeadRenderer, params, *map(Path.resolve, inputs)), partial(render_genhead, params, *inputs, folder / "shards"))
+    return Plan(units, partial(HeadRenderer, params, *map(Path.resolve, inputs)))
 
 
 def _faces(params: Params, folder: Path) -> Plan:
@@ -115,7 +124,7 @@ def _faces(params: Params, folder: Path) -> Plan:
         return units_of("portraits", portraits, settings.shard_size) + units_of("clips", clips, 1)
 
     worker = partial(Ingester, settings, image, *map(Path.resolve, inputs))
-    return Plan(units, worker, partial(ingest, settings, image, params.machine, *inputs, folder))
+    return Plan(units, worker, everything=partial(ingest, settings, image, params.machine, *inputs, folder))
 
 
 PLANS = {VIEWS.name: _views, GENHEAD.name: _heads, INGEST.name: _faces}

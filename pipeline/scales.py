@@ -163,7 +163,7 @@ DEMO = {
         "depth_until": 3200,
         "planes_until": 3200,
     },
-    "render_views": {"views": 4, "shard_size": 64},
+    "render_views": {"views": 4, "shard_size": 64, "min_psnr": 12.0, "min_coverage": 0.5, "min_identity": 0.0},
     "train": {
         "images": 3200,
         "batch": 4,
@@ -213,7 +213,7 @@ SMOKE = {
         "depth_until": 32,
         "planes_until": 32,
     },
-    "render_views": {"views": 2, "shard_size": 12},
+    "render_views": {"views": 2, "shard_size": 12, "min_psnr": 0.0, "min_coverage": 0.0, "min_identity": -1.0},  # untrained: keep all
     "train": {
         "images": 48,
         "batch": 4,
@@ -310,7 +310,8 @@ PAPER = {
         "planes_until": 400_000,
         "weights": {"opacity": 0.3, "planes": 0.1},
     },
-    "render_views": {"views": 4, "shard_size": 256},
+    # The published training takes every frame: these only keep out where Psi_3d failed or saw another face (ArcFace: strangers are near 0).
+    "render_views": {"views": 4, "shard_size": 256, "min_psnr": 12.0, "min_coverage": 0.7, "min_identity": 0.2},
     "train": {
         "images": 6_000_000,
         "batch": 32,
@@ -356,6 +357,9 @@ COMMENTS = {
     "render_genhead.portrait_share": "with z portraits: of the heads are a portrait as it is, the photo being view 0",
     "train_psi3d.images": "seen in training; so are the *_from, *_until, *_every and ema_half_life",
     "train_psi3d.decay_until": "half a cosine of the learning rate; 0 is none, as published",
+    "render_views.min_psnr": "dB; of the frame's own view, inside its mask. Worse frames stay in the cache, but are not trained on",
+    "render_views.min_coverage": "share of the mask that the rendered head covers",
+    "render_views.min_identity": "cosine of face recognition, -1 to 1",
     "train.motion_learning_rate_scale": "of the motion layers (facts 1.8)",
     "train.init": "psi3d or random",
     "train.motion": "emot (learned) or flame (parameters)",

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -113,6 +113,35 @@ def check_shard(path: str | Path) -> ShardRecord:
     return record
 
 
+def read_fields(path: str | Path, key: str, places: Mapping[str, Sequence[int]]) -> dict[str, bytes]:
+    """The fields of the sample `key` in the shard `path`, where `places` (offset, size, CRC-32) has them, by positional reads.
+
+    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short or altered.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot open {path}: {error.strerror}. Make it again by running its stage.") from error
+    try:
+        found = {name: os.pread(descriptor, size, offset) for name, (offset, size, _) in places.items()}
+    finally:
+        os.close(descriptor)
+    for name, data in found.items():
+        if what := damage(data, *places[name][1:]):
+            raise damaged_field(path, name, key, what)
+    return found
+
+
+def damage(data: bytes, size: int, crc: int) -> str:
+    """What has happened to the bytes of a field that had that size and CRC-32 when it was written: "" if nothing."""
+    return "cut short" if len(data) != size else "altered" if zlib.crc32(data) != crc else ""
+
+
+def damaged_field(shard: str | Path, name: str, key: str, what: str) -> UserError:
+    """The error of a field that must not be used."""
+    return UserError(f"{shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage.")
+
+
 class ShardReader:
     """Reads samples by key from all shards of a folder with positional reads: no state, so it may be pickled, forked and shared by threads.
 
@@ -147,6 +176,11 @@ class ShardReader:
         """All keys: shards by name, samples in the order they were written."""
         return list(self._places)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each shard by its file name."""
+        return {name: record.bytes for name, record in self.records.items()}
+
     def shard(self, key: str) -> str:
         """The file name of the shard that holds `key`."""
         return self._place(key)[0]
@@ -164,19 +198,7 @@ class ShardReader:
         shard, places = self._place(key)
         if field is not None and field not in places:
             raise UserError(f"{self.folder / shard}: the sample {key} has no field {field}, only {', '.join(places)}.")
-        try:
-            descriptor = os.open(self.folder / shard, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"cannot open {self.folder / shard}: {error.strerror}. Make it again by running its stage.") from error
-        try:
-            found = {name: os.pread(descriptor, places[name][1], places[name][0]) for name in ([field] if field else places)}
-        finally:
-            os.close(descriptor)
-        for name, data in found.items():
-            _, size, crc = places[name]
-            if len(data) != size or zlib.crc32(data) != crc:
-                what = "cut short" if len(data) != size else "altered"
-                raise UserError(f"{self.folder / shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage.")
+        found = read_fields(self.folder / shard, key, {field: places[field]} if field else places)
         return found[field] if field else found
 
     def _place(self, key: str) -> tuple[str, dict[str, list[int]]]:

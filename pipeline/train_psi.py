@@ -91,6 +91,8 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
     return {
         "history": history,
         "clips": len(data.names),
+        "clips_left_out": data.clips_left_out,
+        "frames_left_out": data.frames_left_out,
         "parameters": sum(p.numel() for p in psi.parameters()),
         "real_share_p": round(sum(choice.p == 0 for choice in drawn) / len(drawn), 4),
         "real_share_q": round(sum(choice.q == 0 for choice in drawn) / len(drawn), 4),

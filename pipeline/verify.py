@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from dataclasses import field as value
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.cache_layout import GENHEAD, VIEWS, Field, Fields, Layout, describe, layout_of
@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.files import sha256
 from pipeline.progress import progress
 from pipeline.shards import ShardRecord, read_sidecar, sidecar_path
+from pipeline.view_index import NAME, disagreements, fields_of, shard_rows
 
 FIRST = 3  # of many, as examples
 
@@ -227,7 +228,8 @@ def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
                 readable = False
         if not readable or "shard" not in schema.names:
             continue
-        yield from _numbers(name, table) if verdict.layout is VIEWS else ()
+        if verdict.layout is VIEWS:
+            yield from _index(folder, table, verdict)
         wanted = [column for column in ("key", "shard", "status") if column in schema.names]
         for row in table.select(wanted).to_pylist():
             if row.get("status", "ok") != "ok":
@@ -239,11 +241,20 @@ def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
         yield from _rows_and_samples(rows, verdict.samples)
 
 
-def _numbers(name: str, table: pa.Table) -> Iterator[Finding]:
-    for column in table.schema:
-        if pa.types.is_floating(column.type):
-            for place in np.flatnonzero(~np.isfinite(table[column.name].to_numpy()))[:FIRST]:
-                yield Finding(name, f"{column.name} is no number", table["key"][int(place)].as_py())
+def _index(folder: Path, table: pa.Table, verdict: Verdict) -> Iterator[Finding]:
+    """The rows of the index against what the shards and their sidecars say, for shards that are whole."""
+    broken = verdict.damaged()
+    for shard, keys in verdict.samples.items():
+        rows = table.filter(pc.equal(table["shard"], shard))
+        if f"shards/{shard}" in broken or rows["key"].to_pylist() != keys:  # other findings say how they differ
+            continue
+        names, known = shard_rows(folder / "shards" / shard)
+        if names != fields_of(table.schema):
+            yield Finding(NAME, f"has not the fields of shards/{shard} in its metadata")
+        for key, column in disagreements(rows, known):
+            yield Finding(NAME, f"the column {column} is not what shards/{shard} has", key)
+    for row in table.filter(pc.not_equal(table["kept"], pc.equal(table["reason"], ""))).slice(0, FIRST).to_pylist():
+        yield Finding(NAME, "kept and reason contradict each other", row["key"])
 
 
 def _rows_and_samples(rows: dict[str, tuple[str, str]], samples: dict[str, list[str]]) -> Iterator[Finding]:

@@ -16,8 +16,10 @@ def main(params: Params) -> None:
         ingested=DATA / "ingest",
         labels=DATA / "labels/vfhq.parquet",
         motion=DATA / "pretrain/motion",
+        perception=DATA / "pretrain/perception",
         psi3d=DATA / "psi3d",
         out=DATA / "views",
+        worst=Path("metrics/worst_frames.jpg"),
     )
     write_json("metrics/render_views.json", metrics)
 

@@ -19,7 +19,7 @@ DVC = """
 stages:
   render_views:
     cmd: python -m stages.render_views
-    deps: [data/ingest, data/labels/vfhq.parquet, data/pretrain/motion, data/psi3d]
+    deps: [data/ingest, data/labels/vfhq.parquet, data/pretrain/motion, data/pretrain/perception, data/psi3d]
     params: [seed, flame.model, networks, render_views]
     outs: [data/views]
   render_genhead:
@@ -51,6 +51,7 @@ def made(inputs, tmp_path_factory) -> Path:
         ("labels", "labels"),
         ("psi3d", "psi3d"),
         ("motion", "pretrain/motion"),
+        ("perception", "pretrain/perception"),
         ("genhead", "pretrain/genhead"),
     ):
         shutil.copytree(inputs / name, folder / "data" / place)

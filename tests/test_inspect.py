@@ -15,8 +15,10 @@ from pipeline.cli import app
 from pipeline.errors import UserError
 from pipeline.inspect_cache import Cache, angles, sample, summary
 from pipeline.inspect_page import write_page
-from pipeline.inspect_sheet import LABEL_HEIGHT, REAL, RIM, TILE, rose, write_sheet
+from pipeline.inspect_sheet import REAL, RIM, TILE, rose, write_sheet
+from pipeline.pictures import CAPTION
 from pipeline.shards import ShardReader, decode_npy
+from pipeline.view_index import write_index
 from tests import small_cache
 
 REMOTE = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|url\(["']?(?:https?:)?//|fetch\(|import\s""")
@@ -40,12 +42,24 @@ def test_the_summary_counts(project):
     text = summary(Cache(VIEWS))
     table = rows(text)
     assert "multi-view cache, 10 samples in 3 shards" in text
-    assert (table["train"], table["test"], table["all"]) == (["2", "6", "12"], ["1", "4", "8"], ["3", "10", "20"])
+    assert (table["train"], table["test"], table["all"]) == (["2", "6", "12", "6"], ["1", "4", "8", "4"], ["3", "10", "20", "10"])
     assert sum(int(table[reason][0]) for reason in ("no fitted head", "no face")) == 2
     cameras = np.stack([decode_npy(ShardReader(VIEWS / "shards").read(key, "cameras.npy")) for key in ShardReader(VIEWS / "shards")])
     yaw = angles(cameras[:, 1:].reshape(-1, 25))[:, 0]
     assert [float(table["pseudo yaw °"][i]) for i in (0, 3, 6)] == pytest.approx([yaw.min(), np.median(yaw), yaw.max()], rel=1e-3)
-    assert {"psnr", "coverage", "real yaw °", "real pitch °", "real radius", "pseudo pitch °", "pseudo radius"} <= table.keys()
+    assert {"psnr", "coverage", "identity", "real yaw °", "real pitch °", "real radius", "pseudo pitch °", "pseudo radius"} <= table.keys()
+
+
+def test_frames_that_are_not_trained_on_are_counted(project):
+    cache = Cache(VIEWS)
+    assert all(entry.kept for entry in cache.entries) and "not trained on" not in summary(cache)
+    worst = min(entry.quality["psnr"] for entry in cache.entries)
+    write_index(VIEWS / "shards", VIEWS / "index.parquet", lambda quality: "psnr" if quality["psnr"] < worst + 1e-3 else "")
+    cache = Cache(VIEWS)
+    table = rows(summary(cache))
+    assert table["all"] == ["3", "10", "20", "9"] and table["not trained on, low psnr"] == ["1"]
+    (out,) = (entry for entry in cache.entries if not entry.kept)
+    assert rows(sample(cache, out))[out.key][-1] == "no"
 
 
 def test_the_summary_of_heads(project):
@@ -71,8 +85,8 @@ def test_the_contact_sheet(project):
     cache = Cache(VIEWS)
     assert write_sheet(cache, cache.chosen("c", None), Path("out/sheet.png")) == 4
     with Image.open("out/sheet.png") as image:
-        assert image.size == (5 * TILE, 4 * (TILE + 2 * LABEL_HEIGHT + 4))  # real, mask, two views, rose
-        assert image.crop((0, 2 * LABEL_HEIGHT, TILE, 2 * LABEL_HEIGHT + TILE)).getextrema() != ((255, 255),) * 3
+        assert image.size == (5 * TILE, 4 * (TILE + 2 * CAPTION + 4))  # real, mask, two views, rose
+        assert image.crop((0, 2 * CAPTION, TILE, 2 * CAPTION + TILE)).getextrema() != ((255, 255),) * 3
     assert write_sheet(cache, cache.entries, Path("out/all.png")) == 8
     assert write_sheet(Cache(HEADS), Cache(HEADS).entries, Path("out/heads.png")) == 5
 
@@ -94,7 +108,7 @@ def test_the_page_holds_all_numbers_and_loads_its_pictures(project, monkeypatch)
     assert page == Path("out/page/index.html") and len(text) < 40_000 and "base64" not in text
     assert not REMOTE.findall(text) and "{{" not in text
     content = json.loads(re.search(r'<script id="content" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
-    assert content["pictures"] == ["real", "0", "1", "mask"] and content["qualities"] == ["psnr", "coverage"]
+    assert content["pictures"] == ["real", "0", "1", "mask"] and content["qualities"] == ["psnr", "coverage", "identity"]
     assert [(clip["name"], clip["split"], len(clip["frames"])) for clip in content["clips"]] == [
         ("a", "train", 3),
         ("b", "train", 3),

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -28,11 +27,11 @@ from model.weights import save_weights
 from pipeline import head_model
 from pipeline.camera import look_at
 from pipeline.counter import rng
-from pipeline.files import write_table
 from pipeline.frames import PseudoMultiView
 from pipeline.perception import PUBLISHED_TRUNK, PublishedTrunk, Regressor
 from pipeline.scales import scale_data
 from pipeline.shards import encode_npy, encode_png, write_shard
+from pipeline.view_index import describe_frame, write_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.paper]
 ROOT = Path(__file__).parents[1]
@@ -133,8 +132,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = {name: picture(IMAGE, IMAGE, 3) for name in ("image.png", "uv.png", "view0.png")}
     frame |= {name: picture(IMAGE, IMAGE) for name in ("mask.png", "alpha0.png")}
     frame |= {"motion.npy": encode_npy(draw.normal(size=(2, MOTION)).astype(np.float32))}
-    write_shard(folder / "data/views/shards/views-000000.tar", [("frame", frame | shared)])
-    write_table(folder / "data/views/index.parquet", pa.Table.from_pylist([{"key": "frame", "clip": "clip", "split": "train"}]))
+    frame["frame.json"] = describe_frame("clip", 0, "train", {"psnr": 20.0, "coverage": 0.9, "identity": 0.5})
+    write_shard(folder / "data/views/shards/views-000000.tar", [(key, frame | shared) for key in ("one", "other")])
+    write_index(folder / "data/views/shards", folder / "data/views/index.parquet", lambda quality: "")
 
     torch.manual_seed(0)
     (folder / "data/pretrain/genhead").mkdir(parents=True)

@@ -1,6 +1,8 @@
 """The two rendering stages on networks that know nothing: what they write, and that it depends on their inputs alone."""
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from model.flame import Flame
 from model.genhead import GenHead
+from model.identity import IdentityNet
 from model.motion_encoder import MotionEncoder
 from model.psi import Psi
 from model.weights import load_weights, save_weights
@@ -20,11 +24,14 @@ from pipeline.counter import rng
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_table
 from pipeline.labels import head_vertices
+from pipeline.perception import Regressor, Trunk
 from pipeline.position_map import EXTENT, position_map
 from pipeline.render_genhead import Pools, draw_head, render_genhead, sample_points
 from pipeline.render_views import render_views
 from pipeline.scales import scale_params
 from pipeline.shards import ShardReader, decode_npy, decode_png, encode_png, read_sidecar, write_shard
+
+VIEW_INPUTS = ("ingest", "labels/vfhq.parquet", "motion", "perception", "psi3d")
 
 
 def params_with(workers: int = 0, **sections):
@@ -79,12 +86,15 @@ def inputs(tmp_path_factory) -> Path:
     known |= {"camera": known["label"][:, :25], "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8)}
     save_weights(folder / "genhead/portraits.safetensors", known, {"network": "portraits"})
     save_weights(folder / "motion/motion.safetensors", MotionEncoder(sizes.motion).state_dict(), {"network": "motion"})
+    judges = {"identity": IdentityNet(sizes.identity), "trunk": Trunk(), "regressor": Regressor()}
+    for name, network in judges.items():
+        save_weights(folder / f"perception/{name}.safetensors", network.state_dict(), {"sizes": asdict(sizes.identity)})
     return folder
 
 
 def views(inputs: Path, out: Path, workers: int = 0, **sections) -> dict:
     params = params_with(workers, render_views={"views": 2, "shard_size": 4} | sections)
-    return render_views(params, inputs / "ingest", inputs / "labels/vfhq.parquet", inputs / "motion", inputs / "psi3d", out)
+    return render_views(params, *(inputs / name for name in VIEW_INPUTS), out, out.with_suffix(".jpg"))
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +120,10 @@ def test_views_of_frames(inputs, tmp_path):
     for row in index:
         key = row["key"]
         fields = reader.read(key)
-        assert row["shard"] == reader.shard(key) and 0 < row["psnr"] < 60 and 0 <= row["coverage"] <= 1
+        assert row["shard"] == reader.shard(key) and 0 < row["psnr"] < 60 and 0 <= row["coverage"] <= 1 and -1 <= row["identity"] <= 1
+        assert (row["kept"], row["reason"]) == (True, "")
+        told = json.loads(fields["frame.json"])
+        assert told == {name: pytest.approx(row[name]) for name in ("clip", "split", "index", "psnr", "coverage", "identity")}
         assert {name: fields[name] for name in ("image.png", "mask.png")} == ingested.read(key)
         assert [decode_png(fields[f"view{v}.png"]).shape for v in range(2)] == [(sizes.image, sizes.image, 3)] * 2
         assert [decode_png(fields[f"alpha{v}.png"]).shape for v in range(2)] == [(sizes.image, sizes.image)] * 2
@@ -133,7 +146,7 @@ def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
     content[read_sidecar(shard)[1]["b-000001"]["image.png"][0] + 20] ^= 1
     shard.write_bytes(content)
     params = params_with(render_views={"views": 2, "shard_size": 4})
-    metrics = render_views(params, ingested, inputs / "labels/vfhq.parquet", inputs / "motion", inputs / "psi3d", tmp_path / "out")
+    metrics = render_views(params, ingested, *(inputs / name for name in VIEW_INPUTS[1:]), tmp_path / "out", tmp_path / "out.jpg")
     assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 1, "given_up_frames": ["b-000001"]}
     assert metrics["frames"] == {"train": 5, "test": 4} and metrics["views"] == 18
     keys = [row["key"] for row in pq.read_table(tmp_path / "out/index.parquet").to_pylist()]
@@ -153,6 +166,29 @@ def test_the_views_are_what_the_network_renders(inputs, tmp_path):
     assert np.abs(decode_png(fields["view1.png"]) - wanted).max() < 0.51
 
 
+def test_frames_below_a_threshold_are_kept_out(inputs, tmp_path):
+    everything = views(inputs, tmp_path / "one")
+    assert everything["kept_out"] == {"frames": 0, "below": {"psnr": 0, "coverage": 0, "identity": 0}, "clips": 0}
+    rows = pq.read_table(tmp_path / "one/index.parquet").to_pylist()
+    train = [row for row in rows if row["split"] == "train"]
+    psnr = sorted(row["psnr"] for row in train)[2]
+    last = max(row["identity"] for row in train if row["clip"] == "b")
+    gated = views(inputs, tmp_path / "two", min_psnr=psnr - 1e-4, min_identity=last - 1e-5)
+    low = {name: [row["key"] for row in rows if row[name] < least] for name, least in (("psnr", psnr - 1e-4), ("identity", last - 1e-5))}
+    found = pq.read_table(tmp_path / "two/index.parquet").to_pylist()
+    for row in found:
+        assert row["reason"] == ", ".join(name for name, keys in low.items() if row["key"] in keys) and row["kept"] == (not row["reason"])
+    out = gated["kept_out"]
+    assert out["frames"] == sum(not row["kept"] for row in found if row["split"] == "train") >= 2
+    assert out["below"] == {name: sum(row["key"] in low.get(name, ()) for row in train) for name in ("psnr", "coverage", "identity")}
+    kept = [row["clip"] for row in found if row["kept"] and row["split"] == "train"]
+    assert out["clips"] == sum(kept.count(clip) < 2 for clip in "ab") >= 1
+    assert checksums(tmp_path / "one/shards") == checksums(tmp_path / "two/shards")
+    assert gated["psnr_least"] == pytest.approx(min(row["psnr"] for row in rows), abs=1e-3)
+    with Image.open(tmp_path / "two.jpg") as image:
+        assert image.size == (6 * 128, 3 * (18 + 2 * 128))
+
+
 def test_views_depend_on_the_inputs_alone(inputs, tmp_path):
     views(inputs, tmp_path / "one")
     first = checksums(tmp_path / "one")
@@ -166,11 +202,11 @@ def test_views_depend_on_the_inputs_alone(inputs, tmp_path):
 
 
 def test_views_say_what_is_missing(inputs, tmp_path):
-    arguments = [inputs / "ingest", inputs / "labels/vfhq.parquet", inputs / "motion", inputs / "psi3d"]
-    for position, message in ((0, "frames.parquet is missing"), (1, "nowhere is missing"), (2, "missing"), (3, "missing")):
+    arguments = [inputs / name for name in VIEW_INPUTS]
+    for position, message in ((0, "frames.parquet is missing"), (1, "nowhere is missing"), *((later, "missing") for later in (2, 3, 4))):
         changed = [*arguments[:position], tmp_path / "nowhere", *arguments[position + 1 :]]
         with pytest.raises(UserError, match=message):
-            render_views(params_with(), *changed, tmp_path / "out")
+            render_views(params_with(), *changed, tmp_path / "out", tmp_path / "out.jpg")
     assert not (tmp_path / "out").exists()
 
 

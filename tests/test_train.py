@@ -1,5 +1,8 @@
 """Cross-view self-reenactment: who stands in for whom, and which losses a sample meets."""
 
+import pickle
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,11 +17,13 @@ from pipeline.counter import rng
 from pipeline.errors import UserError
 from pipeline.files import write_table
 from pipeline.frames import PseudoMultiView
+from pipeline.heads import image_tensor
 from pipeline.objective import Adversary
 from pipeline.perception import IdentityNet, Perception, Regressor, Trunk
 from pipeline.scales import scale_params
-from pipeline.shards import encode_npy, encode_png, write_shard
+from pipeline.shards import ShardReader, decode_npy, encode_npy, encode_png, read_sidecar, write_shard
 from pipeline.train_psi import ReenactmentObjective, start_from_static
+from pipeline.view_index import describe_frame, write_index
 
 PARAMS = scale_params("smoke")
 SIZES = PARAMS.networks
@@ -34,7 +39,7 @@ def cache(tmp_path_factory):
     def picture(*shape):
         return encode_png(draw.integers(0, 256, shape, dtype=np.uint8))
 
-    samples, rows = [], []
+    samples = []
     for clip in range(CLIPS):
         for index in range(FRAMES):
             key = f"clip{clip}-{index:06d}"
@@ -44,15 +49,18 @@ def cache(tmp_path_factory):
             fields = {"image.png": picture(size, size, 3), "mask.png": picture(size, size), "uv.png": picture(size, size, 3)}
             for view in range(VIEWS):
                 fields |= {f"view{view}.png": picture(size, size, 3), f"alpha{view}.png": picture(size, size)}
+            fields["frame.json"] = describe_frame(
+                f"clip{clip}", index, "train" if clip else "test", {"psnr": clip * 10 + index, "coverage": 1, "identity": 1}
+            )
             samples.append((key, fields | {"cameras.npy": encode_npy(cameras), "motion.npy": encode_npy(motion), "label.npy": encode_npy(label)}))
-            rows.append({"key": key, "clip": f"clip{clip}", "split": "train" if clip else "test"})
-    write_shard(folder / "shards/views-000000.tar", samples)
-    write_table(folder / "index.parquet", pa.Table.from_pylist(rows))
+    for number in range(2):  # clip 1 is in both
+        write_shard(folder / f"shards/views-{number:06d}.tar", samples[number * 6 : number * 6 + 6])
+    write_index(folder / "shards", folder / "index.parquet", lambda quality: "")
     return folder
 
 
-def reader(cache, p=0.1, q=0.8, clips=0, motion="emot"):
-    return PseudoMultiView(cache, seed=0, clips=clips, motion=motion, substitute_p=p, substitute_q=q)
+def reader(cache, p=0.1, q=0.8, clips=0, motion="emot", **others):
+    return PseudoMultiView(cache, seed=0, clips=clips, motion=motion, substitute_p=p, substitute_q=q, **others)
 
 
 def test_substitution_rates(cache):
@@ -69,15 +77,107 @@ def test_substitution_at_the_ends(cache, p, q, rows):
 
 
 def test_both_frames_are_of_one_training_clip(cache):
-    for step in range(50):
+    for step in range(20):
         for choice in reader(cache).choose(step, 4):
-            assert choice.source.split("-")[0] == choice.driving.split("-")[0] != "clip0"
+            source, driving = (reader(cache).index.key(frame) for frame in (choice.source, choice.driving))
+            assert source.split("-")[0] == driving.split("-")[0] != "clip0"
 
 
 def test_batches_depend_on_the_step_alone(cache):
     first, again = reader(cache).batch(7, 5), reader(cache).batch(7, 5)
-    assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in first.__dataclass_fields__)
+    assert same(first, again)
     assert not torch.equal(first.source, reader(cache).batch(8, 5).source)
+
+
+def same(one, other):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
+    """Put together in turn, the parts are the batch; another process makes them as well (pickled, as a worker of a DataLoader has it)."""
+    whole = reader(cache).batch(5, 7)
+    parts = [pickle.loads(pickle.dumps(reader(cache, rank=rank, world=world))).batch(5, 7) for rank in range(world)]
+    assert [len(part.real) for part in parts] == [len(range(rank, 7, world)) for rank in range(world)]
+    for name in whole.__dataclass_fields__:
+        for rank, part in enumerate(parts):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[rank::world])
+
+
+def test_a_position_is_a_number(cache):
+    """Workers of a DataLoader, each with its own steps, and a run that begins in the middle see what one undisturbed run sees."""
+    data = reader(cache)
+    steps = torch.utils.data.DataLoader(StepsOf(data), batch_size=None, num_workers=2, sampler=range(3, 9), multiprocessing_context="spawn")
+    assert all(same(batch, data.batch(step, 4)) for step, batch in zip(range(3, 9), steps, strict=True))
+
+
+class StepsOf(torch.utils.data.Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __getitem__(self, step):
+        return self.data.batch(step, 4)
+
+
+def test_a_batch_has_what_the_shards_have(cache):
+    data, shards = reader(cache), ShardReader(cache / "shards")
+    for step in range(6):
+        batch = data.batch(step, 3)
+        for i, choice in enumerate(data.choose(step, 3)):
+            source, driving = (shards.read(data.index.key(frame)) for frame in (choice.source, choice.driving))
+            target, mask = (f"view{choice.q - 1}.png", f"alpha{choice.q - 1}.png") if choice.q else ("image.png", "mask.png")
+            assert torch.equal(batch.source[i], image_tensor(source["image.png"]))
+            assert torch.equal(batch.target[i], image_tensor(driving[target])) and torch.equal(batch.opacity[i], image_tensor(driving[mask]))
+            assert np.array_equal(batch.motion_driving[i], decode_npy(driving["motion.npy"])[choice.p])
+            assert np.array_equal(batch.motion_source[i], decode_npy(source["motion.npy"])[0])
+            assert np.array_equal(batch.camera[i, 0], decode_npy(driving["cameras.npy"])[choice.q])
+            assert np.array_equal(batch.label[i], decode_npy(driving["label.npy"])) and batch.real[i] == (choice.q == 0)
+
+
+def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(cache, tmp_path):
+    for psnr, names, frames in ((12, ["clip1", "clip2"], 2), (13, ["clip2"], 3)):
+        shutil.copytree(cache, tmp_path / str(psnr))
+        write_index(cache / "shards", tmp_path / str(psnr) / "index.parquet", lambda quality, least=psnr: "psnr" if quality["psnr"] < least else "")
+        data = reader(tmp_path / str(psnr))
+        assert (data.names, data.clips_left_out, data.frames_left_out) == (names, 2 - len(names), frames)
+        drawn = {data.index.key(frame) for step in range(40) for choice in data.choose(step, 4) for frame in (choice.source, choice.driving)}
+        assert len(drawn) == 8 - frames - (1 if len(names) == 1 else 0)
+    write_index(cache / "shards", tmp_path / "12/index.parquet", lambda quality: "identity")
+    with pytest.raises(UserError, match=r"no training clip with 2 usable frames.*render_views\.min_"):
+        reader(tmp_path / "12")
+
+
+def test_a_damaged_sample_is_refused_by_name(cache, tmp_path):
+    folder = tmp_path / "views"
+    shutil.copytree(cache, folder)
+    data = reader(folder, q=1.0)
+    key = data.index.key(data.choose(0, 1)[0].driving)
+    shard = folder / "shards" / ShardReader(folder / "shards").shard(key)
+    whole, place = shard.read_bytes(), read_sidecar(shard)[1][key]["uv.png"]
+    flipped = bytearray(whole)
+    flipped[place[0] + 50] ^= 4
+    shard.write_bytes(flipped)
+    with pytest.raises(UserError, match=rf"{shard.name}: the field uv\.png of the sample {key} is altered"):
+        data.batch(0, 1)
+    shard.write_bytes(whole[: place[0] + 5])
+    with pytest.raises(UserError, match=rf"{shard.name}: the field uv\.png of the sample {key} is cut short"):
+        data.batch(0, 1)
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"cannot read .*{shard.name}: No such file"):
+        data.batch(0, 1)
+    shard.write_bytes(whole)
+    assert same(data.batch(0, 1), reader(cache, q=1.0).batch(0, 1))
+
+
+def test_an_index_that_is_damaged_or_old_is_refused(cache, tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*index\.parquet: No such file"):
+        reader(tmp_path)
+    (tmp_path / "index.parquet").write_bytes((cache / "index.parquet").read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"index\.parquet is damaged"):
+        reader(tmp_path)
+    write_table(tmp_path / "index.parquet", pa.table({"key": ["a"], "clip": ["a"], "split": ["train"]}))
+    with pytest.raises(UserError, match="of an older form"):
+        reader(tmp_path)
 
 
 def test_the_number_of_clips_is_a_limit(cache):

@@ -20,6 +20,7 @@ from pipeline.params import load_params
 from pipeline.repair import repair
 from pipeline.shards import ShardReader, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
 from pipeline.verify import verify
+from pipeline.view_index import write_index
 from tests import small_cache
 from tests.test_render import checksums
 
@@ -108,7 +109,10 @@ def test_a_missing_or_altered_index_is_named(project):
     table = pq.read_table(index)
     psnr = np.array(table["psnr"]) + np.float32(1)
     write_table(index, table.set_column(table.column_names.index("psnr"), "psnr", pa.array(psnr)))
-    assert findings(VIEWS) == ["index.parquet: altered: it is not the file that dvc.lock records"]
+    keys = table["key"].to_pylist()
+    assert findings(VIEWS) == [
+        f"index.parquet, sample {key}: the column psnr is not what shards/views-{i // 4:06d}.tar has" for i, key in enumerate(keys)
+    ]
     cut(index, 300)
     assert findings(VIEWS)[0].startswith("index.parquet: damaged")
     index.unlink()
@@ -119,17 +123,41 @@ def test_index_and_shards_are_compared(project):
     shutil.rmtree(".dvc")
     rows = pq.read_table(VIEWS / "index.parquet").to_pylist()
     keys = [row["key"] for row in rows]
-    rows[1]["key"], rows[5]["shard"], rows[6]["psnr"] = "nobody", "views-000000.tar", float("nan")
+    rows[1]["key"], rows[5]["shard"] = "nobody", "views-000000.tar"
+    rows[8] |= {"psnr": float("nan"), "offset": 512}
+    rows[9] |= {"crcs": rows[9]["crcs"][::-1], "kept": False}
     write_table(VIEWS / "index.parquet", pa.Table.from_pylist([*rows, rows[0]], pq.read_schema(VIEWS / "index.parquet")))
     assert sorted(findings(VIEWS)) == sorted(
         [
             f"index.parquet, sample {keys[0]}: has two rows",
-            f"index.parquet, sample {keys[6]}: psnr is no number",
+            f"index.parquet, sample {keys[8]}: the column offset is not what shards/views-000002.tar has",
+            f"index.parquet, sample {keys[8]}: the column psnr is not what shards/views-000002.tar has",
+            f"index.parquet, sample {keys[9]}: the column crcs is not what shards/views-000002.tar has",
+            f"index.parquet, sample {keys[9]}: kept and reason contradict each other",
             "shards/views-000000.tar, sample nobody: index.parquet has a row for it, but it is not there",
             f"shards/views-000000.tar, sample {keys[5]}: index.parquet has a row for it, but it is in views-000001.tar",
             f"shards/views-000000.tar, sample {keys[1]}: no table has a row for it",
         ]
     )
+
+
+def test_a_missing_record_is_named(project):
+    """A sample that is gone from a shard whose sidecar knows nothing of it: only the index does."""
+    reader = ShardReader(VIEWS / "shards")
+    left = [(key, reader.read(key)) for key in reader.keys()[8:]][1:]
+    write_shard(VIEWS / "shards/views-000002.tar", left)
+    assert f"shards/views-000002.tar, sample {reader.keys()[8]}: index.parquet has a row for it, but it is not there" in findings(VIEWS)
+    before = {path: path.stat().st_ino for path in VIEWS.glob("shards/*-00000[01].tar")}
+    assert mend(VIEWS) == ["shards/views-000002.tar"] and findings(VIEWS) == []
+    assert {path: path.stat().st_ino for path in before} == before
+
+
+def test_index_and_shards_of_other_thresholds(project):
+    """Whether a frame is kept follows from the thresholds, which no shard knows: the record of DVC does."""
+    rows = pq.read_table(VIEWS / "index.parquet").to_pylist()
+    rows[2] |= {"kept": False, "reason": "psnr"}
+    write_table(VIEWS / "index.parquet", pa.Table.from_pylist(rows, pq.read_schema(VIEWS / "index.parquet")))
+    assert findings(VIEWS) == ["index.parquet: altered: it is not the file that dvc.lock records"]
 
 
 def test_what_a_sample_must_have(project):
@@ -225,7 +253,12 @@ def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project):
 def test_repair_of_a_lost_index_and_of_heads(project):
     before = checksums(project / "data")
     (VIEWS / "index.parquet").unlink()
-    assert mend(VIEWS)[0] == "index.parquet"
+    untouched = {path: path.stat().st_ino for path in VIEWS.glob("shards/*.tar")}
+    assert mend(VIEWS) == ["index.parquet"]
+    assert {path: path.stat().st_ino for path in untouched} == untouched
+    (VIEWS / "index.parquet").write_bytes(b"")
+    cut(VIEWS / "shards/views-000001.tar", 1000)
+    assert mend(VIEWS) == ["index.parquet", "shards/views-000001.tar"]
     cut(HEADS / "shards/heads-000000.tar", 1000)
     for file in (HEADS / "shards").glob("heads-000002.tar*"):
         file.unlink()
@@ -271,6 +304,7 @@ def test_repair_does_not_mix_bytes_of_two_origins(project):
     samples = [(key, reader.read(key)) for key in reader.keys()[8:]]
     samples[0][1]["motion.npy"] = encode_npy(np.zeros((3, load_params().networks.motion.dims), np.float32))
     write_shard(shard, samples)
+    write_index(VIEWS / "shards", VIEWS / "index.parquet", lambda quality: "")
     with Repo(".") as repo:
         repo.commit("render_views", force=True)
     assert findings(VIEWS) == []

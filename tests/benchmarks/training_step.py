@@ -1,0 +1,52 @@
+"""Steps of the trainer of Psi for the benchmarks: the objective, the optimisers and the batches of `train_psi`, without its bookkeeping."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.discriminator import Discriminator
+from model.flame import Flame
+from model.psi import Psi
+from pipeline import head_model
+from pipeline.frames import FrameBatch, PseudoMultiView
+from pipeline.objective import Adversary
+from pipeline.params import Params
+from pipeline.perception import Perception
+from pipeline.train_psi import ReenactmentObjective
+from pipeline.trainer import update
+
+
+def loader(params: Params, views: Path) -> PseudoMultiView:
+    """The batches that the stage `train` draws."""
+    section = params.train
+    shares = {"substitute_p": section.substitute_p, "substitute_q": section.substitute_q}
+    return PseudoMultiView(views, seed=params.seed, clips=0, motion=section.motion, **shares)
+
+
+def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch], None]:
+    """One step of training on a batch, with all losses of the run's later part."""
+    torch.manual_seed(0)
+    section = params.train.model_copy(update={"adversarial_from": 0})
+    params = params.model_copy(update={"train": section})
+    psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section.learning_rate)
+    optimiser = torch.optim.Adam(psi.parameters(), lr=section.learning_rate, betas=(0.9, 0.999), eps=1e-5)
+    objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
+
+    def step(i: int, batch: FrameBatch) -> None:
+        loss, _, finish = objective(i, batch)
+        update(optimiser, loss)
+        finish()
+
+    return step
+
+
+def cpu_seconds(work: Callable[[int], object], times: int, warm: int = 2) -> float:
+    """The median CPU time of `work(i)` in this process, seconds; set torch to one thread, or threads that wait count, too."""
+    taken = []
+    for i in range(warm + times):
+        began = time.process_time()
+        work(i)
+        taken.append(time.process_time() - began)
+    return sorted(taken[warm:])[times // 2]
