@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.fast import FastPsi
 from model.flame import Flame
 from model.motion_encoder import MotionEncoder, motion_crop
 from model.psi import Psi
@@ -61,10 +62,10 @@ def render_views(params: Params, ingested: Path, labels: Path, motion: Path, per
     worker = partial(ViewRenderer, params, *(path.resolve() for path in inputs))
     size = sample_bytes((2 + section.views) * params.networks.image**2, 7 + 2 * section.views)
     done = run_units(units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size)
-    given_up = [reject.item for result in done for reject in result.rejects]
+    given_up = {reject.item for result in done for reject in result.rejects}
     frames = [frame for frame in frames if frame["key"] not in given_up]
     counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in ("train", "test")}
-    counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": given_up}
+    counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": sorted(given_up)}
     index = write_index(scratch, out / "index.parquet", partial(judge, section))
     save_worst(worst, index, worker().reconstruct)
     publish(scratch, out / "shards")
@@ -115,7 +116,7 @@ class ViewRenderer:
         self.labels = {row["key"]: row["label"] for row in pq.read_table(labels, columns=["key", "label"]).to_pylist()}
         self.frames = {row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=[*FRAME, "landmarks"]).to_pylist()}
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
-        self.psi3d = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
+        self.psi3d = FastPsi(self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors"))
         self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
         self.perception = Perception.load(perception, self.device)
 
@@ -160,8 +161,8 @@ class ViewRenderer:
     @torch.inference_mode()
     def render(self, real: Real) -> list[dict[str, bytes]]:
         """The fields of each frame. One tri-plane and one background serve all views of a frame."""
-        planes = self.psi3d.planes(real.image, None, None, motion_scale=0.0)
-        rendering = self.psi3d.render(planes, self.psi3d.background_feature(real.image), real.cameras)
+        source = self.psi3d.source(real.image, None, motion_scale=0.0)
+        rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)
         size = real.image.shape[-1]
         opacity = F.interpolate(rendering.opacity, size=(size, size), mode="bilinear", align_corners=False)
         images, opacities = (values.unflatten(0, real.cameras.shape[:2]) for values in (rendering.image.clamp(-1, 1), opacity.clamp(0, 1)))
