@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -113,8 +114,7 @@ class ViewRenderer:
         self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards")
-        self.labels = {row["key"]: row["label"] for row in pq.read_table(labels, columns=["key", "label"]).to_pylist()}
-        self.frames = {row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=[*FRAME, "landmarks"]).to_pylist()}
+        self.labels, self.frames = labels, ingested / "frames.parquet"
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.psi3d = FastPsi(self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors"))
         self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
@@ -130,32 +130,38 @@ class ViewRenderer:
     def _samples(self, keys: list[str]) -> Iterator[Sample]:
         frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
         step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
+        frames = self._frames(keys)
         for start in range(0, len(keys), step):
-            chosen = keys[start : start + step]
-            yield from zip(chosen, self.render(self._read(chosen)), strict=True)
+            yield from zip(keys[start : start + step], self.render(self._read(frames[start : start + step])), strict=True)
 
     @torch.inference_mode()
     def reconstruct(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The real frames and what Psi_3d makes of them at their own cameras, (n, 3, S, S) in [-1, 1]."""
         pairs = []
-        for key in keys:
-            real = self._read([key])
+        for frame in self._frames(keys):
+            real = self._read([frame])
             pairs.append((real.image[0], self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0]))
         images, reconstructions = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(reconstructions)
 
-    def _read(self, keys: list[str]) -> Real:
-        frames = [self.frames[key] for key in keys]
-        files = [self.reader.read(key) for key in keys]
-        label = np.array([self.labels[key] for key in keys], np.float32)
-        cameras = np.stack([self._cameras(key, own) for key, own in zip(keys, label[:, :25], strict=True)])
-        mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(keys), -1, 3)
+    def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of both tables, of which no worker could hold all at paper scale."""
+        labels, frames = (
+            {row["key"]: row for row in pq.read_table(table, columns=columns, filters=pc.field("key").isin(keys)).to_pylist()}
+            for table, columns in ((self.labels, ["key", "label"]), (self.frames, [*FRAME, "landmarks"]))
+        )
+        return [frames[key] | labels[key] for key in keys]
+
+    def _read(self, frames: list[dict[str, Any]]) -> Real:
+        files = [self.reader.read(frame["key"]) for frame in frames]
+        label = np.array([frame["label"] for frame in frames], np.float32)
+        cameras = np.stack([self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)])
+        mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(frames), -1, 3)
         image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
         points = torch.from_numpy(landmarks_70(mesh))
         return Real(frames, files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
 
-    def _cameras(self, key: str, own: np.ndarray) -> np.ndarray:
-        frame = self.frames[key]
+    def _cameras(self, frame: dict[str, Any], own: np.ndarray) -> np.ndarray:
         return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
 
     @torch.inference_mode()
