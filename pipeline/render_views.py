@@ -25,6 +25,7 @@ from model.motion_encoder import MotionEncoder, motion_crop
 from model.psi import Psi
 from model.weights import load_weights
 from pipeline import head_model
+from pipeline.ahead import ahead, behind
 from pipeline.camera import sample_look_at
 from pipeline.counter import rng
 from pipeline.device import choose_device
@@ -131,8 +132,10 @@ class ViewRenderer:
         frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
         step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
         frames = self._frames(keys)
-        for start in range(0, len(keys), step):
-            yield from zip(keys[start : start + step], self.render(self._read(frames[start : start + step])), strict=True)
+        batches = [frames[start : start + step] for start in range(0, len(keys), step)]
+        rendered = (self.render(real) for _, real in ahead(lambda i: self._read(batches[i]), 0, len(batches)))
+        for batch, samples in zip(batches, behind(encode, rendered), strict=True):
+            yield from zip((frame["key"] for frame in batch), samples, strict=True)
 
     @torch.inference_mode()
     def reconstruct(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -165,8 +168,8 @@ class ViewRenderer:
         return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
 
     @torch.inference_mode()
-    def render(self, real: Real) -> list[dict[str, bytes]]:
-        """The fields of each frame. One tri-plane and one background serve all views of a frame."""
+    def render(self, real: Real) -> list[dict[str, bytes | np.ndarray]]:
+        """The fields of each frame, for `encode`. One tri-plane and one background serve all views of a frame."""
         source = self.psi3d.source(real.image, None, motion_scale=0.0)
         rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)
         size = real.image.shape[-1]
@@ -180,12 +183,11 @@ class ViewRenderer:
         uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
         fields = []
         for i, file in enumerate(real.files):
-            views = {f"view{v}.png": encode_png(pictures[i, 1 + v]) for v in range(self.views)}
-            alpha = {f"alpha{v}.png": encode_png(alphas[i, 1 + v]) for v in range(self.views)}
-            arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
-            known = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": encode_png(uv[i])}
+            known: dict[str, bytes | np.ndarray] = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": uv[i]}
             known["frame.json"] = describe_frame(*(real.frames[i][name] for name in ("clip", "index", "split")), quality[i])
-            fields.append(known | views | alpha | {name: encode_npy(array.cpu().numpy()) for name, array in arrays.items()})
+            known |= {f"view{v}.png": pictures[i, 1 + v] for v in range(self.views)} | {f"alpha{v}.png": alphas[i, 1 + v] for v in range(self.views)}
+            arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
+            fields.append(known | {name: array.cpu().numpy() for name, array in arrays.items()})
         return fields
 
     def _motion(self, real: Real, views_BN3SS: Tensor) -> Tensor:
@@ -195,3 +197,11 @@ class ViewRenderer:
         points = torch.cat([real.points[:, None], projected], dim=1)
         crops = motion_crop(pictures.flatten(0, 1), points.flatten(0, 1), self.sizes.motion.input)
         return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
+
+
+def encode(samples: list[dict[str, bytes | np.ndarray]]) -> list[dict[str, bytes]]:
+    """The samples with their pictures and arrays as the bytes of PNG and .npy files."""
+    writers = {"png": encode_png, "npy": encode_npy}
+    return [
+        {name: value if isinstance(value, bytes) else writers[name.rpartition(".")[2]](value) for name, value in fields.items()} for fields in samples
+    ]
