@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from model.motion_encoder import MotionEncoder, motion_crop
 from model.psi import Psi
 from model.weights import load_weights
 from pipeline import head_model
+from pipeline.ahead import ahead, behind
 from pipeline.camera import sample_look_at
 from pipeline.counter import rng
 from pipeline.device import choose_device
@@ -113,8 +115,7 @@ class ViewRenderer:
         self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards")
-        self.labels = {row["key"]: row["label"] for row in pq.read_table(labels, columns=["key", "label"]).to_pylist()}
-        self.frames = {row["key"]: row for row in pq.read_table(ingested / "frames.parquet", columns=[*FRAME, "landmarks"]).to_pylist()}
+        self.labels, self.frames = labels, ingested / "frames.parquet"
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.psi3d = FastPsi(self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors"))
         self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
@@ -130,37 +131,45 @@ class ViewRenderer:
     def _samples(self, keys: list[str]) -> Iterator[Sample]:
         frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
         step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
-        for start in range(0, len(keys), step):
-            chosen = keys[start : start + step]
-            yield from zip(chosen, self.render(self._read(chosen)), strict=True)
+        frames = self._frames(keys)
+        batches = [frames[start : start + step] for start in range(0, len(keys), step)]
+        rendered = (self.render(real) for _, real in ahead(lambda i: self._read(batches[i]), 0, len(batches)))
+        for batch, samples in zip(batches, behind(encode, rendered), strict=True):
+            yield from zip((frame["key"] for frame in batch), samples, strict=True)
 
     @torch.inference_mode()
     def reconstruct(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The real frames and what Psi_3d makes of them at their own cameras, (n, 3, S, S) in [-1, 1]."""
         pairs = []
-        for key in keys:
-            real = self._read([key])
+        for frame in self._frames(keys):
+            real = self._read([frame])
             pairs.append((real.image[0], self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0]))
         images, reconstructions = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(reconstructions)
 
-    def _read(self, keys: list[str]) -> Real:
-        frames = [self.frames[key] for key in keys]
-        files = [self.reader.read(key) for key in keys]
-        label = np.array([self.labels[key] for key in keys], np.float32)
-        cameras = np.stack([self._cameras(key, own) for key, own in zip(keys, label[:, :25], strict=True)])
-        mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(keys), -1, 3)
+    def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of both tables, of which no worker could hold all at paper scale."""
+        labels, frames = (
+            {row["key"]: row for row in pq.read_table(table, columns=columns, filters=pc.field("key").isin(keys)).to_pylist()}
+            for table, columns in ((self.labels, ["key", "label"]), (self.frames, [*FRAME, "landmarks"]))
+        )
+        return [frames[key] | labels[key] for key in keys]
+
+    def _read(self, frames: list[dict[str, Any]]) -> Real:
+        files = [self.reader.read(frame["key"]) for frame in frames]
+        label = np.array([frame["label"] for frame in frames], np.float32)
+        cameras = np.stack([self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)])
+        mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(frames), -1, 3)
         image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
         points = torch.from_numpy(landmarks_70(mesh))
         return Real(frames, files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
 
-    def _cameras(self, key: str, own: np.ndarray) -> np.ndarray:
-        frame = self.frames[key]
+    def _cameras(self, frame: dict[str, Any], own: np.ndarray) -> np.ndarray:
         return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
 
     @torch.inference_mode()
-    def render(self, real: Real) -> list[dict[str, bytes]]:
-        """The fields of each frame. One tri-plane and one background serve all views of a frame."""
+    def render(self, real: Real) -> list[dict[str, bytes | np.ndarray]]:
+        """The fields of each frame, for `encode`. One tri-plane and one background serve all views of a frame."""
         source = self.psi3d.source(real.image, None, motion_scale=0.0)
         rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)
         size = real.image.shape[-1]
@@ -174,12 +183,11 @@ class ViewRenderer:
         uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
         fields = []
         for i, file in enumerate(real.files):
-            views = {f"view{v}.png": encode_png(pictures[i, 1 + v]) for v in range(self.views)}
-            alpha = {f"alpha{v}.png": encode_png(alphas[i, 1 + v]) for v in range(self.views)}
-            arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
-            known = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": encode_png(uv[i])}
+            known: dict[str, bytes | np.ndarray] = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": uv[i]}
             known["frame.json"] = describe_frame(*(real.frames[i][name] for name in ("clip", "index", "split")), quality[i])
-            fields.append(known | views | alpha | {name: encode_npy(array.cpu().numpy()) for name, array in arrays.items()})
+            known |= {f"view{v}.png": pictures[i, 1 + v] for v in range(self.views)} | {f"alpha{v}.png": alphas[i, 1 + v] for v in range(self.views)}
+            arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
+            fields.append(known | {name: array.cpu().numpy() for name, array in arrays.items()})
         return fields
 
     def _motion(self, real: Real, views_BN3SS: Tensor) -> Tensor:
@@ -189,3 +197,11 @@ class ViewRenderer:
         points = torch.cat([real.points[:, None], projected], dim=1)
         crops = motion_crop(pictures.flatten(0, 1), points.flatten(0, 1), self.sizes.motion.input)
         return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
+
+
+def encode(samples: list[dict[str, bytes | np.ndarray]]) -> list[dict[str, bytes]]:
+    """The samples with their pictures and arrays as the bytes of PNG and .npy files."""
+    writers = {"png": encode_png, "npy": encode_npy}
+    return [
+        {name: value if isinstance(value, bytes) else writers[name.rpartition(".")[2]](value) for name, value in fields.items()} for fields in samples
+    ]

@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pipeline.ahead import ahead
 from pipeline.device import to_device
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_bytes, write_json
@@ -132,16 +132,6 @@ class Training:
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         self.history[:] = facts["history"]
         return int(facts["done"])
-
-
-def ahead(load: Callable[[int], Batch], start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-    """Yield (i, load(i)) for start <= i < stop, loading the next batch in a thread while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        coming = thread.submit(load, start) if start < stop else None
-        for i in range(start, stop):
-            batch = coming.result()
-            coming = thread.submit(load, i + 1) if i + 1 < stop else None
-            yield i, batch
 
 
 def set_rates(optimiser: torch.optim.Optimizer, images: int, warmup: int, decay_until: int) -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.ahead import ahead, behind
 from pipeline.counter import rng, torch_rng
 from pipeline.errors import UserError
-from pipeline.trainer import Training, ahead, set_rates, update
+from pipeline.trainer import Training, set_rates, update
 
 
 class Stop(Exception):
@@ -81,6 +82,15 @@ def test_gradients_that_are_not_finite_do_no_harm():
 
 def test_batches_come_in_order_one_ahead():
     assert list(ahead(lambda i: i * i, 2, 6)) == [(2, 4), (3, 9), (4, 16), (5, 25)]
+
+
+def test_results_come_in_order_one_behind():
+    made = []
+    results = behind(lambda i: i * i, (made.append(i) or i for i in range(4)))
+    assert next(results) == 0 and made == [0, 1]
+    assert list(results) == [1, 4, 9] and not list(behind(str, []))
+    with pytest.raises(ZeroDivisionError):
+        list(behind(lambda i: 1 // i, [1, 0, 1]))
     assert list(ahead(lambda i: i, 3, 3)) == []
 
 
