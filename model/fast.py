@@ -19,6 +19,7 @@ from model.fast_blocks import FastBackground, FastCanonical, FastGlobalEncoder, 
 from model.fast_layers import run, stack
 from model.fast_render import NOTHING, SHARE, FastRenderer
 from model.fast_superresolution import FastSuperResolution
+from model.memory import keep_memory
 from model.psi import Psi
 from model.renderer import Deform, Rendering, compose
 
@@ -37,10 +38,11 @@ class FastPsi:
     """A copy of a trained network for inference: later changes of its weights are not seen.
 
     `dtype` bfloat16 is for the networks; rays and samples stay float32. `nothing` and `share` say what the renderer may leave out
-    (`model/fast_render.py`).
+    (`model/fast_render.py`). The process keeps its memory from then on (`model/memory.py`).
     """
 
     def __init__(self, psi: Psi, dtype: torch.dtype = torch.float32, nothing: float = NOTHING, share: float = SHARE) -> None:
+        keep_memory()
         self.sizes, self.dtype, self.nothing, self.share = psi.sizes, dtype, nothing, share
         own = psi.sizes
         self.encoder_global = FastGlobalEncoder(psi.encoder_global, dtype)

@@ -67,7 +67,7 @@ class FastBackground:
 
 
 class FastAttention:
-    """Attention of a grid of tokens to itself (`reduction` as in the module) or to a few tokens (B, M, D)."""
+    """Attention of a grid of tokens to itself, `reduction` as in the module."""
 
     def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
         heads = attention.heads
@@ -80,13 +80,40 @@ class FastAttention:
             self.reduce, self.norm = Convolution.of(attention.sr, dtype), Norm(attention.norm, dtype)
         self.reduction = attention.reduction
 
-    def __call__(self, x_BCHW: Tensor, context_BCHW: Tensor, added: Tensor | None) -> Tensor:
+    def __call__(self, x_BCHW: Tensor, added: Tensor) -> Tensor:
         """`added` is added to the result."""
-        if self.reduction > 1:
-            context_BCHW = self.norm(self.reduce(context_BCHW))
+        context_BCHW = self.norm(self.reduce(x_BCHW)) if self.reduction > 1 else x_BCHW
         keys, values = self.both(context_BCHW).flatten(2).mT.chunk(2, 2)
         mixed = attend([query(x_BCHW) for query in self.queries], keys.chunk(self.heads, 2), values.chunk(self.heads, 2))
         return self.project(mixed, added)
+
+
+class FastMotionAttention:
+    """Attention of a grid to M motion tokens. They are fewer than a head's channels, so that it costs less to take the keys through the
+    weights of the queries, and the values through those of the last layer, than the grid."""
+
+    def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
+        self.both, self.heads = Convolution.of(attention.kv, dtype), attention.heads
+        scale = (attention.q.out_features // self.heads) ** -0.5
+        self.query_HdD, self.bias_Hd1 = (
+            (part.detach() * scale).unflatten(0, (self.heads, -1)).to(dtype) for part in (attention.q.weight, attention.q.bias[:, None])
+        )
+        self.project_HDd = attention.proj.weight.detach().unflatten(1, (self.heads, -1)).transpose(0, 1).to(dtype).contiguous()
+        self.bias = attention.proj.bias.detach().to(dtype)
+
+    def __call__(self, x_BDhw: Tensor, tokens_BDM1: Tensor, scale: float | Tensor, added_BDhw: Tensor) -> Tensor:
+        """`scale` times the result and `added`; a tensor is (B, 1, 1, 1)."""
+        keys_BHMd, values_BHdM = (part.unflatten(1, (self.heads, -1)) for part in self.both(tokens_BDM1)[..., 0].chunk(2, 1))
+        keys_BHMd = keys_BHMd.mT
+        score_weight, score_bias = (keys_BHMd @ self.query_HdD).flatten(1, 2), (keys_BHMd @ self.bias_Hd1).flatten(1)
+        gather_weight = (self.project_HDd @ values_BHdM * scale).transpose(1, 2).flatten(2)
+        results = []
+        for b in range(len(x_BDhw)):
+            bias = self.bias * (scale[b].flatten() if isinstance(scale, Tensor) else scale)
+            scores_1hwn = Convolution(score_weight[b], score_bias[b])(x_BDhw[b : b + 1]).permute(0, 2, 3, 1)
+            shares_1hwn = scores_1hwn.unflatten(3, (self.heads, -1)).softmax(-1).flatten(3)
+            results.append(Convolution(gather_weight[b], bias)(shares_1hwn.permute(0, 3, 1, 2), added_BDhw[b : b + 1]))
+        return results[0] if len(results) == 1 else torch.cat(results)
 
 
 class FastMLP:
@@ -107,13 +134,12 @@ class FastBlock:
         self.own = FastAttention(block.attn1 if motion else block.attn, dtype)
         self.mlp = FastMLP(block.mlp, dtype)
         if motion:
-            self.norm_motion, self.motion = Norm(block.norm2, dtype), FastAttention(block.attn2, dtype)
+            self.norm_motion, self.motion = Norm(block.norm2, dtype), FastMotionAttention(block.attn2, dtype)
 
     def __call__(self, x: Tensor, tokens: Tensor | None = None, scale: float | Tensor = 1.0) -> Tensor:
         if tokens is not None:
-            x = x + scale * self.motion(self.norm_motion(x), tokens, None)
-        y = self.norms[0](x)
-        x = self.own(y, y, x)
+            x = self.motion(self.norm_motion(x), tokens, scale, x)
+        x = self.own(self.norms[0](x), x)
         return self.mlp(self.norms[1](x), x)
 
 

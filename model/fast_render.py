@@ -13,6 +13,9 @@ all nine rays is missed. With `nothing` and `share` 0 all samples of all rays co
 """
 
 import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +98,7 @@ class FastRenderer:
     ) -> tuple[Rays, float]:
         """The rays, with the depths and weights of the coarse pass, and how much of the samples' colours was worked out, 0 to 1."""
         field = Field(planes_B3CRR, self.box)
+        alone = planes_B3CRR.device.type != "cpu" or deform is not None  # which need not bear two threads
         origins, directions = camera_rays(cameras_BV25, self.side)
         origins, directions = origins.repeat_interleave(self.side**2, 1), directions.flatten(1, 2)
         views, count = cameras_BV25.shape[1], directions.shape[1]
@@ -102,11 +106,13 @@ class FastRenderer:
 
         points = directions.new_empty(*coarse.shape, 3)
         sigma = torch.empty_like(coarse)
-        step = max(1, POINTS // (field.batch * self.samples))
-        for part in (slice(begin, begin + step) for begin in range(0, count, step)):
+
+        def look(part: slice) -> None:
             points[:, part] = self._points(origins[:, part], directions[:, part], coarse[:, part], deform)
             sigma[:, part] = self.decoder.sigma(self._hidden(field, points[:, part])).view_as(sigma[:, part])
 
+        step = max(1, POINTS // (field.batch * self.samples))
+        side_by_side(look, (slice(begin, begin + step) for begin in range(0, count, step)), alone)
         weights = interval_weights(coarse, sigma)
         opacity = weights.sum(-1)
         depth = expected_depth(coarse, weights, opacity)
@@ -115,13 +121,16 @@ class FastRenderer:
         seen = around.view(-1, views * self.side**2) > nothing if nothing else torch.ones_like(opacity, dtype=torch.bool)
         # Heads with fewer such rays than the others get some more.
         alive = seen.sort(dim=1, descending=True, stable=True).indices[:, : int(seen.sum(1).max())]
-        worked_out = 0
-        for some in alive.split(max(1, POINTS // (field.batch * self.fine)), 1) if alive.numel() else ():
+
+        def finish(some: Tensor) -> int:
             inputs = [pick(part, some) for part in (origins, directions, points, coarse, sigma, weights)]
             piece, chosen = self._integrate(field, *inputs, deform, share)
-            worked_out += chosen
             for whole, part in zip((colour, opacity, depth), piece, strict=True):
                 whole.scatter_(1, some.view(*some.shape, *[1] * (part.ndim - 2)).expand_as(part), part)
+            return chosen
+
+        pieces = alive.split(max(1, POINTS // (field.batch * self.fine)), 1) if alive.numel() else ()
+        worked_out = sum(side_by_side(finish, pieces, alone))
         shape = (views, self.side**2)
         rays = Rays(*(part.unflatten(1, shape) for part in (colour, opacity, depth, coarse, weights)))
         return rays, worked_out / (opacity.numel() * (self.samples + self.fine))
@@ -179,6 +188,20 @@ class FastRenderer:
                 include_last_offset=True,
             )
         return (colour.view(*opacity.shape, -1), opacity, expected_depth(depths, weights, opacity)), worked_out
+
+
+def side_by_side(work: Callable[[Any], Any], pieces: Iterable[Any], alone: bool) -> list[Any]:
+    """`work` of each piece. Pieces are too small to be shared out to threads step by step: each has a thread for itself, unless `alone`."""
+    threads = torch.get_num_threads()
+    # What counts operations sees those of its own thread only.
+    if alone or threads == 1 or torch._C._len_torch_dispatch_stack():
+        return [work(piece) for piece in pieces]
+    torch.set_num_threads(1)  # of the threads that begin now
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(torch.inference_mode()(work), pieces))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def pick(values_BM: Tensor, rays_Bm: Tensor) -> Tensor:

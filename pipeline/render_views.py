@@ -28,7 +28,7 @@ from pipeline import head_model
 from pipeline.ahead import ahead, behind
 from pipeline.camera import sample_look_at
 from pipeline.counter import rng
-from pipeline.device import choose_device
+from pipeline.device import choose_device, to_device
 from pipeline.errors import UserError
 from pipeline.fingerprint import fingerprint
 from pipeline.heads import image_tensor
@@ -133,7 +133,7 @@ class ViewRenderer:
         step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
         frames = self._frames(keys)
         batches = [frames[start : start + step] for start in range(0, len(keys), step)]
-        rendered = (self.render(real) for _, real in ahead(lambda i: self._read(batches[i]), 0, len(batches)))
+        rendered = (self.render(to_device(real, self.device)) for _, real in ahead(lambda i: self._read(batches[i]), 0, len(batches)))
         for batch, samples in zip(batches, behind(encode, rendered), strict=True):
             yield from zip((frame["key"] for frame in batch), samples, strict=True)
 
@@ -142,7 +142,7 @@ class ViewRenderer:
         """The real frames and what Psi_3d makes of them at their own cameras, (n, 3, S, S) in [-1, 1]."""
         pairs = []
         for frame in self._frames(keys):
-            real = self._read([frame])
+            real = to_device(self._read([frame]), self.device)
             pairs.append((real.image[0], self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0]))
         images, reconstructions = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(reconstructions)
@@ -162,7 +162,7 @@ class ViewRenderer:
         mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(frames), -1, 3)
         image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
         points = torch.from_numpy(landmarks_70(mesh))
-        return Real(frames, files, *(tensor.to(self.device) for tensor in (image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))))
+        return Real(frames, files, image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))
 
     def _cameras(self, frame: dict[str, Any], own: np.ndarray) -> np.ndarray:
         return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import fast_layers
+from model import fast_layers, fast_render
 from model.fast import FastPsi
 from model.fast_layers import Convolution, activate, attend
-from model.fast_render import NOTHING, SHARE
+from model.fast_render import NOTHING, SHARE, side_by_side
 from model.psi import Psi
 from model.reference import ReferencePsi
 from model.sizes import Sizes
@@ -69,6 +69,22 @@ def test_all_parts_of_the_picture_agree(scene: Scene) -> None:
     for part in ("image", "raw", "foreground", "background", "opacity", "depth", "feature"):
         for other in (plain, found):
             torch.testing.assert_close(getattr(other, part), getattr(wanted, part), atol=2e-4, rtol=1e-4)
+
+
+def test_threads_share_the_rays(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, own, driving, cameras = scene.inputs(Case("", batch=2, views=3))
+    fast = FastPsi(scene.psi)
+    monkeypatch.setattr(fast_render, "POINTS", 512)
+    wanted = fast(images, own, driving, cameras)
+    try:
+        torch.set_num_threads(3)
+        found = fast(images, own, driving, cameras)
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda piece: 1 // piece, range(9), alone=False)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    torch.testing.assert_close(found.feature, wanted.feature, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
