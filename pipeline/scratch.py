@@ -30,7 +30,8 @@ def scratch_folder(stage: str, mark: str) -> Path:
     if older := [found for found in _leftovers(folder) if not found.current]:
         sizes = ", ".join(f"{found.path.name} {readable(found.bytes)}" for found in older[:3]) + (" ..." if len(older) > 3 else "")
         total = readable(sum(found.bytes for found in older))
-        say(f"{stage}: {len(older)} scratch folders of other inputs or code take {total} ({sizes}); `psi4d clean` removes them")
+        folders = "1 scratch folder" if len(older) == 1 else f"{len(older)} scratch folders"
+        say(f"{stage}: {folders} of other inputs or code, {total} ({sizes}); `psi4d clean` removes them")
     return folder / mark
 
 
