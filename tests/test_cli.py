@@ -55,7 +55,7 @@ def test_clean_lists_and_removes_what_older_runs_left(folder):
         assert result.returncode == 0
     assert call(folder, "-c", f"{code} scratch_folder('train', 'cccc')").stderr == ""  # there is none of this stage
     said = call(folder, "-c", f"{code} scratch_folder('render_views', 'bbbb')").stderr
-    assert said == "render_views: 1 scratch folders of other inputs or code take 3.0 kB (aaaa 3.0 kB); `psi4d clean` removes them\n"
+    assert said == "render_views: 1 scratch folder of other inputs or code, 3.0 kB (aaaa 3.0 kB); `psi4d clean` removes them\n"
     listed = psi4d(folder, "clean")
     assert "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed.stdout and "render_views/bbbb  kept: of the last run" in listed.stdout
     scratch = folder / ".cache/psi4d/scratch/render_views"
