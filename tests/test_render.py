@@ -17,6 +17,7 @@ from model.genhead import GenHead
 from model.identity import IdentityNet
 from model.motion_encoder import MotionEncoder
 from model.psi import Psi
+from model.sizes import Sizes
 from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.camera import look_at, project
@@ -86,10 +87,15 @@ def inputs(tmp_path_factory) -> Path:
     known |= {"camera": known["label"][:, :25], "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8)}
     save_weights(folder / "genhead/portraits.safetensors", known, {"network": "portraits"})
     save_weights(folder / "motion/motion.safetensors", MotionEncoder(sizes.motion).state_dict(), {"network": "motion"})
+    save_judges(folder / "perception", sizes)
+    return folder
+
+
+def save_judges(folder: Path, sizes: Sizes) -> None:
+    """The networks of perception, untrained."""
     judges = {"identity": IdentityNet(sizes.identity), "trunk": Trunk(), "regressor": Regressor()}
     for name, network in judges.items():
-        save_weights(folder / f"perception/{name}.safetensors", network.state_dict(), {"sizes": asdict(sizes.identity)})
-    return folder
+        save_weights(folder / f"{name}.safetensors", network.state_dict(), {"sizes": asdict(sizes.identity)})
 
 
 def views(inputs: Path, out: Path, workers: int = 0, **sections) -> dict:

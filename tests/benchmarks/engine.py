@@ -28,7 +28,7 @@ from pipeline.render_views import ViewRenderer
 from pipeline.scales import scale_params
 from pipeline.shards import encode_png, write_shard
 from pipeline.unit import Unit, finished, record_path, units_of
-from tests.test_render import write_labels
+from tests.test_render import save_judges, write_labels
 
 
 def make_inputs(folder: Path, params: Params, count: int) -> list[str]:
@@ -48,6 +48,7 @@ def make_inputs(folder: Path, params: Params, count: int) -> list[str]:
     torch.manual_seed(0)
     save_weights(folder / "psi3d/psi3d.safetensors", Psi(params.networks).state_dict(), {})
     save_weights(folder / "motion/motion.safetensors", MotionEncoder(params.networks.motion).state_dict(), {})
+    save_judges(folder / "perception", params.networks)
     return [key for key, *_ in names]
 
 
@@ -80,7 +81,9 @@ def main() -> None:
         folder = Path(name)
         keys = make_inputs(folder, params, int(sys.argv[1]) if len(sys.argv) > 1 else 256)
         units = units_of("views", keys, max(len(keys) // 8, 1))
-        make = partial(ViewRenderer, params, folder / "ingest", folder / "labels.parquet", folder / "motion", folder / "psi3d")
+        make = partial(
+            ViewRenderer, params, folder / "ingest", folder / "labels.parquet", *(folder / part for part in ("motion", "perception", "psi3d"))
+        )
         loop = bare(make, units)
         print(f"bare loop   {loop:6.2f} frames/s", flush=True)
         rates = {}
