@@ -38,10 +38,11 @@ class FastPsi:
     """A copy of a trained network for inference: later changes of its weights are not seen.
 
     `dtype` bfloat16 is for the networks; rays and samples stay float32. `nothing` and `share` say what the renderer may leave out
-    (`model/fast_render.py`). The process keeps its memory from then on (`model/memory.py`).
+    (`model/fast_render.py`). `compiled` has torch.compile translate the networks at their first use: for GPUs, on the CPU the libraries
+    beneath are faster (tests/benchmarks/NOTES.md). The process keeps its memory from then on (`model/memory.py`).
     """
 
-    def __init__(self, psi: Psi, dtype: torch.dtype = torch.float32, nothing: float = NOTHING, share: float = SHARE) -> None:
+    def __init__(self, psi: Psi, dtype: torch.dtype = torch.float32, nothing: float = NOTHING, share: float = SHARE, compiled: bool = False) -> None:
         keep_memory()
         self.sizes, self.dtype, self.nothing, self.share = psi.sizes, dtype, nothing, share
         own = psi.sizes
@@ -52,6 +53,8 @@ class FastPsi:
         self.background = FastBackground(psi.background, dtype)
         self.renderer = FastRenderer(psi.decoder, own.rays, own.samples, own.samples_fine, own.box)
         self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
+        if compiled:
+            self.source, self.planes, self.superresolution = map(torch.compile, (self.source, self.planes, self.superresolution))
 
     @torch.inference_mode()
     def source(self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_scale: float | Tensor = 1.0) -> Source:

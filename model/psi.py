@@ -76,6 +76,19 @@ class Psi(nn.Module):
     ) -> Rendering:
         """Pictures of B tri-planes from V cameras each. `deform` takes points of the posed head to where the planes hold them (neck field);
         `generator` jitters the samples along the rays, without one they are fixed."""
+        rendering = self.volume(planes_B3CRR, background_BFnn, cameras_BV25, deform, generator)
+        rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
+        return rendering
+
+    def volume(
+        self,
+        planes_B3CRR: Tensor,
+        background_BFnn: Tensor,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendering:
+        """`render` without super-resolution, with as many rays as the background has pixels: `image` is still `raw`."""
 
         def field(points_BVRS3: Tensor) -> tuple[Tensor, Tensor]:
             points = points_BVRS3.flatten(1, 3)
@@ -86,12 +99,8 @@ class Psi(nn.Module):
             shape = points_BVRS3.shape[1:4]
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
-        own = self.sizes
-        rays = render_rays(field, cameras_BV25, own.rays, own.samples, own.samples_fine, own.box, generator)
-
-        rendering = compose(rays, background_BFnn)
-        rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
-        return rendering
+        own, side = self.sizes, background_BFnn.shape[-1]
+        return compose(render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator), background_BFnn)
 
     def plane_features(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
         """(B, N, C) plane-averaged features at points of the canonical space, world units."""

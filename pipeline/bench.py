@@ -216,8 +216,9 @@ def run_fast(fast: FastPsi, scene: Scene, case: Case, known: Source | None, colo
         return timed.part("superresolution", fast.superresolution, rendering.feature)
 
 
-def bench(sizes: Sizes, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
-    """Lines of text as they come, and at the end everything as a dictionary. `budget`: seconds for repeating a case."""
+def bench(sizes: Sizes, compiled: bool = False, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
+    """Lines of text as they come, and at the end everything as a dictionary. `compiled`: the fast path by torch.compile. `budget`: seconds
+    for repeating a case."""
     counts = {scale: operations(sizes, scale) for scale in sorted({case.scale for case in CASES})}
     rates = {name: measure_rates(dtype) for name, dtype in TYPES.items()}
     least = {
@@ -249,7 +250,7 @@ def bench(sizes: Sizes, budget: float = 5.0) -> Iterator[str | dict[str, Any]]:
                 if (*kind, *place) not in exact:
                     exact[*kind, *place] = run_reference(scene, case, torch.float32, *place, Timed())
     for name, dtype in TYPES.items():
-        fast = {False: FastPsi(scene.psi, dtype)}
+        fast = {False: FastPsi(scene.psi, dtype, compiled=compiled)}
         fast[True] = copy(fast[False])
         fast[True].renderer = FastRenderer(scene.fog.decoder, sizes.rays, sizes.samples, sizes.samples_fine, sizes.box)
         run_fast(fast[False], scene, CASES[0], None, [], Timed())  # lays out the weights

@@ -1,6 +1,7 @@
 """The command line `psi4d`."""
 
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -142,15 +143,18 @@ def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = Fals
 def bench(
     scale: Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))] = "paper",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")] = False,
 ) -> None:
     """Time the fast path of Psi beside the reference path and the floor of this machine; ten minutes and 9 GB of memory at paper size."""
     # Read when torch is loaded: see stages/__init__.py; and large pages, without which fresh memory costs more than filling it.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        raise UserError("bench --compile: torch.compile needs a C++ compiler and found none. Install g++, or leave --compile out.")
     from pipeline.bench import bench as run
     from pipeline.bench import write_json
 
-    for line in run(scale_params(scale).networks):
+    for line in run(scale_params(scale).networks, compiled=compile):
         if isinstance(line, str):
             typer.echo(line)
         elif json:

@@ -3,10 +3,8 @@
 The detector finds faces in the whole picture, the mesh network then looks at a cut-out of twice the box: on its own it misses small faces.
 """
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 os.environ.setdefault("GLOG_minloglevel", "3")  # read once, when the library is loaded
@@ -17,6 +15,7 @@ from PIL import Image
 
 from pipeline.align import cut, widen
 from pipeline.media import Rejected
+from pipeline.progress import hushed
 
 SECOND_FACE = 1 / 3  # of the area of the largest: a smaller one is somebody in the background
 MESH_INPUT = 384  # pixels of the cut-out; the network itself works at 192
@@ -34,19 +33,6 @@ class Face:
     mesh_478: np.ndarray
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The C++ side of MediaPipe writes to descriptor 2 whatever the log level; hold it shut while graphs start."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
 class FaceFinder:
     """Holds the networks; make one per process. Every call stands alone (no tracking), so that results do not depend on order."""
 
@@ -55,7 +41,7 @@ class FaceFinder:
         self.min_face = min_face
         warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
         solutions = mp.solutions
-        with _quiet():
+        with hushed():
             self._detector = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=detection_score)
             self._mesh = solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
             self._person = solutions.selfie_segmentation.SelfieSegmentation(model_selection=1)  # the landscape model smears less here

@@ -10,6 +10,7 @@ from model import losses
 from model.discriminator import Discriminator
 from model.renderer import Rendering
 from pipeline.perception import Perception
+from pipeline.thin import Thin
 from pipeline.trainer import update
 
 R1_EVERY = 16  # lazy regularisation (facts 4.1)
@@ -42,6 +43,16 @@ def image_terms(rendering: Rendering, target: Target, perception: Perception) ->
         "l1": sum(losses.l1(a, b) for a, b in pairs),
         "lpips": sum(perception.lpips(a, b) for a, b in pairs),
         "opacity": losses.opacity_l1(rendering.opacity, target.opacity),
+    }
+
+
+def thin_terms(rendering: Rendering, target: Target, thin: Thin) -> dict[str, Tensor]:
+    """L_1 and L_opa of each sample, (B,), in a thin step; the raw image counts for the final one, too, which is not made."""
+    raw, opacity, known = thin(shrink(target.image, target.opacity.shape[-1])), thin(target.opacity), thin(target.background_mask)
+    background = losses.l1(losses.over_black(rendering.background, known), losses.over_black(thin(target.background), known))
+    return {
+        "l1": 2 * losses.l1(rendering.raw, raw) + losses.l1(rendering.foreground, losses.over_black(raw, opacity)) + background,
+        "opacity": losses.opacity_l1(rendering.opacity, opacity),
     }
 
 

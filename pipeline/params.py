@@ -131,6 +131,7 @@ class Training(Section):
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images
     preview_every: Positive  # images
+    whole_every: Positive  # steps; the others are thin (pipeline/thin.py), 1 is none, as published
 
 
 class TrainPsi3d(Training):

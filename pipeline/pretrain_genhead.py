@@ -35,12 +35,12 @@ from pipeline.params import Params
 from pipeline.pictures import save_grid, to_uint8
 from pipeline.scratch import scratch_folder
 from pipeline.shards import ShardReader, decode_png
+from pipeline.thin import Thin, thin_step
 from pipeline.trainer import Training, update
 
 WEIGHTS = {"l1": 1.0, "gradient": 3.0, "opacity": 1.0, "depth": 1.0}
 LABELS_AT_ONCE = 16
 MAPPING_HASTE = 30.0
-THIN = 2  # a thin step renders every second ray of every second row
 WHOLE_EVERY = 4  # steps; the others are thin
 
 
@@ -95,27 +95,23 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
             "depth": losses.depth_l1(rendering.depth, batch.depth, batch.opacity),
         }
 
-    def thin(planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator, row: int, column: int) -> dict[str, Tensor]:
-        """The same without super-resolution, on the rays that lie THIN apart from (row, column) on."""
-        rows, columns = slice(row, None, THIN), slice(column, None, THIN)
+    def some(planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator, thin: Thin) -> dict[str, Tensor]:
+        """The same without super-resolution, on the rays of a thin step."""
         batch = portraits.rows(index)
-        cameras = thin_cameras(batch.camera, sizes.rays, row, column)[:, None]
-        rays = genhead.rays(planes, states(index, rows, columns), cameras, generator)
-        rendering = compose(rays, background[..., rows, columns])
-        opacity = batch.opacity[..., rows, columns]
+        cameras = thin.cameras(batch.camera, sizes.rays)[:, None]
+        rays = genhead.rays(planes, states(index, thin), cameras, generator)
+        rendering = compose(rays, thin(background))
+        opacity = thin(batch.opacity)
         return {
-            "l1": 2 * losses.l1(rendering.raw, raw[index][..., rows, columns]),
+            "l1": 2 * losses.l1(rendering.raw, thin(raw[index])),
             "opacity": losses.opacity_l1(rendering.opacity, opacity),
-            "depth": losses.depth_l1(rendering.depth, batch.depth[..., rows, columns], opacity),
+            "depth": losses.depth_l1(rendering.depth, thin(batch.depth), opacity),
         }
 
     def step(i: int, index: np.ndarray) -> dict[str, Tensor | float]:
         jitter, fields = torch_rng(params.seed, "genhead-rays", i), planes_and_background(*index, update_average=True)
-        if i % WHOLE_EVERY == 0:
-            terms = whole(*fields, index[0], jitter)
-        else:  # a quarter of the rays teaches nearly as much as all of them
-            row, column = rng(params.seed, "genhead-thin", i).integers(THIN, size=2)
-            terms = thin(*fields, index[0], jitter, row, column)
+        thin = thin_step(params.seed, "genhead-thin", i, WHOLE_EVERY)
+        terms = some(*fields, index[0], jitter, thin) if thin else whole(*fields, index[0], jitter)
         terms = {name: value.mean() for name, value in terms.items()}
         for group, rate in zip(optimiser.param_groups, rates, strict=True):  # half a cosine: what is fine settles while the steps get small
             group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * i / training.steps))
@@ -155,7 +151,8 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
         error = (shown(index).image - portraits.image[index]).square().flatten(1).mean(1) / 4.0
         psnr.append(-10.0 * torch.log10(error))
     training.finish()
-    return {"history": history, "portraits": count, "people": len(portraits.z.unique(dim=0)), "psnr": round(float(torch.cat(psnr).mean()), 4)}
+    people = len(portraits.z.unique(dim=0))
+    return {"history": history, "portraits": count, "people": people, "psnr_training_portraits": round(float(torch.cat(psnr).mean()), 4)}
 
 
 class States:
@@ -171,18 +168,11 @@ class States:
             parts.append((state.eye_boxes_BE23, state.eye_mask_BVnn, state.mouth_mask_BVnn))
         self.boxes, *self.masks = (torch.cat(column) for column in zip(*parts, strict=True))
 
-    def __call__(self, index: np.ndarray, rows: slice = slice(None), columns: slice = slice(None)) -> HeadState:
-        """Of some portraits, the masks at some rows and columns of rays."""
+    def __call__(self, index: np.ndarray, thin: Thin | None = None) -> HeadState:
+        """Of some portraits, the masks at all rays or at those of a thin step."""
         deform = self.genhead.deform(self.label[index], None if self.offsets is None else self.offsets[index])
-        return HeadState(deform, self.boxes[index], *(mask[index][..., rows, columns].contiguous() for mask in self.masks))
-
-
-def thin_cameras(camera_B25: Tensor, rays: int, row: int, column: int) -> Tensor:
-    """Cameras whose rays / THIN pixels a side are the centres of every THIN-th pixel of rays x rays, from (row, column) on."""
-    camera = camera_B25.clone()
-    for entry, first in ((18, column), (21, row)):  # the principal point's x and y
-        camera[:, entry] -= (first + 0.5 - THIN / 2) / rays
-    return camera
+        masks = (mask[index] for mask in self.masks)
+        return HeadState(deform, self.boxes[index], *(thin(mask).contiguous() if thin else mask for mask in masks))
 
 
 def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:

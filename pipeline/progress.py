@@ -1,5 +1,7 @@
 """Progress with rate and time left, for people who watch; silent when nobody does. What everybody should know is said in a line either way."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -25,3 +27,16 @@ def progress(
 def say(text: str) -> None:
     """Write a line to stderr, above the bars that are shown there."""
     tqdm.write(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Without what native code (MediaPipe's graphs, Ray's start) writes to descriptor 2, whatever the log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -19,6 +19,7 @@ import torch
 from pipeline.attempt import Maker, Outcome, attempt, set_torch
 from pipeline.errors import UserError
 from pipeline.fingerprint import SOURCE
+from pipeline.progress import hushed
 from pipeline.unit import Unit, Work, finished
 
 RESTARTS = 100  # of an actor, and tries of a unit by Ray; `attempt` gives up long before, but a process that dies before it is called never ends
@@ -98,7 +99,7 @@ def _session(workers: int, machine: Machine) -> Iterator[None]:
         if machine.ray_address:
             _check_answers(machine.ray_address)
         try:
-            with _hushed():
+            with hushed():
                 ray.init(**where, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # which is of no narrower type when, say, the machine is too busy to start it in time
             text = str(error).strip().split("\n")[0]
@@ -118,16 +119,3 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at {address}: {error}. Mend machine.ray_address; empty means a local Ray.") from error
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Without what native code writes to stderr (Ray tells its log level there, whatever the level)."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

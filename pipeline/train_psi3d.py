@@ -20,11 +20,12 @@ from pipeline.device import choose_device, to_device
 from pipeline.fingerprint import fingerprint
 from pipeline.heads import HeadBatch, SyntheticHeads
 from pipeline.labels import FIVE_POINTS, landmarks
-from pipeline.objective import Adversary, Target, identity_term, image_terms
+from pipeline.objective import Adversary, Target, identity_term, image_terms, thin_terms
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.scratch import scratch_folder
+from pipeline.thin import thin_step
 from pipeline.trainer import Training, set_rates, update
 
 SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
@@ -99,18 +100,23 @@ class StaticObjective:
         """The loss, its terms as scalars, and a function that trains the discriminator on the same rendering and returns its scalars."""
         section, weights = self.section, self.section.weights
         images = step * section.batch
-        jitter = torch_rng(self.seed, "psi3d-rays", step)
-        planes = self.psi.planes(batch.source, None, None, motion_scale=0.0)
-        rendering = self.psi.render(planes, self.psi.background_feature(batch.source), batch.camera, generator=jitter)
-        target = self._target(batch)
-        terms = image_terms(rendering, target, self.perception)
-        if images >= section.identity_from:
-            terms["identity"] = identity_term(rendering, target, self.perception)
+        jitter, thin = torch_rng(self.seed, "psi3d-rays", step), thin_step(self.seed, "psi3d-thin", step, section.whole_every)
+        planes, background = self.psi.planes(batch.source, None, None, motion_scale=0.0), self.psi.background_feature(batch.source)
+        target, opacity, depth = self._target(batch), batch.opacity, batch.depth
+        if thin:
+            opacity, depth = thin(opacity), thin(depth)
+            rendering = self.psi.volume(planes, thin(background), thin.cameras(batch.camera, background.shape[-1]), generator=jitter)
+            terms = thin_terms(rendering, target, thin)
+        else:
+            rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
+            terms = image_terms(rendering, target, self.perception)
+            if images >= section.identity_from:
+                terms["identity"] = identity_term(rendering, target, self.perception)
         if images < section.depth_until:
-            terms["depth"] = losses.depth_l1(rendering.depth, batch.depth, batch.opacity)
+            terms["depth"] = losses.depth_l1(rendering.depth, depth, opacity)
         if images < section.planes_until:
             terms["planes"] = losses.l1(self.psi.plane_features(planes, batch.points), batch.features)
-        adversarial = images >= section.adversarial_from
+        adversarial = images >= section.adversarial_from and not thin
         if adversarial:
             terms["adversarial"] = self.adversary.term(rendering, target)
         terms = {name: value.mean() for name, value in terms.items()}
@@ -118,7 +124,7 @@ class StaticObjective:
         if step % SMOOTH_EVERY == 0:
             loss = loss + SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
         scalars = {name: value.detach() for name, value in terms.items()}
-        return loss, scalars, lambda: self.adversary.train(step, rendering, target) if adversarial else {}
+        return loss, scalars, lambda: self.adversary.train(step // section.whole_every, rendering, target) if adversarial else {}
 
     def _target(self, batch: HeadBatch) -> Target:
         with torch.no_grad():

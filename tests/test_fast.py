@@ -3,6 +3,7 @@ opaque head, the neck field; what it leaves out stays within its bounds; `psi4d 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -235,6 +236,13 @@ def test_the_command(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "a.json").read_text())
     assert [(line["case"], line["dtype"]) for line in numbers["results"]] == [(case.name, name) for name in TYPES for case in CASES]
     assert all(case.name in result.stdout for case in CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled(scene: Scene) -> None:
+    inputs = scene.inputs(Case("", batch=2, views=3))
+    torch.testing.assert_close(FastPsi(scene.psi, compiled=True)(*inputs).image, FastPsi(scene.psi)(*inputs).image, atol=1e-4, rtol=1e-4)
 
 
 def test_batches_of_different_heads(scene: Scene) -> None:

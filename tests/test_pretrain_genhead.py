@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.renderer import camera_rays
 from pipeline.camera import look_at, project
-from pipeline.pretrain_genhead import THIN, aligned_camera, aligned_depth, aligned_mean, gradient_l1, thin_cameras
+from pipeline.pretrain_genhead import aligned_camera, aligned_depth, aligned_mean, gradient_l1
 
 CROP = [1 / 128, -0.4, -0.3]  # of a raw image of 256 pixels, the 128 from (51.2, 38.4) on
 ROW = {"crop": CROP, "width": 256, "height": 256}
@@ -38,12 +37,3 @@ def test_gradient_loss_sees_edges_but_not_brightness():
     image = torch.rand(2, 3, 8, 8)
     assert gradient_l1(image, image + 0.3).abs().max() < 1e-6
     assert gradient_l1(image, torch.zeros_like(image)).min() > 0.1
-
-
-def test_thin_rays_are_some_of_all_rays():
-    camera = torch.from_numpy(look_at(0.3, 0.1, 4.1, np.zeros(3)))[None].float()
-    every = camera_rays(camera[:, None], 16)[1].view(16, 16, 3)
-    for row in range(THIN):
-        for column in range(THIN):
-            thin = camera_rays(thin_cameras(camera, 16, row, column)[:, None], 16 // THIN)[1].view(16 // THIN, -1, 3)
-            assert (thin - every[row::THIN, column::THIN]).abs().max() < 1e-6
