@@ -92,7 +92,7 @@ def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_pa
         result = after(evaluate(own, world / "ingest", world / "labels", truth=world / "truth", out=data / "evaluate", **folders))
         after(write_pictures(result, views=1, videos=1, sheet=data / "sheet.jpg", out=data / "evaluate"))
     assert (np.diff([0, *counts]) > 100).all()
-    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= static["history"][-1].keys()
+    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= set().union(*static["history"])  # some rows are of thin steps
     assert np.isfinite([value for row in static["history"] + moving["history"] for value in row.values()]).all()
     assert {"psi", "psi3d", "copy"} <= result.scores["novel_views"].keys()
     assert (data / "evaluate" / "report.html").exists()
