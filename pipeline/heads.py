@@ -10,10 +10,12 @@ from torch import Tensor
 from pipeline.counter import rng
 from pipeline.shards import ShardReader, decode_npy, decode_png
 
+PHOTO = "photo"  # what the keys of heads begin with whose view 0 is a photo
+
 
 @dataclass(frozen=True)
 class HeadBatch:
-    """B heads, each seen twice: from theta_p (the input) and from theta_q (the target)."""
+    """B heads, each seen from theta_p (the input) and from theta_q (the target)."""
 
     source: Tensor  # (B, 3, S, S) in [-1, 1]: the image at theta_p
     target: Tensor  # (B, 3, S, S) at theta_q
@@ -34,7 +36,11 @@ def image_tensor(data: bytes) -> Tensor:
 
 
 class SyntheticHeads:
-    """Draws batches by step number: which heads and which two of their views follow from (seed, step) alone."""
+    """Draws batches by step number: which heads and which of their views follow from (seed, step) alone.
+
+    p and q are two different views. Of a portrait p is the photo, as Psi_3d will be given photos and never GenHead's blurred idea of one, and
+    q any view, the photo itself among them, as it alone is sharp.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.reader = ShardReader(folder)
@@ -52,7 +58,7 @@ class SyntheticHeads:
         fields = self.reader.read(key)
         cameras = torch.from_numpy(decode_npy(fields["cameras.npy"]))
         views = len(cameras)
-        p, q = draw.choice(views, 2, replace=views < 2)
+        p, q = (0, draw.integers(views)) if key.startswith(PHOTO) else draw.choice(views, 2, replace=views < 2)
         opacity = image_tensor(fields["opacity.png"]).reshape(1, views, -1, image_tensor(fields["background.png"]).shape[-1])
         return (
             image_tensor(fields[f"view{p}.png"]),

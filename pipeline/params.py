@@ -131,10 +131,10 @@ class Training(Section):
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images
     preview_every: Positive  # images
-    whole_every: Positive  # steps; the others are thin (pipeline/thin.py), 1 is none, as published
 
 
 class TrainPsi3d(Training):
+    whole_every: Positive  # steps; the others are thin (pipeline/thin.py), 1 is none, as published
     init: Literal["genhead", "scratch"]
     weights: Psi3dWeights
     identity_from: Count  # images seen

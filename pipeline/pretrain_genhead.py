@@ -143,7 +143,7 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     history = training.run(load, step, preview, max(1, section.steps // 5))
     save_weights(out / "genhead.safetensors", genhead.state_dict(), {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps})
-    known = {name: getattr(portraits, name) for name in ("z", "label", "camera")} | {"image": torch.from_numpy(to_uint8(portraits.image))}
+    known = asdict(portraits) | {"image": torch.from_numpy(to_uint8(portraits.image))}
     save_weights(out / "portraits.safetensors", known, {"network": "portraits that genhead knows"})
     psnr = []
     for start in range(0, min(count, 64), 8):

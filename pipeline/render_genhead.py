@@ -3,7 +3,8 @@
 Every draw depends on (seed, head) alone. A sample holds, of one head with one expression, V views: `view{i}.png` and `uv{i}.png` (S x S),
 `opacity.png` (V * n x n, grey, the views below one another), `depth.npy` (V, n, n float16, world units along the ray), `background.png`
 (n x n), `cameras.npy` (V, 25 float32), `label.npy` (437 float32, its camera is that of view 0), `points.npy` (P, 3 float16, world) and
-`features.npy` (P, C float16), GenHead's plane-averaged face features there.
+`features.npy` (P, C float16), GenHead's plane-averaged face features there. Its key is `head-{number}`, or `photo-{number}` where view 0 is
+a portrait, with the opacity and the depth that are known of it.
 """
 
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from pipeline.counter import rng
 from pipeline.device import choose_device
 from pipeline.errors import UserError
 from pipeline.fingerprint import fingerprint
+from pipeline.heads import PHOTO
 from pipeline.params import Params, RenderGenhead
 from pipeline.pictures import to_uint8
 from pipeline.plan import sample_bytes
@@ -166,13 +168,13 @@ class HeadRenderer:
         for start in range(0, len(indices), step):
             chosen = indices[start : start + step]
             heads = [draw_head(index, self.section, self.seed, self.pools, self.known) for index in chosen]
-            for index, fields, foreground in self.render(chosen, heads):
+            for index, head, (fields, foreground) in zip(chosen, heads, self.render(chosen, heads), strict=True):
                 record["foreground"] += foreground
-                yield f"head-{index:08d}", fields
+                yield f"{'head' if head.photo is None else PHOTO}-{index:08d}", fields
 
     @torch.inference_mode()
-    def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[int, dict[str, bytes], float]]:
-        """Number, fields and share of foreground of each head."""
+    def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[dict[str, bytes], float]]:
+        """Fields and share of foreground of each head."""
         z, label, condition, cameras = (
             torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device) for name in ("z", "label", "condition", "cameras")
         )
@@ -182,6 +184,10 @@ class HeadRenderer:
         rendering = self.genhead.render(planes, self.genhead.background_feature(z, self.section.truncation), state, cameras)
         shape = cameras.shape[:2]
         opacity, depth = (values[:, 0].unflatten(0, shape).cpu().numpy() for values in (rendering.opacity.clamp(0, 1), rendering.depth))
+        for i, head in enumerate(heads):
+            if head.photo is not None:
+                opacity[i, 0], known = self.known["opacity"][head.photo, 0], self.known["depth"][head.photo, 0]
+                depth[i, 0] = np.where(np.isfinite(known), known, depth[i, 0])
         face = (state.eye_mask_BVnn + state.mouth_mask_BVnn == 0).cpu().numpy()
         points = np.stack(
             [
@@ -195,16 +201,16 @@ class HeadRenderer:
             to_uint8(picture).reshape(*shape, *picture.shape[2:], 3) for picture in (rendering.image, uv, rendering.background)
         )
         grey = (opacity * 255.0).round().astype(np.uint8)
-        for i, index in enumerate(indices):
-            if (photo := heads[i].photo) is not None:
-                views[i, 0] = self.known["image"][photo]
+        for i, head in enumerate(heads):
+            if head.photo is not None:
+                views[i, 0] = self.known["image"][head.photo]
             pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])}
             pictures |= {"opacity.png": grey[i].reshape(-1, grey.shape[-1]), "background.png": backgrounds[i, 0]}
-            arrays = {"cameras.npy": heads[i].cameras, "label.npy": heads[i].label}
+            arrays = {"cameras.npy": head.cameras, "label.npy": head.label}
             arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
             arrays |= {"features.npy": features[i].astype(np.float16)}
             fields = {name: encode_png(picture) for name, picture in pictures.items()} | {name: encode_npy(array) for name, array in arrays.items()}
-            yield index, fields, float(opacity[i].mean())
+            yield fields, float(opacity[i].mean())
 
 
 def sample_points(

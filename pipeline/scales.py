@@ -159,10 +159,10 @@ DEMO = {
         "preview_every": 2200,
         "whole_every": 4,
         "init": "genhead",
-        "weights": {"l1": 1.0, "lpips": 1.0, "identity": 1.0, "adversarial": 0.01, "depth": 1.0, "opacity": 1.0, "planes": 0.02},
-        "identity_from": 2200,
+        "weights": {"l1": 1.0, "lpips": 0.5, "identity": 0.5, "adversarial": 0.01, "depth": 1.0, "opacity": 1.0, "planes": 0.02},
+        "identity_from": 3000,
         "depth_until": 4400,
-        "planes_until": 4400,
+        "planes_until": 1100,
     },
     "render_views": {"views": 4, "shard_size": 64, "min_psnr": 12.0, "min_coverage": 0.5, "min_identity": 0.0},
     "train": {
@@ -175,14 +175,13 @@ DEMO = {
         "adversarial_from": 2800,
         "checkpoint_every": 1000,
         "preview_every": 1600,
-        "whole_every": 1,
         "motion_learning_rate_scale": 2.5,
         "init": "psi3d",
         "motion": "emot",
         "substitute_p": 0.1,
         "substitute_q": 0.8,
         "clips": 0,
-        "weights": {"l1": 1.0, "lpips": 1.0, "identity": 1.0, "adversarial": 0.01, "opacity": 1.0},
+        "weights": {"l1": 1.0, "lpips": 2.0, "identity": 1.0, "adversarial": 0.01, "opacity": 1.0},
     },
     "evaluate": {"self_frames": 12, "cross_pairs": 16, "frontal_drivers": 2, "novel_views": 3, "videos": 2},
 }
@@ -226,7 +225,6 @@ SMOKE = {
         "adversarial_from": 32,
         "checkpoint_every": 16,
         "preview_every": 24,
-        "whole_every": 2,
     },
     "evaluate": {"self_frames": 3, "cross_pairs": 2, "frontal_drivers": 2, "novel_views": 2, "videos": 1},
 }
@@ -313,7 +311,7 @@ PAPER = {
         "identity_from": 400_000,
         "depth_until": 400_000,
         "planes_until": 400_000,
-        "weights": {"opacity": 0.3, "planes": 0.1},
+        "weights": {"lpips": 1.0, "identity": 1.0, "opacity": 0.3, "planes": 0.1},
     },
     # The published training takes every frame: these only keep out where Psi_3d failed or saw another face (ArcFace: strangers are near 0).
     "render_views": {"views": 4, "shard_size": 256, "min_psnr": 12.0, "min_coverage": 0.7, "min_identity": 0.2},
@@ -327,8 +325,7 @@ PAPER = {
         "adversarial_from": 0,
         "checkpoint_every": 400_000,
         "preview_every": 40_000,
-        "whole_every": 1,
-        "weights": {"opacity": 0.0},  # not in Eq. 5
+        "weights": {"lpips": 1.0, "opacity": 0.0},  # opacity is not in Eq. 5
     },
     "evaluate": {"self_frames": 200, "cross_pairs": 1000, "frontal_drivers": 10, "novel_views": 3, "videos": 10},
 }
@@ -361,7 +358,7 @@ COMMENTS = {
     "render_genhead.jaw_share": "of the heads get an opened jaw",
     "render_genhead.z": "portraits: the codes GenHead was fitted with; normal: fresh draws",
     "render_genhead.portrait_share": "with z portraits: of the heads are a portrait as it is, the photo being view 0",
-    "train_psi3d.images": "seen in training; so are the *_from, *_until, *_every and ema_half_life",
+    "train_psi3d.images": "seen in training; so are *_from, *_until, checkpoint_every, preview_every and ema_half_life",
     "train_psi3d.whole_every": "steps; the others render a quarter of the rays. 1 is never, as published",
     "train_psi3d.decay_until": "half a cosine of the learning rate; 0 is none, as published",
     "render_views.min_psnr": "dB; of the frame's own view, inside its mask. Worse frames stay in the cache, but are not trained on",

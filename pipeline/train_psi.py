@@ -20,12 +20,11 @@ from pipeline.device import choose_device, to_device
 from pipeline.fingerprint import fingerprint
 from pipeline.frames import FrameBatch, PseudoMultiView
 from pipeline.labels import FIVE_POINTS, landmarks
-from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink, thin_terms
+from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.scratch import scratch_folder
-from pipeline.thin import Thin, thin_step
 from pipeline.trainer import Training, set_rates, update
 
 
@@ -114,43 +113,29 @@ class ReenactmentObjective:
 
     def __call__(self, step: int, batch: FrameBatch):
         """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
-        section, real = self.section, batch.real > 0
-        weights, count, terms = section.weights, len(real), {}
-        jitter, thin = torch_rng(self.seed, "psi-rays", step), thin_step(self.seed, "psi-thin", step, section.whole_every)
-        adversarial = bool(real.any()) and step * section.batch >= section.adversarial_from and not thin
-        if thin and real.any():  # L_LPIPS needs whole pictures, so that pseudo targets have no part in a thin step
-            found = self._thin(batch, real, jitter, thin)
-            terms = {name: value.sum() / count for name, value in found.items()}
-        else:
-            rendering = self.psi(batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter)
-            pseudo = ~real
-            if pseudo.any():
-                drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
-                wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
-                terms["lpips_pseudo"] = self.perception.lpips(drawn, wanted).sum() / count
-            if real.any():
-                shown, target = rendering[real], self._target(batch, real)
-                found = image_terms(shown, target, self.perception) | {"identity": identity_term(shown, target, self.perception)}
-                if adversarial:
-                    found["adversarial"] = self.adversary.term(shown, target)
-                terms |= {name: value.sum() / count for name, value in found.items()}
+        weights = self.section.weights
+        rendering = self.psi(batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=torch_rng(self.seed, "psi-rays", step))
+        real, pseudo = batch.real > 0, batch.real == 0
+        count, terms = len(batch.real), {}
+        if pseudo.any():
+            drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
+            wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
+            terms["lpips_pseudo"] = self.perception.lpips(drawn, wanted).sum() / count
+        adversarial = bool(real.any()) and step * self.section.batch >= self.section.adversarial_from
+        if real.any():
+            shown, target = rendering[real], self._target(batch, real, rendering.raw.shape[-1])
+            found = image_terms(shown, target, self.perception) | {"identity": identity_term(shown, target, self.perception)}
+            if adversarial:
+                found["adversarial"] = self.adversary.term(shown, target)
+            terms |= {name: value.sum() / count for name, value in found.items()}
         factors = weights.model_dump() | {"lpips_pseudo": weights.lpips}
         loss = sum(factors[name] * value for name, value in terms.items())
         scalars = {name: value.detach() for name, value in terms.items()}
-        return loss, scalars, lambda: self.adversary.train(step // section.whole_every, shown, target) if adversarial else {}
+        return loss, scalars, lambda: self.adversary.train(step, shown, target) if adversarial else {}
 
-    def _thin(self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, thin: Thin) -> dict[str, Tensor]:
-        """What a thin step asks of the samples whose target is a real frame."""
-        source = batch.source[real]
-        planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
-        cameras = thin.cameras(batch.camera[real], self.psi.sizes.rays)
-        rendering = self.psi.volume(planes, thin(self.psi.background_feature(source)), cameras, generator=jitter)
-        return thin_terms(rendering, self._target(batch, real), thin)
-
-    def _target(self, batch: FrameBatch, real: Tensor) -> Target:
+    def _target(self, batch: FrameBatch, real: Tensor, rays: int) -> Target:
         with torch.no_grad():
             five_points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0, list(FIVE_POINTS)]
-        rays = self.psi.sizes.rays
         image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
         # Behind the head nobody knows the background of a real frame (facts 4.2).
         return Target(image, opacity, shrink(image, rays), 1.0 - opacity, five_points, batch.camera[real, 0], batch.uv[real])

@@ -24,8 +24,10 @@ from pipeline.camera import look_at, project
 from pipeline.counter import rng
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_table
+from pipeline.heads import SyntheticHeads
 from pipeline.labels import head_vertices
 from pipeline.perception import Regressor, Trunk
+from pipeline.pictures import to_uint8
 from pipeline.position_map import EXTENT, position_map
 from pipeline.render_genhead import Pools, draw_head, render_genhead, sample_points
 from pipeline.render_views import render_views
@@ -85,6 +87,8 @@ def inputs(tmp_path_factory) -> Path:
     save_weights(folder / "genhead/genhead.safetensors", genhead.state_dict(), {"network": "genhead"})
     known = {"z": torch.randn(5, sizes.genhead.z_dim), "label": torch.from_numpy(np.stack([label(f"known {i}") for i in range(5)]))}
     known |= {"camera": known["label"][:, :25], "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8)}
+    known["opacity"] = torch.randint(2, (5, 1, sizes.rays, sizes.rays)).float()
+    known["depth"] = torch.where(known["opacity"] > 0, 4.0, torch.inf)
     save_weights(folder / "genhead/portraits.safetensors", known, {"network": "portraits"})
     save_weights(folder / "motion/motion.safetensors", MotionEncoder(sizes.motion).state_dict(), {"network": "motion"})
     save_judges(folder / "perception", sizes)
@@ -226,7 +230,7 @@ def test_heads(inputs, tmp_path):
     sizes = scale_params("smoke").networks
     assert (metrics["heads"], metrics["images"], metrics["shards"]) == (5, 15, 3) and 0.1 < metrics["foreground"] <= 1
     reader = ShardReader(tmp_path / "out")
-    assert reader.keys() == [f"head-{index:08d}" for index in range(5)]
+    assert [int(key.removeprefix("head-").removeprefix("photo-")) for key in reader.keys()] == list(range(5))  # noqa: SIM118
     for key in reader:
         fields = reader.read(key)
         pictures = {name: decode_png(data).shape for name, data in fields.items() if name.endswith("png")}
@@ -245,6 +249,28 @@ def test_heads(inputs, tmp_path):
         assert np.array_equal(arrays["label.npy"][:25], arrays["cameras.npy"][0]) and (arrays["label.npy"][425:428] == 0).all()
 
 
+def test_portraits_among_the_heads(inputs, tmp_path):
+    """View 0 of each is the photo with what is known of it; training takes it as the source and any view as the target."""
+    heads(inputs, tmp_path / "out", portrait_share=1.0)
+    known = load_weights(inputs / "genhead/portraits.safetensors")[0]
+    reader, rays = ShardReader(tmp_path / "out"), scale_params("smoke").networks.rays
+    photos = {}
+    for key in reader:
+        fields = reader.read(key)
+        photos[key], cameras = decode_png(fields["view0.png"]), decode_npy(fields["cameras.npy"])
+        row = int((known["camera"].numpy() == cameras[0]).all(1).argmax())
+        assert key.startswith("photo-") and np.array_equal(photos[key], known["image"][row].numpy())
+        assert np.array_equal(decode_png(fields["opacity.png"])[:rays], 255 * known["opacity"][row, 0].numpy())
+        assert (decode_npy(fields["depth.npy"])[0][known["opacity"][row, 0].numpy() > 0] == 4.0).all()
+    data, targets = SyntheticHeads(tmp_path / "out", 0), set()
+    for step in range(12):
+        batch = data.batch(step, 2)
+        for source, camera in zip(batch.source, batch.camera, strict=True):
+            key = next(key for key in photos if np.array_equal(photos[key], to_uint8(source[None])[0]))
+            targets.add(int((decode_npy(reader.read(key, "cameras.npy")) == camera.numpy()).all(1).argmax()))
+    assert targets == {0, 1, 2}
+
+
 def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
     heads(inputs, tmp_path / "one")
     first = checksums(tmp_path / "one")
@@ -252,9 +278,10 @@ def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
     assert checksums(tmp_path / "one") == first
     heads(inputs, tmp_path / "more", heads=7)
     one, more = ShardReader(tmp_path / "one"), ShardReader(tmp_path / "more")
-    for key in one.keys()[:4]:  # the fifth is rendered with a neighbour now, which may change last bits
+    *first, last = one.keys()
+    for key in first:
         assert one.read(key) == more.read(key)
-    assert one.read("head-00000004", "label.npy") == more.read("head-00000004", "label.npy")
+    assert one.read(last, "label.npy") == more.read(last, "label.npy")  # rendered with a neighbour now, which may change last bits
 
 
 def test_the_draws_of_heads(inputs):
