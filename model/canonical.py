@@ -3,11 +3,15 @@
 Source: paper section 4.1, facts 1.4. With motion scale 0 it is the static Psi_3d, which leaves the expression as it is.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.sizes import Sizes
 from model.transformer import MotionBlock, PatchEmbed, initialise, to_image
+
+LEAK = 0.01  # of the leaky ReLU behind each mapping layer
 
 
 def resize(x_BCHW: Tensor, side: int) -> Tensor:
@@ -47,6 +51,19 @@ class CanonicalEncoder(nn.Module):
             }
         )
         initialise(self)
+        if psi.motion_gain:
+            self._start_motion(psi.motion_gain)
+
+    def _start_motion(self, gain: float) -> None:
+        """Let motion pass from the embeddings to the image tokens at `gain` times its size, however narrow the layers are."""
+        for mapping in (self.maps, self.maps_neutral):
+            for layer in mapping[::2]:
+                nn.init.kaiming_normal_(layer.weight, a=LEAK)
+        expansions = [self.proj_y, self.proj_y_neutral]
+        for block in (*self.trans_blocks_neutral, *self.trans_blocks_motion):
+            expansions += [block.attn2.kv, block.attn2.proj]
+        for layer in expansions:
+            nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
 
     def neutral(self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, scale: float | Tensor = 1.0) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, N, D) of the expression-free source and their grid: all that depends on the source alone."""

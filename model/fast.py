@@ -20,6 +20,7 @@ from model.fast_layers import run, stack
 from model.fast_render import NOTHING, SHARE, FastRenderer
 from model.fast_superresolution import FastSuperResolution
 from model.memory import keep_memory
+from model.planes import lay_out
 from model.psi import Psi
 from model.renderer import Deform, Rendering, compose
 
@@ -71,7 +72,7 @@ class FastPsi:
     def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Tensor:
         """Tri-planes (B, 3, C, R, R), float32, of the driving motion."""
         canonical = self.canonical.reenact(source.tokens_BDhw, motion_driving_BM, source.scale)
-        return self.triplane(canonical, source.detail_BWRR).float().unflatten(1, (3, -1))
+        return lay_out(self.triplane(canonical, source.detail_BWRR).float(), self.sizes.planes)
 
     @torch.inference_mode()
     def render(self, planes_B3CRR: Tensor, source: Source, cameras_BV25: Tensor, deform: Deform | None = None) -> Rendering:

@@ -12,6 +12,19 @@ from torch import Tensor
 PAIRS = ((0, 1), (1, 2), (2, 0))  # coordinates along the width and the height of each plane
 
 
+def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:
+    """Tri-planes (B, 3, C, R, R) from the feature maps (B, 3 * C, R, R) of the tri-plane decoder.
+
+    `published` takes the maps as planes. In an `upright` layout they lie like the portrait, row 0 its top and column 0 its left: x runs
+    along columns, y against rows, and z takes the axis that is left, the columns of (y, z) and the rows of (z, x).
+    """
+    maps_B3CRR = maps_BCRR.unflatten(1, (3, -1))
+    if layout == "published":
+        return maps_B3CRR
+    xy, yz, zx = maps_B3CRR.unbind(1)
+    return torch.stack([xy.flip(-2), yz.flip(-2).mT, zx.mT], 1)
+
+
 def sample_planes_reference(planes_BPCRR: Tensor, points_BN3: Tensor, box: float) -> Tensor:
     """(B, N, C) plane-averaged features of world points; the readable version of `sample_planes`."""
     points = points_BN3.detach() * (2.0 / box)

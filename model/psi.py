@@ -16,6 +16,7 @@ from model.sizes import Sizes
 from model.superresolution import SuperResolution
 from model.triplane_decoder import TriplaneDecoder
 
+EQUALISED = ("superresolution.", "decoder.")  # the parts whose weights are scaled when they are used (model/stylegan.py)
 MOTION_PARTS = ("maps", "maps_neutral", "proj_y", "proj_y_neutral", "norm2", "attn2")
 
 
@@ -26,7 +27,7 @@ class Psi(nn.Module):
         super().__init__()
         psi = sizes.psi
         self.sizes = sizes
-        # The one style of super-resolution. Training leaves it at zero; imported weights may have another.
+        # The one style of super-resolution, which no training changes: zero, or that of the weights that are imported or taken over.
         self.register_buffer("w_avg", torch.zeros(sizes.w_dim))
         self.encoder_global = GlobalEncoder(sizes.image, psi.encoder_width, psi.encoder_blocks, psi.global_channels)
         self.encoder_detail = DetailEncoder(psi.detail_stem, psi.detail_channels)

@@ -5,6 +5,7 @@ read from the `networks` section of params.yaml.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class PsiSizes:
     decoder_heads: int = 2
     decoder_channels: int = 256  # first convolutions of the tri-plane decoder; the later ones have half of it
     background_width: int = 64
+    # How large what a motion layer puts out is at the start, over what goes in. 0 is published: deviation 0.02, by which the motion
+    # arrives at the image tokens a hundred times smaller than they are, and needs millions of images to be heard.
+    motion_gain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,9 @@ class Sizes:
     samples: int = 48  # coarse samples a ray
     samples_fine: int = 48
     box: float = 1.3  # side of the tri-plane cube, world units
+    # Where Psi's decoder puts a pixel of its feature map. published: rows of the xy plane go up where rows of the portrait go down, and the
+    # other planes swap its axes. upright: each plane lies like the portrait, so that convolutions carry what is local.
+    planes: Literal["published", "upright"] = "published"
     plane_resolution: int = 256
     plane_channels: int = 32
     decoder_hidden: int = 64

@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from model.planes import lay_out
 from model.sizes import Sizes
 from model.transformer import Block, PatchEmbed, initialise, to_image
 
@@ -25,6 +26,7 @@ class TriplaneDecoder(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         psi, wide = sizes.psi, sizes.psi.decoder_channels
+        self.layout = sizes.planes
         self.convs1 = conv_stack(2 * psi.detail_channels, wide, wide // 2)
         self.patch_embed = PatchEmbed(wide // 2, psi.dim, STRIDE)
         self.trans_blocks = nn.ModuleList([Block(psi.dim, psi.decoder_heads, psi.mlp_ratio, reduction=2)])
@@ -39,4 +41,4 @@ class TriplaneDecoder(nn.Module):
         for block in self.trans_blocks:
             x = block(x, grid)
         x = self.shuffle(to_image(x, grid))
-        return self.conv_last(self.convs2(torch.cat([x, canonical_BCRR], 1))).unflatten(1, (3, -1))
+        return lay_out(self.conv_last(self.convs2(torch.cat([x, canonical_BCRR], 1))), self.layout)

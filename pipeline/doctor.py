@@ -131,7 +131,7 @@ def _folders(params: Params) -> list[Finding]:
 def _costs(params: Params) -> list[Finding]:
     ingest, pixels = params.ingest, params.networks.image**2
     if ingest.source == "generated" or params.scale == "paper":
-        clips, portraits = ingest.train_clips + ingest.test_clips, ingest.identities * ingest.photos
+        clips, portraits = ingest.train_clips + ingest.validation_clips + ingest.test_clips, ingest.identities * ingest.photos
     else:
         clips, portraits = (_count(folder, kinds) for folder, kinds in ((ingest.clips, VIDEOS), (ingest.portraits, IMAGES)))
     frames = clips * ingest.frames

@@ -17,15 +17,16 @@ from torch import Tensor
 from model.flame import Flame
 from pipeline import camera, head_model, metrics
 from pipeline.device import choose_device
-from pipeline.evaluate_truth import Truth, fit_against_truth, novel_views
+from pipeline.evaluate_truth import Truth, fit_against_truth, novel_views, response
 from pipeline.files import write_bytes, write_json
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.params import Params
 from pipeline.perception import Perception
-from pipeline.reenact import Frame, HeldOutClips, Synthesizers, stack
+from pipeline.reenact import CachedClips, Frame, HeldOutClips, Synthesizers, stack
 
 METHODS = ("psi", "psi3d", "copy")
 DIGITS = 6
+SELF_EVIDENT = ("id", "expression_error", "mouth_opening_correlation", "eye_opening_correlation", "gaze_correlation", "faces_found")
 
 
 def frontal_camera() -> np.ndarray:
@@ -45,6 +46,7 @@ class Judge:
         self.fid = metrics.FidPerception(self.perception)
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.truth = truth
+        self.reader = metrics.FaceReader()
 
     @cached_property
     def expression_truth(self) -> metrics.ExpressionTruth:
@@ -86,6 +88,20 @@ class Judge:
             scores["expression_error"] = self.expression_truth(found, self.truth.parameters([frame.key for frame in drivings]).to(self.device))
         return {name: torch.as_tensor(value, dtype=torch.float64, device="cpu").numpy() for name, value in scores.items()}
 
+    def motion(self, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
+        """Mouth, lids and gaze of real frames, (N,): the truth where it is known, else as they are read from the pictures."""
+        if self.truth:
+            return self.reader.measure(np.stack([self.truth.landmarks[frame.key] for frame in frames]))
+        return self.reader(stack(frames, "image"))
+
+    def followed(self, result: Tensor, drivings: Sequence[Frame]) -> dict[str, float]:
+        """How well mouth, lids and gaze of pictures follow those of the driving frames, over each clip: correlations; and in which share of
+        the pictures a face is found."""
+        found, wanted = self.reader(result), self.motion(drivings)
+        clips = [frame.clip for frame in drivings]
+        scores = {f"{name}_correlation": metrics.within_clips(found[name], wanted[name], clips) for name in found}
+        return scores | {"faces_found": float(np.isfinite(found["mouth_opening"]).mean())}
+
     def consistency(self, synthesizers: Synthesizers, groups: Sequence[tuple[Frame, list[Frame]]]) -> float | None:
         """Cons. of Psi, averaged over the sources; None when no source has two drivers."""
         values = []
@@ -111,8 +127,8 @@ class Evaluation:
 
 
 def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d: Path, views: Path, psi: Path, truth: Path, out: Path) -> Evaluation:
-    """Measure Psi, Psi_3d and the copied source on the test clips; write `out`/pairs.json and `out`/frames.csv (one row per self-reenacted
-    frame).
+    """Measure Psi, Psi_3d and the copied source on the clips of `evaluate.split`; write `out`/pairs.json and `out`/frames.csv (one row a
+    self-reenacted frame).
 
     `truth` is empty for real input; then what needs it is left out. Returns the scores (nested, six digits) and what to draw.
     """
@@ -120,7 +136,7 @@ def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
     judge = Judge(params, perception, known)
     synthesizers = Synthesizers(params.networks, psi, psi3d, judge.device)
-    clips = HeldOutClips(views, synthesizers.motion, judge.device)
+    clips = CachedClips(views, synthesizers.motion, section.split, judge.device)
     pairs = {"self": clips.self_pairs(section.self_frames), "cross": clips.cross_pairs(section.cross_pairs, params.seed)}
     groups = clips.frontal_groups(section.frontal_drivers, params.seed)
     write_json(out / "pairs.json", pairs | {"frontal": groups})
@@ -141,6 +157,7 @@ def evaluate(params: Params, ingest: Path, labels: Path, perception: Path, psi3d
         scores["consistency"] = {"psi": consistency}
     if known:
         scores["novel_views"] = novel_views(known, clips, synthesizers, judge.perception)
+        scores["response"] = response(known, clips, synthesizers)
         scores |= fit_against_truth(known, labels, judge.flame)
     return Evaluation(rounded(scores), loaded["self"], loaded["cross"], clips, synthesizers)
 
@@ -150,22 +167,32 @@ def _reenact(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Means per method, and the numbers of each pair per method."""
     sources, drivings = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    cameras = stack(drivings, "camera")
+    cameras, wanted = stack(drivings, "camera"), stack(drivings, "image")
+    thumbnails = metrics.Thumbnails(judge.perception, wanted)
     table = {}
     means: dict[str, Any] = {}
     for method in (*METHODS, "real"):
         if method == "real":
-            image, points = stack(drivings, "image"), judge.five_points(drivings, drivings, cameras)
+            image, points = wanted, judge.five_points(drivings, drivings, cameras)
         else:
             image = synthesizers.draw(method, sources, drivings, cameras[:, None]).image
             where = stack(sources, "camera") if method == "copy" else cameras
             points = judge.five_points(sources, sources if method in ("copy", "psi3d") else drivings, where)
         table[method] = judge.reenactment(image, points, sources, drivings, same)
         means[method] = {name: values.mean() for name, values in table[method].items()}
+        if same:
+            means[method] |= judge.followed(image, drivings)
+        if "lpips" in means[method]:
+            means[method]["lpips_thumbnail"] = thumbnails(means[method]["lpips"])
         if method != "real" and len(image) > 1:
             means[method]["fid_perception"] = judge.fid(image, real)
-    # A real frame compared with itself says nothing; only its identity and the calibrated expression do.
-    means["real"] = {name: value for name, value in means["real"].items() if name in ("id", "expression_error")}
+        if method == "psi":
+            still = synthesizers.draw(method, sources, sources, cameras[:, None]).image
+            means[method]["response"] = metrics.root_mean_square(image - still)
+        else:
+            means[method]["response"] = 0.0  # Psi_3d and the copy know no driving motion
+    # A real frame compared with itself says nothing; its identity, the calibrated expression and what the face mesh reads in it do.
+    means["real"] = {name: value for name, value in means["real"].items() if name in SELF_EVIDENT}
     return means, table
 
 

@@ -35,6 +35,7 @@ class Views:
     images: Tensor  # (V, 3, S, S) in [-1, 1]
     masks: Tensor  # (V, 1, S, S) in [0, 1]
     depths: Tensor  # (V, 1, S, S) world units along the ray, infinite outside the head
+    unmoved: Tensor  # (3, S, S) the first view with the face of the clip's first frame
 
 
 class Truth:
@@ -46,6 +47,8 @@ class Truth:
         self.frames = [row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"]
         labels = {(row["file"], row["index"]): row["label"] for row in _rows(truth / "frames.parquet", ["file", "index", "label"])}
         self.labels = {row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames}
+        points = {(row["file"], row["index"]): row["landmarks"] for row in _rows(truth / "frames.parquet", ["file", "index", "landmarks"])}
+        self.landmarks = {row["key"]: np.reshape(points[files[row["clip"]], row["index"]], (70, 2)) for row in self.frames}
         self.key_of = {(files[row["clip"]], row["index"]): row["key"] for row in self.frames}
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
@@ -75,6 +78,7 @@ class Truth:
                 cameras=cameras,
                 images=torch.stack([image_tensor(fields[f"view{i}.png"]) for i in count]),
                 masks=torch.stack([image_tensor(fields[f"alpha{i}.png"]) for i in count]),
+                unmoved=image_tensor(fields["unmoved.png"]),
                 depths=torch.stack([torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float()[None] for i in count]),
             )
 
@@ -89,10 +93,12 @@ def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, p
     views.
     """
     values: dict[str, dict[str, list[Tensor]]] = {}
+    true_images = []
     for views in truth.views():
         if views.key not in clips.clip_of:
             continue
         frame, views = [clips.frame(views.key)], to_device(views, clips.device)
+        true_images.append(views.images)
         for method in ("psi3d", "psi", "copy"):
             drawn = synthesizers.draw(method, frame, frame, views.cameras[None])
             found = {
@@ -104,7 +110,30 @@ def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, p
                 found["depth_error"] = metrics.depth_error(drawn.depth, drawn.opacity, views.depths)
             for name, value in found.items():
                 values.setdefault(method, {}).setdefault(name, []).append(value)
-    return {method: {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()} for method, found in values.items()}
+    means = {method: {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()} for method, found in values.items()}
+    if true_images:
+        thumbnails = metrics.Thumbnails(perception, torch.cat(true_images))
+        for found in means.values():
+            found["lpips_thumbnail"] = thumbnails(found["lpips"])
+    return means
+
+
+@torch.no_grad()
+def response(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers) -> dict[str, float]:
+    """How Psi's pictures of the first frame of a clip change with the motion of another one, at true cameras, beside the true change."""
+    found, wanted = [], []
+    for views in truth.views():
+        if views.key not in clips.clip_of:
+            continue
+        first = clips.clips[clips.clip_of[views.key]][0]
+        if not first.endswith(f"-{0:06d}"):  # the truth knows the change to the very first frame alone
+            continue
+        source, driving, views = [clips.frame(first)], [clips.frame(views.key)], to_device(views, clips.device)
+        camera = views.cameras[None, :1]
+        moved, still = (synthesizers.draw("psi", source, whose, camera).image for whose in (driving, source))
+        found.append(moved - still)
+        wanted.append(views.images[:1] - views.unmoved[None])
+    return metrics.response(torch.cat(found), torch.cat(wanted)) if found else {}
 
 
 def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dict[str, float]]:

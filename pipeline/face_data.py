@@ -32,7 +32,7 @@ class Faces:
 
 
 def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
-    """All usable faces of a split ("train": portraits and frames; "test": frames). A person is an identity of the generator, a portrait or
+    """All usable faces of a split ("train": portraits and frames; the others: frames). A person is an identity of the generator, a portrait or
     a clip.
     """
     reader = ShardReader(ingest / "shards")

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.files import key_of, write_bytes, write_table
 from pipeline.fingerprint import fingerprint
 from pipeline.head_model import standin
-from pipeline.head_motion import Shot, clip, photo
+from pipeline.head_motion import Shot, clip, photo, with_face_of
 from pipeline.head_person import Person, Z, person
 from pipeline.head_render import Picture, render
 from pipeline.head_scene import Figure, figure, pose
@@ -29,11 +29,12 @@ from pipeline.pictures import encode_mp4
 from pipeline.pool import run_units
 from pipeline.scratch import scratch_folder
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png, write_shard
+from pipeline.splits import SPLITS
 from pipeline.unit import Unit, units_of
 
 DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there
 NOVEL_VIEWS = 4  # per frame
-NOVEL_EVERY = 8  # frames of a test clip
+NOVEL_EVERY = 8  # frames of a held-out clip
 _FLOATS = pa.list_(pa.float32())
 IDENTITIES = pa.schema({"identity": pa.string(), "z": _FLOATS})
 PORTRAITS = pa.schema({"file": pa.string(), "identity": pa.string(), "camera": _FLOATS, "label": _FLOATS, "landmarks": _FLOATS})
@@ -98,11 +99,12 @@ class Artist:
         for index, shot in enumerate(shots):
             extra = {"file": file, "clip": file, "index": index, "identity": identity, "split": split, "extra": shot.moment.extra.tolist()}
             rows.append(_row(body, shot, size, **extra))
-            if split == "test" and index % NOVEL_EVERY == NOVEL_EVERY // 2:
-                yield self._novel(file, index, body, shot)
+            if split != "train" and index % NOVEL_EVERY == NOVEL_EVERY // 2:
+                yield self._novel(file, index, body, shot, shots[0])
 
-    def _novel(self, file: str, index: int, body: Figure, shot: Shot) -> Sample:
-        """True views of a frame from other sides, under the light that falls on it in the frame."""
+    def _novel(self, file: str, index: int, body: Figure, shot: Shot, first: Shot) -> Sample:
+        """True views of a frame from other sides, under the light that falls on it in the frame; the first of them once more with the face
+        of the clip's `first` frame, so that what the motion alone changes in it is known."""
         generator = rng(self.seed, "novel views", file, index)
         cameras = np.stack([sample_look_at(generator) for _ in range(NOVEL_VIEWS)])
         room = shot.camera[:16].reshape(4, 4)[:3, :3]
@@ -111,6 +113,7 @@ class Artist:
         for number, view in enumerate(views):
             fields |= {f"view{number}.png": encode_png(view.rgb), f"alpha{number}.png": _grey(view.alpha)}
             fields[f"depth{number}.npy"] = encode_npy(view.depth)
+        fields["unmoved.png"] = encode_png(render(body, with_face_of(shot.moment, first.moment), cameras[0], self.image, room).rgb)
         return f"{key_of(file)}-{index:06d}", fields
 
 
@@ -129,7 +132,7 @@ def generate(params: Params, out: Path = Path("data/generated"), truth: Path = P
     """
     settings = params.ingest
     portraits = [f"person{i:05d}-{k}.png" for i in range(settings.identities) for k in range(settings.photos)]
-    clips = [f"train-{i:04d}.mp4" for i in range(settings.train_clips)] + [f"test-{i:04d}.mp4" for i in range(settings.test_clips)]
+    clips = [f"{split}-{i:04d}.mp4" for split in SPLITS for i in range(getattr(settings, f"{split}_clips"))]
     plan = units_of("portraits", portraits, settings.shard_size) + units_of("clip", clips, 1)
     scratch = scratch_folder("generated", fingerprint(__file__, settings, params.networks.image, params.seed))
     done = run_units(plan, partial(Artist, settings, params.networks.image, params.seed), scratch, params.machine, "generate", {"files": 1})

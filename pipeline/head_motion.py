@@ -4,7 +4,7 @@ Everything comes from the given generator, so from counters. Expressions mix FLA
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -67,6 +67,14 @@ def _moment(weights: Mapping[str, float], eyes: np.ndarray, rotation: np.ndarray
         extra=np.array([weights.get(name, 0.0) for name in EXTRA]),
         body=body,
     )
+
+
+def with_face_of(moment: Moment, other: Moment) -> Moment:
+    """`moment` with the expression, jaw, eyes and wrinkles of `other`; bust and hair stay where they are."""
+    swaying = [EXTRA.index(name) for name in ("sway_side", "sway_depth")]
+    extra = other.extra.copy()
+    extra[swaying] = moment.extra[swaying]
+    return replace(other, extra=extra, body=moment.body)
 
 
 def _camera(rotation: np.ndarray, place: np.ndarray, zoom: float, centre: np.ndarray) -> np.ndarray:

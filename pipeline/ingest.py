@@ -6,7 +6,6 @@ with an even step of at most four.
 """
 
 import base64
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from pipeline.params import Ingest, Machine
 from pipeline.pool import run_units
 from pipeline.scratch import publish, scratch_folder
 from pipeline.shards import Sample, encode_png
+from pipeline.splits import SPLITS, split_folder
 from pipeline.unit import Done, Unit, units_of
 
 WINDOW = 200  # frames from the start of a clip
@@ -48,7 +48,7 @@ GOOD = {"status": "ok", "reason": ""}
 def ingest(settings: Ingest, image: int, machine: Machine, portraits: Path, clips: Path, out: Path) -> dict[str, Any]:
     """Ingest the two folders at `image` pixels; writes portraits, clips and frames .parquet and shards/ to `out`, returns the metrics.
 
-    Raises UserError when a folder holds nothing, nothing of it can be used, or there are not two clips, one for training.
+    Raises UserError when a folder holds nothing, nothing of it can be used, or there are not three clips, one for each split.
     """
     portrait_files, other_images = _list(portraits, IMAGE_SUFFIXES, "portraits", settings)
     clip_files, other_videos = _list(clips, VIDEO_SUFFIXES, "clips", settings)
@@ -79,26 +79,23 @@ def choose_frames(available: int, most: int) -> range:
 
 
 def split_clips(rows: Sequence[Row], settings: Ingest) -> dict[str, str]:
-    """The split, train or test, for the key of every clip.
+    """The split, train, validation or test, for the key of every clip.
 
-    A generated file says it in its name. In a folder it depends on the hash of the file name alone, so that new clips do not move the
-    others, but at least one usable clip is for each. Raises UserError when that is not possible.
+    A generated file says it in its name; for a folder see `split_folder`. Raises UserError when a split would have no usable clip.
     """
     usable = [row for row in rows if row["status"] == "ok"]
     if settings.source == "generated":
-        splits = {row["key"]: "test" if Path(row["file"]).name.startswith("test") else "train" for row in rows}
+        splits = {row["key"]: Path(row["file"]).name.split("-")[0] for row in rows}
     else:
-        place = {row["key"]: int(hashlib.sha256(row["file"].encode()).hexdigest()[:8], 16) / 2**32 for row in rows}
-        splits = {key: "test" if fraction < settings.test_share else "train" for key, fraction in place.items()}
-        usable.sort(key=lambda row: place[row["key"]])
-        if len(usable) > 1:
-            splits[usable[0]["key"]], splits[usable[-1]["key"]] = "test", "train"
+        files, good = [row["file"] for row in rows], [row["file"] for row in usable]
+        found = split_folder(files, good, settings.validation_share, settings.test_share)
+        splits = {row["key"]: found[row["file"]] for row in rows}
     counts = Counter(splits[row["key"]] for row in usable)
-    if len(counts) < 2:
-        more = "Add clips to ingest.clips" if settings.source == "folder" else "Raise ingest.train_clips and ingest.test_clips"
+    if len(counts) < len(SPLITS):
+        more = "Add clips to ingest.clips" if settings.source == "folder" else "Raise ingest.train_clips, validation_clips and test_clips"
         reasons = _reasons(rows)
         raise UserError(
-            f"of {len(rows)} clips {len(usable)} can be used, but training and testing need one each at least"
+            f"of {len(rows)} clips {len(usable)} can be used, but training, validation and testing need one each at least"
             + (f" (rejected: {reasons}). " if reasons else ". ") + f"{more} in params.yaml."
         )  # fmt: skip
     return splits
@@ -265,7 +262,7 @@ def _metrics(portraits: list[Row], clips: list[Row], frames: list[Row], other_im
     readable = [row for row in portraits if row["width"]]
     result["portraits"]["face_share"] = round(sum(_kind(row["reason"]) != "no face" for row in readable) / len(readable), 4)
     result["portraits"]["ignored_files"], result["clips"]["ignored_files"] = other_images, other_videos
-    for split in ("train", "test"):
+    for split in SPLITS:
         result["clips"][split] = sum(row["status"] == "ok" and row["split"] == split for row in clips)
     return result
 

@@ -6,6 +6,7 @@ otherwise. LPIPS, ID, AED, APD and FID go by the names of paper section 5 but ar
 published ones.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,15 @@ from model.flame import Flame
 from model.identity import identity_crop
 from pipeline.errors import UserError
 from pipeline.expression import EXPRESSION, JAW, NUMBERS, ROTATION, ExpressionOffsets
+from pipeline.face import FaceFinder
+from pipeline.landmarks import landmarks_70
+from pipeline.media import Rejected
+from pipeline.motion_targets import motion_measures
 from pipeline.perception import Perception
 from pipeline.pictures import to_uint8
 
+READER_PIXELS = 256  # the face mesh finds little in smaller pictures
+READER_SCORE = 0.3  # of the face detector: what is looked at are blurred faces in their place
 PSNR_LIMIT = 60.0  # dB; what equal images are said to have, so that a mean stays finite
 HEAD_MARGIN = 0.05  # of the image: the head region goes this far below the chin
 RIDGE = 1.0  # of the calibration, times the variance of its inputs
@@ -62,6 +69,37 @@ def foreground_psnr(result_BCHW: Tensor, wanted_BCHW: Tensor, mask_BCHW: Tensor)
     weight = torch.where(empty, torch.ones_like(mask_BCHW), mask_BCHW).expand_as(result_BCHW)
     error = ((result_BCHW - wanted_BCHW).square() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
     return (10.0 * torch.log10(4.0 / error.clamp_min(1e-12))).clamp_max(PSNR_LIMIT)
+
+
+def root_mean_square(values_BCHW: Tensor) -> float:
+    """Over everything."""
+    return float(values_BCHW.double().square().mean().sqrt())
+
+
+def response(change_BCHW: Tensor, true_change_BCHW: Tensor) -> dict[str, float]:
+    """How pictures change with the driving motion, beside how they should; both are differences of images in [-1, 1] at the same cameras.
+
+    `rms` is the size of the change, `share` that over the true one (1 is right, 0 is no motion at all), `agreement` their correlation, -1 to
+    1: a change of the right size in the wrong place has none.
+    """
+    rms, true_rms = root_mean_square(change_BCHW), root_mean_square(true_change_BCHW)
+    common = float((change_BCHW.double() * true_change_BCHW.double()).mean())
+    agreement = common / (rms * true_rms) if rms and true_rms else 0.0
+    return {"rms": rms, "true_rms": true_rms, "share": rms / true_rms if true_rms else float("nan"), "agreement": agreement}
+
+
+def within_clips(a_N: np.ndarray, b_N: np.ndarray, clips: Sequence[str]) -> float:
+    """Correlation of two measures over the frames of clips, each about its clip's mean, so that what differs between people does not count;
+    -1 to 1. Frames where one of them is NaN are left out; NaN when nothing is left that moves."""
+    names, clip = np.unique(np.asarray(clips), return_inverse=True)
+    known = np.isfinite(a_N) & np.isfinite(b_N)
+    centred = []
+    for values in (a_N, b_N):
+        values = np.where(known, values, 0.0)
+        means = np.bincount(clip[known], values[known], len(names)) / np.maximum(np.bincount(clip[known], minlength=len(names)), 1)
+        centred.append((values - means[clip])[known])
+    size = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
+    return float((centred[0] * centred[1]).sum() / size) if size > 1e-12 else float("nan")
 
 
 def opacity_iou(opacity_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
@@ -114,6 +152,53 @@ def consistency(features_NE: np.ndarray) -> float:
 def landmark_error(found_NP2: np.ndarray, wanted_NP2: np.ndarray, interocular_N: np.ndarray) -> np.ndarray:
     """Distance of each landmark over the true inter-ocular distance, (N, P); 0.04 is 4 %. Lower is better."""
     return np.linalg.norm(found_NP2 - wanted_NP2, axis=-1) / interocular_N[:, None]
+
+
+class Thumbnails:
+    """What an LPIPS looks like: the side in pixels of the thumbnail of the true picture, enlarged again, that has the same."""
+
+    def __init__(self, perception: Perception, images_BCHW: Tensor) -> None:
+        """`images_BCHW` are the true pictures."""
+        side = images_BCHW.shape[-1]
+        powers = range(2, side.bit_length())
+        self.sides = [size for power in powers for size in (2**power, 3 * 2 ** (power - 1)) if size <= side]
+        self.distances = []
+        for size in self.sides:
+            small = F.interpolate(images_BCHW, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+            again = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
+            self.distances.append(float(perception.lpips(again, images_BCHW).mean()))
+
+    def __call__(self, lpips: float) -> float:
+        """Pixels, interpolated on a logarithmic scale; the smallest thumbnail's when it is worse than that."""
+        falling = np.minimum.accumulate(self.distances)[::-1]
+        return float(np.exp(np.interp(lpips, falling, np.log(self.sides)[::-1])))
+
+
+class FaceReader:
+    """Reads mouth, lids and gaze from pictures, enlarged, by the face mesh of ingest: an instrument that no network of ours has learnt from
+    pictures that ours have drawn."""
+
+    NAMES = ("mouth_opening", "eye_opening", "gaze")
+
+    def __init__(self) -> None:
+        self.faces = FaceFinder(READER_SCORE, 0.0)
+
+    def __call__(self, images_BCHW: Tensor) -> dict[str, np.ndarray]:
+        """The measures of `motion_measures`, (B,); NaN where no face is found."""
+        side = images_BCHW.shape[-1]
+        size = max(side, READER_PIXELS)
+        large = F.interpolate(images_BCHW, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
+        points = np.full((len(images_BCHW), 70, 2), np.nan)
+        for i, image in enumerate(to_uint8(large)):
+            with contextlib.suppress(Rejected):
+                points[i] = landmarks_70(self.faces.find(image).mesh_478)
+        return self.measure(points)
+
+    @classmethod
+    def measure(cls, points_N70x2: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of known landmarks."""
+        measures = motion_measures(points_N70x2)
+        return {name: measures[name] for name in cls.NAMES}
 
 
 class FidPerception:

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from model import losses
 from model.discriminator import Discriminator
 from model.renderer import Rendering
+from pipeline.params import Training
 from pipeline.perception import Perception
+from pipeline.rates import adam
 from pipeline.thin import Thin
 from pipeline.trainer import update
 
@@ -71,9 +73,9 @@ def shrink(image_BCHW: Tensor, size: int) -> Tensor:
 class Adversary:
     """L_adv of Eq. 2 and 5: the dual discriminator of facts 4.5 and its own training."""
 
-    def __init__(self, discriminator: Discriminator, learning_rate: float) -> None:
+    def __init__(self, discriminator: Discriminator, section: Training) -> None:
         self.network = discriminator
-        self.optimiser = torch.optim.Adam(discriminator.parameters(), lr=learning_rate, betas=(0.9, 0.999), eps=1e-5)
+        self.optimiser = adam([(discriminator.parameters(), 1.0)], section)
 
     def term(self, rendering: Rendering, target: Target) -> Tensor:
         """The loss of the synthesizer, (B,)."""

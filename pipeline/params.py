@@ -55,6 +55,7 @@ class Ingest(Section):
     identities: Positive  # of generated portraits
     photos: Positive  # portraits per identity
     train_clips: Positive
+    validation_clips: Positive
     test_clips: Positive
     frames: Positive  # per generated clip; also the most that are used of a real one
     portrait_size: Annotated[int, Field(ge=64)]  # pixels of generated portraits
@@ -64,7 +65,8 @@ class Ingest(Section):
     min_frames: Positive
     detection_score: Probability
     smooth_crop: bool
-    test_share: Probability  # of the clips in a folder
+    validation_share: Probability  # of the clips in a folder
+    test_share: Probability
     shard_size: Positive
 
 
@@ -125,16 +127,18 @@ class Training(Section):
     images: Positive
     batch: Positive
     learning_rate: Rate
+    equalised_learning_rate_scale: Annotated[float, Field(gt=0)]  # of layers that scale weights of deviation 1 when they use them
+    adam_eps: Annotated[float, Field(gt=0)]
     warmup: Count  # images over which the learning rate rises; the published runs have none
     decay_until: Count  # images by which it falls to nothing, 0 is never; the published runs have none
     ema_half_life: Positive  # images
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images
-    preview_every: Positive  # images
+    whole_every: Positive  # steps; the others are thin (pipeline/thin.py), 1 is none, as published
+    preview_every: Positive  # images; the held-out people are looked at as often
 
 
 class TrainPsi3d(Training):
-    whole_every: Positive  # steps; the others are thin (pipeline/thin.py), 1 is none, as published
     init: Literal["genhead", "scratch"]
     weights: Psi3dWeights
     identity_from: Count  # images seen
@@ -162,6 +166,7 @@ class Train(Training):
 
 
 class Evaluate(Section):
+    split: Literal["validation", "test"]  # parameters are chosen on validation people
     self_frames: Positive  # per clip
     cross_pairs: Count
     frontal_drivers: Count
@@ -280,6 +285,8 @@ def _sizes_problems(sizes: Any, where: str) -> Iterator[str]:
         value = getattr(sizes, field.name)
         if dataclasses.is_dataclass(value):
             yield from _sizes_problems(value, f"{where}.{field.name}")
+        elif isinstance(value, str):  # one of a few names, which pydantic has looked at
+            continue
         elif any(number < 0 or (number == 0 and field.default != 0) for number in (value if isinstance(value, tuple) else (value,))):
             yield f"{where}.{field.name} is {json.dumps(value)}, but must be above 0."
 
@@ -295,9 +302,10 @@ def _cross_problems(params: Params) -> Iterator[str]:
     if heads.z == "normal" and heads.portrait_share:
         yield f"render_genhead.portrait_share is {heads.portrait_share}, but must be 0 with render_genhead.z normal: fresh codes have no portraits."
     if ingest.source == "generated":
-        if params.evaluate.cross_pairs and ingest.test_clips < 2:
-            pairs = params.evaluate.cross_pairs
-            yield f"evaluate.cross_pairs is {pairs}, but pairs need ingest.test_clips of at least 2 (is {ingest.test_clips})."
+        clips = getattr(ingest, f"{params.evaluate.split}_clips")
+        if params.evaluate.cross_pairs and clips < 2:
+            key = f"ingest.{params.evaluate.split}_clips"
+            yield f"evaluate.cross_pairs is {params.evaluate.cross_pairs}, but pairs need {key} of at least 2 (is {clips})."
         if params.train.clips > ingest.train_clips:
             yield f"train.clips is {params.train.clips}, but must be at most ingest.train_clips {ingest.train_clips} (0 is all)."
     for name in ("train_psi3d", "train"):

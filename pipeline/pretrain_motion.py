@@ -25,6 +25,7 @@ from pipeline import head_model
 from pipeline.counter import counter_seed, rng
 from pipeline.device import choose_device, to_device
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.labels import head_vertices
 from pipeline.landmarks import landmarks_70
@@ -40,6 +41,7 @@ MAPPED = [68, 69, *range(2, 68)]  # what the 68 landmark maps show: two points o
 MAPS_WEIGHT = 10.0  # of distances in widths of the crop
 GENERATOR_RATE = 0.2
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
+VALIDATION_PAIRS = 32
 RIDGE = 1e-2  # per sample, for standardised embeddings
 
 
@@ -66,7 +68,7 @@ class Faces:
 
 
 def read_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> Faces:
-    """Usable faces: "train" has the frames of the train clips and the portraits, "test" the frames of the test clips.
+    """Usable faces: "train" has the frames of the train clips and the portraits, the others the frames of theirs.
 
     Raises UserError when there is no frame.
     """
@@ -94,7 +96,7 @@ def read_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> Faces:
 def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
     """Train E_mot on the train clips and portraits and write `out`/motion.safetensors.
 
-    Returns small metrics of the test clips: how much of named motions a linear map of the embedding, learned on the train clips, explains
+    Returns small metrics of the validation clips: how much of named motions a linear map of the embedding, learned on the train clips, explains
     (R^2, 1 is all, of all frames and about each clip's mean), and the L1 of reenactment with that of the copied source.
     """
     section, sizes, seed = params.pretrain.motion, params.networks.motion, params.seed
@@ -127,13 +129,24 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
         update(optimiser, sum(losses.values()))
         return {name: value.detach() for name, value in losses.items()}
 
-    history = training.run(lambda i: _draw(faces, section.batch, sizes.input, rng(seed, "motion", i)), step)
+    unseen = read_faces(flame, ingest, labels, "validation")
+    looked_at = to_device(_draw(unseen, VALIDATION_PAIRS, sizes.input, rng(seed, "motion validation")), device)
+
+    @torch.no_grad()
+    def validate() -> dict[str, float]:
+        teacher.eval()
+        loss = sum(teacher(looked_at).values())
+        teacher.train()
+        return {"loss": loss}
+
+    history = training.run(lambda i: _draw(faces, section.batch, sizes.input, rng(seed, "motion", i)), step, validate=validate)
     teacher.eval()
     note = {"network": "motion encoder", "sizes": asdict(sizes), "trained_on": len(faces.images)}
     save_weights(out / "motion.safetensors", teacher.encoder.state_dict(), note)
+    write_json(out / "moved.json", training.moved)
     training.finish()
-    last = {f"{name}_loss": value for name, value in history[-1].items() if name not in ("step", "images")}
-    return {"history": history, "trained_on": len(faces.images), **last, **judge(teacher, faces, read_faces(flame, ingest, labels, "test"))}
+    last = {f"{name}_loss": value for row in history for name, value in row.items() if name not in ("step", "images")}
+    return {"history": history, "trained_on": len(faces.images), **last, **judge(teacher, faces, unseen)}
 
 
 @dataclass

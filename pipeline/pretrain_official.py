@@ -61,15 +61,14 @@ def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Pat
     identity.load_state_dict(states["identity"])
     trunk.load_state_dict(states["trunk"])
     export_identity(identity, out / "identity.onnx")
-    faces = read_faces(ingest, labels, truth, "train")
-    trainer = PerceptionTrainer(
-        params, faces, fingerprint(__file__, params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels)
-    )
+    faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
+    inputs = (params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels)
+    trainer = PerceptionTrainer(params, faces, unseen, fingerprint(__file__, *inputs))
     regressor = trainer.regressor()
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
     trainer.finish()
-    measured = judge(Perception(identity, trunk, regressor), read_faces(ingest, labels, truth, "test"))
+    measured = judge(Perception(identity, trunk, regressor), unseen)
     return _report(states) | note | trainer.losses | measured | {"history": trainer.history}
 
 

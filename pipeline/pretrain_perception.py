@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline.counter import counter_seed, rng, torch_rng
 from pipeline.device import choose_device, to_device
 from pipeline.expression import EXPRESSION, EYES, JAW, ROTATION, ExpressionOffsets
 from pipeline.face_data import Faces, augment, read_faces
-from pipeline.files import write_bytes
+from pipeline.files import write_bytes, write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.labels import FIVE_POINTS
 from pipeline.params import Params
@@ -34,6 +35,7 @@ from pipeline.perception import Perception, Regressor, Trunk
 from pipeline.scratch import scratch_folder
 from pipeline.trainer import Training, update
 
+Numbers = dict[str, Tensor]
 PARTS = {"expression": EXPRESSION, "jaw": JAW, "eyes": EYES, "rotation": ROTATION}
 MARGIN, SCALE = 0.3, 24.0  # of ArcFace; the published 0.5 and 64 need more faces than a small run has
 
@@ -50,13 +52,14 @@ def arcface_loss(embedding_BE: Tensor, centres_CE: Tensor, people_B: Tensor, mar
 def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
     """Train the three networks and write identity.safetensors, identity.onnx, trunk.safetensors and regressor.safetensors to `out`.
 
-    Returns small metrics, measured on the test clips: cosines of the same and of other people, LPIPS of the same and of other people, the
+    Returns small metrics, measured on the validation clips: cosines of the same and of other people, LPIPS of the same and of other people, the
     regressor's error relative to always answering the mean, and the last training losses.
     """
-    faces = read_faces(ingest, labels, truth, "train")
+    faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
     trainer = PerceptionTrainer(
         params,
         faces,
+        unseen,
         fingerprint(__file__, params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels),
     )
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
@@ -65,21 +68,24 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
     save_weights(out / "trunk.safetensors", trunk.state_dict(), note | {"network": "lpips-alex trunk"})
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
     export_identity(identity, out / "identity.onnx")
+    write_json(out / "moved.json", trainer.moved)
     trainer.finish()
-    measured = judge(Perception(identity, trunk, regressor), read_faces(ingest, labels, truth, "test"))
+    measured = judge(Perception(identity, trunk, regressor), unseen)
     return note | trainer.losses | measured | {"history": trainer.history}
 
 
 class PerceptionTrainer:
     """Trains one network after the other on the same faces."""
 
-    def __init__(self, params: Params, faces: Faces, name: str) -> None:
+    def __init__(self, params: Params, faces: Faces, unseen: Faces, name: str) -> None:
         self.section, self.seed, self.sizes = params.pretrain.perception, params.seed, params.networks.identity
         self.faces, self.name, self.device = faces, name, choose_device(params.machine.device)
+        self.unseen = Unseen(unseen, self.device)
         flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.parameter_loss = ParameterLoss(flame, torch.from_numpy(faces.targets[faces.fitted]).to(self.device))
         self.losses: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
+        self.moved: dict[str, float] = {}
         self.runs: list[Training] = []
 
     def identity(self) -> IdentityNet:
@@ -95,7 +101,8 @@ class PerceptionTrainer:
             mirrored = torch.rand(len(crop), 1, 1, 1, generator=generator).to(crop.device) < 0.5
             return arcface_loss(network(torch.where(mirrored, crop.flip(3), crop)), centres.weight, people_B)
 
-        self._fit("identity", {"identity": network, "centres": centres}, loss, rate=2.0, share=1 / 3)  # the dearest, and the first to be good
+        # The dearest, and the first to be good.
+        self._fit("identity", {"identity": network, "centres": centres}, loss, partial(self.unseen.people, network), rate=2.0, share=1 / 3)
         return network
 
     def trunk(self) -> Trunk:
@@ -117,7 +124,7 @@ class PerceptionTrainer:
                 + F.l1_loss(how, damage)
             )
 
-        self._fit("trunk", {"trunk": trunk, "heads": heads}, loss, rate=0.4, share=1.0)
+        self._fit("trunk", {"trunk": trunk, "heads": heads}, loss, partial(self.unseen.distances, trunk), rate=0.4, share=1.0)
         self._calibrate(trunk)
         return trunk
 
@@ -140,7 +147,7 @@ class PerceptionTrainer:
             image, _, _ = augment(image, landmarks, generator, 0.03)
             return _masked_mean(self.parameter_loss(network(image), targets), fitted)
 
-        self._fit("regressor", {"regressor": network}, loss, rate=1.0, share=1.0)
+        self._fit("regressor", {"regressor": network}, loss, partial(self.unseen.parameters, network), rate=1.0, share=1.0)
         return network
 
     def _new(self, name: str, make: Callable[[], nn.Module]) -> Any:
@@ -148,8 +155,10 @@ class PerceptionTrainer:
             torch.manual_seed(counter_seed(self.seed, "perception", name) % 2**63)
             return make().to(self.device)
 
-    def _fit(self, name: str, modules: dict[str, nn.Module], loss: Callable[..., Tensor], rate: float, share: float) -> None:
-        """Train for `share` of the steps with `rate` times the learning rate of the section."""
+    def _fit(
+        self, name: str, modules: dict[str, nn.Module], loss: Callable[..., Tensor], look: Callable[[], Numbers], rate: float, share: float
+    ) -> None:
+        """Train for `share` of the steps with `rate` times the learning rate of the section; `look` measures people who are not trained on."""
         section, count = self.section, len(self.faces.images)
         steps = max(1, round(section.steps * share))
         parameters = [p for module in modules.values() for p in module.parameters()]
@@ -176,11 +185,22 @@ class PerceptionTrainer:
             update(optimiser, value)
             return {"loss": value.detach()}
 
+        def validate() -> dict[str, float]:
+            for module in modules.values():
+                module.eval()
+            found = {number: float(values.mean()) for number, values in look().items() if values.numel()}
+            for module in modules.values():
+                module.train()
+            return found
+
         for module in modules.values():
             module.train()
-        history = training.run(load, step)
-        self.losses[f"{name}_loss"] = history[-1]["loss"]
-        self.history += [{"images": row["images"], name: row["loss"]} for row in history]
+        for row in training.run(load, step, validate=validate):
+            del row["step"]
+            if "loss" in row:
+                row[name] = self.losses[f"{name}_loss"] = row.pop("loss")
+            self.history.append(row)
+        self.moved |= training.moved
         self.runs.append(training)
         for module in modules.values():
             module.eval()
@@ -250,23 +270,43 @@ def _fold_identities(graph: onnx.GraphProto) -> None:
     graph.node.extend(kept)
 
 
-@torch.no_grad()
-def judge(perception: Perception, faces: Faces, limit: int = 192) -> dict[str, float]:
-    """How good the networks are on people they have not seen; `limit` images, evenly spread."""
-    chosen = np.unique(np.linspace(0, len(faces.images) - 1, limit).astype(int))
-    image, landmarks, people, targets, fitted = to_device(faces.batch(chosen), perception.regressor.mean.device)
-    embedding = perception.identity(image, landmarks[:, list(FIVE_POINTS)])
-    same = (people[:, None] == people[None]) & ~torch.eye(len(people), dtype=torch.bool, device=people.device)
-    other = people[:, None] != people[None]
-    cosine = embedding @ embedding.T
-    numbers = {"cosine_same": cosine[same], "cosine_other": cosine[other]}
-    following, distant = image.roll(1, 0), image.roll(len(image) // 2, 0)
-    near, far = people == people.roll(1, 0), people != people.roll(len(image) // 2, 0)
-    numbers["lpips_same"] = perception.lpips(image, following)[near]
-    numbers["lpips_other"] = perception.lpips(image, distant)[far]
-    estimate = perception.expression_pose(image)[fitted]
-    wanted = targets[fitted]
-    for name, part in PARTS.items():
-        error = (estimate - wanted)[:, part].abs().mean()
-        numbers[f"{name}_relative_error"] = error / (wanted - perception.regressor.mean)[:, part].abs().mean().clamp_min(1e-8)
+class Unseen:
+    """Faces that no network of this stage is trained on, and what a network makes of them."""
+
+    def __init__(self, faces: Faces, device: torch.device, limit: int = 192) -> None:
+        """Of the faces `limit`, evenly spread."""
+        chosen = np.unique(np.linspace(0, len(faces.images) - 1, limit).astype(int))
+        self.image, self.landmarks, self.who, self.targets, self.fitted = to_device(faces.batch(chosen), device)
+
+    @torch.no_grad()
+    def people(self, network: IdentityNet) -> Numbers:
+        """Cosines of the features of the same person and of others, a number a pair."""
+        crops = identity_crop(self.image, self.landmarks[:, list(FIVE_POINTS)])
+        embedding = F.normalize(network(crops), dim=1)
+        same = (self.who[:, None] == self.who[None]) & ~torch.eye(len(self.who), dtype=torch.bool, device=self.who.device)
+        cosine = embedding @ embedding.T
+        return {"cosine_same": cosine[same], "cosine_other": cosine[self.who[:, None] != self.who[None]]}
+
+    @torch.no_grad()
+    def distances(self, trunk: Trunk) -> Numbers:
+        """LPIPS of two pictures of a person and of two people, a number a pair."""
+        apart = len(self.image) // 2
+        near, far = self.who == self.who.roll(1, 0), self.who != self.who.roll(apart, 0)
+        return {
+            "lpips_same": trunk.distance(self.image, self.image.roll(1, 0))[near],
+            "lpips_other": trunk.distance(self.image, self.image.roll(apart, 0))[far],
+        }
+
+    @torch.no_grad()
+    def parameters(self, network: Regressor) -> Numbers:
+        """The error of estimated parameters over that of always answering the mean, one number each; 1 is no knowledge."""
+        wanted = self.targets[self.fitted]
+        wrong, unknown = (network(self.image)[self.fitted] - wanted).abs(), (wanted - network.mean).abs()
+        return {f"{name}_relative_error": wrong[:, part].mean() / unknown[:, part].mean().clamp_min(1e-8) for name, part in PARTS.items()}
+
+
+def judge(perception: Perception, faces: Faces) -> dict[str, float]:
+    """How good the networks are on people they have not seen."""
+    unseen = Unseen(faces, perception.regressor.mean.device)
+    numbers = unseen.people(perception.identity_net) | unseen.distances(perception.trunk) | unseen.parameters(perception.regressor)
     return {name: round(float(value.mean()), 6) for name, value in numbers.items() if value.numel()}

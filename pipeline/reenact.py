@@ -1,6 +1,7 @@
 """Real frames of held-out clips and the pictures that Psi, Psi_3d or nobody makes of them."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,27 +37,27 @@ class Frame:
     label: Tensor  # (437,) fitted
 
 
-class HeldOutClips:
-    """The frames of the held-out clips in the cache that `render_views` made."""
+class HeldOutClips(ABC):
+    """The clips of a split that have two frames or more, and which of their frames are looked at."""
 
-    def __init__(self, views: Path, motion: str, device: torch.device | str = "cpu") -> None:
-        self.reader, self.motion, self.device = ShardReader(views / "shards"), motion, device
-        self.clips: dict[str, list[str]] = {}
-        for row in pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist():
-            if row["split"] == "test":
-                self.clips.setdefault(row["clip"], []).append(row["key"])
-        self.clips = {clip: sorted(keys) for clip, keys in sorted(self.clips.items()) if len(keys) > 1}
+    def __init__(self, rows: Iterable[Mapping[str, str]], split: str, device: torch.device | str = "cpu") -> None:
+        """`rows` have key, clip and split of each usable frame. Raises UserError when there is no such clip."""
+        self.device = device
+        frames: dict[str, list[str]] = {}
+        for row in rows:
+            if row["split"] == split:
+                frames.setdefault(row["clip"], []).append(row["key"])
+        self.clips = {clip: sorted(keys) for clip, keys in sorted(frames.items()) if len(keys) > 1}
         if not self.clips:
-            raise UserError(f"evaluate: {views}/index.parquet has no test clip with two usable frames. Raise ingest.test_clips or ingest.test_share.")
+            raise UserError(
+                f"there is no {split} clip with two usable frames. Raise ingest.{split}_clips or ingest.{split}_share; metrics/ingest.json and "
+                "metrics/fit_flame_vfhq.json say what was rejected and why."
+            )
         self.clip_of = {key: clip for clip, keys in self.clips.items() for key in keys}
 
+    @abstractmethod
     def frame(self, key: str) -> Frame:
-        read = self.reader.read
-        label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
-        motion = motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
-        image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
-        camera = torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float()
-        return to_device(Frame(key, self.clip_of[key], image, mask, motion, camera, label), self.device)
+        """The frame of a key, on `device`."""
 
     def self_pairs(self, count: int) -> list[tuple[str, str]]:
         """(source, driving) keys: the first frame of each clip drives none, `count` others, evenly spaced, drive it."""
@@ -86,6 +87,38 @@ class HeldOutClips:
             chosen = draw.choice(len(others), count, replace=count > len(others)) if others else []
             groups.append((keys[0], [self.clips[others[j]][draw.integers(len(self.clips[others[j]]))] for j in chosen]))
         return groups
+
+
+class CachedClips(HeldOutClips):
+    """The frames in the cache that `render_views` made."""
+
+    def __init__(self, views: Path, motion: str, split: str, device: torch.device | str = "cpu") -> None:
+        self.reader, self.motion = ShardReader(views / "shards"), motion
+        super().__init__(pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist(), split, device)
+
+    def frame(self, key: str) -> Frame:
+        read = self.reader.read
+        label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
+        motion = motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
+        image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
+        camera = torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float()
+        return to_device(Frame(key, self.clip_of[key], image, mask, motion, camera, label), self.device)
+
+
+class IngestedClips(HeldOutClips):
+    """The frames as ingest and fit_flame left them: before there is a cache, and without motion."""
+
+    def __init__(self, ingest: Path, labels: Path, split: str, device: torch.device | str = "cpu") -> None:
+        """`labels` is the table of the clips."""
+        self.reader = ShardReader(ingest / "shards")
+        fits = pq.read_table(labels, columns=["key", "clip", "split", "status", "label"], filters=[("split", "=", split)]).to_pylist()
+        self.labels = {row["key"]: row["label"] for row in fits if row["status"] == "ok"}
+        super().__init__((row for row in fits if row["key"] in self.labels), split, device)
+
+    def frame(self, key: str) -> Frame:
+        read, label = self.reader.read, torch.tensor(self.labels[key])
+        image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
+        return to_device(Frame(key, self.clip_of[key], image, mask, label.new_zeros(0), label[:25], label), self.device)
 
 
 @dataclass(frozen=True)

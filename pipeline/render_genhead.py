@@ -97,10 +97,10 @@ class Pools:
 
 
 def _usable(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N, 437) and clips (N,) of the usable rows of a table that are not kept for testing, in the order of their keys."""
+    """Labels (N, 437) and clips (N,) of the usable rows of a table that are trained on, in the order of their keys."""
     if not path.is_file():
         raise UserError(f"render_genhead: {path} is missing. Run the stage fit_flame: dvc repro.")
-    rows = [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok" and row["split"] != "test"]
+    rows = [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok" and row["split"] == "train"]
     if not rows:
         raise UserError(f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected.")
     rows.sort(key=lambda row: row["key"])

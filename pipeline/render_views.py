@@ -43,6 +43,7 @@ from pipeline.position_map import position_map
 from pipeline.quality import judge, measure, save_worst, summary
 from pipeline.scratch import publish, scratch_folder
 from pipeline.shards import Sample, ShardReader, encode_npy, encode_png
+from pipeline.splits import SPLITS
 from pipeline.unit import Unit, units_of
 from pipeline.view_index import describe_frame, write_index
 
@@ -66,7 +67,7 @@ def render_views(params: Params, ingested: Path, labels: Path, motion: Path, per
     done = run_units(units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size)
     given_up = {reject.item for result in done for reject in result.rejects}
     frames = [frame for frame in frames if frame["key"] not in given_up]
-    counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in ("train", "test")}
+    counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in SPLITS}
     counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": sorted(given_up)}
     index = write_index(scratch, out / "index.parquet", partial(judge, section))
     save_worst(worst, index, worker().reconstruct)
@@ -90,7 +91,7 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
     if not usable:
         raise UserError(f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why.")
     without_face = sum(row["status"] != "ok" for row in rows)
-    counts = {split: sum(row["split"] == split for row in usable) for split in ("train", "test")}
+    counts = {split: sum(row["split"] == split for row in usable) for split in SPLITS}
     rejected = {"without_face": without_face, "without_label": len(rows) - without_face - len(usable)}
     return usable, {"clips": len({row["clip"] for row in usable}), "frames": counts, "rejected": rejected}
 

@@ -1,7 +1,7 @@
 """Stage train: learning Psi by cross-view self-reenactment on the pseudo multi-view cache (paper section 4.3, Eq. 4 and 5; facts 4.1 to 4.4)."""
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,25 @@ from model.checkpointing import recompute
 from model.discriminator import Discriminator
 from model.flame import Flame
 from model.psi import Psi, is_motion
+from model.renderer import Rendering
 from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
 from pipeline.device import choose_device, to_device
+from pipeline.files import write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.frames import FrameBatch, PseudoMultiView
 from pipeline.labels import FIVE_POINTS, landmarks
-from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink
+from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink, thin_terms
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
+from pipeline.rates import synthesizer_optimiser
+from pipeline.reenact import CachedClips
 from pipeline.scratch import scratch_folder
+from pipeline.thin import Thin, thin_step
 from pipeline.trainer import Training, set_rates, update
+from pipeline.validation import Pairs, Validation
 
 
 def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
@@ -36,18 +42,14 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
     torch.manual_seed(counter_seed(params.seed, "psi") % 2**63)
     psi = Psi(sizes.driven_by(section.motion)).to(device)
-    adversary = Adversary(Discriminator(sizes).to(device), section.learning_rate)
+    adversary = Adversary(Discriminator(sizes).to(device), section)
     if section.init == "psi3d":
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
         adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
     average = copy.deepcopy(psi).requires_grad_(False)
     if params.machine.activation_checkpointing:
         recompute(psi)
-    groups = [
-        {"params": psi.base_parameters(), "lr": section.learning_rate},
-        {"params": psi.motion_parameters(), "lr": section.learning_rate * section.motion_learning_rate_scale},
-    ]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-5)
+    optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
     data = PseudoMultiView(
         views,
         seed=params.seed,
@@ -57,7 +59,9 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         substitute_q=section.substitute_q,
     )
     flame = Flame(head_model.load(params.flame.model)).to(device)
-    objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception, device), flame)
+    judges = Perception.load(perception, device)
+    objective = ReenactmentObjective(params, psi, adversary, judges, flame)
+    validation = Validation(CachedClips(views, section.motion, "validation", device), judges)
 
     def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -72,6 +76,12 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
             still = average(batch.source, batch.motion_source, batch.motion_source, batch.camera)
         save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, moved.image, still.image])
 
+    def validate() -> dict[str, float]:
+        def draw(pairs: Pairs) -> Rendering:
+            return average(pairs.source, pairs.motion_source, pairs.motion_driving, pairs.camera)
+
+        return validation(draw, lambda pairs: draw(replace(pairs, motion_driving=pairs.motion_source)))
+
     training = Training(
         label="train",
         folder=scratch_folder("train", fingerprint(__file__, section, sizes, params.seed, params.threads, views, perception, psi3d)),
@@ -84,8 +94,9 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         checkpoint_every=section.checkpoint_every // section.batch,
         device=device,
     )
-    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
+    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch, validate)
     save_weights(out / "psi.safetensors", average.state_dict(), {"network": "psi", "sizes": asdict(sizes), "motion": section.motion})
+    write_json(out / "moved.json", training.moved)
     training.finish()
     drawn = [choice for i in range(training.steps) for choice in data.choose(i, section.batch)]
     return {
@@ -113,29 +124,43 @@ class ReenactmentObjective:
 
     def __call__(self, step: int, batch: FrameBatch):
         """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
-        weights = self.section.weights
-        rendering = self.psi(batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=torch_rng(self.seed, "psi-rays", step))
-        real, pseudo = batch.real > 0, batch.real == 0
-        count, terms = len(batch.real), {}
-        if pseudo.any():
-            drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
-            wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
-            terms["lpips_pseudo"] = self.perception.lpips(drawn, wanted).sum() / count
-        adversarial = bool(real.any()) and step * self.section.batch >= self.section.adversarial_from
-        if real.any():
-            shown, target = rendering[real], self._target(batch, real, rendering.raw.shape[-1])
-            found = image_terms(shown, target, self.perception) | {"identity": identity_term(shown, target, self.perception)}
-            if adversarial:
-                found["adversarial"] = self.adversary.term(shown, target)
-            terms |= {name: value.sum() / count for name, value in found.items()}
+        section, real = self.section, batch.real > 0
+        weights, count, terms = section.weights, len(real), {}
+        jitter, thin = torch_rng(self.seed, "psi-rays", step), thin_step(self.seed, "psi-thin", step, section.whole_every)
+        adversarial = bool(real.any()) and step * section.batch >= section.adversarial_from and not thin
+        if thin and real.any():  # L_LPIPS needs whole pictures, so that pseudo targets have no part in a thin step
+            found = self._thin(batch, real, jitter, thin)
+            terms = {name: value.sum() / count for name, value in found.items()}
+        else:
+            rendering = self.psi(batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter)
+            pseudo = ~real
+            if pseudo.any():
+                drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
+                wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
+                terms["lpips_pseudo"] = self.perception.lpips(drawn, wanted).sum() / count
+            if real.any():
+                shown, target = rendering[real], self._target(batch, real)
+                found = image_terms(shown, target, self.perception) | {"identity": identity_term(shown, target, self.perception)}
+                if adversarial:
+                    found["adversarial"] = self.adversary.term(shown, target)
+                terms |= {name: value.sum() / count for name, value in found.items()}
         factors = weights.model_dump() | {"lpips_pseudo": weights.lpips}
         loss = sum(factors[name] * value for name, value in terms.items())
         scalars = {name: value.detach() for name, value in terms.items()}
-        return loss, scalars, lambda: self.adversary.train(step, shown, target) if adversarial else {}
+        return loss, scalars, lambda: self.adversary.train(step // section.whole_every, shown, target) if adversarial else {}
 
-    def _target(self, batch: FrameBatch, real: Tensor, rays: int) -> Target:
+    def _thin(self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, thin: Thin) -> dict[str, Tensor]:
+        """What a thin step asks of the samples whose target is a real frame."""
+        source = batch.source[real]
+        planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
+        cameras = thin.cameras(batch.camera[real], self.psi.sizes.rays)
+        rendering = self.psi.volume(planes, thin(self.psi.background_feature(source)), cameras, generator=jitter)
+        return thin_terms(rendering, self._target(batch, real), thin)
+
+    def _target(self, batch: FrameBatch, real: Tensor) -> Target:
         with torch.no_grad():
             five_points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0, list(FIVE_POINTS)]
+        rays = self.psi.sizes.rays
         image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
         # Behind the head nobody knows the background of a real frame (facts 4.2).
         return Target(image, opacity, shrink(image, rays), 1.0 - opacity, five_points, batch.camera[real, 0], batch.uv[real])

@@ -12,11 +12,12 @@ from model import losses
 from model.checkpointing import recompute
 from model.discriminator import Discriminator
 from model.flame import Flame
-from model.psi import Psi
+from model.psi import EQUALISED, Psi
 from model.weights import load_weights, save_weights
 from pipeline import head_model
 from pipeline.counter import counter_seed, torch_rng
 from pipeline.device import choose_device, to_device
+from pipeline.files import write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.heads import HeadBatch, SyntheticHeads
 from pipeline.labels import FIVE_POINTS, landmarks
@@ -24,19 +25,24 @@ from pipeline.objective import Adversary, Target, identity_term, image_terms, th
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
+from pipeline.rates import synthesizer_optimiser
+from pipeline.reenact import IngestedClips
 from pipeline.scratch import scratch_folder
 from pipeline.thin import thin_step
 from pipeline.trainer import Training, set_rates, update
+from pipeline.validation import Validation
 
 SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
 
 
-def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, out: Path) -> dict[str, Any]:
+def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ingest: Path, labels: Path, out: Path) -> dict[str, Any]:
     """Train Psi_3d on the shards in `heads` and write its moving average to `out`/psi3d.safetensors; returns the metrics.
 
-    `perception` and `genhead` are the folders of the pretrained networks. Picks up a killed run at its last checkpoint.
+    `perception` and `genhead` are the folders of the pretrained networks; the validation clips in `ingest`, with their fitted `labels`, are
+    what it is looked at with. Picks up a killed run at its last checkpoint.
     """
     section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
+    inputs = (params.flame.model, heads, perception, genhead, ingest, labels)
     torch.manual_seed(counter_seed(params.seed, "psi3d") % 2**63)
     psi = Psi(sizes)
     if section.init == "genhead":
@@ -45,11 +51,13 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
     average = copy.deepcopy(psi).requires_grad_(False)
     if params.machine.activation_checkpointing:
         recompute(psi)
-    optimiser = torch.optim.Adam(psi.base_parameters(), lr=section.learning_rate, betas=(0.9, 0.999), eps=1e-5)
-    adversary = Adversary(Discriminator(sizes).to(device), section.learning_rate)
+    optimiser = synthesizer_optimiser(psi, section)
+    adversary = Adversary(Discriminator(sizes).to(device), section)
     data = SyntheticHeads(heads, params.seed)
     flame = Flame(head_model.load(params.flame.model)).to(device)
-    objective = StaticObjective(params, psi, adversary, Perception.load(perception, device), flame)
+    judges = Perception.load(perception, device)
+    objective = StaticObjective(params, psi, adversary, judges, flame)
+    validation = Validation(IngestedClips(ingest, labels, "validation", device), judges)
 
     def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -63,9 +71,12 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
             rendering = average(batch.source, None, None, batch.camera, motion_scale=0.0)
         save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, rendering.image, rendering.foreground])
 
+    def validate() -> dict[str, float]:
+        return validation(lambda pairs: average(pairs.source, None, None, pairs.camera, motion_scale=0.0))
+
     training = Training(
         label="train_psi3d",
-        folder=scratch_folder("train_psi3d", fingerprint(__file__, section, sizes, params.seed, params.threads, heads, perception, genhead)),
+        folder=scratch_folder("train_psi3d", fingerprint(__file__, section, sizes, params.seed, params.threads, *inputs)),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},
@@ -75,18 +86,21 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ou
         checkpoint_every=section.checkpoint_every // section.batch,
         device=device,
     )
-    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch)
+    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch, validate)
     save_weights(out / "psi3d.safetensors", average.state_dict(), {"network": "psi3d", "sizes": asdict(sizes), "images": section.images})
     save_weights(out / "discriminator.safetensors", adversary.network.state_dict(), {"network": "discriminator", "sizes": asdict(sizes)})
     training.finish()
+    write_json(out / "moved.json", training.moved)
     return {"history": history, "heads": len(data.keys), "parameters": sum(p.numel() for p in psi.parameters())}
 
 
 def take_over_decoder(psi: Psi, genhead: dict[str, Tensor]) -> None:
-    """Start from GenHead's tri-plane decoder and super-resolution: L_T asks for its planes, so its decoder already reads them."""
-    prefixes = ("decoder.", "superresolution.")
-    taken = {key: value for key, value in genhead.items() if key.startswith(prefixes)}
-    psi.load_state_dict(psi.state_dict() | taken)
+    """Start from GenHead's tri-plane decoder and super-resolution: L_T asks for its planes, so its decoder already reads them.
+
+    The weights of super-resolution mean something with the style alone that they were trained with, which comes along: ones (facts 3.1).
+    """
+    taken = {key: value for key, value in genhead.items() if key.startswith(EQUALISED)}
+    psi.load_state_dict(psi.state_dict() | taken | {"w_avg": torch.ones_like(psi.w_avg)})
 
 
 class StaticObjective:

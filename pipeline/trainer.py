@@ -1,6 +1,7 @@
 """The training loop that every network of the project goes through: counted steps, exact resume, moving average, history, previews."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ from pipeline.ahead import ahead
 from pipeline.device import to_device
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_bytes, write_json
+from pipeline.moves import Moves
 from pipeline.progress import progress
 
 Batch = TypeVar("Batch")
+LOG = logging.getLogger(__name__)
 HISTORY_ROWS = 40  # points of a loss curve, whatever the length of the run
 
 
@@ -41,6 +44,7 @@ class Training:
     half_life: int = 0  # of the average, in images
     checkpoint_every: int = 500
     history: list[dict[str, float]] = field(default_factory=list)
+    moved: dict[str, float] = field(default_factory=dict)
     device: torch.device | str = "cpu"
 
     def run(
@@ -49,13 +53,21 @@ class Training:
         step: Callable[[int, Batch], dict[str, Tensor | float]],
         preview: Callable[[int], None] | None = None,
         preview_every: int = 0,
+        validate: Callable[[], dict[str, float]] | None = None,
     ) -> list[dict[str, float]]:
         """Train from the last checkpoint to the end; returns the history, one row of means per interval (`step`, `images`, the values of `step`).
 
         `load(i)` makes the batch of step i and must depend on i alone: it runs one step ahead in a thread. `step(i, batch)` computes,
-        differentiates and updates, and returns scalars. Raises UserError when a value stops being finite, naming step and value.
+        differentiates and updates, and returns scalars. `validate()` measures held-out people: before the first step, as often as `preview`
+        draws, and at the end; its values make rows of the history whose names begin with "validation_". How far each group of layers has
+        moved is logged then, and is in `moved` after the run.
+
+        Raises UserError when a value stops being finite, naming step and value.
         """
+        moves = Moves(self.modules, self.optimisers.values())
         start = self._resume()
+        if validate and start == 0:
+            self._validate(0, validate)
         interval = max(1, self.steps // HISTORY_ROWS)
         sums: dict[str, list[float]] = {}
         batches = ahead(load, start, self.steps)
@@ -67,12 +79,22 @@ class Training:
             if done % interval == 0 or done == self.steps:
                 self._record(done, sums)
                 sums = {}
-            if preview and preview_every and (done % preview_every == 0 or done == self.steps):
-                preview(done)
+            if done == self.steps or (preview_every and done % preview_every == 0):
+                if preview:
+                    preview(done)
+                if validate:
+                    self._validate(done, validate)
+                self.moved = moves.measure()
+                LOG.info("%s, step %d: the layers that have moved least, over their size\n%s", self.label, done, moves.table(self.moved))
             # Only where the sums are empty, so that a resumed run has the same history as an undisturbed one.
             if not sums and done < self.steps and done % max(interval, self.checkpoint_every // interval * interval) == 0:
                 self._checkpoint(done)
         return self.history
+
+    def _validate(self, done: int, validate: Callable[[], dict[str, float]]) -> None:
+        row = {f"validation_{name}": round(float(value), 6) for name, value in validate().items()}
+        if row:
+            self.history.append({"step": done, "images": done * self.batch, **row})
 
     def finish(self) -> None:
         """Forget the checkpoint, once the results stand where they belong."""

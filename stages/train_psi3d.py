@@ -13,6 +13,8 @@ def main(params: Params) -> None:
         heads=Path("data/genhead/shards"),
         perception=Path("data/pretrain/perception"),
         genhead=Path("data/pretrain/genhead"),
+        ingest=Path("data/ingest"),
+        labels=Path("data/labels/vfhq.parquet"),
         out=Path("data/psi3d"),
     )
     write_metrics("train_psi3d", metrics)

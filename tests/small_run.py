@@ -67,7 +67,8 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
         {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks(), "crop": [1 / 256, 0.0, 0.0], "person": i // 2}
         for i in range(PEOPLE * 2)
     ]
-    clips = [{"key": f"c{i}", "file": f"c{i}.mp4", "split": "test" if i < 3 else "train"} for i in range(5)]
+    splits = ("test", "test", "test", "train", "train", "validation")
+    clips = [{"key": f"c{i}", "file": f"c{i}.mp4", "split": split} for i, split in enumerate(splits)]
     frames = [
         {"key": f"{clip['key']}-{j:06d}", "clip": clip["key"], "index": j, "split": clip["split"], "status": "ok", "landmarks": landmarks()}
         for clip in clips
@@ -127,7 +128,7 @@ def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[
         pa.Table.from_pylist([{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]),
     )
     files = {clip["key"]: clip["file"] for clip in clips}
-    rows = [{"file": files[row["clip"]], "index": row["index"], "label": labels[row["key"]].tolist()} for row in frames]
+    rows = [{"file": files[row["clip"]], "index": row["index"], "label": labels[row["key"]].tolist(), "landmarks": raw} for row in frames]
     write_table(folder / "frames.parquet", pa.Table.from_pylist(rows))
     sides = np.stack([look_at(yaw, 0.0, 4.2, np.zeros(3)) for yaw in (-0.4, 0.4)])
     samples = []
@@ -135,7 +136,7 @@ def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[
         if row["split"] == "test" and row["index"] == 2:
             image, mask = drawn[row["key"]]
             depth = np.where(mask > 0, 4.1, np.inf).astype(np.float32)
-            fields = {"cameras.npy": encode_npy(sides)}
+            fields = {"cameras.npy": encode_npy(sides), "unmoved.png": encode_png(drawn[row["key"].replace("000002", "000000")][0])}
             for i in range(len(sides)):
                 fields |= {f"view{i}.png": encode_png(image), f"alpha{i}.png": encode_png(mask), f"depth{i}.npy": encode_npy(depth)}
             samples.append((row["key"], fields))

@@ -85,7 +85,7 @@ def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
     sizes = params.networks
     torch.manual_seed(0)
     psi = Psi(sizes)
-    adversary = Adversary(Discriminator(sizes), 1e-3)
+    adversary = Adversary(Discriminator(sizes), getattr(params, stage))
     perception = Perception(IdentityNet(sizes.identity), Trunk(), Regressor())
     saving = copy.deepcopy(psi)
     recompute(saving)
@@ -119,7 +119,7 @@ def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
         average = copy.deepcopy(psi).requires_grad_(False)
         if saving:
             recompute(psi)
-        adversary = Adversary(discriminator, 1e-4)
+        adversary = Adversary(discriminator, getattr(params, stage))
         optimiser = torch.optim.Adam(trained(stage, psi), lr=1e-4)
         run = objective(stage, params, psi, adversary, perception)
         real = torch.ones(count)  # stays on the CPU: which terms a sample meets depends on its numbers

@@ -82,10 +82,11 @@ def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_pa
             counts.append(device.operations)
             return result
 
+        real = (world / "ingest", world / "labels/vfhq.parquet")
         after(pretrain(own, world, data))
         render_genhead(few_steps("cpu"), world / "labels", data / "genhead", data / "heads")
-        static = after(train_psi3d(own, data / "heads", data / "perception", data / "genhead", data / "psi3d"))
-        inputs = (world / "ingest", world / "labels/vfhq.parquet", *(data / name for name in ("motion", "perception", "psi3d")))
+        static = after(train_psi3d(own, data / "heads", data / "perception", data / "genhead", *real, data / "psi3d"))
+        inputs = (*real, *(data / name for name in ("motion", "perception", "psi3d")))
         render_views(few_steps("cpu"), *inputs, data / "views", data / "worst.jpg")  # its inference mode is nothing the pretended device knows
         moving = after(train_psi(own, data / "views", data / "perception", data / "psi3d", data / "psi"))
         folders = {"psi3d": data / "psi3d", "views": data / "views", "psi": data / "psi", "perception": data / "perception"}

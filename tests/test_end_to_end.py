@@ -24,6 +24,16 @@ METRICS = [
     "train",
     "evaluate",
 ]
+# Numbers of held-out people that a stage must bring down, and to which share of what they were at its start.
+BETTER = [
+    ("pretrain_motion", "loss", 0.8),
+    ("pretrain_genhead", "l1", 0.7),
+    ("train_psi3d", "l1", 0.8),
+    ("train_psi3d", "lpips", 0.9),
+    ("train", "l1", 0.9),
+    ("train", "lpips", 0.9),
+]
+STILL = ()
 pytestmark = pytest.mark.slow
 
 
@@ -59,13 +69,47 @@ def clone(tmp_path_factory) -> Path:
 def test_every_stage_reports(clone):
     for name in METRICS:
         assert json.loads((clone / f"metrics/{name}.json").read_text()), name
-    for name in ("pretrain_motion", "pretrain_genhead", "train_psi3d", "train"):
-        rows = json.loads((clone / f"metrics/plots/{name}.json").read_text())
-        assert rows[-1]["l1"] >= 0
     assert (clone / "metrics/contact_sheet.jpg").stat().st_size > 1000
     assert (clone / "data/evaluate/report.html").exists()
     costs = {path.stem for path in (clone / ".cache/psi4d/costs").glob("*.json")}
     assert costs == set(METRICS)
+
+
+def held_out(clone: Path, stage: str, name: str) -> tuple[float, float]:
+    """A number of people who are not trained on, before the first step of a stage and after its last."""
+    rows = json.loads((clone / f"metrics/plots/{stage}.json").read_text())
+    values = [row[f"validation_{name}"] for row in rows if row.get(f"validation_{name}") is not None]
+    assert len(values) >= 2, (stage, name)
+    return values[0], values[-1]
+
+
+@pytest.mark.parametrize(("stage", "name", "factor"), BETTER)
+def test_every_training_is_better_at_its_end_than_at_its_start(clone, stage, name, factor):
+    before, after = held_out(clone, stage, name)
+    print(stage, name, before, after)
+    assert after < factor * before
+
+
+@pytest.mark.parametrize("network", ("pretrain/perception", "pretrain/motion", "pretrain/genhead", "psi3d", "psi"))
+def test_every_layer_learns(clone, network):
+    moved = json.loads((clone / f"data/{network}/moved.json").read_text())
+    still = {name: share for name, share in moved.items() if share < 0.01 and not name.startswith(STILL)}
+    assert moved and not still
+
+
+@pytest.mark.parametrize("stage", ("train_psi3d", "train"))
+def test_superresolution_beats_the_enlarged_raw_picture(clone, stage):
+    assert held_out(clone, stage, "l1")[1] < 0.98 * held_out(clone, stage, "l1_enlarged")[1]
+
+
+def test_superresolution_of_genhead_beats_its_enlarged_raw_picture(clone):
+    assert held_out(clone, "pretrain_genhead", "psnr")[1] > held_out(clone, "pretrain_genhead", "psnr_enlarged")[1] + 0.2
+
+
+def test_the_driving_motion_changes_the_picture(clone):
+    response = json.loads((clone / "metrics/evaluate.json").read_text())["response"]
+    print(response)
+    assert response["share"] > 0.05 and response["agreement"] > 0.1
 
 
 def test_a_second_time_there_is_nothing_to_do(clone):

@@ -17,7 +17,7 @@ from pipeline.evaluate import Evaluation, evaluate, frontal_camera, rotation_bet
 from pipeline.perception import Regressor, Trunk
 from pipeline.pictures import encode_mp4
 from pipeline.pretrain_perception import export_identity
-from pipeline.reenact import HeldOutClips
+from pipeline.reenact import CachedClips
 from pipeline.report import section, write_pictures
 from tests import small_run
 
@@ -48,13 +48,17 @@ def world(tmp_path_factory):
 def test_every_method_has_every_number(world):
     _, _, evaluation = world
     scores = evaluation.scores
-    common = {"id", "aed", "apd", "expression_error", "fid_perception"}
+    common = {"id", "aed", "apd", "expression_error", "fid_perception", "response"}
+    alone = {"lpips", "lpips_thumbnail", "lpips_head", "psnr_foreground", "faces_found"}
     for method in ("psi", "psi3d", "copy"):
-        assert set(scores["self"][method]) == common | {"lpips", "lpips_head", "psnr_foreground"}
+        assert common | alone <= set(scores["self"][method])
         assert set(scores["cross"][method]) == common
+        assert (scores["self"][method]["response"] > 0) == (method == "psi")
     assert scores["self"]["copy"]["id"] == pytest.approx(1.0, abs=1e-5)
-    assert set(scores["self"]["real"]) == {"id", "expression_error"}
-    assert scores["novel_views"]["copy"] == {"psnr_foreground": 60.0, "lpips": 0.0}  # the miniature's views are the frames themselves
+    assert {"id", "expression_error", "faces_found"} <= set(scores["self"]["real"])
+    # The miniature's views are the frames themselves.
+    assert scores["novel_views"]["copy"] == {"psnr_foreground": 60.0, "lpips": 0.0, "lpips_thumbnail": 32.0}
+    assert scores["response"]["true_rms"] > 0 and scores["response"]["rms"] > 0 and -1 <= scores["response"]["agreement"] <= 1
     assert scores["ingest"]["landmark_error"] == pytest.approx(0.0, abs=1e-5)
     assert scores["fit_flame"] == pytest.approx({"rotation_degrees": 0.0, "jaw_degrees": 0.0, "vertices_mm": 0.0}, abs=0.05)
     assert -1 <= scores["consistency"]["psi"] <= 1
@@ -128,7 +132,7 @@ def test_no_test_clip_ends_in_a_clear_message(world):
         table = pq.read_table(folder / "views/index.parquet")
         pq.write_table(table.filter(np.array(table["split"]) == "train"), folder / "other/index.parquet")
         (folder / "other/shards").symlink_to(folder / "views/shards")
-        HeldOutClips(folder / "other", "emot")
+        CachedClips(folder / "other", "emot", "test")
 
 
 def test_missing_weights_end_in_a_clear_message(world):

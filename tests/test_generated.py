@@ -95,6 +95,7 @@ def small_params(workers: int):
         "identities": 2,
         "photos": 2,
         "train_clips": 1,
+        "validation_clips": 1,
         "test_clips": 1,
         "frames": 8,
         "portrait_size": 96,
@@ -125,13 +126,13 @@ def test_files_and_truth_belong_together(made):
     assert sorted(path.name for path in (made / "out/portraits").iterdir()) == sorted(row["file"] for row in portraits)
     assert len({row["identity"] for row in portraits}) == 2
     frames = pq.read_table(made / "truth/frames.parquet").to_pylist()
-    assert len(frames) == 16 and {row["split"] for row in frames} == {"train", "test"}
-    for file in ("train-0000.mp4", "test-0000.mp4"):
+    assert len(frames) == 24 and {row["split"] for row in frames} == {"train", "validation", "test"}
+    for file in ("train-0000.mp4", "validation-0000.mp4", "test-0000.mp4"):
         with av.open(str(made / "out/clips" / file)) as container:
             assert sum(1 for _ in container.decode(video=0)) == 8
     people = {row["identity"]: row["z"] for row in pq.read_table(made / "truth/identities.parquet").to_pylist()}
     assert set(people) == {row["identity"] for row in portraits} | {row["identity"] for row in frames}
-    assert {row["identity"] for row in frames if row["split"] == "test"}.isdisjoint({row["identity"] for row in frames if row["split"] == "train"})
+    assert len({row["identity"] for row in frames}) == 3  # nobody is in two clips
     reader = ShardReader(made / "truth")
     row = portraits[0]
     fields = reader.read(key_of(row["file"]))
@@ -141,11 +142,14 @@ def test_files_and_truth_belong_together(made):
     assert mask[nose[1], nose[0]] == 255
 
 
-def test_true_views_of_test_clips(made):
+def test_true_views_of_held_out_clips(made):
     reader = ShardReader(made / "truth")
     keys = [key for key in sorted(reader.keys()) if "cameras.npy" in reader.fields(key)]
-    assert keys == [f"{key_of('test-0000.mp4')}-000004"]
+    assert keys == [f"{key_of(f'{split}-0000.mp4')}-000004" for split in ("test", "validation")]
     fields = reader.read(keys[0])
+    moved, unmoved = (decode_png(fields[f"{name}.png"]).astype(float) for name in ("view0", "unmoved"))
+    head, change = decode_png(fields["alpha0.png"]) > 0, np.abs(moved - unmoved)
+    assert change[head].mean() > 2 and change[head].mean() > 5 * change[~head].mean()
     cameras = decode_npy(fields["cameras.npy"])
     assert cameras.shape == (4, 25) and np.allclose(cameras[:, 16], sample_look_at(rng(0))[16])
     side = scale_params("smoke").networks.image

@@ -17,8 +17,9 @@ from pipeline.shards import ShardReader, decode_png
 from tests.test_media import write_video
 
 SETTINGS = Ingest(
-    source="folder", portraits="portraits", clips="clips", identities=1, photos=1, train_clips=1, test_clips=1, frames=6, portrait_size=64,
-    clip_size=64, fps=25, min_face=48, min_frames=3, detection_score=0.5, smooth_crop=True, test_share=0.1, shard_size=2,
+    source="folder", portraits="portraits", clips="clips", identities=1, photos=1, train_clips=1, validation_clips=1, test_clips=1, frames=6,
+    portrait_size=64, clip_size=64, fps=25, min_face=48, min_frames=3, detection_score=0.5, smooth_crop=True, validation_share=0.1,
+    test_share=0.1, shard_size=2,
 )  # fmt: skip
 MACHINE = Machine(workers=0, device="cpu", ray_address="", object_store_mb=100, activation_checkpointing=False)
 FACE = astronaut()[:300, 80:380]  # a photograph of a person that comes with scikit-image
@@ -79,14 +80,15 @@ def test_every_file_has_a_row_with_a_reason(result):
     assert metrics["portraits"]["ok"] == 2 and metrics["portraits"]["ignored_files"] == 1
     assert metrics["portraits"]["rejected"] == {"empty file": 1, "face too small": 1, "image too small": 1, "no face": 1, "two faces": 1}
     assert metrics["portraits"]["face_share"] == 0.8
-    assert metrics["clips"]["ok"] == metrics["clips"]["train"] + metrics["clips"]["test"] == 3
+    assert metrics["clips"]["ok"] == 3
+    assert [metrics["clips"][split] for split in ("train", "validation", "test")] == [1, 1, 1]
 
 
 def test_frames_and_splits(result):
     out, _ = result
     frames, clips = table(out / "frames.parquet", "key"), table(out / "clips.parquet")
     usable = [row for row in clips.values() if row["status"] == "ok"]
-    assert {row["split"] for row in usable} == {"train", "test"}
+    assert {row["split"] for row in usable} == {"train", "validation", "test"}
     assert clips["mixed.mp4"]["frames_ok"] == 4 and clips["mixed.mp4"]["frames_decoded"] == 6
     mixed = [row for row in frames.values() if row["clip"] == clips["mixed.mp4"]["key"]]
     assert [row["reason"] for row in mixed] == [""] * 4 + ["no face"] * 2
@@ -113,16 +115,25 @@ def test_shards_hold_what_the_tables_say(result):
 
 
 def test_generated_clips_say_their_split_in_the_name():
-    rows = [{"key": name, "file": f"{name}.mp4", "status": "ok", "reason": ""} for name in ("test-000", "train-000", "train-001")]
-    splits = split_clips(rows, SETTINGS.model_copy(update={"source": "generated"}))
-    assert splits == {"test-000": "test", "train-000": "train", "train-001": "train"}
+    names = {"test-000": "test", "train-000": "train", "train-001": "train", "validation-000": "validation"}
+    rows = [{"key": name, "file": f"{name}.mp4", "status": "ok", "reason": ""} for name in names]
+    assert split_clips(rows, SETTINGS.model_copy(update={"source": "generated"})) == names
 
 
 def test_splits_do_not_move_when_clips_are_added():
     rows = [{"key": str(n), "file": f"{n}.mp4", "status": "ok", "reason": ""} for n in range(200)]
     few, many = split_clips(rows[:150], SETTINGS), split_clips(rows, SETTINGS)
     assert all(many[key] == split for key, split in few.items())
-    assert 8 < sum(split == "test" for split in many.values()) < 35
+    assert all(8 < sum(split == name for split in many.values()) < 35 for name in ("validation", "test"))
+
+
+def test_each_split_has_a_clip_or_the_run_stops():
+    rows = [{"key": str(n), "file": f"{n}.mp4", "status": "ok", "reason": ""} for n in range(3)]
+    for share in (0.0, 0.1, 0.9):
+        settings = SETTINGS.model_copy(update={"validation_share": 0.0, "test_share": share})
+        assert sorted(split_clips(rows, settings).values()) == ["test", "train", "validation"]
+    with pytest.raises(UserError, match="training, validation and testing need one each"):
+        split_clips(rows[:2], SETTINGS)
 
 
 def test_which_frames():
@@ -149,7 +160,7 @@ def test_nothing_usable(folders, tmp_path, monkeypatch):
     one = tmp_path / "one"
     one.mkdir()
     shutil.copy(folders[1] / "one.mp4", one)
-    with pytest.raises(UserError, match="1 clips 1 can be used, but training and testing need one each"):
+    with pytest.raises(UserError, match="1 clips 1 can be used, but training, validation and testing need one each"):
         ingest(SETTINGS, 64, MACHINE, folders[0], one, tmp_path / "out")
     bad = tmp_path / "bad"
     bad.mkdir()

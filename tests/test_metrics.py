@@ -1,5 +1,7 @@
 """The metrics against cases worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,14 @@ from model.flame import Flame
 from model.identity import IdentityNet
 from model.sizes import IdentitySizes
 from pipeline import metrics
+from pipeline.counter import rng
 from pipeline.expression import ExpressionOffsets
+from pipeline.generated import latent
 from pipeline.head_model import load
+from pipeline.head_motion import photo
+from pipeline.head_person import person
+from pipeline.head_render import render
+from pipeline.head_scene import figure
 from pipeline.perception import Perception, Regressor, Trunk
 
 
@@ -121,3 +129,51 @@ def test_expression_truth_is_in_percent_of_the_interocular_distance():
     assert torch.allclose((opened @ offsets.linear()).view(53, 3).norm(dim=1), moved, atol=0.2 * moved.max())
     assert 5 < moved[40] < 100  # the lower lip moves, by a share of the distance of the eyes
     assert moved[:10].max() < 1  # the brows do not
+
+
+def test_response_knows_size_and_place():
+    true_change = torch.zeros(1, 3, 4, 4)
+    true_change[..., :2, :] = 0.4
+    assert metrics.response(true_change / 2, true_change) == pytest.approx(
+        {"rms": 0.2 / 2**0.5, "true_rms": 0.4 / 2**0.5, "share": 0.5, "agreement": 1.0}
+    )
+    elsewhere = true_change.flip(2)
+    assert metrics.response(elsewhere, true_change)["share"] == pytest.approx(1.0)
+    assert metrics.response(elsewhere, true_change)["agreement"] == 0.0
+    assert metrics.response(torch.zeros_like(true_change), true_change)["share"] == 0.0
+
+
+def test_a_correlation_within_clips_does_not_see_who_it_is():
+    clips = ["a"] * 3 + ["b"] * 3
+    driver = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 7.0])
+    assert metrics.within_clips(driver, driver + np.array([9.0] * 3 + [-9.0] * 3), clips) == pytest.approx(1.0)
+    assert metrics.within_clips(np.array([1.0] * 3 + [6.0] * 3), driver, clips) != metrics.within_clips(driver, driver, clips)
+    assert np.isnan(metrics.within_clips(np.array([1.0] * 3 + [6.0] * 3), driver, clips))  # nothing moves within a clip
+    lost = np.array([np.nan, 1.0, 2.0, 5.0, np.nan, 7.0])
+    assert metrics.within_clips(lost, driver, clips) == pytest.approx(1.0)
+
+
+def test_a_thumbnail_has_its_own_lpips(perception):
+    torch.manual_seed(0)
+    true = torch.rand(2, 3, 32, 32) * 2 - 1
+    thumbnails = metrics.Thumbnails(perception, true)
+    assert thumbnails.sides == [4, 6, 8, 12, 16, 24, 32]
+    assert thumbnails(0.0) == pytest.approx(32.0)
+    middle = thumbnails.distances[thumbnails.sides.index(16)]
+    assert thumbnails(middle) == pytest.approx(16.0)
+    assert thumbnails(10.0) == pytest.approx(4.0)
+
+
+def test_the_reader_reads_an_opening_mouth():
+    """The mesh's measures on a drawn face of 64 pixels that opens its mouth."""
+    body, shot = figure(person(latent(0, "reader"))), photo(rng(0, "reader"))
+    images = []
+    for jaw in (0.0, 0.15, 0.3):
+        moment = replace(shot.moment, jaw=np.array([jaw, 0.0, 0.0]))
+        images.append(render(body, moment, shot.camera, 64).rgb)
+    pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    blank = torch.zeros(1, 3, 64, 64)
+    found = metrics.FaceReader()(torch.cat([pictures, blank]))
+    opening = found["mouth_opening"]
+    assert opening[0] < opening[1] < opening[2] and np.isnan(opening[3])
+    assert set(found) == {"mouth_opening", "eye_opening", "gaze"}

@@ -69,6 +69,8 @@ def test_the_paper_scale_has_the_published_numbers():
         ("networks.w_dim", 0, "networks.w_dim is 0, but must be above 0"),
         ("networks.image", 128, "image is 128"),
         ("ingest.test_clips", 1, "pairs need ingest.test_clips of at least 2"),
+        ("networks.planes", "sideways", 'networks.planes is "sideways", but must be one of published, upright'),
+        ("train.adam_eps", 0, "train.adam_eps is 0, but must be a number, above 0"),
         ("ingest.frames", 4, "ingest.frames is 4, but must be at least ingest.min_frames 8"),
         ("train.clips", 1000, "must be at most ingest.train_clips"),
         ("train.images", 1, "must be at least train.batch"),

@@ -70,7 +70,7 @@ def small() -> Params:
     return own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"motion": motion}), "threads": 1})
 
 
-def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "test")) -> None:
+def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "validation")) -> None:
     """Clips of four frames, one per split, and two portraits, as ingest and fit_flame leave them; one frame is not fitted."""
     frames, portraits, labels, samples = [], [], [], []
     for person in range(len(splits) + 2):
@@ -116,8 +116,8 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["trained_on"] == 10
 
 
-def test_without_a_test_clip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_validation_clip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_run(tmp_path, ("train", "train", "train"))
-    with pytest.raises(UserError, match="no usable frame of a test clip"):
+    with pytest.raises(UserError, match="no usable frame of a validation clip"):
         pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "out")

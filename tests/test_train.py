@@ -212,7 +212,7 @@ def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(cache, q, 
     params = PARAMS.model_copy(update={"train": section})
     perception = Perception(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
     psi = Psi(SIZES)
-    adversary = Adversary(Discriminator(SIZES), 1e-3)
+    adversary = Adversary(Discriminator(SIZES), section)
     objective = ReenactmentObjective(params, psi, adversary, perception, Flame(head_model.standin()))
     loss, scalars, finish = objective(0, reader(cache, q=q).batch(0, 2))
     assert set(scalars) == terms

@@ -14,6 +14,7 @@ from pipeline.frames import FrameBatch, PseudoMultiView
 from pipeline.objective import Adversary
 from pipeline.params import Params
 from pipeline.perception import Perception
+from pipeline.rates import synthesizer_optimiser
 from pipeline.train_psi import ReenactmentObjective
 from pipeline.trainer import update
 
@@ -30,8 +31,8 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     torch.manual_seed(0)
     section = params.train.model_copy(update={"adversarial_from": 0})
     params = params.model_copy(update={"train": section})
-    psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section.learning_rate)
-    optimiser = torch.optim.Adam(psi.parameters(), lr=section.learning_rate, betas=(0.9, 0.999), eps=1e-5)
+    psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section)
+    optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
     objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
 
     def step(i: int, batch: FrameBatch) -> None:

@@ -1,0 +1,55 @@
+"""How far training has moved each group of layers: what does not move does not learn, however well the losses look."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+SHOWN = 12  # groups in the table
+
+
+class Moves:
+    """Remembers the weights of `modules` that `optimisers` train, as they are when it is made."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], optimisers: Iterable[torch.optim.Optimizer]) -> None:
+        owners = {parameter: optimiser for optimiser in optimisers for group in optimiser.param_groups for parameter in group["params"]}
+        self.groups: dict[str, list[tuple[Tensor, nn.Parameter]]] = {}
+        self.owner: dict[str, torch.optim.Optimizer] = {}
+        for module, network in modules.items():
+            for name, parameter in network.named_parameters():
+                if parameter in owners and parameter.ndim > 1:
+                    group = f"{module}.{_group(name)}"
+                    self.groups.setdefault(group, []).append((parameter.detach().cpu().clone(), parameter))
+                    self.owner[group] = owners[parameter]
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """For each group the length of the way from its first to its present weights, over the longer of the two; biases do not count.
+
+        Layers of one kind are one group: `trans_blocks.0.attn.q` and `trans_blocks.1.attn.q` are `trans_blocks.attn.q`. What belongs to an
+        optimiser that has made no step yet is left out.
+        """
+        moved = {}
+        for group, pairs in self.groups.items():
+            if not self.owner[group].state:
+                continue
+            way = _length([parameter.cpu() - start for start, parameter in pairs])
+            size = max(_length([start for start, _ in pairs]), _length([parameter.cpu() for _, parameter in pairs]))
+            moved[group] = way / size if size else 0.0
+        return moved
+
+    @staticmethod
+    def table(moved: Mapping[str, float]) -> str:
+        """The groups that have moved least, a line each."""
+        least = sorted(moved.items(), key=lambda item: item[1])[:SHOWN]
+        width = max((len(name) for name, _ in least), default=0)
+        return "\n".join(f"  {name:{width}} {share:8.4f}" for name, share in least)
+
+
+def _group(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", "", name).removesuffix(".weight")
+
+
+def _length(tensors: list[Tensor]) -> float:
+    return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
