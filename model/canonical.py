@@ -19,6 +19,11 @@ def resize(x_BCHW: Tensor, side: int) -> Tensor:
     return x_BCHW if x_BCHW.shape[-1] == side else F.interpolate(x_BCHW, (side, side), mode="bilinear", align_corners=True)
 
 
+def keep_size(layer: nn.Linear, gain: float = 1.0) -> None:
+    """Weights that put out numbers `gain` times as large as those that go in."""
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
+
+
 class CanonicalEncoder(nn.Module):
     """Appearance feature (B, C, S/8, S/8) and two motion embeddings (B, M) -> canonical feature (B, detail_channels, S/2, S/2)."""
 
@@ -51,19 +56,26 @@ class CanonicalEncoder(nn.Module):
             }
         )
         initialise(self)
-        if psi.motion_gain:
-            self._start_motion(psi.motion_gain)
+        if psi.motion_start == "routed":
+            self._route_motion()
 
-    def _start_motion(self, gain: float) -> None:
-        """Let motion pass from the embeddings to the image tokens at `gain` times its size, however narrow the layers are."""
+    def _route_motion(self) -> None:
+        """Let motion reach the image tokens at its own size, and each of them choose what it listens to.
+
+        The bias of a motion token is its name: it tells tokens apart whatever the motion is. With queries of twice the usual size an image
+        token begins by listening to a few of them, so that what is learnt for the mouth does not change the rest of the picture. What is
+        said is added from zero on, lest the first thousand images are spent on unlearning noise.
+        """
         for mapping in (self.maps, self.maps_neutral):
             for layer in mapping[::2]:
                 nn.init.kaiming_normal_(layer.weight, a=LEAK)
-        expansions = [self.proj_y, self.proj_y_neutral]
+        for expansion in (self.proj_y, self.proj_y_neutral):
+            keep_size(expansion)
+            nn.init.normal_(expansion.bias)
         for block in (*self.trans_blocks_neutral, *self.trans_blocks_motion):
-            expansions += [block.attn2.kv, block.attn2.proj]
-        for layer in expansions:
-            nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
+            keep_size(block.attn2.kv)
+            keep_size(block.attn2.q, gain=2.0)
+            nn.init.zeros_(block.attn2.proj.weight)
 
     def neutral(self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, scale: float | Tensor = 1.0) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, N, D) of the expression-free source and their grid: all that depends on the source alone."""

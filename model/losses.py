@@ -15,6 +15,11 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
     return per_sample((prediction - target).abs())
 
 
+def weighted_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute difference, each pixel times `weight` (B, 1, H, W)."""
+    return per_sample((prediction - target).abs() * weight)
+
+
 def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference inside `mask` (B, 1, H, W), which may be empty."""
     weight = mask.expand_as(prediction)

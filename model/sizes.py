@@ -29,9 +29,9 @@ class PsiSizes:
     decoder_heads: int = 2
     decoder_channels: int = 256  # first convolutions of the tri-plane decoder; the later ones have half of it
     background_width: int = 64
-    # How large what a motion layer puts out is at the start, over what goes in. 0 is published: deviation 0.02, by which the motion
-    # arrives at the image tokens a hundred times smaller than they are, and needs millions of images to be heard.
-    motion_gain: float = 0.0
+    # How the motion layers start. published: deviation 0.02, by which the motion arrives at the image tokens a hundred times smaller than
+    # they are, and needs millions of images to be heard. routed: see CanonicalEncoder.
+    motion_start: Literal["published", "routed"] = "published"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.sizes import Sizes
-from model.stylegan import SynthesisBlock
+from model.stylegan import SynthesisBlock, upsample
 
 CLAMP = 256.0
 
@@ -31,6 +31,13 @@ class SuperResolution(nn.Module):
         ws_B3W = w_BW[:, None].expand(-1, 3, -1)
         for i in range(self.count):
             x, image = getattr(self, f"block{i}")(x, image, ws_B3W, noise)
+        return image
+
+    def enlarge(self, rgb_B3nn: Tensor) -> Tensor:
+        """The RGB enlarged to (B, 3, S, S) as the network does it, and nothing added: what it has to be better than."""
+        image = self._fit(rgb_B3nn)
+        for _ in range(self.count):
+            image = upsample(image)
         return image
 
     def _fit(self, x: Tensor) -> Tensor:

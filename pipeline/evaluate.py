@@ -20,6 +20,7 @@ from pipeline.device import choose_device
 from pipeline.evaluate_truth import Truth, fit_against_truth, novel_views, response
 from pipeline.files import write_bytes, write_json
 from pipeline.labels import FIVE_POINTS, landmarks
+from pipeline.objective import moving_parts
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.reenact import CachedClips, Frame, HeldOutClips, Synthesizers, stack
@@ -187,8 +188,9 @@ def _reenact(
         if method != "real" and len(image) > 1:
             means[method]["fid_perception"] = judge.fid(image, real)
         if method == "psi":
-            still = synthesizers.draw(method, sources, sources, cameras[:, None]).image
-            means[method]["response"] = metrics.root_mean_square(image - still)
+            change = image - synthesizers.draw(method, sources, sources, cameras[:, None]).image
+            means[method]["response"] = metrics.root_mean_square(change)
+            means[method]["response_face"] = metrics.concentration(change, moving_parts(points, image.shape[-1]))
         else:
             means[method]["response"] = 0.0  # Psi_3d and the copy know no driving motion
     # A real frame compared with itself says nothing; its identity, the calibrated expression and what the face mesh reads in it do.

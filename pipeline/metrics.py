@@ -76,6 +76,12 @@ def root_mean_square(values_BCHW: Tensor) -> float:
     return float(values_BCHW.double().square().mean().sqrt())
 
 
+def concentration(change_BCHW: Tensor, where_B1HW: Tensor) -> float:
+    """How much more changes where `where` is above a half than in the mean of the pictures, as squares; 1 is no more. NaN for no change."""
+    squares, inside = change_BCHW.double().square().sum(1, keepdim=True), where_B1HW > 0.5
+    return float(squares[inside].mean() / squares.mean()) if squares.any() and inside.any() else float("nan")
+
+
 def response(change_BCHW: Tensor, true_change_BCHW: Tensor) -> dict[str, float]:
     """How pictures change with the driving motion, beside how they should; both are differences of images in [-1, 1] at the same cameras.
 

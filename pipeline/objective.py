@@ -15,6 +15,8 @@ from pipeline.rates import adam
 from pipeline.thin import Thin
 from pipeline.trainer import update
 
+MOVING = [*range(17, 27), *range(36, 70)]  # landmarks: brows, eyes, lips, pupils
+REACH = 0.03  # of the image's width: the deviation of a landmark's neighbourhood
 R1_EVERY = 16  # lazy regularisation (facts 4.1)
 R1_GAMMA = {"image": 1.0, "raw": 1.0, "uv": 10.0, "opacity": 0.25}  # facts 4.5; opacity in [0, 1] has twice the official gradient
 
@@ -30,19 +32,21 @@ class Target:
     five_points: Tensor  # (B, 5, 2) fractions
     camera: Tensor  # (B, 25)
     uv: Tensor  # (B, 3, S, S): where on the canonical head a pixel lies (facts 2.8)
+    weight: Tensor  # (B, 1, S, S): how much a pixel counts in L_1; ones, as published, or more where a face moves
 
 
 def image_terms(rendering: Rendering, target: Target, perception: Perception) -> dict[str, Tensor]:
     """L_1, L_LPIPS and L_opa of each sample, (B,): on the final image, the raw image, the foreground over black and the background (facts 4.2)."""
-    raw = shrink(target.image, rendering.raw.shape[-1])
+    raw, weight = shrink(target.image, rendering.raw.shape[-1]), shrink(target.weight, rendering.raw.shape[-1])
     pairs = [
         (rendering.image, target.image),
         (rendering.raw, raw),
         (rendering.foreground, losses.over_black(raw, target.opacity)),
         (losses.over_black(rendering.background, target.background_mask), losses.over_black(target.background, target.background_mask)),
     ]
+    weights = (target.weight, weight, weight, torch.ones_like(weight))
     return {
-        "l1": sum(losses.l1(a, b) for a, b in pairs),
+        "l1": sum(losses.weighted_l1(a, b, w) for (a, b), w in zip(pairs, weights, strict=True)),
         "lpips": sum(perception.lpips(a, b) for a, b in pairs),
         "opacity": losses.opacity_l1(rendering.opacity, target.opacity),
     }
@@ -50,10 +54,14 @@ def image_terms(rendering: Rendering, target: Target, perception: Perception) ->
 
 def thin_terms(rendering: Rendering, target: Target, thin: Thin) -> dict[str, Tensor]:
     """L_1 and L_opa of each sample, (B,), in a thin step; the raw image counts for the final one, too, which is not made."""
-    raw, opacity, known = thin(shrink(target.image, target.opacity.shape[-1])), thin(target.opacity), thin(target.background_mask)
+    rays = target.opacity.shape[-1]
+    raw, weight = thin(shrink(target.image, rays)), thin(shrink(target.weight, rays))
+    opacity, known = thin(target.opacity), thin(target.background_mask)
     background = losses.l1(losses.over_black(rendering.background, known), losses.over_black(thin(target.background), known))
     return {
-        "l1": 2 * losses.l1(rendering.raw, raw) + losses.l1(rendering.foreground, losses.over_black(raw, opacity)) + background,
+        "l1": 2 * losses.weighted_l1(rendering.raw, raw, weight)
+        + losses.weighted_l1(rendering.foreground, losses.over_black(raw, opacity), weight)
+        + background,
         "opacity": losses.opacity_l1(rendering.opacity, opacity),
     }
 
@@ -63,6 +71,14 @@ def identity_term(rendering: Rendering, target: Target, perception: Perception) 
     with torch.no_grad():
         wanted = perception.identity(target.image, target.five_points)
     return losses.identity_distance(perception.identity(rendering.image, target.five_points), wanted)
+
+
+def moving_parts(points_B702: Tensor, size: int) -> Tensor:
+    """Where a face moves, (B, 1, size, size) in [0, 1]: about the landmarks (fractions) of brows, eyes, mouth and pupils."""
+    centres = (torch.arange(size, device=points_B702.device) + 0.5) / size
+    moving = points_B702[:, MOVING]
+    across, down = (-0.5 * ((centres - moving[..., axis, None]) / REACH).square() for axis in (0, 1))
+    return (down[..., :, None] + across[..., None, :]).amax(1, keepdim=True).exp()
 
 
 def shrink(image_BCHW: Tensor, size: int) -> Tensor:

@@ -135,6 +135,7 @@ class Training(Section):
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images
     whole_every: Positive  # steps; the others are thin (pipeline/thin.py), 1 is none, as published
+    whole_from: Count  # images seen; until then all steps are thin
     preview_every: Positive  # images; the held-out people are looked at as often
 
 
@@ -162,6 +163,7 @@ class Train(Training):
     substitute_p: Probability
     substitute_q: Probability
     clips: Count  # 0 is all
+    face_weight: Weight  # what a pixel at brows, eyes and mouth counts more in L_1; the published runs have none
     weights: PsiWeights
 
 

@@ -38,6 +38,7 @@ LEGEND = {
     "gaze_correlation": ("Gaze", "up", "the same of the gaze to the side"),
     "faces_found": ("Found", "up", "share of the pictures in which the face mesh finds a face"),
     "response": ("Response", "up", "how far the driving motion changes a picture at a fixed camera, root mean square in [-1, 1]"),
+    "response_face": ("at the face", "up", "how much more of that change lies at brows, eyes and mouth than in the mean; 1 is no more"),
     "rms": ("Response", "up", "how far the motion of another frame changes a picture, root mean square in [-1, 1]"),
     "true_rms": ("True", "up", "how far it changes the true picture"),
     "share": ("Share", "up", "of the true change, in size"),

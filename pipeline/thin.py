@@ -30,6 +30,9 @@ class Thin:
         return cameras_25
 
 
-def thin_step(seed: int, label: str, step: int, whole_every: int) -> Thin | None:
-    """The rays of `step`, drawn from (seed, label, step); None where all are rendered, in every `whole_every`-th step from 0 on."""
-    return Thin(*map(int, rng(seed, label, step).integers(THIN, size=2))) if step % whole_every else None
+def thin_step(seed: int, label: str, step: int, whole_every: int, whole_from: int = 0) -> Thin | None:
+    """The rays of `step`, drawn from (seed, label, step); None where all are rendered, in every `whole_every`-th step from the step
+    `whole_from` on."""
+    if step >= whole_from and step % whole_every == 0:
+        return None
+    return Thin(*map(int, rng(seed, label, step).integers(THIN, size=2)))

@@ -22,7 +22,7 @@ from pipeline.files import write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.frames import FrameBatch, PseudoMultiView
 from pipeline.labels import FIVE_POINTS, landmarks
-from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink, thin_terms
+from pipeline.objective import Adversary, Target, identity_term, image_terms, moving_parts, shrink, thin_terms
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
@@ -61,7 +61,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
     flame = Flame(head_model.load(params.flame.model)).to(device)
     judges = Perception.load(perception, device)
     objective = ReenactmentObjective(params, psi, adversary, judges, flame)
-    validation = Validation(CachedClips(views, section.motion, "validation", device), judges)
+    validation = Validation(CachedClips(views, section.motion, "validation", device), judges, average.superresolution.enlarge)
 
     def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -126,7 +126,8 @@ class ReenactmentObjective:
         """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
         section, real = self.section, batch.real > 0
         weights, count, terms = section.weights, len(real), {}
-        jitter, thin = torch_rng(self.seed, "psi-rays", step), thin_step(self.seed, "psi-thin", step, section.whole_every)
+        jitter = torch_rng(self.seed, "psi-rays", step)
+        thin = thin_step(self.seed, "psi-thin", step, section.whole_every, section.whole_from // section.batch)
         adversarial = bool(real.any()) and step * section.batch >= section.adversarial_from and not thin
         if thin and real.any():  # L_LPIPS needs whole pictures, so that pseudo targets have no part in a thin step
             found = self._thin(batch, real, jitter, thin)
@@ -158,9 +159,10 @@ class ReenactmentObjective:
         return thin_terms(rendering, self._target(batch, real), thin)
 
     def _target(self, batch: FrameBatch, real: Tensor) -> Target:
-        with torch.no_grad():
-            five_points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0, list(FIVE_POINTS)]
         rays = self.psi.sizes.rays
         image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
+        with torch.no_grad():
+            points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0]
+            weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
         # Behind the head nobody knows the background of a real frame (facts 4.2).
-        return Target(image, opacity, shrink(image, rays), 1.0 - opacity, five_points, batch.camera[real, 0], batch.uv[real])
+        return Target(image, opacity, shrink(image, rays), 1.0 - opacity, points[:, list(FIVE_POINTS)], batch.camera[real, 0], batch.uv[real], weight)

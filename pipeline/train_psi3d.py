@@ -57,7 +57,7 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, in
     flame = Flame(head_model.load(params.flame.model)).to(device)
     judges = Perception.load(perception, device)
     objective = StaticObjective(params, psi, adversary, judges, flame)
-    validation = Validation(IngestedClips(ingest, labels, "validation", device), judges)
+    validation = Validation(IngestedClips(ingest, labels, "validation", device), judges, average.superresolution.enlarge)
 
     def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -114,7 +114,8 @@ class StaticObjective:
         """The loss, its terms as scalars, and a function that trains the discriminator on the same rendering and returns its scalars."""
         section, weights = self.section, self.section.weights
         images = step * section.batch
-        jitter, thin = torch_rng(self.seed, "psi3d-rays", step), thin_step(self.seed, "psi3d-thin", step, section.whole_every)
+        jitter = torch_rng(self.seed, "psi3d-rays", step)
+        thin = thin_step(self.seed, "psi3d-thin", step, section.whole_every, section.whole_from // section.batch)
         planes, background = self.psi.planes(batch.source, None, None, motion_scale=0.0), self.psi.background_feature(batch.source)
         target, opacity, depth = self._target(batch), batch.opacity, batch.depth
         if thin:
@@ -144,7 +145,8 @@ class StaticObjective:
         with torch.no_grad():
             five_points = landmarks(self.flame, batch.label, batch.camera)[:, 0, list(FIVE_POINTS)]
         everywhere = torch.ones_like(batch.opacity)  # GenHead's background is known behind the head as well
-        return Target(batch.target, batch.opacity, batch.background, everywhere, five_points, batch.camera[:, 0], batch.uv)
+        evenly = torch.ones_like(batch.target[:, :1])
+        return Target(batch.target, batch.opacity, batch.background, everywhere, five_points, batch.camera[:, 0], batch.uv, evenly)
 
     def _roughness(self, planes: Tensor, jitter: torch.Generator) -> Tensor:
         """L1 between densities at random points and close by (facts 4.3)."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from model import losses
 from model.renderer import Rendering
@@ -41,16 +40,17 @@ Draw = Callable[[Pairs], Rendering]
 class Validation:
     """The same pairs each time, at the target's fitted camera."""
 
-    def __init__(self, clips: HeldOutClips, judges: Perception) -> None:
-        self.judges = judges
+    def __init__(self, clips: HeldOutClips, judges: Perception, enlarge: Callable[[Tensor], Tensor]) -> None:
+        """`enlarge` brings raw pictures to the size of the targets without super-resolution."""
+        self.judges, self.enlarge = judges, enlarge
         keys = clips.self_pairs(-(-PAIRS // len(clips.clips)))[:PAIRS]
         frames = {key: clips.frame(key) for key in sorted({key for pair in keys for key in pair})}
         self.pairs = Pairs.of([frames[source] for source, _ in keys], [frames[driving] for _, driving in keys])
 
     @torch.no_grad()
     def __call__(self, draw: Draw, draw_still: Draw | None = None) -> dict[str, float]:
-        """Means over the pairs: L1 and LPIPS of the pictures to the targets, and `l1_enlarged`, the L1 of the raw pictures enlarged without
-        super-resolution, which has to be better than that.
+        """Means over the pairs: L1 and LPIPS of the pictures to the targets, and `l1_enlarged` and `lpips_enlarged`, those of the raw pictures
+        enlarged without super-resolution, which has to be better than that.
 
         With `draw_still`, which draws with the source's own motion in place of the driving one, also `response`: the root mean square by
         which the driving motion changes a picture, in [-1, 1].
@@ -65,11 +65,12 @@ class Validation:
     def _measure(self, pairs: Pairs, draw: Draw, draw_still: Draw | None) -> dict[str, Tensor]:
         """Each number for each pair, (B,); the response still squared."""
         drawn, target = draw(pairs), pairs.target
-        enlarged = F.interpolate(drawn.raw, size=target.shape[-2:], mode="bilinear", align_corners=False)
+        enlarged = self.enlarge(drawn.raw)
         found = {
             "l1": losses.l1(drawn.image, target),
             "lpips": self.judges.lpips(drawn.image, target),
             "l1_enlarged": losses.l1(enlarged, target),
+            "lpips_enlarged": self.judges.lpips(enlarged, target),
         }
         if draw_still:
             found["response"] = losses.per_sample((drawn.image - draw_still(pairs).image).square())

@@ -25,6 +25,7 @@ def test_which_steps_are_thin():
     assert {(thin.row, thin.column) for thin in steps if thin} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert steps == [thin_step(0, "some", step, 4) for step in range(64)] != [thin_step(1, "some", step, 4) for step in range(64)]
     assert all(thin_step(0, "some", step, 1) is None for step in range(8))
+    assert [step for step in range(16) if thin_step(0, "some", step, 4, 6) is None] == [8, 12]
 
 
 def test_a_perfect_picture_costs_nothing_in_a_thin_step():
@@ -32,7 +33,7 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
     image = torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1
     opacity = torch.rand(2, 1, 16, 16, generator=draw)
     nothing = torch.zeros(2, 1)
-    target = Target(image, opacity, image.flip(0), 1.0 - opacity, nothing, nothing, nothing)
+    target = Target(image, opacity, image.flip(0), 1.0 - opacity, nothing, nothing, nothing, torch.ones(2, 1, 16, 16))
     raw, alpha = thin(image), thin(opacity)
     foreground = (raw + 1) * alpha - 1  # colours over black
     perfect = Rendering(raw, raw, foreground, thin(image.flip(0)), alpha, nothing, nothing)
