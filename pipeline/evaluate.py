@@ -19,11 +19,11 @@ from pipeline import camera, head_model, metrics
 from pipeline.device import choose_device
 from pipeline.evaluate_truth import Truth, fit_against_truth, novel_views, response
 from pipeline.files import write_bytes, write_json
-from pipeline.labels import FIVE_POINTS, landmarks
-from pipeline.objective import moving_parts
+from pipeline.held_out import CachedClips, Frame, HeldOutClips, stack
+from pipeline.labels import FIVE_POINTS, landmarks, moving_parts
 from pipeline.params import Params
 from pipeline.perception import Perception
-from pipeline.reenact import CachedClips, Frame, HeldOutClips, Synthesizers, stack
+from pipeline.reenact import Synthesizers
 
 METHODS = ("psi", "psi3d", "copy")
 DIGITS = 6

@@ -17,10 +17,11 @@ from pipeline import metrics
 from pipeline.device import to_device
 from pipeline.expression import INNER
 from pipeline.heads import image_tensor
+from pipeline.held_out import HeldOutClips
 from pipeline.labels import head_vertices
 from pipeline.landmarks import CONTOUR, interocular, landmarks_70
 from pipeline.perception import Perception
-from pipeline.reenact import HeldOutClips, Synthesizers
+from pipeline.reenact import Synthesizers
 from pipeline.shards import ShardReader, decode_npy
 
 CALIBRATION_FRAMES = 1024

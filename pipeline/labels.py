@@ -7,6 +7,8 @@ from torch import Tensor
 
 from model.flame import Flame
 
+MOVING = [*range(17, 27), *range(36, 70)]  # landmarks: brows, eyes, lips, pupils
+REACH = 0.03  # of the image's width: the deviation of a landmark's neighbourhood
 FIVE_POINTS = (68, 69, 30, 48, 54)  # pupils, nose tip, mouth corners: what the identity crop is aligned to (facts 4.2)
 
 
@@ -52,3 +54,11 @@ def landmarks(flame: Flame, label_BL: Tensor, camera_BV25: Tensor) -> Tensor:
     views = camera_BV25.shape[1]
     flat = project(points.repeat_interleave(views, 0), camera_BV25.reshape(-1, 25))
     return flat.reshape(len(points), views, *flat.shape[1:])
+
+
+def moving_parts(points_B702: Tensor, size: int) -> Tensor:
+    """Where a face moves, (B, 1, size, size) in [0, 1]: about the landmarks (fractions) of brows, eyes, mouth and pupils."""
+    centres = (torch.arange(size, device=points_B702.device) + 0.5) / size
+    moving = points_B702[:, MOVING]
+    across, down = (-0.5 * ((centres - moving[..., axis, None]) / REACH).square() for axis in (0, 1))
+    return (down[..., :, None] + across[..., None, :]).amax(1, keepdim=True).exp()

@@ -15,8 +15,6 @@ from pipeline.rates import adam
 from pipeline.thin import Thin
 from pipeline.trainer import update
 
-MOVING = [*range(17, 27), *range(36, 70)]  # landmarks: brows, eyes, lips, pupils
-REACH = 0.03  # of the image's width: the deviation of a landmark's neighbourhood
 R1_EVERY = 16  # lazy regularisation (facts 4.1)
 R1_GAMMA = {"image": 1.0, "raw": 1.0, "uv": 10.0, "opacity": 0.25}  # facts 4.5; opacity in [0, 1] has twice the official gradient
 
@@ -71,14 +69,6 @@ def identity_term(rendering: Rendering, target: Target, perception: Perception) 
     with torch.no_grad():
         wanted = perception.identity(target.image, target.five_points)
     return losses.identity_distance(perception.identity(rendering.image, target.five_points), wanted)
-
-
-def moving_parts(points_B702: Tensor, size: int) -> Tensor:
-    """Where a face moves, (B, 1, size, size) in [0, 1]: about the landmarks (fractions) of brows, eyes, mouth and pupils."""
-    centres = (torch.arange(size, device=points_B702.device) + 0.5) / size
-    moving = points_B702[:, MOVING]
-    across, down = (-0.5 * ((centres - moving[..., axis, None]) / REACH).square() for axis in (0, 1))
-    return (down[..., :, None] + across[..., None, :]).amax(1, keepdim=True).exp()
 
 
 def shrink(image_BCHW: Tensor, size: int) -> Tensor:

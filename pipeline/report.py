@@ -13,8 +13,9 @@ import torch
 from pipeline import camera
 from pipeline.evaluate import Evaluation
 from pipeline.files import write_bytes
+from pipeline.held_out import Frame
 from pipeline.pictures import encode_jpeg, encode_mp4, to_uint8
-from pipeline.reenact import Drawn, Frame, Synthesizers
+from pipeline.reenact import Drawn, Synthesizers
 
 TILE = 128  # pixels
 ROWS = 6  # of the contact sheet

@@ -21,13 +21,13 @@ from pipeline.device import choose_device, to_device
 from pipeline.files import write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.frames import FrameBatch, PseudoMultiView
-from pipeline.labels import FIVE_POINTS, landmarks
-from pipeline.objective import Adversary, Target, identity_term, image_terms, moving_parts, shrink, thin_terms
+from pipeline.held_out import CachedClips
+from pipeline.labels import FIVE_POINTS, landmarks, moving_parts
+from pipeline.objective import Adversary, Target, identity_term, image_terms, shrink, thin_terms
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.rates import synthesizer_optimiser
-from pipeline.reenact import CachedClips
 from pipeline.scratch import scratch_folder
 from pipeline.thin import Thin, thin_step
 from pipeline.trainer import Training, set_rates, update

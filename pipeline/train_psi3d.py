@@ -20,13 +20,13 @@ from pipeline.device import choose_device, to_device
 from pipeline.files import write_json
 from pipeline.fingerprint import fingerprint
 from pipeline.heads import HeadBatch, SyntheticHeads
+from pipeline.held_out import IngestedClips
 from pipeline.labels import FIVE_POINTS, landmarks
 from pipeline.objective import Adversary, Target, identity_term, image_terms, thin_terms
 from pipeline.params import Params
 from pipeline.perception import Perception
 from pipeline.pictures import save_grid
 from pipeline.rates import synthesizer_optimiser
-from pipeline.reenact import IngestedClips
 from pipeline.scratch import scratch_folder
 from pipeline.thin import thin_step
 from pipeline.trainer import Training, set_rates, update

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from model import losses
 from model.renderer import Rendering
+from pipeline.held_out import Frame, HeldOutClips, stack
 from pipeline.perception import Perception
-from pipeline.reenact import Frame, HeldOutClips, stack
 
 PAIRS = 32  # about so many, the same every time
 BATCH = 8

@@ -14,10 +14,10 @@ from model.weights import save_weights
 from pipeline.camera import look_at
 from pipeline.errors import UserError
 from pipeline.evaluate import Evaluation, evaluate, frontal_camera, rotation_between, rounded
+from pipeline.held_out import CachedClips
 from pipeline.perception import Regressor, Trunk
 from pipeline.pictures import encode_mp4
 from pipeline.pretrain_perception import export_identity
-from pipeline.reenact import CachedClips
 from pipeline.report import section, write_pictures
 from tests import small_run
 
