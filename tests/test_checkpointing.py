@@ -38,7 +38,7 @@ def every_loss(scale: str) -> Params:
     return own.model_copy(
         update={
             "train_psi3d": own.train_psi3d.model_copy(update=static),
-            "train": own.train.model_copy(update={"adversarial_from": 0, "batch": 1}),
+            "train": own.train.model_copy(update={"adversarial_from": 0, "whole_from": 0, "batch": 1}),
         }
     )
 

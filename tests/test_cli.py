@@ -94,7 +94,7 @@ def test_doctor_finds_nothing_missing_at_the_demo_scale(folder):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "missing" not in result.stdout
     ingest = scale_params("demo").ingest
-    assert f"{(ingest.train_clips + ingest.test_clips) * ingest.frames:,} frames" in result.stdout
+    assert f"{(ingest.train_clips + ingest.validation_clips + ingest.test_clips) * ingest.frames:,} frames" in result.stdout
 
 
 def test_doctor_names_what_the_paper_scale_needs(folder):

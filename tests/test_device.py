@@ -30,7 +30,8 @@ from tests.test_trainer import Stop, run, same
 def few_steps(device: str) -> Params:
     """The smallest run in which every loss is met, a checkpoint written and a preview drawn."""
     own = small_run.params()
-    schedule = {"images": 8, "batch": 4, "warmup": 4, "ema_half_life": 4, "adversarial_from": 0, "checkpoint_every": 4, "preview_every": 4}
+    schedule = {"images": 8, "batch": 4, "warmup": 4, "ema_half_life": 4, "adversarial_from": 0, "whole_from": 0}
+    schedule |= {"checkpoint_every": 4, "preview_every": 4}
     pretrain = own.pretrain
     few = {name: getattr(pretrain, name).model_copy(update={"steps": 2, "batch": 4}) for name in ("perception", "motion", "genhead")}
     return own.model_copy(

@@ -208,7 +208,7 @@ def test_psi_starts_from_the_static_weights_but_for_the_motion_layers():
 )
 def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(cache, q, terms):
     torch.manual_seed(1)
-    section = PARAMS.train.model_copy(update={"adversarial_from": 0})
+    section = PARAMS.train.model_copy(update={"adversarial_from": 0, "whole_from": 0})
     params = PARAMS.model_copy(update={"train": section})
     perception = Perception(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
     psi = Psi(SIZES)
