@@ -69,7 +69,8 @@ def parity(
     bad = counts["fail"] + counts["unknown"]
     if bad:
         raise UserError(f"{bad} of {bad + counts['pass']} comparisons above failed or could not be made.")
-    typer.echo(f"all {counts['pass']} arrays agree")
+    skipped = f"; {counts['skipped']} were not compared, for lack of a file" if counts["skipped"] else ""
+    typer.echo(f"all {counts['pass']} arrays agree{skipped}")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The number rule of the parity fixtures: weights, inputs and cameras that two implementations can make apart from each other.
 
-The README beside the fixtures is the definition (its sections 1 to 3). Nothing made here is a trained weight.
+tests/published/parity/README.md is the definition (its sections 1 to 3). Nothing made here is a trained weight.
 """
 
 import math

@@ -10,6 +10,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.number_rule import NumberRule
 from pipeline.parity_cases import CASES, PSI_CASES, Fixture, Found, forget_psi
+from pipeline.parity_file import Stored, read_fixture
 
 EXACT, HALF, GRADIENT = 1e-4, 2e-3, 1e-3  # largest relative L2 error: float32, stored as float16, gradients
 
@@ -19,7 +20,8 @@ class Line:
     """What is said of an array or a fixture."""
 
     name: str
-    verdict: str  # pass, fail, unknown (nothing of ours belongs to it), input (nothing to compare: made by no rule)
+    # pass, fail, unknown (nothing of ours belongs to it), input (nothing to compare: made by no rule), skipped (a file of others is needed)
+    verdict: str
     error: float | None = None  # relative L2
     detail: str = ""
 
@@ -50,7 +52,7 @@ def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
     if name not in CASES:
         return [Line(name, "unknown", detail=f"there is no such fixture; known are {', '.join(sorted(CASES))}")]
     try:
-        fixture = Fixture(path.parent, read_arrays(path))
+        fixture = Fixture(path.parent, read_fixture(path))
         with torch.no_grad():
             found = CASES[name](rule, fixture)
     except (ValueError, RuntimeError) as error:  # unreadable, or with inputs that the networks refuse
@@ -59,16 +61,7 @@ def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
     return [_compare(f"{name}.{key}", key in fixture.inputs, found.get(key), fixture.arrays.get(key)) for key in names]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, nothing unpickled. Raises ValueError when it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged archive raises nearly anything: its own error, that of zlib, of the header's parser, of memory
-        raise ValueError(f"the file cannot be read ({type(error).__name__}: {' '.join(str(error).split())})") from error
-
-
-def _compare(name: str, is_input: bool, found: Found | None, stored: np.ndarray | None) -> Line:
+def _compare(name: str, is_input: bool, found: Found | None, stored: Stored | None) -> Line:
     if is_input:
         return Line(name, "input")
     if found is None:
@@ -76,17 +69,12 @@ def _compare(name: str, is_input: bool, found: Found | None, stored: np.ndarray 
     if stored is None:
         return Line(name, "fail", detail="missing in the file")
     if isinstance(found, str):
-        return Line(name, "fail", detail=found)
-    if stored.dtype.kind not in "fiu" or stored.shape != tuple(found.shape):
-        return Line(name, "fail", detail=f"stored as {stored.dtype} {stored.shape}, ours has the shape {tuple(found.shape)}")
-    error = relative_error(np.asarray(found), stored)
-    tolerance = GRADIENT if "grad" in name else HALF if stored.dtype == np.float16 else EXACT
+        return Line(name, "skipped", detail=found)
+    dtype, shape = stored.values.dtype, tuple(found.shape)
+    if dtype.kind not in "fiu" or stored.shape != shape:
+        return Line(name, "fail", detail=f"stored as {dtype} {stored.shape}, ours has the shape {shape}")
+    error = stored.error(np.asarray(found))
+    tolerance = GRADIENT if "grad" in name else HALF if dtype == np.float16 else EXACT
     if error <= tolerance:  # not so when it is no number
         return Line(name, "pass", error)
     return Line(name, "fail", error, f"more than {tolerance:.0e}")
-
-
-def relative_error(found: np.ndarray, stored: np.ndarray) -> float:
-    """Relative L2 error in double precision."""
-    a, b = found.astype(np.float64), stored.astype(np.float64)
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))

@@ -1,4 +1,4 @@
-"""What each parity fixture holds, made again by our networks at paper size (section 4 of the README beside the fixtures).
+"""What each parity fixture holds, made again by our networks at paper size (section 4 of tests/published/parity/README.md).
 
 A case is a function of the number rule and of the fixture; it returns an array for every name that the fixture should have.
 """
@@ -30,13 +30,16 @@ from model.warp import alignment, cut, similarity
 from pipeline.camera import project
 from pipeline.head_model import standin
 from pipeline.number_rule import AS_CONSTRUCTED, EVERY_LAYER, NumberRule, camera
+from pipeline.parity_file import Stored
 from pipeline.parity_head import fake_head, landmark_embedding
 
 PAPER = Sizes()
 PSI_EQUALISED = ("superresolution.", "decoder.")
 CAMERA_B = camera(-0.5, -0.2, 4.0, 0.0)  # of the renderer; the other one is the default
+# Stored inputs of psi_v2_posed and their shapes. No rule makes them, so that a thinned fixture keeps them whole.
+NECK_GRIDS = {"grid24_offset": (3, 24, 24, 24), "grid24_dist2": (1, 24, 24, 24), "grid8_offset": (3, 8, 8, 8)}
 
-Found = Tensor | np.ndarray | str  # a text says why there is nothing to compare
+Found = Tensor | np.ndarray | str  # a text says which file of others the array cannot be made without
 
 
 @dataclass
@@ -44,16 +47,16 @@ class Fixture:
     """A fixture as it was read. A case asks it for what is stored because no rule makes it."""
 
     folder: Path
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Stored]
     inputs: set[str] = field(default_factory=set)  # names of the arrays that were asked for as such
 
     def given(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A stored input with a batch of one in front, float32. Raises ValueError when it is missing or has another shape."""
-        stored = self.arrays.get(name)
-        if stored is None or stored.shape != shape or stored.dtype.kind != "f" or not np.isfinite(stored).all():
+        values = self.arrays[name].values if name in self.arrays else np.zeros(0)
+        if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
             raise ValueError(f"the input {name} is missing or is no array {shape} of finite floats, so that nothing can be compared")
         self.inputs.add(name)
-        return torch.from_numpy(stored.astype(np.float32))[None]
+        return torch.from_numpy(values.astype(np.float32))[None]
 
 
 Case = Callable[[NumberRule, Fixture], dict[str, Found]]
@@ -84,7 +87,7 @@ def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     with torch.device("meta"):
         entries = Psi(PAPER).state_dict()
     shapes = {key: tuple(value.shape) for key, value in entries.items() if not key.endswith(AS_CONSTRUCTED)}
-    keys = [str(key) for key in fixture.arrays.get("keys", np.zeros(0)).flat]
+    keys = [str(key) for key in fixture.arrays["keys"].values.flat] if "keys" in fixture.arrays else []
     if not keys or not shapes.keys() >= set(keys):
         raise ValueError("keys is missing or names something else than entries of Psi, so that nothing can be compared")
     fixture.inputs.add("keys")
@@ -239,15 +242,14 @@ def psi_3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 
 
 def psi_v2_posed(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    shapes = {"grid24_offset": (3, 24, 24, 24), "grid24_dist2": (1, 24, 24, 24), "grid8_offset": (3, 8, 8, 8)}
-    neck = NeckField(*(fixture.given(name, shape) for name, shape in shapes.items()), PAPER.box)
+    neck = NeckField(*(fixture.given(name, shape) for name, shape in NECK_GRIDS.items()), PAPER.box)
     picture = _psi_picture(rule, 1.0, neck)
     del picture["feature"], picture["image_sr_exact"]
     return picture | {"points_out": neck(rule.tensor("deform_points", (1, 4096, 3), 0.35))[0]}
 
 
 def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    embedding, problem = landmark_embedding(fixture.folder)
+    embedding, needed = landmark_embedding(fixture.folder)
     layer = Flame(fake_head(rule, *embedding))
     amplitudes = {"shape": (300, 0.5), "exp": (100, 0.5), "pose": (6, 0.15), "eye": (6, 0.1)}
     parameters = [rule.tensor(name, (1, count), amplitude) for name, (count, amplitude) in amplitudes.items()]
@@ -260,8 +262,8 @@ def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "vertices_mean": vertices[0].mean(0),
         "joints": layer.joints(*parameters)[0],
         "canonical_joints_offset": layer.canonical()[::20],
-        "landmarks3d": problem or landmarks,
-        "landmarks2d_512": problem or 512 * np.stack([u, 1 - v], 1),  # the official ones have y up
+        "landmarks3d": needed or landmarks,
+        "landmarks2d_512": needed or 512 * np.stack([u, 1 - v], 1),  # the official ones have y up
     }
 
 

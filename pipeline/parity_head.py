@@ -12,20 +12,24 @@ from pipeline.scales import scale_params
 
 
 def landmark_embedding(folder: Path) -> tuple[tuple[np.ndarray, np.ndarray], str]:
-    """Faces and weights of the 70 landmarks as the official repository ships them, or any and the reason why not."""
+    """Faces and weights of the 70 landmarks as the official repository ships them and "", or zeros and where that file is looked for.
+
+    Raises ValueError when the file is there and no good.
+    """
     places = [folder, folder.parent / "flame_side", Path(scale_params("paper").flame.model).parent]
     found = [place / EMBEDDING for place in places if (place / EMBEDDING).is_file()]
-    problem = f"{EMBEDDING} of the official repository is needed in one of {', '.join(map(str, places))}"
-    if found:
-        try:
-            content = read_mapping(found[0])
-            faces, weights = content["full_lmk_faces_idx"][0], content["full_lmk_bary_coords"][0]
-            if faces.shape == (70,) and weights.shape == (70, 3):
-                return (faces, weights), ""
-            problem = f"{found[0]} does not hold 70 landmarks"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problem = f"{found[0]} cannot be read: {error}"
-    return (np.zeros(70, np.int64), np.zeros((70, 3))), problem
+    if not found:
+        needed = f"{EMBEDDING} of the official repository is needed in one of {', '.join(map(str, places))}"
+        return (np.zeros(70, np.int64), np.zeros((70, 3))), needed
+    try:
+        content = read_mapping(found[0])
+        faces, weights = content["full_lmk_faces_idx"][0], content["full_lmk_bary_coords"][0]
+        shapes = (faces.shape, weights.shape)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{found[0]} cannot be read: {error}") from error
+    if shapes != ((70,), (70, 3)):
+        raise ValueError(f"{found[0]} does not hold 70 landmarks")
+    return (faces, weights), ""
 
 
 def fake_head(rule: NumberRule, landmark_faces: np.ndarray, landmark_weights: np.ndarray) -> HeadModel:

@@ -25,10 +25,10 @@ from model.sizes import Sizes
 from pipeline.bench import CASES, Case, Scene, measured, psnr, run_fast, run_reference
 from pipeline.bench_floor import PARTS, Rates, counted, floor, operations
 from pipeline.number_rule import NumberRule, camera
-from pipeline.parity import relative_error
 from pipeline.parity_cases import PSI_EQUALISED
+from pipeline.parity_file import read_fixture, relative_error
 from pipeline.scales import SMOKE_SIZES
-from tests.reference import REFERENCE, needs_reference
+from tests.published import PARITY
 
 ROOT = Path(__file__).parents[1]
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -202,12 +202,10 @@ def test_operations_are_counted(scene: Scene) -> None:
 
 
 @pytest.mark.slow
-@needs_reference
 @pytest.mark.parametrize(("name", "scale"), [("psi_v2", 1.0), ("psi_3d", 0.0)])
 def test_official_fixtures(name: str, scale: float) -> None:
     rule, sizes = NumberRule(), Sizes()
-    with np.load(REFERENCE / "parity" / f"{name}.npz", allow_pickle=False) as file:
-        stored = {key: file[key] for key in file.files}
+    stored = read_fixture(PARITY / f"{name}.npz")
     fast = FastPsi(rule.fill(Psi(sizes), PSI_EQUALISED))
     motions = [rule.tensor(key, (1, sizes.motion.dims)) for key in ("motion_app", "motion")]
     source = fast.source(rule.image("img_app", sizes.image), motions[0], scale)
@@ -222,9 +220,10 @@ def test_official_fixtures(name: str, scale: float) -> None:
         "image_sr": picture.image[0],
         "image_sr_exact": picture.image[0, :, ::8, ::8],
     }
-    errors = {key: relative_error(value.numpy(), stored[key].reshape(value.shape)) for key, value in found.items() if key in stored}
+    errors = {key: stored[key].error(value.reshape(stored[key].shape).numpy()) for key, value in found.items() if key in stored}
     assert len(errors) >= 6
-    assert {key: error for key, error in errors.items() if error > (2e-3 if stored[key].dtype == np.float16 else 1e-4)} == {}
+    bounds = {key: 2e-3 if stored[key].values.dtype == np.float16 else 1e-4 for key in errors}
+    assert {key: error for key, error in errors.items() if error > bounds[key]} == {}
 
 
 @pytest.mark.slow
