@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/installed
 export PATH := $(BIN):$(PATH)
-.PHONY: demo test test-paper lint graph
+.PHONY: demo test test-paper lint
 
 demo: $(STAMP)
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "DVC works in a git repository: run 'git init' here first."; exit 1; }
@@ -24,9 +24,6 @@ test-paper: $(STAMP)
 
 lint: $(STAMP)
 	ruff check .
-
-graph: $(STAMP)
-	python -m tests.test_graph
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

@@ -9,6 +9,7 @@ from dvc.exceptions import DvcException
 from dvc.output import Output
 from dvc.repo import Repo
 
+from pipeline.code_mark import changed_code
 from pipeline.errors import UserError
 from pipeline.files import write_bytes
 
@@ -35,7 +36,10 @@ def changed_inputs(folder: Path) -> list[str]:
     with _output(folder) as output:
         name = output.stage.addressing
         changes = output.repo.status([name]).get(name, [])
-    changed = ["its command in dvc.yaml"] if "changed checksum" in changes else []
+    # The marks of the code, which DVC compares, are as old as the last run of the stage `code`.
+    changed = changed_code(name.partition("@")[0])
+    if "changed checksum" in changes:
+        changed.append("its command in dvc.yaml")
     for change in changes:
         if isinstance(change, dict):
             for path, state in change.get("changed deps", {}).items():  # of params.yaml, the values that have changed

@@ -144,7 +144,9 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     training = Training(
         label="pretrain genhead",
-        folder=scratch_folder("pretrain_genhead", fingerprint(__file__, section, sizes, params.seed, params.threads, ingested, labels, truth)),
+        folder=scratch_folder(
+            "pretrain_genhead", fingerprint(__file__, section, sizes, params.flame, params.seed, params.threads, ingested, labels, truth)
+        ),
         steps=section.steps,
         batch=section.batch,
         modules={"genhead": genhead},

@@ -62,7 +62,7 @@ def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Pat
     trunk.load_state_dict(states["trunk"])
     export_identity(identity, out / "identity.onnx")
     faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
-    inputs = (params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels)
+    inputs = (params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels, truth)
     trainer = PerceptionTrainer(params, faces, unseen, fingerprint(__file__, *inputs))
     regressor = trainer.regressor()
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}

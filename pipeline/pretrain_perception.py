@@ -60,7 +60,7 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
         params,
         faces,
         unseen,
-        fingerprint(__file__, params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels),
+        fingerprint(__file__, params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels, truth),
     )
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
     note = {"trained_on": len(faces.images), "people": int(faces.people.max()) + 1, "image": faces.images.shape[1]}

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.attempt import Maker, Outcome, attempt, set_torch
+from pipeline.code_mark import SOURCE
 from pipeline.errors import UserError
-from pipeline.fingerprint import SOURCE
 from pipeline.progress import hushed
 from pipeline.unit import Unit, Work, finished
 

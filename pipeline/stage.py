@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from model.weights import WeightsError
+from pipeline.code_mark import changed_code
 from pipeline.costs import Costs
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.params import load_params
+from pipeline.progress import say
 
 PLACE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
@@ -32,6 +34,7 @@ def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) ->
         if (items and (len(arguments) != 1 or arguments[0] not in items)) or (arguments and not items):
             raise UserError(f"usage: python -m stages.{stage}" + (f" {'|'.join(items)}" if items else ""))
         params = load_params()
+        _say_what_changed(stage)
         torch.set_num_threads(params.threads)
         if not torch.cuda.is_available():  # some CUDA kernels have no deterministic twin and would refuse to run
             torch.use_deterministic_algorithms(True)
@@ -47,6 +50,13 @@ def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) ->
         sys.exit(f"{stage}: {error.strerror}: {error.filename or 'the disk'}. Make it writable or free some space, then run again.")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: stopped. What is finished is kept; run again to go on.")
+
+
+def _say_what_changed(stage: str) -> None:
+    """A line when the code of the stage is not what its mark says, as it can be in a stage that was started by hand."""
+    if changed := changed_code(stage):
+        names = changed[0] if len(changed) == 1 else f"{changed[0]} and {len(changed) - 1} more"
+        say(f"{stage}: {names} changed since the code was marked; `dvc repro code` marks it again, for dvc.lock")
 
 
 def write_metrics(name: str, metrics: dict) -> None:

@@ -84,7 +84,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     training = Training(
         label="train",
-        folder=scratch_folder("train", fingerprint(__file__, section, sizes, params.seed, params.threads, views, perception, psi3d)),
+        folder=scratch_folder("train", fingerprint(__file__, section, sizes, params.flame, params.seed, params.threads, views, perception, psi3d)),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},

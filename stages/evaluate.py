@@ -7,23 +7,28 @@ from pipeline.params import Params
 from pipeline.report import write_pictures
 from pipeline.stage import run, write_metrics
 
+INGEST, TRUTH, LABELS = Path("data/ingest"), Path("data/truth"), Path("data/labels")
+PERCEPTION, PSI3D, PSI = Path("data/pretrain/perception"), Path("data/psi3d"), Path("data/psi")
+VIEWS = Path("data/views")
+READS = (INGEST, TRUTH, LABELS, PERCEPTION, PSI3D, PSI, VIEWS)
+
 
 def main(params: Params) -> None:
-    data, section = Path("data"), params.evaluate
+    section, out = params.evaluate, Path("data/evaluate")
     result = evaluate(
         params,
-        ingest=data / "ingest",
-        labels=data / "labels",
-        perception=data / "pretrain" / "perception",
-        psi3d=data / "psi3d",
-        views=data / "views",
-        psi=data / "psi",
-        truth=data / "truth",
-        out=data / "evaluate",
+        ingest=INGEST,
+        labels=LABELS,
+        perception=PERCEPTION,
+        psi3d=PSI3D,
+        views=VIEWS,
+        psi=PSI,
+        truth=TRUTH,
+        out=out,
     )
     write_metrics("evaluate", result.scores)
     sheet = Path("metrics/contact_sheet.jpg")
-    write_pictures(result, views=section.novel_views, videos=section.videos, sheet=sheet, out=data / "evaluate")
+    write_pictures(result, views=section.novel_views, videos=section.videos, sheet=sheet, out=out)
 
 
 if __name__ == "__main__":

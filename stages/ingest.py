@@ -1,4 +1,4 @@
-"""Stage ingest: the folders of portraits and clips, or generated ones, as tables and shards of aligned faces."""
+"""Stage ingest: folders of portraits and clips, or generated ones, as tables and shards of aligned faces."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from pipeline.ingest import ingest
 from pipeline.params import Params
 from pipeline.stage import run, write_metrics
 
+READS = ()  # the user's folders alone, which params.yaml names
 GENERATED, TRUTH = Path("data/generated"), Path("data/truth")
 
 
@@ -19,7 +20,8 @@ def main(params: Params) -> None:
         for folder in (portraits, clips, TRUTH):  # outs of the stage, empty when the files are the user's
             folder.mkdir(parents=True, exist_ok=True)
         portraits, clips = Path(settings.portraits), Path(settings.clips)
-    write_metrics("ingest", ingest(settings, params.networks.image, params.machine, portraits, clips, Path("data/ingest")))
+    metrics = ingest(settings, params.networks.image, params.machine, portraits, clips, Path("data/ingest"))
+    write_metrics("ingest", metrics)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from pipeline.params import Params
 from pipeline.render_genhead import render_genhead
 from pipeline.stage import run
 
-DATA = Path("data")
+LABELS, GENHEAD = Path("data/labels"), Path("data/pretrain/genhead")
+READS = (LABELS, GENHEAD)
 
 
 def main(params: Params) -> None:
-    metrics = render_genhead(params, labels=DATA / "labels", genhead=DATA / "pretrain/genhead", out=DATA / "genhead/shards")
+    metrics = render_genhead(params, labels=LABELS, genhead=GENHEAD, out=Path("data/genhead/shards"))
     write_json("metrics/render_genhead.json", metrics)
 
 

@@ -7,18 +7,21 @@ from pipeline.params import Params
 from pipeline.render_views import render_views
 from pipeline.stage import run
 
-DATA = Path("data")
+INGEST, LABELS = Path("data/ingest"), Path("data/labels/vfhq.parquet")
+MOTION, PERCEPTION = Path("data/pretrain/motion"), Path("data/pretrain/perception")
+PSI3D = Path("data/psi3d")
+READS = (INGEST, LABELS, MOTION, PERCEPTION, PSI3D)
 
 
 def main(params: Params) -> None:
     metrics = render_views(
         params,
-        ingested=DATA / "ingest",
-        labels=DATA / "labels/vfhq.parquet",
-        motion=DATA / "pretrain/motion",
-        perception=DATA / "pretrain/perception",
-        psi3d=DATA / "psi3d",
-        out=DATA / "views",
+        ingested=INGEST,
+        labels=LABELS,
+        motion=MOTION,
+        perception=PERCEPTION,
+        psi3d=PSI3D,
+        out=Path("data/views"),
         worst=Path("metrics/worst_frames.jpg"),
     )
     write_json("metrics/render_views.json", metrics)

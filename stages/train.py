@@ -6,15 +6,12 @@ from pipeline.params import Params
 from pipeline.stage import run, write_metrics
 from pipeline.train_psi import train_psi
 
+VIEWS, PERCEPTION, PSI3D = Path("data/views"), Path("data/pretrain/perception"), Path("data/psi3d")
+READS = (VIEWS, PERCEPTION, PSI3D)
+
 
 def main(params: Params) -> None:
-    metrics = train_psi(
-        params,
-        views=Path("data/views"),
-        perception=Path("data/pretrain/perception"),
-        psi3d=Path("data/psi3d"),
-        out=Path("data/psi"),
-    )
+    metrics = train_psi(params, views=VIEWS, perception=PERCEPTION, psi3d=PSI3D, out=Path("data/psi"))
     write_metrics("train", metrics)
 
 

@@ -6,15 +6,20 @@ from pipeline.params import Params
 from pipeline.stage import run, write_metrics
 from pipeline.train_psi3d import train_psi3d
 
+HEADS = Path("data/genhead/shards")
+PERCEPTION, GENHEAD = Path("data/pretrain/perception"), Path("data/pretrain/genhead")
+INGEST, LABELS = Path("data/ingest"), Path("data/labels/vfhq.parquet")
+READS = (HEADS, PERCEPTION, GENHEAD, INGEST, LABELS)
+
 
 def main(params: Params) -> None:
     metrics = train_psi3d(
         params,
-        heads=Path("data/genhead/shards"),
-        perception=Path("data/pretrain/perception"),
-        genhead=Path("data/pretrain/genhead"),
-        ingest=Path("data/ingest"),
-        labels=Path("data/labels/vfhq.parquet"),
+        heads=HEADS,
+        perception=PERCEPTION,
+        genhead=GENHEAD,
+        ingest=INGEST,
+        labels=LABELS,
         out=Path("data/psi3d"),
     )
     write_metrics("train_psi3d", metrics)

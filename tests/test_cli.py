@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,12 +137,19 @@ def test_damaged_weights_end_in_one_message(folder, content):
         weights.parent.mkdir(parents=True)
         weights.write_bytes(content)
         weights.with_suffix(".json").write_text('{"sha256": "0"}')
-    result = subprocess.run(
-        [sys.executable, "-m", "stages.train"], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    assert call(folder, "-m", "stages.code").returncode == 0
+    result = call(folder, "-m", "stages.train")
     assert result.returncode == 1
     assert result.stderr.startswith("train: the weights data/psi3d/psi3d.safetensors are") and "dvc repro" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_stage_started_by_hand_says_that_its_code_was_marked_long_ago(folder):
+    assert call(folder, "-m", "stages.code").returncode == 0
+    mark = folder / "data/code/train.txt"
+    mark.write_text(re.sub(r"\w+(  pipeline.trainer)", r"0\1", mark.read_text()))
+    said = call(folder, "-m", "stages.train").stderr.splitlines()[0]
+    assert said == "train: pipeline.trainer changed since the code was marked; `dvc repro code` marks it again, for dvc.lock"
 
 
 def test_a_stage_leaves_metrics_curves_and_costs(folder):

@@ -1,79 +1,104 @@
-"""dvc.yaml against the code: a stage depends on every module that it imports, directly or not, and on its own params only.
+"""dvc.yaml against the code, as DVC reads it at a small scale and at the published one.
 
-`make graph` runs this file as a script: it writes the code files of each stage into dvc.yaml.
+A stage depends on the marks of its code, on the data that it reads and on its own params, and on nothing else.
 """
 
+import ast
+import importlib
+import shutil
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+from dvc.dependency import ParamsDependency
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
-from pipeline.fingerprint import closure, imports
-from pipeline.scales import scale_data
+from pipeline.code_mark import MARKS, SOURCE, stage_marks, stage_names
+from pipeline.scales import scale_data, scale_text
 
-ROOT = Path(__file__).parents[1]
-STAGES = ("ingest", "fit_flame", "pretrain", "render_genhead", "train_psi3d", "render_views", "train", "evaluate")
-
-
-def graph() -> dict:
-    return YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+STAGES = ["code", "ingest", "fit_flame", "pretrain", "render_genhead", "train_psi3d", "render_views", "train", "evaluate"]
+FOLDERS = {"ingest": ["ingest.portraits", "ingest.clips"], "pretrain": ["pretrain.official"]}  # keys of params.yaml
 
 
-def rewrite() -> None:
-    """Write the code files of every stage into dvc.yaml, before its data."""
-    yaml = YAML()
-    yaml.width = 140
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    path = ROOT / "dvc.yaml"
-    content = yaml.load(path.read_text())
-    for name, stage in content["stages"].items():
-        data = [dependency for dependency in stage["deps"] if not dependency.endswith(".py")]
-        stage["deps"] = [*closure(f"stages/{name}.py"), *data]
-    with open(path, "w") as file:
-        yaml.dump(content, file)
+@pytest.fixture(scope="module", params=["demo", "paper"])
+def scale(request) -> str:
+    return request.param
 
 
-def test_the_stages_are_those_of_the_design():
-    assert tuple(graph()["stages"]) == STAGES
+@pytest.fixture(scope="module")
+def graph(scale, tmp_path_factory) -> list[PipelineStage]:
+    """The stages in their order, an item of a matrix each."""
+    folder = tmp_path_factory.mktemp("graph")
+    shutil.copy(SOURCE / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(scale_text(scale))
+    with Repo.init(str(folder), no_scm=True) as repo:
+        return list(repo.index.stages)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_code_it_imports(stage):
-    listed = [dependency for dependency in graph()["stages"][stage]["deps"] if dependency.endswith(".py")]
-    assert listed == closure(f"stages/{stage}.py"), "run `make graph`"
+def name_of(stage: PipelineStage) -> str:
+    return stage.name.partition("@")[0]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(stage):
-    content = graph()["stages"][stage]
-    items = [str(item) for values in content.get("matrix", {"": [""]}).values() for item in values]
-    for path in content["params"]:
-        assert not path.startswith(("machine", "scale"))
-        for item in items:
-            value = scale_data("demo")
-            for key in (path.split("${")[0] + item if "${" in path else path).split("."):
-                assert key in value, f"{stage}: {path} is no key of params.yaml"
+def reads(stage: PipelineStage) -> list[str]:
+    return [dependency.def_path for dependency in stage.deps if not isinstance(dependency, ParamsDependency)]
+
+
+def test_the_stages_are_those_of_the_design(graph):
+    assert list(dict.fromkeys(map(name_of, graph))) == STAGES
+    assert sorted(stage_names()) == sorted(STAGES[1:])
+
+
+def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
+    data = scale_data(scale)
+    for stage in graph[1:]:
+        name, _, item = stage.name.partition("@")
+        marks = [f"pretrain.{item}", f"pretrain.{data['pretrain']['source']}"] if name == "pretrain" else [name]
+        assert set(marks) <= set(stage_marks(name))
+        folders = [data[section][key] for section, key in (key.split(".") for key in FOLDERS.get(name, []))]
+        declared = importlib.import_module(f"stages.{name}").READS
+        assert reads(stage) == [*(f"{MARKS}/{mark}.txt" for mark in marks), *map(str, declared), *folders]
+
+
+def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(graph, scale):
+    for stage in graph[1:]:
+        [params] = [dependency for dependency in stage.deps if isinstance(dependency, ParamsDependency)]
+        assert len(set(params.params)) == len(params.params)
+        for path in params.params:
+            assert not path.startswith(("machine", "scale"))
+            value = scale_data(scale)
+            for key in path.split("."):
+                assert key in value, f"{stage.name}: {path} is no key of params.yaml"
                 value = value[key]
 
 
-def test_layers_only_import_downwards():
-    for file in sorted((ROOT / "model").glob("*.py")):
-        assert not [name for name in imports(f"model/{file.name}") if not name.startswith("model/")], file
-    for file in sorted((ROOT / "pipeline").glob("*.py")):
-        assert not [name for name in imports(f"pipeline/{file.name}") if name.startswith("stages/")], file
+def test_every_read_is_written_by_an_earlier_stage(graph):
+    written: list[Path] = []
+    for stage in graph:
+        for path in map(Path, reads(stage)):
+            made = any(path.is_relative_to(out) or out.is_relative_to(path) for out in written)
+            folder = path in (Path("data/portraits"), Path("data/clips"), Path("data/official"))
+            assert made != folder, f"{stage.name}: no stage before it makes {path}"
+        written += [Path(out.def_path) for out in stage.outs]
 
 
-def test_every_read_is_written_by_an_earlier_stage():
-    written: list[str] = []
-    for name, stage in graph()["stages"].items():
-        items = [item for values in stage.get("matrix", {"": [""]}).values() for item in values]
-        for dependency in stage["deps"]:
-            if dependency.startswith("data/"):
-                assert any(dependency == out or dependency.startswith(f"{out}/") for out in written), f"{name}: nobody writes {dependency}"
-        for out in stage["outs"]:
-            path = next(iter(out)) if isinstance(out, dict) else out
-            written += [f"{path.split('${')[0]}{item}{path.split('}')[-1]}" if "${" in path else path for item in items]
+def test_a_fingerprint_has_all_paths_that_its_function_reads():
+    """Or a stopped run could go on with what was made from other files."""
+    checked = []
+    for file in sorted((SOURCE / "pipeline").rglob("*.py")):
+        for function in ast.parse(file.read_text()).body:
+            for call in calls_of("fingerprint", function):
+                paths = {each.arg for each in function.args.args if ast.unparse(each.annotation or each) == "Path"}
+                writes = {"out", "worst"} | ({"truth"} if function.name == "generate" else set())
+                reads = {name for name in paths - writes if not name.startswith("_")}
+                given = {each.id for each in ast.walk(call) if isinstance(each, ast.Name)}
+                assert reads <= given, f"{file.name}: the fingerprint in {function.name} lacks {reads - given}"
+                checked.append(function.name)
+    assert len(checked) > 8
 
 
-if __name__ == "__main__":
-    rewrite()
+def calls_of(name: str, statement: ast.stmt) -> list[ast.Call]:
+    """The calls of a function `name` in a function definition."""
+    if not isinstance(statement, ast.FunctionDef):
+        return []
+    calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return [call for call in calls if ast.unparse(call.func) == name]

@@ -15,7 +15,7 @@ from dvc.repo import Repo
 
 from pipeline import ingest
 from pipeline.errors import UserError
-from pipeline.files import write_table
+from pipeline.files import write_bytes, write_table
 from pipeline.params import load_params
 from pipeline.repair import repair
 from pipeline.shards import ShardReader, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
@@ -278,6 +278,9 @@ def test_repair_refuses_other_inputs(project):
     weights = Path("data/psi3d/psi3d.safetensors")
     flip(weights, weights.stat().st_size - 2)
     with pytest.raises(UserError, match="data/psi3d"):
+        mend(VIEWS)
+    write_bytes("data/code/render_views.txt", b"0  model.psi\n")
+    with pytest.raises(UserError, match=r"other inputs than there are now \(model, model.background, model.canonical and"):
         mend(VIEWS)
     assert shard.read_bytes() == damaged
 
