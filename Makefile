@@ -1,12 +1,16 @@
-# make demo: everything from nothing to pictures. make test: the tests; test-paper: at the published sizes. They install what is missing, once.
+# `make` alone says what there is. Every command installs what it lacks, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/installed
 export PATH := $(BIN):$(PATH)
-.PHONY: demo test test-paper lint
+.PHONY: help demo check test test-paper lint hooks
 
-demo: $(STAMP)
-	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "DVC works in a git repository: run 'git init' here first."; exit 1; }
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP) ## everything from nothing to pictures: the whole graph at the scale of params.yaml
+	@words=$$(LC_ALL=C git rev-parse --git-dir 2>&1 >/dev/null) || { echo "$$words"; case "$$words" in \
+		*"not a git repository"*) echo "DVC works in a git repository: run 'git init' here first.";; esac; exit 1; }
 	@psi4d doctor
 	dvc repro
 	@echo
@@ -16,14 +20,25 @@ demo: $(STAMP)
 	@echo "costs      psi4d doctor"
 	@echo "next       dvc exp run -S train.substitute_q=0.5, after '. .venv/bin/activate'"
 
-test: $(STAMP)
-	python -m pytest -q
+check: lint ## style, imports, types and the quick tests, in two minutes
+	python -m pytest -q -m "not (process or slow or paper)" $(ARGUMENTS)
 
-test-paper: $(STAMP)
-	python -m pytest -q -s -m paper
-
-lint: $(STAMP)
+lint: $(STAMP) ## style, imports and types alone
 	ruff check .
+	ruff format --check .
+	lint-imports --no-logo
+	pyrefly check --summary=none
+
+test: $(STAMP) ## all tests but those of the published sizes; options of pytest in ARGUMENTS
+	python -m pytest -q $(ARGUMENTS)
+
+test-paper: $(STAMP) ## the published sizes: half an hour and up to 16 GiB
+	python -m pytest -q -s -m paper $(ARGUMENTS)
+
+hooks: $(STAMP) ## let git run `make check` before every push
+	@hook=$$(git rev-parse --git-path hooks)/pre-push; text='#!/bin/sh\nunset $$(git rev-parse --local-env-vars)\nexec make check\n'; \
+	if [ -e "$$hook" ] && [ "$$(cat "$$hook")" != "$$(printf "$$text")" ]; then echo "$$hook exists: add 'make check' to it by hand."; exit 1; fi; \
+	mkdir -p "$$(dirname "$$hook")" && printf "$$text" > "$$hook" && chmod +x "$$hook" && echo "$$hook runs 'make check'"
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

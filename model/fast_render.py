@@ -187,7 +187,7 @@ class FastRenderer:
                 per_sample_weights=part.reshape(-1).index_select(0, picked),
                 include_last_offset=True,
             )
-        return (colour.view(*opacity.shape, -1), opacity, expected_depth(depths, weights, opacity)), worked_out
+        return (colour.view(*opacity.shape, -1), opacity, expected_depth(depths, weights, opacity)), worked_out  # pyrefly: ignore[missing-attribute]
 
 
 def side_by_side(work: Callable[[Any], Any], pieces: Iterable[Any], alone: bool) -> list[Any]:

@@ -71,10 +71,10 @@ def _dense(matrix: Record) -> np.ndarray:
     data, indices, starts = (real_value(state.get(key)) for key in ("data", "indices", "indptr"))
     if not all(isinstance(a, np.ndarray) and a.ndim == 1 for a in (data, indices, starts)):
         raise ValueError("a sparse matrix lacks its arrays")
-    steps = np.diff(starts.astype(np.int64))
+    steps = np.diff(starts.astype(np.int64))  # pyrefly: ignore[missing-attribute]
     if len(starts) != major + 1 or (steps < 0).any() or steps.sum() != len(data) or len(indices) != len(data):
         raise ValueError("the arrays of a sparse matrix do not fit together")
-    if len(indices) and not 0 <= indices.min() <= indices.max() < minor:
+    if len(indices) and not 0 <= indices.min() <= indices.max() < minor:  # pyrefly: ignore[missing-attribute]
         raise ValueError("a sparse matrix has an index outside of its shape")
     dense = np.zeros((major, minor))
     np.add.at(dense, (np.repeat(np.arange(major), steps), indices), data)

@@ -84,6 +84,7 @@ _FUNCTIONS: dict[str, Callable[[tuple], object]] = {
 class _Reader(pickle._Unpickler):
     # The unpickler written in Python, not the C one: that one allocates whatever memo index a file claims to use, and cannot leave large
     # bytes in the file. Sets are read as lists.
+    pop_mark: Callable[[], list]  # which the stubs of the library leave out
 
     def __init__(self, data: Bytes | bytearray, start: int, persistent: Callable[[object], object] | None, most: int) -> None:
         self.view, self.place, self.persistent, self.left = memoryview(data), start, persistent, most

@@ -13,7 +13,7 @@ def ahead(load: Callable[[int], Item], start: int, stop: int) -> Iterator[tuple[
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(load, start) if start < stop else None
         for i in range(start, stop):
-            item = coming.result()
+            item = coming.result()  # pyrefly: ignore[missing-attribute]
             coming = thread.submit(load, i + 1) if i + 1 < stop else None
             yield i, item
 

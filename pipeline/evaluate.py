@@ -53,7 +53,7 @@ class Judge:
     def expression_truth(self) -> metrics.ExpressionTruth:
         """The calibrated instrument for expression, from real frames of training clips."""
         instrument = metrics.ExpressionTruth(self.flame)
-        images, parameters = self.truth.calibration_frames()
+        images, parameters = self.truth.calibration_frames()  # pyrefly: ignore[missing-attribute]
         instrument.calibrate(self._expression_pose(images), parameters.to(self.device))
         return instrument
 

@@ -91,7 +91,7 @@ def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     if not keys or not shapes.keys() >= set(keys):
         raise ValueError("keys is missing or names something else than entries of Psi, so that nothing can be compared")
     fixture.inputs.add("keys")
-    values = [rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED)).astype(np.float64).ravel() for key in keys]
+    values = [rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED)).astype(np.float64).ravel() for key in keys]  # pyrefly: ignore[missing-attribute]
     return {
         "unit_test": rule.unit("test", (16,)),
         "image_app": rule.image("img_app", 512)[0, :, ::64, ::64],

@@ -157,7 +157,7 @@ class Perception(nn.Module):
             networks["regressor"].load_state_dict(load_weights(folder / "regressor.safetensors")[0])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`.") from error
-        return cls(**networks).to(device)
+        return cls(**networks).to(device)  # pyrefly: ignore[missing-argument]
 
     def train(self, mode: bool = True) -> "Perception":
         """Stays in eval mode: BatchNorm must not move when the network that contains this one trains."""

@@ -61,8 +61,8 @@ def run_units(
     if None in done:
         raise UserError(f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on.")
     _sweep(scratch)
-    plan.end([one for one in done if one.name not in before], time.monotonic() - started)
-    rejects = [reject for one in done for reject in one.rejects]
+    plan.end([one for one in done if one.name not in before], time.monotonic() - started)  # pyrefly: ignore[missing-attribute]
+    rejects = [reject for one in done for reject in one.rejects]  # pyrefly: ignore[missing-attribute]
     if rejects and len(rejects) == sum(len(unit.items) for unit in units):
         for unit in units:
             record_path(unit, scratch).unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) ->
         torch.set_num_threads(params.threads)
         if not torch.cuda.is_available():  # some CUDA kernels have no deterministic twin and would refuse to run
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
         with Costs("_".join([stage, *arguments]), params.scale) as costs:
             function(params, *arguments)
         costs.write()
@@ -53,10 +53,10 @@ def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) ->
 
 
 def _say_what_changed(stage: str) -> None:
-    """A line when the code of the stage is not what its mark says, as it can be in a stage that was started by hand."""
+    """A line when the mark of the code is old, as it can be when somebody starts the stage by hand."""
     if changed := changed_code(stage):
-        names = changed[0] if len(changed) == 1 else f"{changed[0]} and {len(changed) - 1} more"
-        say(f"{stage}: {names} changed since the code was marked; `dvc repro code` marks it again, for dvc.lock")
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        say(f"{stage}: the mark of its code is old ({changed[0]}{more} changed); `dvc repro code` renews it")
 
 
 def write_metrics(name: str, metrics: dict) -> None:

@@ -60,6 +60,7 @@ def child(folder: Path) -> dict[str, tuple[str, float]]:
     return {name: (outcome, seconds) for name, outcome, seconds in lines[:-1]}
 
 
+@pytest.mark.process
 def test_hostile_files_end_in_a_clear_error(tmp_path):
     files = hostile_files()
     for name, data in files.items():
@@ -70,6 +71,7 @@ def test_hostile_files_end_in_a_clear_error(tmp_path):
         assert outcome.startswith((f"nothing was imported. {name}.pkl", "nothing was imported. flame_addition")), (name, outcome)
 
 
+@pytest.mark.process
 def test_mutated_files_neither_run_nor_hang_nor_crash(tmp_path):
     count = 0
     for name, data in mutated_files(75, tmp_path):

@@ -146,6 +146,7 @@ def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_of_the_published_sizes_fits_into_24_gb(stage: str, calculated: dict) -> None:
     facts = calculated[stage, True]
@@ -153,6 +154,7 @@ def test_a_step_of_the_published_sizes_fits_into_24_gb(stage: str, calculated: d
     assert facts["activations"] < 0.4 * calculated[stage, False]["activations"]
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_memory_are_what_the_counts_say(calculated: dict) -> None:
     psi, motion, discriminator = 224_766_123, 101_931_008, sum(p.numel() for p in _meta(Discriminator).parameters())
     for stage, learnt in (("train_psi3d", psi - motion), ("train", psi)):

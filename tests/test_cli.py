@@ -15,6 +15,7 @@ from pipeline.scales import scale_params, scale_text
 from tests.test_flame import write_flame
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.process
 STAGE = """
 from pipeline.errors import UserError
 from pipeline.stage import run, write_metrics
@@ -40,13 +41,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def call(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def psi4d(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return call(folder, "-c", "from pipeline.cli import main; main()", *arguments)
+def psi4d(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
+    return call(folder, "-c", "from psi4d_command import main; main()", *arguments, path=path)
 
 
 def test_clean_lists_and_removes_what_older_runs_left(folder):
@@ -74,6 +75,13 @@ def test_scale_writes_params_and_keeps_changed_ones(folder):
     (folder / "params.yaml").write_text(mine)
     assert "params.yaml.bak" in psi4d(folder, "scale", "study").stdout
     assert (folder / "params.yaml.bak").read_text() == mine
+
+
+def test_other_packages_with_our_names_do_not_matter(folder):
+    (folder / "elsewhere/pipeline").mkdir(parents=True)
+    (folder / "elsewhere/pipeline/__init__.py").write_text("raise RuntimeError")
+    result = psi4d(folder, "scale", "smoke", path=f"elsewhere{os.pathsep}{ROOT}")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_unknown_scale_is_one_line(folder):
@@ -149,7 +157,7 @@ def test_a_stage_started_by_hand_says_that_its_code_was_marked_long_ago(folder):
     mark = folder / "data/code/train.txt"
     mark.write_text(re.sub(r"\w+(  pipeline.trainer)", r"0\1", mark.read_text()))
     said = call(folder, "-m", "stages.train").stderr.splitlines()[0]
-    assert said == "train: pipeline.trainer changed since the code was marked; `dvc repro code` marks it again, for dvc.lock"
+    assert said == "train: the mark of its code is old (pipeline.trainer changed); `dvc repro code` renews it"
 
 
 def test_a_stage_leaves_metrics_curves_and_costs(folder):

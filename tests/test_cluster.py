@@ -4,6 +4,7 @@ import os
 from functools import partial
 from types import SimpleNamespace
 
+import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.pool import run_units
@@ -18,6 +19,7 @@ class Rooted(killing.Slow):
         return super().__call__(unit)
 
 
+@pytest.mark.process
 def test_a_cluster_of_two_nodes_makes_the_same_bytes(tmp_path, monkeypatch):
     killing.drive(tmp_path / "here", 0)
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):

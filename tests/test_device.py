@@ -73,6 +73,7 @@ def pretrain(own: Params, world: Path, out: Path) -> None:
     pretrain_genhead(own, *inputs, out / "genhead")
 
 
+@pytest.mark.slow
 def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     own, data = few_steps(NAME), tmp_path
@@ -100,6 +101,7 @@ def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_pa
     assert (data / "evaluate" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_where_the_pretended_device_computes_like_the_cpu_the_networks_are_the_same(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

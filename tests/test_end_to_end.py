@@ -37,7 +37,7 @@ BETTER = [
 # the one head of E_mot that nothing reads.
 STILL = ("psi.superresolution.block0.conv0.affine", "psi.superresolution.block0.conv1.affine", "psi.superresolution.block0.torgb.affine")
 STILL += ("discriminator.", "teacher.encoder.mouth_embed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 
 def call(folder: Path, *command: str) -> str:

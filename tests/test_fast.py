@@ -227,6 +227,7 @@ def test_official_fixtures(name: str, scale: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.process
 def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "bench", "--scale", "smoke", "--json", str(tmp_path / "a.json")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -169,6 +169,7 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["faces"] == 30 and metrics["fitted"] == sum(row["status"] == "ok" for row in rows.values())
 
 
+@pytest.mark.process
 def test_clips_are_fitted_the_same_by_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of six clips and of two, which is what `fit` makes of them with threads; a clip without numbers costs no other one."""
     _, points = known(8, 16)

@@ -157,6 +157,7 @@ def test_true_views_of_held_out_clips(made):
 
 
 @pytest.mark.slow
+@pytest.mark.process
 def test_two_workers_make_the_same_bytes(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generate(small_params(2), tmp_path / "out", tmp_path / "truth")

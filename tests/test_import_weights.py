@@ -85,7 +85,7 @@ def test_a_psi_that_flame_drives_says_so(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("name", list(NEEDED))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "trunk" else ()) for name in NEEDED])
 def test_every_needed_network_survives_its_file(tmp_path, name, legacy):
     file = original(tmp_path, name, legacy)
     result = import_weights(file, tmp_path / "out", SMOKE_SIZES)
@@ -101,6 +101,7 @@ def test_every_needed_network_survives_its_file(tmp_path, name, legacy):
     assert facts["imported"]["file"] == file.name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
 def test_the_published_trunk_is_lpips():
     trunk = PublishedTrunk().eval()
@@ -178,6 +179,7 @@ def imported(tmp_path_factory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_pretrain_takes_what_was_imported(imported, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     own = official_params(imported)

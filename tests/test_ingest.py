@@ -176,6 +176,7 @@ def files(folder: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.process
 def test_same_bytes_with_two_workers(result, folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ingest(SETTINGS, 64, MACHINE.model_copy(update={"workers": 2}), *folders, tmp_path / "out")

@@ -13,6 +13,8 @@ import pytest
 from pipeline.errors import UserError
 from tests import killing
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict[str, str]:

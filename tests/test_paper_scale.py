@@ -33,7 +33,7 @@ from pipeline.scales import scale_data
 from pipeline.shards import encode_npy, encode_png, write_shard
 from pipeline.view_index import describe_frame, write_index
 
-pytestmark = [pytest.mark.slow, pytest.mark.paper]
+pytestmark = [pytest.mark.slow, pytest.mark.paper, pytest.mark.process]
 ROOT = Path(__file__).parents[1]
 SIZES = Sizes()
 IMAGE, RAYS, MOTION = SIZES.image, SIZES.rays, SIZES.motion.dims

@@ -266,6 +266,7 @@ def psi4d(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.process
 def test_the_command(tmp_path: Path) -> None:
     folder = str(write_rule_check(tmp_path / "fixtures", "other ").parent)
     good = psi4d(folder, "--salt", "other ")

@@ -74,6 +74,7 @@ def checksums(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.process
 def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     """In this process; with one worker that is killed once; with two and three workers one unit of which fails, then in this process to the end."""
     scratch = {workers: tmp_path / f"scratch{workers}" for workers in range(4)}
@@ -96,6 +97,7 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     assert ShardReader(tmp_path / "out2").keys() == [item for unit in UNITS for item in unit.items]
 
 
+@pytest.mark.process
 def test_what_always_kills_its_worker_is_given_up_and_the_rest_complete(tmp_path):
     """Two killers in one unit and one alone in its own, one that raises: with two workers, and in this process, which they kill with them."""
     items = [f"item-{index:03d}" for index in range(9)]
@@ -123,6 +125,7 @@ def test_what_always_kills_its_worker_is_given_up_and_the_rest_complete(tmp_path
     assert shards(tmp_path / "scratch") == shards(tmp_path / "scratch0")
 
 
+@pytest.mark.process
 def test_a_death_from_outside_costs_no_item(tmp_path):
     """Killed in the same unit again and again, but never twice alone with an item: nothing is given up."""
     work, scratch = partial(Worker, tmp_path / "calls"), tmp_path / "scratch"
@@ -133,6 +136,7 @@ def test_a_death_from_outside_costs_no_item(tmp_path):
     assert run_units(UNITS[:1], work, scratch, machine(0), "test") == want and shards(scratch) == shards(tmp_path / "undisturbed")
 
 
+@pytest.mark.process
 def test_a_worker_that_nothing_passes_stops_the_run(tmp_path):
     """A fault that kills or raises for everything is no fault of the items."""
     deadly = UNITS[:1], partial(Worker, tmp_path / "calls", deadly=UNITS[0].items, always=True), tmp_path / "scratch", machine(0), "test"
@@ -180,6 +184,7 @@ def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp
     assert capfd.readouterr().err == "test: all 5 shards are done already\n"
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     work, scratch = partial(Worker, tmp_path / "calls", deadly=("item-009",)), tmp_path / "scratch"
     assert run_apart(UNITS, work, scratch, machine(0), "test") == -signal.SIGKILL

@@ -199,6 +199,7 @@ def test_frames_below_a_threshold_are_kept_out(inputs, tmp_path):
         assert image.size == (6 * 128, 3 * (18 + 2 * 128))
 
 
+@pytest.mark.process
 def test_views_depend_on_the_inputs_alone(inputs, tmp_path):
     views(inputs, tmp_path / "one")
     first = checksums(tmp_path / "one")

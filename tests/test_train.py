@@ -104,6 +104,7 @@ def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
             assert torch.equal(getattr(part, name), getattr(whole, name)[rank::world])
 
 
+@pytest.mark.process
 def test_a_position_is_a_number(cache):
     """Workers of a DataLoader, each with its own steps, and a run that begins in the middle see what one undisturbed run sees."""
     data = reader(cache)

@@ -316,6 +316,7 @@ def test_repair_does_not_mix_bytes_of_two_origins(project):
         mend(VIEWS)
 
 
+@pytest.mark.process
 def test_the_command_says_it_and_ends_with_status_1(project):
     def psi4d(*arguments: str) -> subprocess.CompletedProcess:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
