@@ -1,0 +1,11 @@
+"""The networks.
+
+genhead    GenHead, whole: it needs head, volume and layers
+fast       Psi without gradients, fast
+psi, judges, adversary   whole networks
+volume     volume rendering
+head, layers             what they are made of
+foreign, weights, sizes  files of weights, and how large the networks are
+
+A package imports from those below it in this list alone; import-linter holds that (pyproject.toml).
+"""

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.colour_decoder import ColourDecoder
-from model.deform import PartDeformation
-from model.flame import Flame, split_label
-from model.planes import sample_planes
-from model.rasterise import part_masks
-from model.renderer import Rays, Rendering, compose, render_rays
+from model.head.deform import PartDeformation
+from model.head.flame import Flame, split_label
+from model.head.rasterise import part_masks
+from model.layers.stylegan import MappingNetwork, SynthesisNetwork
 from model.sizes import Sizes
-from model.stylegan import MappingNetwork, SynthesisNetwork
-from model.superresolution import SuperResolution
+from model.volume.colour_decoder import ColourDecoder
+from model.volume.planes import sample_planes
+from model.volume.renderer import Rays, Rendering, compose, render_rays
+from model.volume.superresolution import SuperResolution
 
 EYE_BOX = 1.2  # times the extent of an eyeball
 CONDITION = 325  # camera 25, shape 300

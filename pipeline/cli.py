@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UserError
-from pipeline.files import write_bytes
-from pipeline.params import load_params
-from pipeline.scales import SCALES, scale_params, scale_text
+from pipeline.config.params import load_params
+from pipeline.config.scales import SCALES, scale_params, scale_text
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_bytes
 
 PARAMS = Path("params.yaml")
 
@@ -59,8 +59,8 @@ def parity(
     salt: Annotated[str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")] = "",
 ) -> None:
     """Compare the networks at paper size with the fixtures of the official ones; takes a minute or two, and 3 GB of memory."""
-    from pipeline.number_rule import NumberRule
-    from pipeline.parity import check
+    from pipeline.parity.check import check
+    from pipeline.parity.numbers import NumberRule
 
     counts: Counter[str] = Counter()
     for line in check(folder, NumberRule(salt)):
@@ -82,9 +82,9 @@ def inspect(
     html: Annotated[Path | None, typer.Option(metavar="OUT", help="write a page to browse, into this folder")] = None,
 ) -> None:
     """Show what is in a cache: numbers, one sample, a contact sheet, a page to browse."""
-    from pipeline.inspect_cache import Cache, frames_of, sample, summary
-    from pipeline.inspect_page import write_page
-    from pipeline.inspect_sheet import write_sheet
+    from pipeline.caches.inspect import Cache, frames_of, sample, summary
+    from pipeline.caches.page import write_page
+    from pipeline.caches.sheet import write_sheet
 
     cache = Cache(folder)
     entries = cache.chosen(clip, frame)
@@ -104,13 +104,13 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="make what is broken again, and only that")] = False,
 ) -> None:
     """Check a cache: checksums, fields, tables against shards, files; status 1 and a line for everything that is wrong."""
-    from pipeline.verify import verify as look
+    from pipeline.caches.verify import verify as look
 
     verdict = look(folder)
     for finding in verdict.findings:
         typer.echo(finding)
     if verdict.findings and repair:
-        from pipeline.repair import repair as mend
+        from pipeline.caches.repair import repair as mend
 
         for name in mend(load_params(PARAMS), folder, verdict):
             typer.echo(f"made again: {name}")
@@ -124,7 +124,7 @@ def verify(
 @app.command()
 def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
     """List what runs left in scratch folders, or remove it; that of the last run of each stage stays, as the next one may go on from it."""
-    from pipeline.scratch import leftovers, readable, remove
+    from pipeline.engine.scratch import leftovers, readable, remove
 
     found = leftovers()
     for leftover in found:
@@ -152,14 +152,14 @@ def bench(
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise UserError("bench --compile: torch.compile needs a C++ compiler and found none. Install g++, or leave --compile out.")
-    from pipeline.bench import bench as run
-    from pipeline.bench import write_json
+    from pipeline.bench.inference import bench as run
+    from pipeline.bench.inference import write_results
 
     for line in run(scale_params(scale).networks, compiled=compile):
         if isinstance(line, str):
             typer.echo(line)
         elif json:
-            write_json(json, line)
+            write_results(json, line)
 
 
 @app.command("import")
@@ -170,7 +170,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="folder for the result")] = Path("data/official"),
 ) -> None:
     """Turn a published checkpoint or FLAME into safetensors and JSON, without executing anything in it."""
-    from pipeline.import_weights import import_weights
+    from pipeline.networks.import_weights import import_weights
 
     result = import_weights(file, out)
     typer.echo(f"{result.network}: {result.tensors} tensors with {result.values:,} numbers, now {result.path}")

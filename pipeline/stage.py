@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 import torch
 
 from model.weights import WeightsError
-from pipeline.code_mark import changed_code
-from pipeline.costs import Costs
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.params import load_params
-from pipeline.progress import say
+from pipeline.config.params import load_params
+from pipeline.core.costs import Costs
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_json
+from pipeline.core.progress import say
+from pipeline.engine.code_mark import changed_code
 
 PLACE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
-def run(stage: str, function: Callable[..., None], items: Sequence[str] = ()) -> None:
+def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = ()) -> None:
     """Run `function(params)`, or `function(params, item)` for a matrix stage: `items` are its items, the command line names one.
 
     A UserError or WeightsError ends the process with status 1 and its message alone. Seconds and peak memory go to the folder costs.COSTS.

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.evaluate import evaluate
-from pipeline.params import Params
-from pipeline.report import write_pictures
-from pipeline.stage import run, write_metrics
+from pipeline.config.params import Params
+from pipeline.evaluate.protocol import evaluate
+from pipeline.evaluate.report import write_pictures
+from pipeline.stage import run_stage, write_metrics
 
 INGEST, TRUTH, LABELS = Path("data/ingest"), Path("data/truth"), Path("data/labels")
 PERCEPTION, PSI3D, PSI = Path("data/pretrain/perception"), Path("data/psi3d"), Path("data/psi")
@@ -32,4 +32,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("evaluate", main)
+    run_stage("evaluate", main)

@@ -5,10 +5,10 @@ Items of the matrix: ffhq (portraits) and vfhq (clips).
 
 from pathlib import Path
 
-from pipeline.files import write_table
-from pipeline.label_table import SOURCES, fit_table
-from pipeline.params import Params
-from pipeline.stage import run, write_metrics
+from pipeline.config.params import Params
+from pipeline.fit_flame.table import SOURCES, fit_table
+from pipeline.stage import run_stage, write_metrics
+from pipeline.store.tables import write_table
 
 INGEST = Path("data/ingest")
 READS = (INGEST,)
@@ -21,4 +21,4 @@ def main(params: Params, item: str) -> None:
 
 
 if __name__ == "__main__":
-    run("fit_flame", main, tuple(SOURCES))
+    run_stage("fit_flame", main, tuple(SOURCES))

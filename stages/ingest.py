@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.generated import generate
-from pipeline.ingest import ingest
-from pipeline.params import Params
-from pipeline.stage import run, write_metrics
+from pipeline.config.params import Params
+from pipeline.ingest.worker import ingest
+from pipeline.stage import run_stage, write_metrics
+from pipeline.synthetic.generator import generate
 
 READS = ()  # the user's folders alone, which params.yaml names
 GENERATED, TRUTH = Path("data/generated"), Path("data/truth")
@@ -25,4 +25,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("ingest", main)
+    run_stage("ingest", main)

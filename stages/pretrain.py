@@ -1,6 +1,6 @@
 """Stage pretrain: the frozen networks that the paper takes from elsewhere, one item of the matrix each.
 
-What a network needs is imported in a function of its own. So each has its own mark (pipeline/code_mark.py),
+What a network needs is imported in a function of its own. So each has its own mark (pipeline/engine/code_mark.py),
 and a change of the code of one trains no other again.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.params import Params
-from pipeline.stage import run, write_metrics
+from pipeline.config.params import Params
+from pipeline.stage import run_stage, write_metrics
 
 INGEST, TRUTH, LABELS = Path("data/ingest"), Path("data/truth"), Path("data/labels")
 READS = (INGEST, TRUTH, LABELS)  # and the folder pretrain.official of params.yaml
@@ -18,19 +18,19 @@ Train = Callable[..., dict[str, Any]]
 
 
 def perception() -> Train:
-    from pipeline.pretrain_perception import pretrain_perception
+    from pipeline.pretrain.perception import pretrain_perception
 
     return pretrain_perception
 
 
 def motion() -> Train:
-    from pipeline.pretrain_motion import pretrain_motion
+    from pipeline.pretrain.motion import pretrain_motion
 
     return pretrain_motion
 
 
 def genhead() -> Train:
-    from pipeline.pretrain_genhead import pretrain_genhead
+    from pipeline.pretrain.genhead import pretrain_genhead
 
     return pretrain_genhead
 
@@ -43,9 +43,9 @@ def generated(network: str) -> Train:
 
 
 def official(network: str) -> Train:
-    from pipeline.pretrain_official import OFFICIAL
+    from pipeline.pretrain.published import PUBLISHED
 
-    return OFFICIAL[network]
+    return PUBLISHED[network]
 
 
 def main(params: Params, network: str) -> None:
@@ -55,4 +55,4 @@ def main(params: Params, network: str) -> None:
 
 
 if __name__ == "__main__":
-    run("pretrain", main, tuple(NETWORKS))
+    run_stage("pretrain", main, tuple(NETWORKS))

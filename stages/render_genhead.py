@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.files import write_json
-from pipeline.params import Params
-from pipeline.render_genhead import render_genhead
-from pipeline.stage import run
+from pipeline.config.params import Params
+from pipeline.core.files import write_json
+from pipeline.render.genhead import render_genhead
+from pipeline.stage import run_stage
 
 LABELS, GENHEAD = Path("data/labels"), Path("data/pretrain/genhead")
 READS = (LABELS, GENHEAD)
@@ -17,4 +17,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("render_genhead", main)
+    run_stage("render_genhead", main)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.files import write_json
-from pipeline.params import Params
-from pipeline.render_views import render_views
-from pipeline.stage import run
+from pipeline.config.params import Params
+from pipeline.core.files import write_json
+from pipeline.render.views import render_views
+from pipeline.stage import run_stage
 
 INGEST, LABELS = Path("data/ingest"), Path("data/labels/vfhq.parquet")
 MOTION, PERCEPTION = Path("data/pretrain/motion"), Path("data/pretrain/perception")
@@ -28,4 +28,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("render_views", main)
+    run_stage("render_views", main)

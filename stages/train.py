@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.params import Params
-from pipeline.stage import run, write_metrics
-from pipeline.train_psi import train_psi
+from pipeline.config.params import Params
+from pipeline.stage import run_stage, write_metrics
+from pipeline.train.psi import train_psi
 
 VIEWS, PERCEPTION, PSI3D = Path("data/views"), Path("data/pretrain/perception"), Path("data/psi3d")
 READS = (VIEWS, PERCEPTION, PSI3D)
@@ -16,4 +16,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("train", main)
+    run_stage("train", main)

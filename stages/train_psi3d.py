@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.params import Params
-from pipeline.stage import run, write_metrics
-from pipeline.train_psi3d import train_psi3d
+from pipeline.config.params import Params
+from pipeline.stage import run_stage, write_metrics
+from pipeline.train.psi3d import train_psi3d
 
 HEADS = Path("data/genhead/shards")
 PERCEPTION, GENHEAD = Path("data/pretrain/perception"), Path("data/pretrain/genhead")
@@ -26,4 +26,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run("train_psi3d", main)
+    run_stage("train_psi3d", main)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.head_model import standin
-from pipeline.scales import scale_params, scale_text
-from tests.test_flame import write_flame
+from pipeline.config.scales import scale_params, scale_text
+from pipeline.geometry.standin import standin
+from tests.support.flame_files import write_flame
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.process
 STAGE = """
-from pipeline.errors import UserError
-from pipeline.stage import run, write_metrics
+from pipeline.core.errors import UserError
+from pipeline.stage import run_stage, write_metrics
 
 def main(params, item):
     if item == "bad":
@@ -29,7 +29,7 @@ def main(params, item):
         raise KeyboardInterrupt
     write_metrics("stage", {"a": 1, "history": [{"images": 1}, {"images": 2, "l1": 0.5}]})
 
-run("stage", main, ("good", "bad", "full", "stopped"))
+run_stage("stage", main, ("good", "bad", "full", "stopped"))
 """
 
 
@@ -51,7 +51,7 @@ def psi4d(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.Co
 
 
 def test_clean_lists_and_removes_what_older_runs_left(folder):
-    code = "from pipeline.scratch import scratch_folder; from pipeline.files import write_bytes;"
+    code = "from pipeline.engine.scratch import scratch_folder; from pipeline.core.files import write_bytes;"
     for mark in ("aaaa", "bbbb"):
         result = call(folder, "-c", f"{code} write_bytes(scratch_folder('render_views', '{mark}') / 'part.tar', bytes(3000))")
         assert result.returncode == 0
@@ -155,9 +155,9 @@ def test_damaged_weights_end_in_one_message(folder, content):
 def test_a_stage_started_by_hand_says_that_its_code_was_marked_long_ago(folder):
     assert call(folder, "-m", "stages.code").returncode == 0
     mark = folder / "data/code/train.txt"
-    mark.write_text(re.sub(r"\w+(  pipeline.trainer)", r"0\1", mark.read_text()))
+    mark.write_text(re.sub(r"\w+(  pipeline.train.loop)", r"0\1", mark.read_text()))
     said = call(folder, "-m", "stages.train").stderr.splitlines()[0]
-    assert said == "train: the mark of its code is old (pipeline.trainer changed); `dvc repro code` renews it"
+    assert said == "train: the mark of its code is old (pipeline.train.loop changed); `dvc repro code` renews it"
 
 
 def test_a_stage_leaves_metrics_curves_and_costs(folder):

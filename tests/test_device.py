@@ -1,4 +1,4 @@
-"""machine.device: every training stage and evaluate run on it from end to end, on a device that is pretended (tests/pretend_device.py)."""
+"""machine.device: every training stage and evaluate run on it from end to end, on a device that is pretended (tests/support/pretend_device.py)."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,22 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from model.weights import load_weights
-from pipeline.device import choose_device, to_device
-from pipeline.errors import UserError
-from pipeline.evaluate import evaluate
-from pipeline.heads import HeadBatch
-from pipeline.params import Params
-from pipeline.pretrain_genhead import pretrain_genhead
-from pipeline.pretrain_motion import pretrain_motion
-from pipeline.pretrain_perception import pretrain_perception
-from pipeline.render_genhead import render_genhead
-from pipeline.render_views import render_views
-from pipeline.report import write_pictures
-from pipeline.train_psi import train_psi
-from pipeline.train_psi3d import train_psi3d
-from tests import small_run
-from tests.pretend_device import NAME, PretendDevice
-from tests.test_trainer import Stop, run, same
+from pipeline.config.params import Params
+from pipeline.core.device import choose_device, to_device
+from pipeline.core.errors import UserError
+from pipeline.evaluate.protocol import evaluate
+from pipeline.evaluate.report import write_pictures
+from pipeline.pretrain.genhead import pretrain_genhead
+from pipeline.pretrain.motion import pretrain_motion
+from pipeline.pretrain.perception import pretrain_perception
+from pipeline.render.genhead import render_genhead
+from pipeline.render.views import render_views
+from pipeline.train.psi import train_psi
+from pipeline.train.psi3d import train_psi3d
+from pipeline.train.synthetic_batches import HeadBatch
+from tests.support import small_run
+from tests.support.pretend_device import NAME, PretendDevice
+from tests.support.short_training import Stop, run, same
 
 
 def few_steps(device: str) -> Params:
@@ -95,7 +95,7 @@ def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_pa
         result = after(evaluate(own, world / "ingest", world / "labels", truth=world / "truth", out=data / "evaluate", **folders))
         after(write_pictures(result, views=1, videos=1, sheet=data / "sheet.jpg", out=data / "evaluate"))
     assert (np.diff([0, *counts]) > 100).all()
-    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= set().union(*static["history"])  # some rows are of thin steps
+    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= set().union(*static["history"])  # some rows are of sparse steps
     assert np.isfinite([value for row in static["history"] + moving["history"] for value in row.values()]).all()
     assert {"psi", "psi3d", "copy"} <= result.scores["novel_views"].keys()
     assert (data / "evaluate" / "report.html").exists()

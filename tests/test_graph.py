@@ -14,8 +14,8 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from pipeline.code_mark import MARKS, SOURCE, stage_marks, stage_names
-from pipeline.scales import scale_data, scale_text
+from pipeline.config.scales import scale_data, scale_text
+from pipeline.engine.code_mark import MARKS, SOURCE, stage_marks, stage_names
 
 STAGES = [
     "code",

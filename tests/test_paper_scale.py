@@ -16,22 +16,23 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from model.discriminator import Discriminator
-from model.flame import Flame
+from model.adversary.discriminator import Discriminator
 from model.genhead import GenHead
-from model.identity import INPUT, IdentityNet
-from model.motion_encoder import MotionEncoder
-from model.psi import Psi
+from model.head.flame import Flame
+from model.judges.identity import INPUT, IdentityNet
+from model.judges.regressor import Regressor
+from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk
+from model.psi.motion_encoder import MotionEncoder
+from model.psi.network import Psi
 from model.sizes import Sizes
 from model.weights import save_weights
-from pipeline import head_model
-from pipeline.camera import look_at
-from pipeline.counter import rng
-from pipeline.frames import PseudoMultiView
-from pipeline.perception import PUBLISHED_TRUNK, PublishedTrunk, Regressor
-from pipeline.scales import scale_data
-from pipeline.shards import encode_npy, encode_png, write_shard
-from pipeline.view_index import describe_frame, write_index
+from pipeline.config.scales import scale_data
+from pipeline.core.seeds import rng
+from pipeline.geometry import standin
+from pipeline.geometry.camera import look_at
+from pipeline.store.shards import encode_npy, encode_png, write_shard
+from pipeline.store.view_index import describe_frame, write_index
+from pipeline.train.view_batches import PseudoMultiView
 
 pytestmark = [pytest.mark.slow, pytest.mark.paper, pytest.mark.process]
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def psi() -> dict[str, torch.Tensor]:
 
 
 def genhead() -> dict[str, torch.Tensor]:
-    network, view = GenHead(SIZES, Flame(head_model.standin())), torch.from_numpy(cameras(1))
+    network, view = GenHead(SIZES, Flame(standin.standin())), torch.from_numpy(cameras(1))
     label = torch.cat([view, torch.zeros(1, 412)], 1)
     found = network(torch.randn(1, 512), label[:, :325], network.state(label, view[None]), view[None])
     return {"image": found.image, "raw": found.raw, "opacity": found.opacity, "depth": found.depth}

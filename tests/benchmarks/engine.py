@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model.motion_encoder import MotionEncoder
-from model.psi import Psi
+from model.psi.motion_encoder import MotionEncoder
+from model.psi.network import Psi
 from model.weights import save_weights
-from pipeline.attempt import set_torch
-from pipeline.counter import rng
-from pipeline.files import write_table
-from pipeline.params import Params
-from pipeline.pool import run_units
-from pipeline.render_views import ViewRenderer
-from pipeline.scales import scale_params
-from pipeline.shards import encode_png, write_shard
-from pipeline.unit import Unit, finished, record_path, units_of
-from tests.test_render import save_judges, write_labels
+from pipeline.config.params import Params
+from pipeline.config.scales import scale_params
+from pipeline.core.seeds import rng
+from pipeline.engine.isolation import set_torch
+from pipeline.engine.run import run_units
+from pipeline.engine.work_unit import WorkUnit, finished, record_path, units_of
+from pipeline.render.views import ViewRenderer
+from pipeline.store.shards import encode_png, write_shard
+from pipeline.store.tables import write_table
+from tests.support.render_inputs import save_judges, write_labels
 
 
 def make_inputs(folder: Path, params: Params, count: int) -> list[str]:
@@ -52,18 +52,18 @@ def make_inputs(folder: Path, params: Params, count: int) -> list[str]:
     return [key for key, *_ in names]
 
 
-def bare(make, units: list[Unit]) -> float:
+def bare(make, units: list[WorkUnit]) -> float:
     """Frames per second."""
     set_torch(1, not torch.cuda.is_available())
     worker = make()
-    deque(worker(Unit("warm", units[0].items[:4]))[0], maxlen=0)
+    deque(worker(WorkUnit("warm", units[0].items[:4]))[0], maxlen=0)
     started = time.monotonic()
     for unit in units:
         deque(worker(unit)[0], maxlen=0)
     return sum(len(unit.items) for unit in units) / (time.monotonic() - started)
 
 
-def engine(make, units: list[Unit], scratch: Path, params: Params, workers: int) -> tuple[float, float]:
+def engine(make, units: list[WorkUnit], scratch: Path, params: Params, workers: int) -> tuple[float, float]:
     """Frames per second while units are worked on, and with everything around it."""
     machine = params.machine.model_copy(update={"workers": workers})
     started = time.monotonic()

@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import killing
+from tests.support import killing
 
 runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 bad = 0

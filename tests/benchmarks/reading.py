@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import torch
 import webdataset
 
-from pipeline.files import write_bytes, write_json
-from pipeline.frames import PseudoMultiView
-from pipeline.params import load_params
-from pipeline.shards import ShardReader, decode_png, encode_png, write_shard
-from pipeline.view_index import NAME, ROW_GROUP, SCHEMA, ViewIndex, write_index
+from pipeline.config.params import load_params
+from pipeline.core.files import write_bytes, write_json
+from pipeline.store.shards import ShardReader, decode_png, encode_png, write_shard
+from pipeline.store.view_index import NAME, ROW_GROUP, SCHEMA, ViewIndex, write_index
+from pipeline.train.view_batches import PseudoMultiView
 from tests.benchmarks.training_step import cpu_seconds, loader, training_step
 
 ROWS, FRAMES_OF_A_CLIP, FIELDS = 2_000_000, 200, 15
@@ -36,7 +36,7 @@ PAPER_A_GPU, GPUS = 10 / 3, 8
 OPEN = """
 import sys, time
 from pathlib import Path
-from pipeline.view_index import ViewIndex
+from pipeline.store.view_index import ViewIndex
 import pyarrow.parquet
 
 def peak():

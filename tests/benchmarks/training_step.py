@@ -6,17 +6,17 @@ from pathlib import Path
 
 import torch
 
-from model.discriminator import Discriminator
-from model.flame import Flame
-from model.psi import Psi
-from pipeline import head_model
-from pipeline.frames import FrameBatch, PseudoMultiView
-from pipeline.objective import Adversary
-from pipeline.params import Params
-from pipeline.perception import Perception
-from pipeline.rates import synthesizer_optimiser
-from pipeline.train_psi import ReenactmentObjective
-from pipeline.trainer import update
+from model.adversary.discriminator import Discriminator
+from model.head.flame import Flame
+from model.psi.network import Psi
+from pipeline.config.params import Params
+from pipeline.geometry import head_model
+from pipeline.networks.judges import Judges
+from pipeline.train.adversary import Adversary
+from pipeline.train.loop import update
+from pipeline.train.psi import ReenactmentObjective
+from pipeline.train.rates import synthesizer_optimiser
+from pipeline.train.view_batches import FrameBatch, PseudoMultiView
 
 
 def loader(params: Params, views: Path) -> PseudoMultiView:
@@ -33,7 +33,7 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     params = params.model_copy(update={"train": section})
     psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section)
     optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
-    objective = ReenactmentObjective(params, psi, adversary, Perception.load(perception), Flame(head_model.load(params.flame.model)))
+    objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception), Flame(head_model.load(params.flame.model)))
 
     def step(i: int, batch: FrameBatch) -> None:
         loss, _, finish = objective(i, batch)

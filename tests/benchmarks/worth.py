@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from model.motion_encoder import motion_crop
-from pipeline.files import write_json
-from pipeline.frames import Choice, PseudoMultiView
-from pipeline.heads import image_tensor
-from pipeline.labels import landmarks
-from pipeline.params import Params, load_params
-from pipeline.pool import Unit
-from pipeline.render_views import ViewRenderer
-from pipeline.shards import decode_npy, write_shard
+from model.psi.motion_encoder import motion_crop
+from pipeline.config.params import Params, load_params
+from pipeline.core.files import write_json
+from pipeline.engine.work_unit import WorkUnit
+from pipeline.geometry.label import landmarks
+from pipeline.render.views import ViewRenderer
+from pipeline.store.samples import image_tensor
+from pipeline.store.shards import decode_npy, write_shard
+from pipeline.train.view_batches import Choice, PseudoMultiView
 from tests.benchmarks.training_step import cpu_seconds, loader, training_step
 
 DATA = Path("data")
@@ -83,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
 
         def make(i: int) -> None:
-            unit = Unit("views", keys[FRAMES * i : FRAMES * (i + 1)])
+            unit = WorkUnit("views", keys[FRAMES * i : FRAMES * (i + 1)])
             write_shard(Path(folder) / "views.tar", worker(unit)[0])
 
         a_frame = cpu_seconds(make, 5, warm=1) / FRAMES

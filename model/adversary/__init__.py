@@ -1,0 +1,4 @@
+"""The discriminator.
+
+May import layers and sizes.
+"""

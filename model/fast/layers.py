@@ -1,0 +1,131 @@
+"""Layers of the fast inference path: convolutions with folded weights, activations done while the result is written, attention by convolution.
+
+Feature maps are (B, C, H, W) in channels-last memory, so that the tokens of a transformer and the pixels of an image are the same bytes
+and a linear layer is a 1x1 convolution: oneDNN's convolutions are nearly twice as fast as the matrix product of a CPU without AMX
+(tests/benchmarks/NOTES.md). Nothing here has a gradient.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# oneDNN's names for what a convolution may do to its result: name, numbers, algorithm.
+ACTIVATIONS: dict[str, tuple[str, list[float], str]] = {
+    "none": ("none", [], ""),
+    "relu": ("relu", [], ""),
+    "leaky": ("leaky_relu", [0.01], ""),
+    "leaky_stylegan": ("leaky_relu", [0.2], ""),
+    "gelu": ("gelu", [], "none"),
+}
+SCORES_AT_ONCE = 1 << 21  # attention scores held at once, per head
+FEW_SCORES = 1 << 18  # below this the library's attention is as fast
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    """One of ACTIVATIONS in plain PyTorch."""
+    if name == "gelu":
+        return F.gelu(x)
+    if name == "relu":
+        return F.relu(x)
+    return x if name == "none" else F.leaky_relu(x, ACTIVATIONS[name][1][0])
+
+
+class Convolution:
+    """A convolution whose weights (outputs, inputs / groups, k, k) are laid out once, when it is first used.
+
+    On a CPU the layout is oneDNN's own and the activation is applied before the result leaves the cache; elsewhere it is PyTorch's
+    convolution. Padding keeps the size (divided by the stride) unless it is given.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: str = "none",
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding: int | None = None,
+    ) -> None:
+        if weight.ndim == 2:  # of a linear layer
+            weight = weight[:, :, None, None]
+        pad = dilation * (weight.shape[-1] // 2) if padding is None else padding
+        self.geometry = ([pad] * 2, [stride] * 2, [dilation] * 2, groups)
+        self.activation, self.bias = activation, bias
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d | nn.Linear, dtype: torch.dtype, activation: str = "none") -> "Convolution":
+        """The same as a layer, with an activation."""
+        bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        weight = layer.weight.detach().to(dtype)
+        if isinstance(layer, nn.Linear):
+            return cls(weight, bias, activation)
+        return cls(weight, bias, activation, layer.stride[0], layer.dilation[0], layer.groups, layer.padding[0])
+
+    def __call__(self, x_BCHW: Tensor, added: Tensor | None = None) -> Tensor:
+        """`added` has the shape of the result and is added before the activation, which must then be none or relu."""
+        name, numbers, algorithm = ACTIVATIONS[self.activation]
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        if not self.onednn:
+            y = F.conv2d(x_BCHW, self.weight, self.bias, self.geometry[1], self.geometry[0], *self.geometry[2:])
+            return activate(y if added is None else y + added, self.activation)
+        if not self.weight.is_mkldnn:  # the best layout depends on the size of the input: without it, some are ten times slower
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x_BCHW.shape))
+        if added is None:
+            return torch.ops.mkldnn._convolution_pointwise(x_BCHW, self.weight, self.bias, *self.geometry, name, numbers, algorithm)
+        after = None if name == "none" else name
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x_BCHW, added, self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, algorithm
+        )
+
+
+def convolutions(layers: nn.Sequential, dtype: torch.dtype, activation: str) -> Sequence[Convolution]:
+    """The convolutions of a sequence, each followed by the same activation there."""
+    return [Convolution.of(layer, dtype, activation) for layer in layers if isinstance(layer, nn.Conv2d)]
+
+
+def run_layers(layers: Sequence[Convolution], x: Tensor) -> Tensor:
+    """One convolution after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+class Norm:
+    """Layer normalisation over the channels."""
+
+    def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype) -> None:
+        self.weight, self.bias, self.eps = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype), layer.eps
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        y = F.layer_norm(x_BCHW.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+def attend(queries_BCHW: Sequence[Tensor], keys_BMC: Sequence[Tensor], values_BMC: Sequence[Tensor]) -> Tensor:
+    """softmax(q k^T) v of each head, the heads' channels next to each other in the result. The scale is part of the queries.
+
+    Large ones go piece by piece, rows of the grid at a time: keys are the weights of a 1x1 convolution that makes scores, values those of
+    another one that brings them together, and the scores never leave the cache.
+    """
+    batch, channels, height, width = queries_BCHW[0].shape
+    count = keys_BMC[0].shape[1]
+    if height * width * count < FEW_SCORES:
+        heads = [
+            F.scaled_dot_product_attention(q.permute(0, 2, 3, 1).flatten(1, 2)[:, None], k[:, None], v[:, None], scale=1.0)
+            for q, k, v in zip(queries_BCHW, keys_BMC, values_BMC, strict=True)
+        ]
+        return torch.cat(heads, 3)[:, 0].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    result = queries_BCHW[0].new_empty(batch, height, width, channels * len(queries_BCHW)).permute(0, 3, 1, 2)
+    rows = max(1, SCORES_AT_ONCE // (width * count))
+    for h, (queries, keys, values) in enumerate(zip(queries_BCHW, keys_BMC, values_BMC, strict=True)):
+        for b in range(batch):
+            score, gather = Convolution(keys[b]), Convolution(values[b].T)
+            for y in range(0, height, rows):
+                share = score(queries[b : b + 1, :, y : y + rows]).permute(0, 2, 3, 1).softmax(-1)
+                result[b : b + 1, h * channels : (h + 1) * channels, y : y + rows] = gather(share.permute(0, 3, 1, 2))
+    return result

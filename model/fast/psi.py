@@ -1,0 +1,96 @@
+"""The fast inference path of Psi and Psi_3d: the pictures of `Psi.forward` at any sizes, without gradients (tests/benchmarks/NOTES.md).
+
+    fast = FastPsi(psi)
+    source = fast.source(portrait, motion_of_it)        # once per portrait
+    planes = fast.planes(source, motion_driving)        # once per frame; of Psi_3d once per portrait
+    pictures = fast.render(planes, source, cameras)     # any number of views
+
+Source: paper section 4.1; what the parts do is in the modules that they are made from.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.fast.blocks import FastBackground, FastCanonical, FastGlobalEncoder, FastTriplaneDecoder
+from model.fast.layers import convolutions, run_layers
+from model.fast.memory import keep_memory
+from model.fast.renderer import NOTHING, SHARE, FastRenderer
+from model.fast.superresolution import FastSuperResolution
+from model.psi.encoders import with_coordinates
+from model.psi.network import Psi
+from model.volume.planes import lay_out
+from model.volume.renderer import Deform, Rendering, compose
+
+
+@dataclass
+class Source:
+    """All that depends on B portraits alone."""
+
+    tokens_BDhw: Tensor  # of the expression-free source
+    detail_BWRR: Tensor  # its half of the tri-plane decoder's first convolution
+    background_BFnn: Tensor  # in [0, 1]
+    scale: float | Tensor  # of the motion
+
+
+class FastPsi:
+    """A copy of a trained network for inference: later changes of its weights are not seen.
+
+    `dtype` bfloat16 is for the networks; rays and samples stay float32. `nothing` and `share` say what the renderer may leave out
+    (`model/fast/renderer.py`). `compiled` has torch.compile translate the networks at their first use: for GPUs, on the CPU the libraries
+    beneath are faster (tests/benchmarks/NOTES.md). The process keeps its memory from then on (`model/fast/memory.py`).
+    """
+
+    def __init__(self, psi: Psi, dtype: torch.dtype = torch.float32, nothing: float = NOTHING, share: float = SHARE, compiled: bool = False) -> None:
+        keep_memory()
+        self.sizes, self.dtype, self.nothing, self.share = psi.sizes, dtype, nothing, share
+        own = psi.sizes
+        self.encoder_global = FastGlobalEncoder(psi.encoder_global, dtype)
+        self.encoder_detail = convolutions(psi.encoder_detail.encoder, dtype, "leaky")
+        self.canonical = FastCanonical(psi.encoder_canonical, dtype)
+        self.triplane = FastTriplaneDecoder(psi.generator_triplane, dtype)
+        self.background = FastBackground(psi.background, dtype)
+        self.renderer = FastRenderer(psi.decoder, own.rays, own.samples, own.samples_fine, own.box)
+        self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
+        if compiled:
+            self.source, self.planes, self.superresolution = map(torch.compile, (self.source, self.planes, self.superresolution))
+
+    @torch.inference_mode()
+    def source(self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_scale: float | Tensor = 1.0) -> Source:
+        """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
+        image = with_coordinates(source_B3SS).to(self.dtype, memory_format=torch.channels_last)
+        tokens = self.canonical.neutral(self.encoder_global(image), motion_source_BM, motion_scale)
+        detail = self.triplane.detail(run_layers(self.encoder_detail, image))
+        colour = torch.sigmoid(self.background(image))
+        rays = self.sizes.rays
+        background = F.interpolate(colour, (rays, rays), mode="bilinear", align_corners=False).float()
+        return Source(tokens, detail, background, motion_scale)
+
+    @torch.inference_mode()
+    def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Tensor:
+        """Tri-planes (B, 3, C, R, R), float32, of the driving motion."""
+        canonical = self.canonical.reenact(source.tokens_BDhw, motion_driving_BM, source.scale)
+        return lay_out(self.triplane(canonical, source.detail_BWRR).float(), self.sizes.planes)
+
+    @torch.inference_mode()
+    def render(self, planes_B3CRR: Tensor, source: Source, cameras_BV25: Tensor, deform: Deform | None = None) -> Rendering:
+        """Pictures of B tri-planes from V cameras each, as those of `Psi.render` without a generator."""
+        rays, _ = self.renderer(planes_B3CRR, cameras_BV25, deform, self.nothing, self.share)
+        rendering = compose(rays, source.background_BFnn)
+        rendering.image = self.superresolution(rendering.feature)
+        return rendering
+
+    def __call__(
+        self,
+        source_B3SS: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_driving_BM: Tensor | None,
+        cameras_BV25: Tensor,
+        motion_scale: float | Tensor = 1.0,
+        deform: Deform | None = None,
+    ) -> Rendering:
+        """`source`, `planes` and `render` in one call."""
+        source = self.source(source_B3SS, motion_source_BM, motion_scale)
+        return self.render(self.planes(source, motion_driving_BM), source, cameras_BV25, deform)

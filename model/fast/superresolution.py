@@ -1,0 +1,53 @@
+"""Super-resolution on the fast path. Its one style is a constant of the network, so that modulated and demodulated weights are too."""
+
+import torch
+from torch import Tensor
+
+from model.fast.layers import Convolution
+from model.layers.stylegan import GAIN, SynthesisBlock, SynthesisLayer, ToRGB, upsample
+from model.volume.superresolution import CLAMP, SuperResolution
+
+
+def styled(layer: SynthesisLayer | ToRGB, w_W: Tensor) -> Tensor:
+    """The weights (outputs, inputs, k, k) that a layer uses with one style."""
+    style_I = layer.affine(w_W[None])[0].detach()
+    if isinstance(layer, ToRGB):
+        return layer.weight.detach() * (style_I * layer.weight_gain)[:, None, None]
+    weight = layer.weight.detach() * style_I[:, None, None]
+    return weight * (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+
+
+class FastSynthesisBlock:
+    """Feature and image (B, C, H, W) to twice the size. The gain of the activation is part of weights and biases."""
+
+    def __init__(self, block: SynthesisBlock, w_W: Tensor, dtype: torch.dtype) -> None:
+        up, same, rgb = block.conv0, block.conv1, block.torgb
+        self.up = styled(up, w_W).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
+        channels = up.weight.shape[0]
+        kernel = (up.resample_filter * (4.0 * GAIN)).expand(channels, 1, 4, 4)
+        self.blur = Convolution(kernel.to(dtype), (up.bias.detach() * GAIN).to(dtype), "leaky_stylegan", groups=channels, padding=1)
+        self.same = Convolution((styled(same, w_W) * GAIN).to(dtype), (same.bias.detach() * GAIN).to(dtype), "leaky_stylegan")
+        self.rgb = Convolution(styled(rgb, w_W).to(dtype), rgb.bias.detach().to(dtype))
+
+    def __call__(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.blur(torch.nn.functional.conv_transpose2d(x, self.up, stride=2)).clamp_(-CLAMP, CLAMP)
+        x = self.same(x).clamp_(-CLAMP, CLAMP)
+        return x, upsample(image) + self.rgb(x).float().clamp_(-CLAMP, CLAMP)
+
+
+class FastSuperResolution:
+    """Feature (B, F, n, n) in [-1, 1], the first three channels being RGB -> image (B, 3, S, S); n is `sizes.rays`."""
+
+    def __init__(self, network: SuperResolution, w_W: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.blocks = [FastSynthesisBlock(getattr(network, f"block{i}"), w_W, dtype) for i in range(network.count)]
+
+    def __call__(self, feature_BFnn: Tensor) -> Tensor:
+        # One picture at a time: a feature of all of them in full size would be gigabytes.
+        images = []
+        for feature in feature_BFnn.split(1):
+            x, image = feature.to(self.dtype, memory_format=torch.channels_last), feature[:, :3]
+            for block in self.blocks:
+                x, image = block(x, image)
+            images.append(image)
+        return torch.cat(images)

@@ -1,0 +1,4 @@
+"""Networks that judge images: identity, perceptual distance, expression and pose.
+
+May import layers and sizes.
+"""

@@ -1,0 +1,4 @@
+"""Layers that several networks are made of.
+
+May import nothing of ours.
+"""

@@ -1,0 +1,9 @@
+"""Psi and Psi_3d, and the motion encoder that drives Psi.
+
+network.Psi              the synthesizer
+motion_encoder.MotionEncoder  E_mot
+checkpointing.recompute  less memory in training
+reference.ReferencePsi   Psi in the published order of operations, for comparison
+
+May import layers, volume and sizes.
+"""

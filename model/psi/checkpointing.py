@@ -1,0 +1,26 @@
+"""Activation checkpointing: what a part of a network computed is not kept for the backward pass but computed there once more.
+
+Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
+"""
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from model.layers.stylegan import SynthesisBlock
+from model.layers.transformer import MotionBlock
+from model.psi.background import Background
+from model.psi.encoders import DetailEncoder, GlobalEncoder
+from model.psi.triplane_decoder import TriplaneDecoder
+from model.volume.colour_decoder import ColourDecoder
+
+# Together nearly all that Psi keeps: the encoders, the transformer blocks, the decoders of planes and points, each doubling of the image.
+PARTS = (GlobalEncoder, DetailEncoder, MotionBlock, TriplaneDecoder, Background, ColourDecoder, SynthesisBlock)
+
+
+def recompute(network: nn.Module) -> None:
+    """From now on `network` keeps no more than inputs and results of its PARTS. Its gradients stay the same: a part draws nothing at random."""
+    for part in network.modules():
+        if isinstance(part, PARTS):
+            part.forward = partial(checkpoint, part.forward, use_reentrant=False, preserve_rng_state=False)

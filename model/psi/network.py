@@ -1,0 +1,125 @@
+"""Psi, the one-shot 4D head synthesizer, and Psi_3d, the same network with motion scale 0 (paper sections 3 and 4, facts 1 and 2)."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.psi.background import Background
+from model.psi.canonical import CanonicalEncoder
+from model.psi.encoders import DetailEncoder, GlobalEncoder
+from model.psi.triplane_decoder import TriplaneDecoder
+from model.sizes import Sizes
+from model.volume.colour_decoder import ColourDecoder
+from model.volume.planes import sample_planes
+from model.volume.renderer import Deform, Rendering, compose, render_rays
+from model.volume.superresolution import SuperResolution
+
+EQUALISED = ("superresolution.", "decoder.")  # the parts whose weights are scaled when they are used (model/layers/stylegan.py)
+MOTION_PARTS = ("maps", "maps_neutral", "proj_y", "proj_y_neutral", "norm2", "attn2")
+
+
+class Psi(nn.Module):
+    """One portrait, its motion embedding and a driving one to tri-planes, and their pictures from any camera."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        psi = sizes.psi
+        self.sizes = sizes
+        # The one style of super-resolution, which no training changes: zero, or that of the weights that are imported or taken over.
+        self.register_buffer("w_avg", torch.zeros(sizes.w_dim))
+        self.encoder_global = GlobalEncoder(sizes.image, psi.encoder_width, psi.encoder_blocks, psi.global_channels)
+        self.encoder_detail = DetailEncoder(psi.detail_stem, psi.detail_channels)
+        self.encoder_canonical = CanonicalEncoder(sizes)
+        self.generator_triplane = TriplaneDecoder(sizes)
+        self.background = Background(psi.background_width, sizes.feature_channels)
+        self.superresolution = SuperResolution(sizes)
+        self.decoder = ColourDecoder(sizes.plane_channels, sizes.decoder_hidden, sizes.feature_channels)
+
+    def forward(
+        self,
+        source_B3SS: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_driving_BM: Tensor | None,
+        cameras_BV25: Tensor,
+        motion_scale: float | Tensor = 1.0,
+        deform: Deform | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendering:
+        """`planes`, `background_feature` and `render` in one call."""
+        planes = self.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
+        return self.render(planes, self.background_feature(source_B3SS), cameras_BV25, deform, generator)
+
+    def planes(
+        self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> Tensor:
+        """Tri-planes (B, 3, C, R, R) of source portraits in [-1, 1] with the driving motion.
+
+        `motion_scale` 0 is Psi_3d: neither motion matters and both may be None. It may be a tensor (B, 1, 1).
+        """
+        appearance = self.encoder_global(source_B3SS)
+        canonical = self.encoder_canonical(appearance, motion_source_BM, motion_driving_BM, motion_scale)
+        return self.generator_triplane(canonical, self.encoder_detail(source_B3SS))
+
+    def background_feature(self, source_B3SS: Tensor) -> Tensor:
+        """What stands behind the head, (B, F, n, n) in [0, 1]."""
+        colour = torch.sigmoid(self.background(source_B3SS))
+        return F.interpolate(colour, (self.sizes.rays, self.sizes.rays), mode="bilinear", align_corners=False)
+
+    def render(
+        self,
+        planes_B3CRR: Tensor,
+        background_BFnn: Tensor,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendering:
+        """Pictures of B tri-planes from V cameras each. `deform` takes points of the posed head to where the planes hold them (neck field);
+        `generator` jitters the samples along the rays, without one they are fixed."""
+        rendering = self.volume(planes_B3CRR, background_BFnn, cameras_BV25, deform, generator)
+        rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
+        return rendering
+
+    def volume(
+        self,
+        planes_B3CRR: Tensor,
+        background_BFnn: Tensor,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Rendering:
+        """`render` without super-resolution, with as many rays as the background has pixels: `image` is still `raw`."""
+
+        def field(points_BVRS3: Tensor) -> tuple[Tensor, Tensor]:
+            points = points_BVRS3.flatten(1, 3)
+            if deform is not None:
+                with torch.no_grad():
+                    points = deform(points)
+            colour, sigma = self.decoder(self.plane_features(planes_B3CRR, points))
+            shape = points_BVRS3.shape[1:4]
+            return colour.unflatten(1, shape), sigma.unflatten(1, shape)
+
+        own, side = self.sizes, background_BFnn.shape[-1]
+        return compose(render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator), background_BFnn)
+
+    def plane_features(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
+        """(B, N, C) plane-averaged features at points of the canonical space, world units."""
+        return sample_planes(planes_B3CRR, points_BN3, self.sizes.box)
+
+    def density(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
+        """(B, N) raw density sigma, before the softplus of integration, at points of the canonical space."""
+        return self.decoder(self.plane_features(planes_B3CRR, points_BN3))[1]
+
+    def motion_parameters(self) -> Iterator[nn.Parameter]:
+        """The motion related layers, which stage v2 trains faster (facts 1.8)."""
+        return (p for name, p in self.named_parameters() if is_motion(name))
+
+    def base_parameters(self) -> Iterator[nn.Parameter]:
+        """All other parameters."""
+        return (p for name, p in self.named_parameters() if not is_motion(name))
+
+
+def is_motion(name: str) -> bool:
+    """Whether a parameter belongs to the motion related layers (facts 1.8)."""
+    return name.startswith("encoder_canonical.") and not set(MOTION_PARTS).isdisjoint(name.split("."))

@@ -1,0 +1,77 @@
+"""The reference path of Psi: plain, readable, in the official order of operations, nothing cached (facts 1 and 2).
+
+Attention is written out, all samples of all rays are looked up and decoded, and colours are sorted with their samples. The fast path
+(`model/fast/psi.py`) is compared with it, in results and in time.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from model.psi.network import Psi
+from model.volume.planes import sample_planes_reference
+from model.volume.renderer import Deform, Rays, Rendering, camera_rays, coarse_depths, compose, importance_depths, interval_weights
+
+
+class ReferencePsi:
+    """The inference of a network; arguments and results as those of `Psi` without a generator."""
+
+    def __init__(self, psi: Psi) -> None:
+        self.psi = psi
+
+    @torch.inference_mode()
+    def planes(
+        self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> Tensor:
+        """Tri-planes (B, 3, C, R, R)."""
+        with sdpa_kernel(SDPBackend.MATH):  # the scores as a whole, their softmax, their product with the values
+            return self.psi.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
+
+    @torch.inference_mode()
+    def render(self, planes_B3CRR: Tensor, source_B3SS: Tensor, cameras_BV25: Tensor, deform: Deform | None = None) -> Rendering:
+        """Pictures of B tri-planes from V cameras each."""
+        psi = self.psi
+        rendering = compose(self.rays(planes_B3CRR, cameras_BV25, deform), psi.background_feature(source_B3SS))
+        rendering.image = psi.superresolution(rendering.feature, rendering.raw, psi.w_avg[None])
+        return rendering
+
+    @torch.inference_mode()
+    def rays(self, planes_B3CRR: Tensor, cameras_BV25: Tensor, deform: Deform | None = None) -> Rays:
+        """Both passes of sampling and the integration."""
+        own = self.psi.sizes
+        origins, directions = camera_rays(cameras_BV25, own.rays)
+
+        def ask(depths_BVRS: Tensor) -> tuple[Tensor, Tensor]:
+            points = origins[:, :, None, None] + depths_BVRS[..., None] * directions[..., None, :]
+            flat = points.flatten(1, 3)
+            flat = flat if deform is None else deform(flat)
+            colour, sigma = self.psi.decoder.reference(sample_planes_reference(planes_B3CRR, flat, own.box))
+            return colour.unflatten(1, points.shape[1:4]), sigma.unflatten(1, points.shape[1:4])
+
+        coarse = coarse_depths(cameras_BV25, own.samples, own.box, None)[:, :, None].expand(-1, -1, own.rays**2, -1)
+        colour_coarse, sigma_coarse = ask(coarse)
+        fine = importance_depths(coarse, interval_weights(coarse, sigma_coarse), own.samples_fine, None)
+        colour_fine, sigma_fine = ask(fine)
+
+        depths, order = torch.cat([coarse, fine], -1).sort(dim=-1, stable=True)
+        sigma = torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order)
+        colour = torch.cat([colour_coarse, colour_fine], -2)
+        colour = colour.gather(-2, order[..., None].expand_as(colour))
+        weights = interval_weights(depths, sigma)
+        opacity = weights.sum(-1)
+        depth = (weights * (depths[..., :-1] + depths[..., 1:]) / 2).sum(-1) / opacity
+        depth = depth.nan_to_num(torch.inf).clamp(depths.min(), depths.max())
+        return Rays((weights[..., None] * (colour[..., :-1, :] + colour[..., 1:, :]) / 2).sum(-2), opacity, depth, depths, weights)
+
+    def __call__(
+        self,
+        source_B3SS: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_driving_BM: Tensor | None,
+        cameras_BV25: Tensor,
+        motion_scale: float | Tensor = 1.0,
+        deform: Deform | None = None,
+    ) -> Rendering:
+        """`planes` and `render` in one call."""
+        planes = self.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
+        return self.render(planes, source_B3SS, cameras_BV25, deform)

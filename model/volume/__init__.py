@@ -1,0 +1,4 @@
+"""Volume rendering: planes, rays, colours, super-resolution.
+
+May import layers and sizes.
+"""

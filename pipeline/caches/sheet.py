@@ -1,0 +1,70 @@
+"""A contact sheet of a cache: real frame, mask, views, and a rose that shows from where they see the head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.caches.inspect import Cache, Entry, angles, view_names
+from pipeline.core.files import write_bytes
+from pipeline.core.pictures import caption
+from pipeline.store.shards import encode_png
+
+TILE = 128  # pixels
+ROWS = 8
+FAINT = (190, 190, 190)
+RIM = 60.0  # degrees from the front at the rim of the rose; the inner circle is half of it
+REAL, PSEUDO = (200, 60, 40), (40, 90, 170)
+
+
+def write_sheet(cache: Cache, entries: Sequence[Entry], out: Path) -> int:
+    """Write a PNG with a row for each of at most ROWS of the entries, evenly spread; returns how many."""
+    places = np.unique(np.linspace(0, len(entries) - 1, min(ROWS, len(entries))).round().astype(int))
+    rows = [_row(cache, entries[place]) for place in places]
+    width = max(row.shape[1] for row in rows)
+    white = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    write_bytes(out, encode_png(np.concatenate(white)))
+    return len(rows)
+
+
+def _row(cache: Cache, entry: Entry) -> np.ndarray:
+    views, mask = cache.views(entry.key), cache.mask(entry.key)
+    names = view_names(cache, len(views))
+    pictures = [(f"view {name}" if name.isdigit() else name, view) for name, view in zip(names, views, strict=True)]
+    pictures.insert(1, ("mask" if cache.has_real else "opacity 0", cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)))
+    tiles = [_tile(picture, name) for name, picture in pictures]
+    if len(cameras := cache.cameras(entry.key)):
+        tiles.append(np.concatenate([caption("seen from", TILE), rose(angles(cameras), names, TILE)]))
+    quality = "  ".join(f"{name} {value:.4g}" for name, value in entry.quality.items())
+    body = np.concatenate(tiles, axis=1)
+    return np.concatenate([caption(f"{entry.clip}  frame {entry.index}  {quality}", body.shape[1]), body])
+
+
+def _tile(picture: np.ndarray, name: str) -> np.ndarray:
+    method = cv2.INTER_AREA if picture.shape[0] > TILE else cv2.INTER_NEAREST
+    return np.concatenate([caption(name, TILE), cv2.resize(picture, (TILE, TILE), interpolation=method)])
+
+
+def rose(angles_N3: np.ndarray, names: Sequence[str], size: int) -> np.ndarray:
+    """The head from the front with a spoke to where each camera is, named: (size, size, 3) uint8.
+
+    A camera right of the middle looks from the right of the picture; its distance from the middle is the angle to the front.
+    """
+    centre, radius = size // 2, int(size * 0.44)
+    drawn = np.full((size, size, 3), 255, np.uint8)
+    cv2.ellipse(drawn, (centre, centre), (size // 11, size // 9), 0, 0, 360, FAINT, 1, cv2.LINE_AA)
+    cv2.line(drawn, (centre, centre - 3), (centre, centre + 4), FAINT, 1, cv2.LINE_AA)
+    for share in (0.5, 1.0):
+        cv2.circle(drawn, (centre, centre), int(radius * share), FAINT, 1, cv2.LINE_AA)
+    yaw, pitch = np.radians(angles_N3[:, :2]).T
+    sideways, upwards, forwards = -np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)
+    distance = np.minimum(np.degrees(np.arccos(forwards.clip(-1, 1))) / RIM, 1.0)
+    around = np.arctan2(-upwards, sideways)
+    places = (np.stack([np.cos(around), np.sin(around)], axis=1) * distance[:, None] * radius + centre).round().astype(int)
+    for name, (x, y) in zip(names, places.tolist(), strict=True):
+        colour = PSEUDO if name.isdigit() else REAL
+        cv2.line(drawn, (centre, centre), (x, y), colour, 1, cv2.LINE_AA)
+        cv2.circle(drawn, (x, y), 3, colour, -1, cv2.LINE_AA)
+        cv2.putText(drawn, name if name.isdigit() else name[0], (x + 4, y - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, colour, 1, cv2.LINE_AA)
+    return drawn

@@ -1,0 +1,15 @@
+"""What all the rest stands on.
+
+errors.UserError         what a person can mend, in words
+files.write_bytes        writing a file so that half of one is never seen; write_json
+files.sha256, key_of     the checksum of a file; the key of a sample from a path
+progress.progress        a progress bar, also where there is no terminal
+device.choose_device     CPU or GPU; to_device brings data there
+seeds.rng, torch_rng     generators that depend on names and numbers alone
+prefetch.prefetch        the next item is loaded in a thread while the caller works; write_behind is the reverse
+costs.Costs              seconds and memory of a stage
+pictures.encode_jpeg     images and videos for people; encode_mp4, save_grid, caption
+threads                  one thread for NumPy, set before it is loaded
+
+May import nothing of ours.
+"""

@@ -1,0 +1,32 @@
+"""The device that the networks live on, and bringing data to it. Random numbers are drawn on the CPU and then moved, so that draws repeat."""
+
+import dataclasses
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import UserError
+
+Value = TypeVar("Value")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that machine.device names: auto is the GPU where there is one. Raises UserError for cuda where there is none."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("machine.device is cuda, but PyTorch finds no GPU here. Set it to auto or cpu in params.yaml, or look into the driver.")
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+
+
+def to_device(value: Value, device: torch.device | str) -> Value:
+    """The same with every tensor on `device`: a tensor, or a tuple, dict or dataclass of such values. Whatever else there is stays as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(to_device(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **{field.name: to_device(getattr(value, field.name), device) for field in dataclasses.fields(value)})
+    return value

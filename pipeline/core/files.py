@@ -1,0 +1,46 @@
+"""Writing files so that nobody ever sees half of one: temporary name, flush, rename."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import UserError
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write `data` to `path` in one step, making the folder. Raises UserError when the place cannot be written (read-only, full)."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary.exists():
+            temporary.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as JSON with sorted keys, so that equal values are equal bytes."""
+    return write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, as hexadecimal text."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key_of(path: str | Path) -> str:
+    """A sample key from a relative path: lower case letters, digits, - and _ only (a dot would split a WebDataset key), told apart by a hash."""
+    text = Path(path).as_posix()
+    stem = re.sub(r"[^a-z0-9_-]+", "-", str(Path(text).with_suffix("")).lower()).strip("-")
+    return f"{stem[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,0 +1,12 @@
+"""Work units on one process or many: resumable, with the same bytes whoever does them.
+
+run.run_units            do all units that are not done yet
+work_unit.WorkUnit       a piece of work; units_of cuts a list into them
+isolation.attempt        one unit, whatever its items do to the process
+ray_workers.with_ray     the processes
+estimate.Estimate        what a run will take, said before it starts
+scratch.scratch_folder   where a stage works until its result is whole; publish shows it
+fingerprint.fingerprint  what a result depends on, as one word
+
+May import core and store.
+"""

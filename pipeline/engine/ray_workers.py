@@ -1,0 +1,121 @@
+"""The engine's processes: a pool of actors that Ray Data feeds with units, on this machine or on a cluster."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from pipeline.core.errors import UserError
+from pipeline.core.progress import hushed
+from pipeline.engine.code_mark import SOURCE
+from pipeline.engine.isolation import Maker, Outcome, attempt, set_torch
+from pipeline.engine.work_unit import Work, WorkUnit, finished
+
+RESTARTS = 100  # of an actor, and tries of a unit by Ray; `attempt` gives up long before, but a process that dies before it is called never ends
+
+
+class WorkerSettings(Protocol):
+    """What is needed of the section `machine` of params.yaml."""
+
+    workers: int
+    device: str
+    ray_address: str
+    object_store_mb: int
+
+
+class _Actor:
+    """One process of the pool."""
+
+    def __init__(self, make_worker: Callable[[], Work], scratch: Path, run: str):
+        set_torch(1, not torch.cuda.is_available())
+        self.maker, self.scratch, self.run = Maker(make_worker), scratch, run
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        unit = WorkUnit(**json.loads(str(batch["unit"][0])))
+        outcome = attempt(unit, self.maker, self.scratch, self.run)
+        return {name: [value] for name, value in dataclasses.asdict(outcome).items()}
+
+
+def with_ray(units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path, machine: WorkerSettings) -> Generator[Outcome]:
+    """Do `units` with `machine.workers` actors. Raises UserError when they cannot be started or do not stay alive."""
+    import ray
+    import ray.data
+    from ray.exceptions import RayError
+
+    workers = min(machine.workers, len(units))
+    with _session(workers, machine):
+        gpus = torch.cuda.device_count() / workers if machine.device != "cpu" and torch.cuda.is_available() else 0
+        rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to limit restarts
+            results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                _Actor,
+                fn_constructor_args=(make_worker, scratch, uuid.uuid4().hex),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+                num_cpus=0.5,  # with a whole core each, a full pool would starve the task that feeds it
+                num_gpus=gpus,
+                max_restarts=RESTARTS,
+                max_task_retries=RESTARTS,
+            )
+        try:
+            for row in results.iter_rows():
+                yield Outcome(**row)
+        except RayError as error:
+            left = [unit.name for unit in units if finished(unit, scratch, verify=False) is None]
+            raise UserError(
+                f"a worker process died again and again; not done yet: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}. "
+                "Most often memory is short: lower machine.workers, then run again. machine.workers: 0 shows what a unit does."
+            ) from error
+
+
+@contextlib.contextmanager
+def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
+    """A quiet Ray: our own and local by default, or the cluster of `ray_address` (which sees our folder under the same path)."""
+    path = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = {"OPENBLAS_NUM_THREADS": "1"}  # see pipeline/core/threads.py
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    os.environ |= quiet | threads | {"PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # a local Ray inherits it
+    import ray
+    import ray.data
+
+    folder = tempfile.mkdtemp(prefix="psi4d-")  # short: Ray puts sockets in it, whose paths may have 107 letters
+    where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": {"PYTHONPATH": path, **threads}}}
+    if not machine.ray_address:
+        where = {"address": "local", "num_cpus": workers + 1, "_temp_dir": folder, "include_dashboard": False}
+        where["object_store_memory"] = machine.object_store_mb * 2**20
+    try:
+        if machine.ray_address:
+            _check_answers(machine.ray_address)
+        try:
+            with hushed():
+                ray.init(**where, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # which is of no narrower type when, say, the machine is too busy to start it in time
+            text = str(error).strip().split("\n")[0]
+            raise UserError(f"Ray does not start: {text} Run again when less is going on here, or set machine.workers: 0.") from error
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_answers(address: str) -> None:
+    """Raises UserError when nobody listens at `address` (host:port): Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}. Mend machine.ray_address; empty means a local Ray.") from error

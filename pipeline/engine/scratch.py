@@ -1,0 +1,93 @@
+"""Scratch folders: where a stage works until its result is whole. Each belongs to one fingerprint, so nothing stale is ever mixed in.
+
+`.cache/psi4d/scratch/<stage>/<fingerprint>`; the file `<stage>.current` names the one that the last run of the stage worked in.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_bytes
+from pipeline.core.progress import say
+from pipeline.store.shards import sidecar_path
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A scratch folder of an earlier run. `current`: the last run of its stage worked in it, and the next one may go on from it."""
+
+    path: Path
+    bytes: int
+    current: bool
+
+
+def scratch_folder(stage: str, mark: str) -> Path:
+    """The folder in which the stage does its work; `mark` is the fingerprint of its inputs. Says which older ones lie beside it."""
+    folder = _root() / stage
+    write_bytes(_current(folder), mark.encode())
+    if older := [found for found in _leftovers(folder) if not found.current]:
+        sizes = ", ".join(f"{found.path.name} {readable(found.bytes)}" for found in older[:3]) + (" ..." if len(older) > 3 else "")
+        total = readable(sum(found.bytes for found in older))
+        folders = "1 scratch folder" if len(older) == 1 else f"{len(older)} scratch folders"
+        say(f"{stage}: {folders} of other inputs or code, {total} ({sizes}); `psi4d clean` removes them")
+    return folder / mark
+
+
+def leftovers() -> list[Leftover]:
+    """All scratch folders of all stages."""
+    return [found for folder in sorted(_root().glob("*")) if folder.is_dir() for found in _leftovers(folder)]
+
+
+def remove(leftover: Leftover) -> None:
+    """Remove a scratch folder. Raises UserError when that is not allowed."""
+    try:
+        shutil.rmtree(leftover.path)
+    except OSError as error:
+        raise UserError(f"cannot remove {leftover.path}: {error.strerror}. Make it writable, then run again.") from error
+
+
+def publish(scratch: str | Path, out: str | Path) -> None:
+    """Show the shards of `scratch` (and their sidecars) as the folder `out`, replacing it in one step, then remove the scratch folder."""
+    scratch, out = Path(scratch), Path(out)
+    shown = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        shown.mkdir(parents=True)
+        for path in sorted(scratch.glob("*.tar")):
+            for file in (path, sidecar_path(path)):
+                try:
+                    os.link(file, shown / file.name)
+                except OSError:  # another file system, or one without links
+                    shutil.copyfile(file, shown / file.name)
+        if out.exists():
+            shutil.rmtree(out)
+        os.rename(shown, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
+    finally:
+        shutil.rmtree(shown, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def readable(size: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _root() -> Path:
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "psi4d" / "scratch"
+
+
+def _current(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.current")
+
+
+def _leftovers(folder: Path) -> list[Leftover]:
+    current = _current(folder).read_text() if _current(folder).is_file() else ""
+    paths = sorted(path for path in folder.glob("*") if path.is_dir())
+    return [Leftover(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path.name == current) for path in paths]

@@ -1,0 +1,75 @@
+"""A unit of work: one shard with a fixed list of items, and what is on disk of it once it is done.
+
+`name.tar` with its sidecar comes first, `name.done.json` last. The record says what went into the shard, what was given up and why, and how
+long it took; it stays in the scratch folder, so that no time gets into anything that is published.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import UserError
+from pipeline.store.shards import Sample, ShardRecord, check_shard
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkUnit:
+    """One piece of work: the name of its shard (without .tar) and its items, JSON-able, in their order."""
+
+    name: str
+    items: Sequence[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """An item that was given up: its worker raised an error for it, or died of it, each time it was tried."""
+
+    item: Any
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A finished unit: its shard (None when it made no samples), the record that its worker returned, as read back from JSON, and what was
+    given up. `seconds` is how long it took."""
+
+    name: str
+    shard: ShardRecord | None
+    record: dict[str, Any]
+    rejects: tuple[Reject, ...] = ()
+    seconds: float = dataclasses.field(default=0.0, compare=False)
+
+
+Work = Callable[[WorkUnit], tuple[Iterable[Sample], dict[str, Any]]]  # the record may be completed while the samples are being consumed
+
+
+def units_of(prefix: str, items: Sequence[Any], size: int) -> list[WorkUnit]:
+    """Cut `items` into units of `size`: prefix-000000, prefix-000001 and so on."""
+    return [WorkUnit(f"{prefix}-{start // size:06d}", list(items[start : start + size])) for start in range(0, len(items), size)]
+
+
+def mark(unit: WorkUnit) -> str:
+    """A checksum of the unit's name and items."""
+    return hashlib.sha256(json.dumps([unit.name, unit.items]).encode()).hexdigest()
+
+
+def record_path(unit: WorkUnit, scratch: Path) -> Path:
+    """Where the record of a finished unit lies."""
+    return scratch / f"{unit.name}.done.json"
+
+
+def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
+    """The result of a unit that is done, and whose shard is whole if that is to be verified; otherwise None."""
+    try:
+        content = json.loads(record_path(unit, scratch).read_bytes())
+        if content["items"] != mark(unit):
+            return None
+        shard = content["shard"] and ShardRecord(**content["shard"])
+        if shard and verify and check_shard(scratch / shard.name) != shard:
+            return None
+        return Done(unit.name, shard, content["record"], tuple(Reject(**reject) for reject in content["rejects"]), content["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, UserError):  # absent or damaged: the unit is simply done again
+        return None

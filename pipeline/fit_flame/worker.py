@@ -1,0 +1,81 @@
+"""Fitting the head model to clips as units of work: resumable, by any number of processes, with the same bytes.
+
+A unit is a chunk of whole clips that are solved together (`fit_flame.chunks`). Its shard stays in the scratch folder; it has, of each clip,
+`label.npy` (F, 437) float32 and `error.npy` (F,) float64, in the order of time.
+"""
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.config.params import FitFlame, Params
+from pipeline.engine.fingerprint import fingerprint
+from pipeline.engine.run import run_units
+from pipeline.engine.scratch import scratch_folder
+from pipeline.engine.work_unit import WorkUnit
+from pipeline.fit_flame.landmark_model import LandmarkModel
+from pipeline.fit_flame.solver import chunks, fit_chunk
+from pipeline.geometry import head_model
+from pipeline.geometry.landmarks import landmarks_70
+from pipeline.store.shards import Sample, ShardReader, decode_npy, encode_npy
+
+FRAME_BYTES = 4 * 437 + 8
+
+
+class ClipFitter:
+    """The worker of one process: a unit's items are keys of clips. It reads the landmarks of these alone."""
+
+    def __init__(self, settings: FitFlame, model: str, frames: Path) -> None:
+        self.settings, self.frames = settings, frames
+        self.model = LandmarkModel(head_model.load(model))
+        rows = pq.read_table(frames, columns=["clip", "index", "status"]).to_pylist()
+        self.rows: dict[str, list[int]] = {}
+        for number in sorted((number for number, row in enumerate(rows) if row["status"] == "ok"), key=lambda number: rows[number]["index"]):
+            self.rows.setdefault(rows[number]["clip"], []).append(number)
+
+    def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
+        return self._samples(list(unit.items)), {}
+
+    def _samples(self, clips: list[str]) -> Iterator[Sample]:
+        persons = [clip for clip in clips for _ in self.rows[clip]]
+        mesh = self._landmarks([row for clip in clips for row in self.rows[clip]])
+        result = fit_chunk(self.model, landmarks_70(mesh), persons, self.settings)
+        stop = 0
+        for clip in clips:
+            start, stop = stop, stop + len(self.rows[clip])
+            yield clip, {"label.npy": encode_npy(result.labels[start:stop]), "error.npy": encode_npy(result.errors[start:stop])}
+
+    def _landmarks(self, rows: list[int]) -> np.ndarray:
+        """The meshes (N, 478, 3) float64 of rows of the table, of which only the row groups that hold them are read."""
+        file = pq.ParquetFile(self.frames)
+        starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+        within = np.searchsorted(starts, rows, side="right") - 1
+        found = {}
+        for group in np.unique(within).tolist():
+            column = file.read_row_group(group, columns=["landmarks"])["landmarks"]
+            found |= {row: column[row - int(starts[group])].values.to_numpy() for row, place in zip(rows, within, strict=True) if place == group}
+        return np.stack([found[row] for row in rows]).astype(np.float64).reshape(len(rows), -1, 3)
+
+
+def fit_clips(params: Params, frames: Path, clips: list[str]) -> Iterator[tuple[tuple[np.ndarray, float] | None, str]]:
+    """The label (437,) and the error of every accepted frame of the table `frames`, by clip and time; None and a reason for those of a clip
+    that was given up. `clips` names the clip of each, in that order."""
+    units = [WorkUnit(f"clips-{i:06d}", list(dict.fromkeys(clips[start:stop]))) for i, (start, stop) in enumerate(chunks(clips, len(clips)))]
+    scratch = scratch_folder("fit_flame_vfhq", fingerprint(__file__, params.fit_flame, params.flame, frames))
+    fitter = partial(ClipFitter, params.fit_flame, params.flame.model, frames.resolve())
+    size = FRAME_BYTES * len(clips) / len(set(clips))
+    done = run_units(units, fitter, scratch, params.machine, "fit_flame_vfhq", {"clips": 1}, size)
+    reasons = {reject.item: reject.reason for unit in done for reject in unit.rejects}
+    reader = ShardReader(scratch)
+    for clip in dict.fromkeys(clips):
+        if clip in reasons:
+            yield from [(None, reasons[clip])] * clips.count(clip)
+            continue
+        fields = {name: decode_npy(data) for name, data in reader.read(clip).items()}
+        yield from (((label, float(error)), "") for label, error in zip(fields["label.npy"], fields["error.npy"], strict=True))
+    shutil.rmtree(scratch, ignore_errors=True)

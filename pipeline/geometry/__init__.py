@@ -1,0 +1,11 @@
+"""Cameras, labels and head models: where a point of a head is, and where it is seen.
+
+camera.pack, project     the conventions of cameras; sample_look_at draws one
+label.split              the 437 numbers of a label; landmarks puts them into an image
+landmarks.landmarks_70   from the face mesh to our 70 landmarks
+expression.ExpressionOffsets  how far expressions move landmarks
+head_model.load          FLAME or the stand-in
+standin.standin          the stand-in head model; its surface and directions are modules of their own
+
+May import core and model.head.
+"""

@@ -1,0 +1,14 @@
+"""The head model of a run: FLAME where its file is, else the stand-in."""
+
+from pathlib import Path
+
+from model.head.flame import HeadModel
+from model.head.flame_file import read_flame
+from pipeline.geometry.standin import standin
+
+
+def load(path: str) -> HeadModel:
+    """The head model of the param `flame.model`: "standin", the path of FLAME's generic_model.pkl with its side files beside it, or
+    that of the imported flame.safetensors.
+    """
+    return standin() if path == "standin" else read_flame(Path(path))

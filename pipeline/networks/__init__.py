@@ -1,0 +1,8 @@
+"""Loading of networks, trained here or published.
+
+judges.Judges            the frozen networks that judge images
+published.load_imported  a published network that `psi4d import` took
+import_weights.import_weights  a foreign file of weights as ours
+
+May import core, geometry, store and model.
+"""

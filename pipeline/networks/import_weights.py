@@ -1,0 +1,257 @@
+"""`psi4d import`: official checkpoints and FLAME into safetensors plus JSON, without executing anything that is in them (facts 10).
+
+What a file is follows from the names of its tensors. Every name and shape is compared with our own network before a number is read.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.foreign.checkpoint_file import CheckpointFile, class_and_attributes, is_tensor, module_tensors, shape_of
+from model.foreign.pickled_arrays import real_value
+from model.foreign.safe_pickle import Record
+from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame, save_head
+from model.judges.trunk import PublishedTrunk
+from model.psi.network import Psi
+from model.sizes import Sizes
+from model.weights import save_weights
+from pipeline.core.errors import UserError
+from pipeline.core.files import sha256
+from pipeline.networks.published import NEEDED, expected_state, facts_of, weights_path
+
+TAKEN = "G_ema"  # the moving average, which the official programs use, too
+DROPPED = ("deformer.", "dataset_label_std")  # FLAME's data, under FLAME's licence, and a statistic of the training set
+LISTED = 500  # problems that a message lists
+DESCRIBED, DEEPEST = 1000, 20  # values of a file's own description that are kept, and how deep they may lie
+PUBLISHED = Sizes()
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import wrote."""
+
+    path: Path
+    network: str
+    tensors: int
+    values: int
+    dropped: list[str]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a network is recognised and what of a file belongs to it."""
+
+    mark: str  # the name of a tensor that no other kind has
+    spare: tuple[str, ...] = ()  # beginnings of names that are left out; "" is any that the network does not have
+    ones: bool | None = None  # the only value of the init argument `use_ws_ones` that our network knows
+
+
+PSI, LPIPS = "psi", "trunk"
+KINDS = {
+    PSI: _Kind("encoder_canonical.proj_y.weight", DROPPED, False),
+    "genhead": _Kind("backbone.mapping.embed.weight", DROPPED, True),
+    "motion": _Kind("model.conv6.weight", ("",)),  # its own program ignores what it does not know as well
+    "identity": _Kind("layer1.0.prelu.weight"),
+    LPIPS: _Kind("features.0.weight", ("classifier.",)),
+}
+
+
+def import_weights(path: Path, out: Path, sizes: Sizes = PUBLISHED) -> Imported:
+    """Write what is in `path` to the folder `out`; `sizes` are those that the networks must have.
+
+    Raises UserError that says what the file is not: readable, of a known network, or complete, with all missing, extra, mis-shaped and
+    unreadable tensors at once.
+    """
+    try:
+        _refuse_array_file(path)
+        file = CheckpointFile(path)
+        if isinstance(file.content, dict) and "v_template" in file.content:
+            return _import_flame(path, out)
+        told, nodes = _tensors(file)
+        name = next((name for name, kind in KINDS.items() if kind.mark in nodes), None)
+        if name is None:
+            known = "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16 and FLAME's generic_model.pkl"
+            raise ValueError(f"{path} is none of {known}; it has {len(nodes)} tensors{_some(nodes)}")
+        return _import_network(file, name, nodes, told, out, sizes)
+    except ValueError as error:
+        raise UserError(f"nothing was imported. {error}") from error
+    except OSError as error:
+        raise UserError(f"nothing was imported. {error.filename or path}: {error.strerror}") from error
+
+
+def _refuse_array_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            names = f"{ADDITIONS[0]}, {SIMPLIFIED} and {EMBEDDING}"
+            raise ValueError(f"{path} is an array file. Put FLAME's side files ({names}) beside generic_model.pkl and import that")
+
+
+def _import_flame(path: Path, out: Path) -> Imported:
+    head = read_flame(path)
+    files = {file.name: sha256(file) for file in (path, *(path.with_name(name) for name in (*ADDITIONS, SIMPLIFIED, EMBEDDING))) if file.is_file()}
+    target = out / "flame.safetensors"
+    written = save_head(target, head, {"imported": {"sha256": files}, "licence": "FLAME's: derived files may not be passed on"})
+    return Imported(target, "flame", written["tensors"], written["values"], [])
+
+
+def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file says of its network, and the network's tensors by name."""
+    content = file.content
+    if not isinstance(content, dict):
+        return {}, {}
+    module = content.get(TAKEN)
+    if isinstance(module, Record):
+        name, attributes = class_and_attributes(module)
+        left = [DESCRIBED]
+        told = {
+            "class": name,
+            "entry": TAKEN,
+            "init_args": _plain(attributes.get("_init_args"), left),
+            "init_kwargs": _plain(attributes.get("_init_kwargs"), left),
+            "training_set_kwargs": _plain(content.get("training_set_kwargs"), left),
+            "other_entries": [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")][:100],
+        }
+        try:
+            return told, module_tensors(module)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from error
+    return {}, {name: node for name, node in content.items() if isinstance(name, str) and is_tensor(node)}
+
+
+def _import_network(file: CheckpointFile, name: str, nodes: dict[str, Any], told: dict[str, Any], out: Path, sizes: Sizes) -> Imported:
+    kind = KINDS[name]
+    if kind.ones is not None and (not kind.ones) in _found(told, "use_ws_ones"):
+        raise ValueError(f"{file.path} was made with use_ws_ones {not kind.ones}, which would give other pictures here")
+    if name == PSI:
+        facts, wanted = _psi(nodes, sizes)
+    else:
+        facts, wanted = facts_of(name, sizes), expected_state(lambda: NEEDED[name].build(sizes))
+    names = {_published_name(key): key for key in wanted if not _comes_with_lpips(key)}
+    spare = [key for key in nodes if key not in names and key.startswith(kind.spare)] if kind.spare else []
+    problems = dict(_problems(nodes, {theirs: wanted[ours] for theirs, ours in names.items()}, spare))
+    if problems:
+        raise ValueError(_sentences(f"{file.path} looks like {name}, but is not as expected:", problems))
+    state, problems = {}, {}
+    for theirs, ours in names.items():
+        try:
+            state[ours] = _numbers(file, nodes[theirs], wanted[ours].dtype)
+        except ValueError as error:
+            problems[theirs] = f"unreadable: {error}"
+    if problems:
+        raise ValueError(_sentences(f"{file.path} looks like {name}, but is damaged:", problems))
+    if name == PSI and not _is_driven(state):
+        facts = {"network": "psi3d", "sizes": facts["sizes"]}
+    if name == LPIPS:
+        state |= {key: value for key, value in PublishedTrunk().state_dict().items() if _comes_with_lpips(key)}
+    target = weights_path(out, "psi3d" if facts["network"] == "psi3d" else name)
+    origin = {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256(file.path), "dropped": sorted(spare), **told}
+    written = save_weights(target, state, facts | {"imported": origin})
+    return Imported(target, facts["network"], written["tensors"], written["values"], sorted(spare))
+
+
+def _psi(nodes: Mapping[str, Any], sizes: Sizes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Facts and layout of a Psi, which is driven by E_mot or by the head model's parameters: that shows in the width of its input."""
+    sizes_of = {motion: expected_state(lambda motion=motion: Psi(sizes.driven_by(motion))) for motion in ("flame", "emot")}
+    width = "encoder_canonical.maps.0.weight"
+    shape = shape_of(nodes[width]) if width in nodes else None
+    motion = "flame" if shape == sizes_of["flame"][width].shape else "emot"
+    return {"network": "psi", "sizes": asdict(sizes), "motion": motion}, sizes_of[motion]
+
+
+def _is_driven(state: Mapping[str, Tensor]) -> bool:
+    """Whether this is a Psi and not a Psi_3d, which has the same layers and need not say what it is.
+
+    Psi_3d is trained with a motion scale of 0, so that nothing ever moves its motion related layers: their norms still have the weights 1 and
+    the biases 0 that they began with (facts 4.6).
+    """
+    norms = {key: value for key, value in state.items() if key.startswith("encoder_canonical.") and ".norm2." in key}
+    return any((value != float(key.endswith("weight"))).any() for key, value in norms.items())
+
+
+def _published_name(ours: str) -> str:
+    """The name in the published file: VGG16's layers are counted there, and put into slices by LPIPS."""
+    parts = ours.split(".")
+    return f"features.{parts[3]}.{parts[4]}" if ours.startswith("lpips.net.") else ours
+
+
+def _comes_with_lpips(ours: str) -> bool:
+    return ours.startswith(("lpips.lin", "lpips.scaling_layer"))
+
+
+def _problems(nodes: Mapping[str, Any], wanted: Mapping[str, Tensor], spare: list[str]) -> Iterator[tuple[str, str]]:
+    """All that is wrong with the names and shapes."""
+    for name, tensor in wanted.items():
+        if name not in nodes:
+            yield name, f"missing, expected {list(tensor.shape)}"
+            continue
+        try:
+            shape = shape_of(nodes[name])
+        except ValueError as error:
+            yield name, f"unreadable: {error}"
+            continue
+        if shape != tuple(tensor.shape):
+            yield name, f"has the shape {list(shape)}, expected {list(tensor.shape)}"
+    for name in nodes.keys() - wanted.keys() - set(spare):
+        yield name, "extra"
+
+
+def _numbers(file: CheckpointFile, node: object, dtype: torch.dtype) -> Tensor:
+    tensor = file.tensor(node)
+    if tensor.is_floating_point() != dtype.is_floating_point:
+        raise ValueError(f"it has the type {tensor.dtype}, expected {dtype}")
+    tensor = tensor.to(dtype)
+    if dtype.is_floating_point and not tensor.isfinite().all():
+        raise ValueError("it has numbers that are not finite")
+    return tensor
+
+
+def _sentences(start: str, problems: Mapping[str, str]) -> str:
+    lines = [f"{name!r:.150} {problem}" for name, problem in sorted(problems.items(), key=lambda item: (item[1].split()[0], item[0]))]
+    more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return "\n  ".join([start, *lines[:LISTED], *more])
+
+
+def _some(nodes: Mapping[str, Any]) -> str:
+    return f", among them {', '.join(f'{name!r:.80}' for name in list(nodes)[:5])}" if nodes else ""
+
+
+def _plain(value: object, left: list[int], depth: int = 0) -> Any:
+    """What a file says in JSON's terms; `left` counts down the values that are kept."""
+    left[0] -= 1
+    if left[0] < 0 or depth > DEEPEST:
+        return "..."
+    if isinstance(value, Record):
+        return _plain(value.items or _numpy(value), left, depth + 1)
+    if isinstance(value, dict):
+        return {str(key)[:100]: _plain(item, left, depth + 1) for key, item in list(value.items())[:DESCRIBED] if left[0] > 0}
+    if isinstance(value, list | tuple):
+        return [_plain(item, left, depth + 1) for item in value[:DESCRIBED] if left[0] > 0]
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return value
+    return value[:1000] if isinstance(value, str) else f"<{type(value).__name__}>"
+
+
+def _numpy(record: Record) -> Any:
+    """The numbers of a short numpy array or of a numpy number; what it is called of anything else."""
+    try:
+        array = real_value(record) if record.origin.startswith("numpy.") else None
+    except ValueError:
+        array = None
+    return array.tolist() if isinstance(array, np.ndarray) and array.size <= DESCRIBED else f"<{record.origin}>"
+
+
+def _found(told: object, key: str) -> list[Any]:
+    """All values of `key` in plain data."""
+    if isinstance(told, list):
+        return [value for item in told for value in _found(item, key)]
+    if not isinstance(told, dict):
+        return []
+    return ([told[key]] if key in told else []) + [value for item in told.values() for value in _found(item, key)]

@@ -1,0 +1,80 @@
+"""`psi4d parity`: our networks against the parity fixtures of the official ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.core.errors import UserError
+from pipeline.parity.cases import CASES, PSI_CASES, Fixture, Found, forget_psi
+from pipeline.parity.file import Stored, read_fixture
+from pipeline.parity.numbers import NumberRule
+
+EXACT, HALF, GRADIENT = 1e-4, 2e-3, 1e-3  # largest relative L2 error: float32, stored as float16, gradients
+
+
+@dataclass
+class Line:
+    """What is said of an array or a fixture."""
+
+    name: str
+    # pass, fail, unknown (nothing of ours belongs to it), input (nothing to compare: made by no rule), skipped (a file of others is needed)
+    verdict: str
+    error: float | None = None  # relative L2
+    detail: str = ""
+
+    def __str__(self) -> str:
+        error = "-" if self.error is None else f"{self.error:.1e}"
+        return f"{self.name:42}  {error:>7}  {self.verdict}{self.detail and ': '}{self.detail}"
+
+
+def check(folder: Path, rule: NumberRule) -> Iterator[Line]:
+    """Checks the fixtures of a folder one after the other, by name. Raises UserError when there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the one that holds the parity fixtures (*.npz).")
+    paths = sorted(path for path in folder.iterdir() if path.suffix == ".npz")
+    if not paths:
+        raise UserError(f"there is no fixture (*.npz) in {folder}; give the folder that holds them.")
+    try:
+        for path in paths:
+            if path.stem not in PSI_CASES:
+                forget_psi()
+            yield from check_fixture(path, rule)
+    finally:
+        forget_psi()
+
+
+def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
+    """One line for each array of a fixture, or a single one that says why there is nothing to compare."""
+    name = path.stem
+    if name not in CASES:
+        return [Line(name, "unknown", detail=f"there is no such fixture; known are {', '.join(sorted(CASES))}")]
+    try:
+        fixture = Fixture(path.parent, read_fixture(path))
+        with torch.no_grad():
+            found = CASES[name](rule, fixture)
+    except (ValueError, RuntimeError) as error:  # unreadable, or with inputs that the networks refuse
+        return [Line(name, "fail", detail=" ".join(str(error).split()))]
+    names = sorted(found.keys() | fixture.arrays.keys())
+    return [_compare(f"{name}.{key}", key in fixture.inputs, found.get(key), fixture.arrays.get(key)) for key in names]
+
+
+def _compare(name: str, is_input: bool, found: Found | None, stored: Stored | None) -> Line:
+    if is_input:
+        return Line(name, "input")
+    if found is None:
+        return Line(name, "unknown", detail="nothing of ours belongs to this array")
+    if stored is None:
+        return Line(name, "fail", detail="missing in the file")
+    if isinstance(found, str):
+        return Line(name, "skipped", detail=found)
+    dtype, shape = stored.values.dtype, tuple(found.shape)
+    if dtype.kind not in "fiu" or stored.shape != shape:
+        return Line(name, "fail", detail=f"stored as {dtype} {stored.shape}, ours has the shape {shape}")
+    error = stored.error(np.asarray(found))
+    tolerance = GRADIENT if "grad" in name else HALF if dtype == np.float16 else EXACT
+    if error <= tolerance:  # not so when it is no number
+        return Line(name, "pass", error)
+    return Line(name, "fail", error, f"more than {tolerance:.0e}")

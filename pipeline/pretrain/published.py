@@ -1,0 +1,81 @@
+"""Stage pretrain with pretrain.source official: the published networks, as `psi4d import` left them, under the names that later stages read.
+
+What has no published counterpart of our form, the estimator of expression and head pose, is trained here on the fitted labels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.judges.identity import IdentityNet
+from model.judges.trunk import PublishedTrunk
+from model.weights import save_weights
+from pipeline.config.params import Params
+from pipeline.core.errors import UserError
+from pipeline.engine.fingerprint import fingerprint
+from pipeline.networks.judges import Judges
+from pipeline.networks.published import NEEDED, load_imported, weights_path
+from pipeline.pretrain.faces import read_faces
+from pipeline.pretrain.perception import PerceptionTrainer, export_identity, measure_unseen
+
+
+def take(params: Params, item: str, out: Path) -> dict[str, dict[str, Tensor]]:
+    """Write the networks of an item of the matrix to `out` and return their weights by name.
+
+    Raises UserError that lists all imported networks that are missing, and those of this item that are not what they should be.
+    """
+    folder = Path(params.pretrain.official)
+    loaded, problems = {}, []
+    for name, published in NEEDED.items():
+        try:
+            if published.item == item or not weights_path(folder, name).is_file():
+                loaded[name] = load_imported(folder, name, params.networks)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        instead = "or set pretrain.source to generated to train small networks"
+        raise UserError("\n  ".join(["pretrain.source is official, but imported weights are not as they should be:", *problems, instead]))
+    for name, (state, facts) in loaded.items():
+        save_weights(weights_path(out, name), state, facts)
+    return {name: state for name, (state, _) in loaded.items()}
+
+
+def genhead(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
+    """Write `out`/genhead.safetensors, and portraits.safetensors without any: nobody knows the codes of those it was trained on."""
+    states = take(params, "genhead", out)
+    save_weights(out / "portraits.safetensors", {"z": torch.zeros(0, params.networks.genhead.z_dim)}, {"network": "portraits that genhead knows"})
+    return _report(states)
+
+
+def motion(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
+    """Write `out`/motion.safetensors."""
+    return _report(take(params, "motion", out))
+
+
+def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
+    """Write what `pretrain_perception` writes, with the published face recognition and LPIPS; returns its measures as well."""
+    states = take(params, "perception", out)
+    identity, trunk = IdentityNet(params.networks.identity), PublishedTrunk()
+    identity.load_state_dict(states["identity"])
+    trunk.load_state_dict(states["trunk"])
+    export_identity(identity, out / "identity.onnx")
+    faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
+    inputs = (params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels, truth)
+    trainer = PerceptionTrainer(params, faces, unseen, fingerprint(__file__, *inputs))
+    regressor = trainer.regressor()
+    note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
+    save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
+    trainer.finish()
+    measured = measure_unseen(Judges(identity, trunk, regressor), unseen)
+    return _report(states) | note | trainer.losses | measured | {"history": trainer.history}
+
+
+def _report(states: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
+    """Metrics of what was only taken: numbers in each network, and curves without points."""
+    return {f"{name}_values": sum(value.numel() for value in state.values()) for name, state in states.items()} | {"history": []}
+
+
+PUBLISHED: dict[str, Callable[..., dict[str, Any]]] = {"perception": perception, "motion": motion, "genhead": genhead}

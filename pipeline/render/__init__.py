@@ -1,0 +1,9 @@
+"""Stages render_genhead and render_views: shards of heads and of pseudo views.
+
+genhead.render_genhead   synthetic heads
+views.render_views       the multi-view cache
+quality_gate.measure     which frames are good enough
+position_map.position_map  where on the canonical head a pixel lies
+
+May import the levels below.
+"""

@@ -1,0 +1,92 @@
+"""The quality gate of the multi-view cache: a frame whose own view Psi_3d does not reconstruct well has bad pseudo views, too.
+
+Three measures, each of the reconstruction at the frame's own camera against the real frame: PSNR inside the mask (dB), the share of the mask
+that the rendered head covers, and the cosine of face recognition features. The paper trains on every frame; the gate is ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.core.files import write_bytes
+from pipeline.core.pictures import caption, encode_jpeg, to_uint8
+from pipeline.networks.judges import Judges
+from pipeline.store.view_index import FEWEST_FRAMES, QUALITY
+
+DIGITS = {"psnr": 3, "coverage": 4, "identity": 4}
+WORST = {"psnr": 0.0, "coverage": 0.0, "identity": -1.0}
+SHOWN, TILE = 6, 128  # frames for each measure, pixels
+LEVELS = {"least": 0.0, "worst_5_percent": 0.05, "median": 0.5}
+
+
+class Thresholds(Protocol):
+    """What is needed of the section `render_views` of params.yaml."""
+
+    min_psnr: float
+    min_coverage: float
+    min_identity: float
+
+
+def measure(
+    judges: Judges, image_B3SS: Tensor, opacity_B1SS: Tensor, real_B3SS: Tensor, mask_B1SS: Tensor, points_B52: Tensor
+) -> list[dict[str, float]]:
+    """The quality of each frame. Images in [-1, 1], opacity and mask in [0, 1], the five points of the face as fractions (facts 4.2)."""
+    area = mask_B1SS.sum((1, 2, 3)).clamp_min(1.0)
+    error = ((image_B3SS - real_B3SS).square().mean(1, keepdim=True) * mask_B1SS).sum((1, 2, 3)) / area
+    found = {
+        "psnr": 10.0 * torch.log10(4.0 / error.clamp(4e-6, 4.0)),
+        "coverage": (opacity_B1SS * mask_B1SS).sum((1, 2, 3)) / area,
+        "identity": F.cosine_similarity(judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)),
+    }
+    columns = [[round(value, DIGITS[name]) for value in values.nan_to_num(nan=WORST[name]).tolist()] for name, values in found.items()]
+    return [dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def failed_measures(thresholds: Thresholds, quality: Mapping[str, float]) -> str:
+    """The measures by which a frame is too bad to be trained on, separated by commas; "" when there is none."""
+    return ", ".join(name for name in QUALITY if quality[name] < getattr(thresholds, f"min_{name}"))
+
+
+def gate_summary(index: pa.Table) -> dict[str, Any]:
+    """What the metrics say of the rows of an index: training frames that are kept out and by which measures, training clips that have too few
+    frames left, quantiles of the quality of all."""
+    train = index.filter(pc.equal(index["split"], "train"))
+    good = train.filter(train["kept"])
+    counts = np.array(good.group_by("clip").aggregate([("key", "count")])["key_count"])
+    kept_out = {
+        "frames": len(train) - len(good),
+        "below": {name: pc.sum(pc.match_substring(train["reason"], name)).as_py() or 0 for name in QUALITY},
+        "clips": len(pc.unique(train["clip"])) - int((counts >= FEWEST_FRAMES).sum()),
+    }
+    values = {name: index[name].to_numpy() for name in QUALITY}
+    quantiles = {
+        f"{name}_{level}": round(float(np.quantile(values[name], share)), DIGITS[name]) for name in QUALITY for level, share in LEVELS.items()
+    }
+    return {"kept_out": kept_out} | quantiles
+
+
+def save_worst(path: Path, index: pa.Table, reconstruct: Callable[[Sequence[str]], tuple[Tensor, Tensor]]) -> None:
+    """Write a JPEG of the frames that are worst by each measure, the real frame above the reconstruction.
+
+    `reconstruct` gives both (n, 3, S, S) in [-1, 1] for the keys of frames.
+    """
+    rows = []
+    for name in QUALITY:
+        worst = index.sort_by([(name, "ascending"), ("key", "ascending")]).slice(0, SHOWN).select(["key", name, "kept"]).to_pylist()
+        pictures = [to_uint8(images) for images in reconstruct([row["key"] for row in worst])]
+        tiles = []
+        for i, row in enumerate(worst):
+            text = f"{name} {row[name]:.3g}{'' if row['kept'] else ' out'}"
+            drawn = [cv2.resize(images[i], (TILE, TILE), interpolation=cv2.INTER_AREA) for images in pictures]
+            tiles.append(np.concatenate([caption(text, TILE), *drawn]))
+        tiles += [np.full_like(tiles[0], 255)] * (SHOWN - len(tiles))
+        rows.append(np.concatenate(tiles, axis=1))
+    write_bytes(path, encode_jpeg(np.concatenate(rows), 85))

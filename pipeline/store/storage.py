@@ -1,0 +1,64 @@
+"""Where a cache lies: a folder, or an address that fsspec knows (http://, s3:// and others). Parts of files are read, nothing is written."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+
+from pipeline.core.errors import UserError
+
+
+class Storage:
+    """Reads parts of the files under `address`. It keeps nothing open, so it may be pickled, forked and shared by threads."""
+
+    def __init__(self, address: str | Path):
+        self.address = str(address).rstrip("/")
+        self.is_remote = "://" in self.address
+
+    def __str__(self) -> str:
+        return self.address
+
+    def open(self, name: str) -> BinaryIO:
+        """The file `name` for reading, with seek. Raises UserError when it cannot be opened."""
+        try:
+            if not self.is_remote:
+                return open(f"{self.address}/{name}", "rb")
+            files, path = self._files(name)
+            return files.open(path, "rb")
+        except Exception as error:  # every kind of address has errors of its own
+            raise self._failure(name, error) from error
+
+    def read(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes from start to stop of each of `spans`; fewer where the file ends. All spans of a remote file are asked for at once.
+
+        Raises UserError when the file cannot be read.
+        """
+        try:
+            if not self.is_remote:
+                return _read_here(f"{self.address}/{name}", spans)
+            files, path = self._files(name)
+            starts, stops = zip(*spans, strict=True)
+            found = files.cat_ranges([path] * len(spans), list(starts), list(stops), on_error="raise")
+        except Exception as error:
+            raise self._failure(name, error) from error
+        if any(len(data) > stop - start for data, (start, stop) in zip(found, spans, strict=True)):
+            raise UserError(f"{self.address}/{name}: the server sends the whole file when asked for a part. Use one that knows range requests.")
+        return found
+
+    def _files(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        return fsspec.core.url_to_fs(f"{self.address}/{name}")
+
+    def _failure(self, name: str, error: Exception) -> UserError:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        what = "Look whether the address is right and the server answers." if self.is_remote else f"`psi4d verify {self.address}` says what is wrong."
+        return UserError(f"cannot read {self.address}/{name}: {reason}. {what}")
+
+
+def _read_here(path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return [os.pread(descriptor, stop - start, start) for start, stop in spans]
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,210 @@
+"""The drawable geometry of a generated person: the stand-in head plus hair and teeth, posed for a moment (world units)."""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from pipeline.geometry.standin import JOINTS, UNIT, standin, standin_mesh
+from pipeline.geometry.standin_directions import bump
+from pipeline.geometry.standin_surface import EYE_CENTRE, Surface, grid_faces
+from pipeline.synthetic import hair
+from pipeline.synthetic.person import Person
+
+SKIN, BUST, EYE, MOUTH, HAIR, TEETH = range(6)  # materials
+TEETH_ROWS, TEETH_COLUMNS = 3, 15
+EXTRA = (
+    "asymmetry", "wrinkles", "frown_lines", "puff_left", "puff_right", "dimples", "sway_side", "sway_depth", "lip_bite", "nostrils",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a face does: FLAME's part (expression, jaw, eyes: axis-angle, left then right) and what FLAME has no number for (`extra`).
+
+    `body` turns the bust relative to the head, about the neck joint (rotation vector in the head's own frame).
+    """
+
+    expression: np.ndarray = field(default_factory=lambda: np.zeros(100))
+    jaw: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    eyes: np.ndarray = field(default_factory=lambda: np.zeros(6))
+    extra: np.ndarray = field(default_factory=lambda: np.zeros(len(EXTRA)))
+    body: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    @property
+    def beyond(self) -> dict[str, float]:
+        """`extra` by name."""
+        return dict(zip(EXTRA, self.extra.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is the same for everybody: template, topology, materials and per-vertex paint coordinates. V' = head + teeth + hair vertices."""
+
+    template: np.ndarray  # (V', 3)
+    faces: np.ndarray  # (F', 3)
+    material: np.ndarray  # (F',)
+    two_sided: np.ndarray  # (F',) bool
+    weights: np.ndarray  # (V', 5)
+    lip: np.ndarray  # (V',) 1 on the lips
+    lid: np.ndarray  # (V',) 1 at the lid margin, falling outwards
+    normal_sum: csr_matrix  # (V', F'): sums the normals of a vertex' faces
+    head: slice
+    teeth: slice
+    hair: slice
+    surface: Surface
+
+
+def _teeth() -> np.ndarray:
+    """Upper then lower row: two strips on a dental arc, TEETH_ROWS x TEETH_COLUMNS vertices each."""
+    rows = []
+    for heights, back, reach in (((-0.062, -0.082, -0.0985), 0.0, 1.2), ((-0.0985, -0.113, -0.128), 0.010, 0.85)):
+        angle = np.linspace(-reach, reach, TEETH_COLUMNS)
+        for y, tuck in zip(heights, (0.004, 0.0, 0.002), strict=True):
+            z = 0.310 - back - tuck - 0.078 * (1 - np.cos(angle))
+            rows.append(np.column_stack([0.061 * np.sin(angle), np.full(TEETH_COLUMNS, y), z]))
+    return np.concatenate(rows)
+
+
+@cache
+def shared_parts() -> Shared:
+    """The shared part, built once a process."""
+    model, mesh = standin(), standin_mesh()
+    head = np.asarray(model.template_V3) * UNIT
+    teeth, grid = _teeth(), hair.hair_grid()
+    count, strip = len(head), TEETH_ROWS * TEETH_COLUMNS
+    weights = np.zeros((count + len(teeth) + len(grid), 5))
+    weights[:count] = model.skin_weights
+    weights[count : count + strip, 1] = 1.0
+    weights[count + strip : count + 2 * strip, 2] = 1.0
+    weights[count + 2 * strip :, 1] = 1.0
+    strip_faces = grid_faces(TEETH_ROWS, TEETH_COLUMNS, closed=False)
+    head_material = np.full(count, SKIN)
+    head_material[mesh.part["bust"]], head_material[mesh.part["bag"]] = BUST, MOUTH
+    head_material[np.concatenate([mesh.part["eye_left"], mesh.part["eye_right"]])] = EYE
+    face_material = head_material[model.faces_F3].max(axis=1)
+    pieces = [
+        (model.faces_F3, face_material),
+        (count + np.concatenate([strip_faces, strip + strip_faces]), np.full(2 * len(strip_faces), TEETH)),
+        (count + 2 * strip + hair.hair_faces(), np.full(len(hair.hair_faces()), HAIR)),
+    ]
+    faces, material = np.concatenate([p[0] for p in pieces]), np.concatenate([p[1] for p in pieces])
+    lip, lid = np.zeros(len(weights)), np.zeros(len(weights))
+    for level, value in enumerate((1.0, 1.0, 0.5)):
+        lip[mesh.rings[f"lip{level}"]] = value
+    for level, value in enumerate((1.0, 0.6, 0.3)):
+        for side in ("left", "right"):
+            lid[mesh.rings[f"lid{level}_{side}"]] = value
+    rows, columns = faces.ravel(), np.repeat(np.arange(len(faces)), 3)
+    return Shared(
+        template=np.concatenate([head, teeth, np.zeros((len(grid), 3))]),
+        faces=faces,
+        material=material,
+        two_sided=(material == HAIR) | (material == TEETH) | (material == MOUTH),
+        weights=weights,
+        lip=lip,
+        lid=lid,
+        normal_sum=csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(weights), len(faces))),
+        head=slice(0, count),
+        teeth=slice(count, count + 2 * strip),
+        hair=slice(count + 2 * strip, len(weights)),
+        surface=Surface(),
+    )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A person at rest: everything that does not change from moment to moment."""
+
+    person: Person
+    rest: np.ndarray  # (V', 3) with the person's shape, teeth and hair
+    paint: np.ndarray  # (V', 3) coordinates for colours: the template, and (along, around, 0) for hair
+    joints: np.ndarray  # (5, 3)
+    expression: np.ndarray  # (V, 3, 100) directions, world units
+
+
+def figure(person: Person) -> Figure:
+    """The resting geometry of a person."""
+    model, mesh, shared = standin(), standin_mesh(), shared_parts()
+    rest, paint = shared.template.copy(), shared.template.copy()
+    shift = UNIT * (model.directions_V3K[..., :300] @ person.shape)
+    rest[shared.head] += shift
+    for name, sign in (("right", -1), ("left", 1)):
+        rest[mesh.part[f"ear_{name}"], 0] -= sign * 0.035 * hair.over_ears(person)
+    rest[shared.teeth] += shift[mesh.rings["lip0"]].mean(0)
+    strands, _ = hair.hair_points(person, shared.surface)
+    skull = mesh.part["skull"]
+    distance, index = cKDTree(shared.template[skull]).query(strands, k=4)
+    near = 1.0 / (distance**2 + 1e-4)
+    rest[shared.hair] = strands + (near[..., None] * shift[skull[index]]).sum(1) / near.sum(1, keepdims=True)
+    paint[shared.hair] = np.column_stack([hair.hair_grid(), np.zeros(len(strands))])
+    joints = model.joint_regressor @ rest[shared.head]
+    joints[:3] = JOINTS[:3] + (joints[:3] - model.joint_regressor[:3] @ (model.template_V3 * UNIT))
+    return Figure(person, rest, paint, joints, UNIT * model.directions_V3K[..., 300:].astype(np.float32))
+
+
+def _beyond(points_V3: np.ndarray, moment: Moment) -> np.ndarray:
+    """Displacement of the head's vertices by what is not in the 3DMM; not linear on purpose."""
+    e = moment.beyond
+    moved = np.zeros_like(points_V3)
+    if e["asymmetry"]:
+        lift = bump(points_V3, (0.07, -0.09, 0.30), (0.035, 0.035, 0.08), "left" if e["asymmetry"] > 0 else "right")
+        moved += lift[:, None] * np.array([0.008 * e["asymmetry"], 0.016 * abs(e["asymmetry"]), 0.004])
+    for name, sign in (("left", 1.0), ("right", -1.0)):
+        puff = e[f"puff_{name}"]
+        if puff:
+            cheek = bump(points_V3, (0.125, -0.065, 0.25), (0.045, 0.05, 0.07), name)
+            moved += (puff * cheek**1.5)[:, None] * np.array([sign * 0.018, 0.0, 0.022])
+    if e["dimples"]:
+        moved -= e["dimples"] * bump(points_V3, (0.118, -0.075, 0.27), (0.010, 0.014, 0.04))[:, None] * np.array([0.0, 0.0, 0.012])
+    if e["lip_bite"]:
+        moved += e["lip_bite"] * bump(points_V3, (0, -0.108, 0.335), (0.04, 0.016, 0.05))[:, None] * np.array([0.0, 0.010, -0.014])
+    if e["nostrils"]:
+        wings = bump(points_V3, (0.046, -0.018, 0.315), (0.014, 0.016, 0.03))
+        moved[:, 0] += 0.007 * e["nostrils"] * wings * np.sign(points_V3[:, 0])
+    return moved
+
+
+def pose(body: Figure, moment: Moment) -> np.ndarray:
+    """Vertices (V', 3) float32 in the head's own frame: linear blend skinning as in FLAME, the bust turned by `moment.body`."""
+    shared, model = shared_parts(), standin()
+    points = body.rest.copy()
+    points[shared.head] += body.expression @ moment.expression.astype(np.float32)
+    points[shared.head] += _beyond(shared.template[shared.head], moment)
+    corners = points[standin_mesh().rings["lip0"][[0, 10]]]
+    narrow = np.clip(0.5 * (corners[0, 0] - corners[1, 0]) / 0.070, 0.35, 1.0)  # a pursed mouth keeps its teeth to itself
+    points[shared.teeth] += (points[shared.teeth] - points[shared.teeth].mean(0)) * [narrow - 1, 0, 0] - [0, 0, 0.03 * (1 - narrow)]
+    jaw = Rotation.from_rotvec(moment.jaw).as_matrix()
+    if moment.jaw.any():
+        points[shared.head] += UNIT * ((jaw - np.eye(3)).reshape(9) @ model.pose_directions[9:18]).reshape(-1, 3)
+    bust, *eyes = Rotation.from_rotvec(np.concatenate([moment.body, moment.eyes]).reshape(3, 3)).as_matrix()
+    turns = np.stack([bust, np.eye(3), jaw, *eyes])
+    pivots = body.joints * np.array([0, 0, 1, 1, 1])[:, None]  # the bust turns about the origin
+    places = pivots - np.einsum("jab,jb->ja", turns, pivots)
+    skin = (shared.weights @ np.concatenate([turns.reshape(5, 9), places], axis=1)).astype(np.float32)
+    points = points.astype(np.float32)
+    posed = np.einsum("vab,vb->va", skin[:, :9].reshape(-1, 3, 3), points) + skin[:, 9:]
+    strands = posed[shared.hair]
+    low = np.clip((0.15 - strands[:, 1]) / 0.5, 0, 1) ** 1.5  # long hair rests on the shoulders and swings
+    resting = points[shared.hair] @ bust.T
+    sway = 0.08 * np.array([moment.beyond["sway_side"], 0.0, moment.beyond["sway_depth"]])
+    posed[shared.hair] = strands + low[:, None] * (0.6 * (resting - strands) + sway)
+    return posed
+
+
+def normals(vertices_V3: np.ndarray) -> np.ndarray:
+    """Unit vertex normals (V', 3), float32."""
+    shared = shared_parts()
+    corner = vertices_V3[shared.faces]
+    smooth = shared.normal_sum @ np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    return (smooth / (np.linalg.norm(smooth, axis=1, keepdims=True) + 1e-12)).astype(np.float32)
+
+
+def eye_offset(paint_N3: np.ndarray) -> np.ndarray:
+    """Unit direction from the centre of its eyeball for paint coordinates on an eye (N, 3)."""
+    centre = np.where(paint_N3[:, :1] > 0, EYE_CENTRE, EYE_CENTRE * [-1, 1, 1]).astype(paint_N3.dtype)
+    offset = paint_N3 - centre
+    return offset / np.linalg.norm(offset, axis=1, keepdims=True)

@@ -1,0 +1,125 @@
+"""Batches of pseudo multi-view frames for Psi, from the cache that `render_views` made (paper section 4.3).
+
+What a batch consists of follows from (seed, step) alone, so a position in the data is a number, and any process can make any part of any batch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import UserError
+from pipeline.core.seeds import rng
+from pipeline.geometry.label import motion_numbers
+from pipeline.store.samples import image_tensor
+from pipeline.store.shards import decode_npy
+from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """B pairs of a source frame and a driving frame of the same clip; the target is the driving frame, real or a pseudo view."""
+
+    source: Tensor  # (B, 3, S, S) in [-1, 1]: I_s
+    motion_source: Tensor  # (B, M): v_s
+    motion_driving: Tensor  # (B, M): v_d, of I_d(theta_p) or of the real driving frame
+    target: Tensor  # (B, 3, S, S): I_d(theta_q) or the real driving frame
+    opacity: Tensor  # (B, 1, S, S) of the target, in [0, 1]
+    uv: Tensor  # (B, 3, S, S) of the real driving frame
+    camera: Tensor  # (B, 1, 25) theta_q
+    label: Tensor  # (B, 437) of the driving frame
+    real: Tensor  # (B,) 1 where the target is a real frame
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a training sample consists of: two rows of the index. `p` and `q` are rows of the driving frame's cameras: 0 is the real frame, 1 to
+    N its pseudo views."""
+
+    source: int
+    driving: int
+    p: int
+    q: int
+
+
+class PseudoMultiView:
+    """Draws pairs by step number: clips, frames and substitutions follow from (seed, step) alone."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        seed: int,
+        clips: int,
+        motion: str,
+        substitute_p: float,
+        substitute_q: float,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """`folder` (or an address that fsspec knows) holds `index.parquet` and `shards`; `clips` limits how many training clips are used (0: all);
+        `motion` is emot or flame. Of every batch, process `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
+
+        Raises UserError when the index cannot be read, or has not so many clips with frames enough that passed the quality gate.
+        """
+        self.index = ViewIndex(folder)
+        self.seed, self.motion, self.substitute_p, self.substitute_q = seed, motion, substitute_p, substitute_q
+        self.rank, self.world = rank, world
+        found, self.frames_left_out = self.index.clips("train")
+        self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
+        self.clips_left_out = len(found) - len(self.clips)
+        self.names = sorted(self.clips)
+        if clips > len(self.names):
+            raise UserError(f"train.clips is {clips}, but only {len(self.names)} training clips have usable frames. Lower it, or 0 for all of them.")
+        self.names = self.names[: clips or None]
+        if not self.names:
+            raise UserError(
+                f"train: {folder}/{NAME} has no training clip with {FEWEST_FRAMES} usable frames. Look into metrics/ingest.json and "
+                "metrics/render_views.json for what was rejected and why; render_views.min_* are the thresholds of quality."
+            )
+
+    def choose(self, step: int, size: int) -> list[Choice]:
+        """The samples of `step`, those of all processes: source and driving frame independent and uniform within a clip (facts 4.7), theta_p and
+        theta_q substituted by the real frame with their probabilities (paper section 4.3)."""
+        draw = rng(self.seed, "psi", step)
+        chosen = draw.choice(len(self.names), size, replace=size > len(self.names))
+        return [self._choice(self.clips[self.names[index]], draw) for index in chosen]
+
+    def _choice(self, frames: np.ndarray, draw: np.random.Generator) -> Choice:
+        source, driving = draw.integers(len(frames), size=2)
+        real_p, real_q = draw.random() < self.substitute_p, draw.random() < self.substitute_q
+        p, q = draw.integers(1, self.index.views + 1, size=2)
+        return Choice(int(frames[source]), int(frames[driving]), 0 if real_p else int(p), 0 if real_q else int(q))
+
+    def batch(self, step: int, size: int) -> FrameBatch:
+        """This process's part of the batch of `step`, which has `size` samples in all processes together (at least one for each).
+
+        Raises UserError that names shard, sample and field when one is damaged.
+        """
+        rows = [self._row(choice) for choice in self.choose(step, size)[self.rank :: self.world]]
+        return FrameBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def _row(self, choice: Choice) -> tuple[Tensor, ...]:
+        view = choice.q - 1
+        image, mask = (f"view{view}.png", f"alpha{view}.png") if choice.q else ("image.png", "mask.png")
+        motion = "label.npy" if self.motion == "flame" else "motion.npy"
+        source = self.index.read(choice.source, {"image.png", motion})
+        driving = self.index.read(choice.driving, {"label.npy", "cameras.npy", "uv.png", image, mask, motion})
+        return (
+            image_tensor(source["image.png"]),
+            self._motion(source, 0),
+            self._motion(driving, choice.p),
+            image_tensor(driving[image]),
+            image_tensor(driving[mask]),
+            image_tensor(driving["uv.png"]),
+            torch.from_numpy(decode_npy(driving["cameras.npy"]))[choice.q : choice.q + 1],
+            torch.from_numpy(decode_npy(driving["label.npy"])),
+            torch.tensor(float(choice.q == 0)),
+        )
+
+    def _motion(self, fields: dict[str, bytes], row: int) -> Tensor:
+        if self.motion == "flame":
+            return motion_numbers(torch.from_numpy(decode_npy(fields["label.npy"]))[None])[0]
+        return torch.from_numpy(decode_npy(fields["motion.npy"]))[row]

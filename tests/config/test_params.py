@@ -1,0 +1,129 @@
+"""params.yaml: the committed file, the scales, and what a wrong file is answered."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from model.sizes import Sizes
+from pipeline.config.params import check_params, load_params
+from pipeline.config.scales import SCALES, scale_data, scale_params, scale_text
+from pipeline.core.errors import UserError
+
+
+def refusal(change) -> str:
+    data = scale_data("demo")
+    change(data)
+    with pytest.raises(UserError) as error:
+        check_params(data, "params.yaml")
+    return str(error.value)
+
+
+def put(path: str, value):
+    def change(data: dict) -> None:
+        *sections, key = path.split(".")
+        for section in sections:
+            data = data[section]
+        data[key] = value
+
+    return change
+
+
+def test_the_committed_file_is_the_demo_scale():
+    assert Path("params.yaml").read_text() == scale_text("demo")
+    assert load_params() == scale_params("demo")
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_is_valid_and_survives_its_file(name, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(scale_text(name))
+    params = load_params(path)
+    assert params == scale_params(name)
+    assert params.scale == name
+
+
+def test_the_paper_scale_has_the_published_numbers():
+    params = scale_params("paper")
+    assert params.networks == Sizes()
+    assert (params.train_psi3d.images, params.train.images, params.train.batch) == (10_000_000, 6_000_000, 32)
+    assert (params.train_psi3d.identity_from, params.train_psi3d.adversarial_from) == (400_000, 1_000_000)
+    assert (params.train.learning_rate, params.train.motion_learning_rate_scale, params.train.ema_half_life) == (1e-4, 2.5, 10_000)
+    assert (params.train.substitute_p, params.train.substitute_q) == (0.1, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("train.substitut_q", 0.5, "unknown key train.substitut_q; did you mean train.substitute_q?"),
+        ("networks.psi.dimm", 64, "unknown key networks.psi.dimm; did you mean networks.psi.dim?"),
+        ("ingset", {}, "unknown key ingset; did you mean ingest?"),
+        ("train.substitute_q", 1.5, "train.substitute_q is 1.5, but must be a number, at least 0 and at most 1"),
+        ("train.init", "gan", 'train.init is "gan", but must be one of psi3d, random'),
+        ("train.images", True, "train.images is true, but must be a whole number, at least 1"),
+        ("train.images", 3.5, "train.images is 3.5, but must be a whole number"),
+        ("train.learning_rate", float("nan"), "train.learning_rate is NaN"),
+        ("train.weights", None, "train.weights is null, but must be a section with the keys l1"),
+        ("ingest.clip_size", 255, "ingest.clip_size is 255"),
+        ("networks.psi.encoder_blocks", 3, "networks.psi.encoder_blocks is 3, but must be a list of whole numbers"),
+        ("networks.w_dim", 0, "networks.w_dim is 0, but must be above 0"),
+        ("networks.image", 128, "image is 128"),
+        ("ingest.test_clips", 1, "pairs need ingest.test_clips of at least 2"),
+        ("networks.planes", "sideways", 'networks.planes is "sideways", but must be one of published, upright'),
+        ("train.adam_eps", 0, "train.adam_eps is 0, but must be a number, above 0"),
+        ("ingest.frames", 4, "ingest.frames is 4, but must be at least ingest.min_frames 8"),
+        ("train.clips", 1000, "must be at most ingest.train_clips"),
+        ("train.images", 1, "must be at least train.batch"),
+        ("pretrain.source", "official", "render_genhead.z"),
+        ("render_genhead.z", "normal", "render_genhead.portrait_share"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(path, value, words):
+    message = refusal(put(path, value))
+    assert message.startswith("params.yaml: ")
+    assert words in message
+
+
+def test_a_missing_key_is_named():
+    assert "the key train.batch is missing (a whole number, at least 1)" in refusal(lambda data: data["train"].pop("batch"))
+
+
+def test_all_problems_come_at_once():
+    message = refusal(lambda data: data["train"].update(substitute_p=-1, batch="many"))
+    assert "train.substitute_p is -1" in message
+    assert 'train.batch is "many"' in message
+
+
+def test_params_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        scale_params("demo").train.batch = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: [1", "is not valid YAML"),
+        ("train:\n  batch: 1\n  batch: 2\n", "is not valid YAML.*batch"),
+        ("just words", "must hold sections"),
+        ("", "must hold sections"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_params_file(text, words, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    assert re.search(words, str(error.value), re.DOTALL)
+
+
+def test_no_file_at_all(tmp_path):
+    with pytest.raises(UserError, match="psi4d scale demo"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_short_exponents_are_numbers(tmp_path):
+    """PyYAML would read 1e-4 as text; dvc and we read YAML 1.2."""
+    path = tmp_path / "params.yaml"
+    path.write_text(scale_text("demo").replace("learning_rate: 0.0004", "learning_rate: 4e-4"))
+    assert load_params(path) == scale_params("demo")

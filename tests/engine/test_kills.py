@@ -1,0 +1,75 @@
+"""Whoever is killed, and whenever: the run goes on, repeats nothing that is finished, and ends with the same bytes."""
+
+import contextlib
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import UserError
+from tests.support import killing
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    killing.drive(folder, 0)
+    return killing.shards(folder)
+
+
+@pytest.mark.parametrize(("victim", "seed"), [("driver", 1), ("actor", 2), ("ray worker", 3)])
+def test_kills(victim, seed, undisturbed, tmp_path):
+    result = killing.kill_one(tmp_path, victim, seed)
+    assert result.killed and not result.repeated and result.shards == undisturbed
+    assert len(result.shards) == 2 * len(killing.UNITS)
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: int):
+    """A file system of so many bytes, mounted at `place`; yields a function that makes it larger."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    place.mkdir()
+
+    def mount(flags: int, bytes_: int) -> int:
+        return libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", flags, f"size={bytes_}".encode())
+
+    if mount(0, size):
+        pytest.skip(f"no right to mount: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield lambda larger: mount(32, larger)  # MS_REMOUNT
+    finally:
+        libc.umount2(str(place).encode(), 2)  # MNT_DETACH
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_space(workers, undisturbed, tmp_path):
+    with small_disk(tmp_path / "disk", 3_000_000) as enlarge:
+        with pytest.raises(UserError, match=r"No space left on device.*free some space, then run again"):
+            killing.drive(tmp_path / "disk", workers)
+        done = list((tmp_path / "disk/scratch").glob("*.done.json"))
+        assert 2 <= len(done) < len(killing.UNITS)
+        assert not enlarge(100_000_000)
+        begun = len((tmp_path / "disk/log").read_text().splitlines())
+        killing.drive(tmp_path / "disk", workers)
+        assert killing.shards(tmp_path / "disk") == undisturbed and not list((tmp_path / "disk/scratch").glob(".*"))
+        again = (tmp_path / "disk/log").read_text().splitlines()[begun:]
+        assert not {path.name.split(".")[0] for path in done} & set(again)
+
+
+def test_a_file_that_may_not_grow(undisturbed, tmp_path):
+    """Where nothing can be mounted: the kernel refuses large files, as a quota does."""
+    code = "from pathlib import Path; from tests.support import killing; killing.drive(Path(__import__('sys').argv[1]), 0)"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    run = subprocess.run(command, cwd=killing.ROOT, preexec_fn=limit, capture_output=True, text=True)
+    assert run.returncode == 1 and "File too large. Make the folder writable or free some space" in run.stderr
+    assert not killing.shards(tmp_path) and not list((tmp_path / "scratch").glob(".*.tmp"))
+    assert len((tmp_path / "log").read_text().splitlines()) == 1  # the other units were not tried in vain
+    killing.drive(tmp_path, 0)
+    assert killing.shards(tmp_path) == undisturbed

@@ -1,0 +1,190 @@
+"""Activation checkpointing changes no bit, and with it the published sizes fit into a GPU of 24 GB: by calculation (tests/support/footprint.py)."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.adversary.discriminator import Discriminator
+from model.head.flame import Flame
+from model.judges.identity import IdentityNet
+from model.judges.regressor import Regressor
+from model.judges.trunk import PublishedTrunk, Trunk
+from model.psi.checkpointing import recompute
+from model.psi.network import Psi
+from model.sizes import Sizes
+from pipeline.config.params import Params
+from pipeline.config.scales import scale_params
+from pipeline.core.device import to_device
+from pipeline.geometry import standin
+from pipeline.geometry.camera import look_at
+from pipeline.networks.judges import Judges
+from pipeline.train.adversary import R1_EVERY, Adversary
+from pipeline.train.loop import update
+from pipeline.train.psi import ReenactmentObjective
+from pipeline.train.psi3d import StaticObjective
+from pipeline.train.synthetic_batches import HeadBatch
+from pipeline.train.view_batches import FrameBatch
+from tests.support.footprint import Footprint, size
+
+GPU, KERNELS = 24e9, 4e9  # bytes of the GPU; of those, left for what the calculation does not see
+STAGES = ("train_psi3d", "train")
+
+
+def every_loss(scale: str) -> Params:
+    own = scale_params(scale)
+    static = {"identity_from": 0, "adversarial_from": 0, "batch": 1}
+    return own.model_copy(
+        update={
+            "train_psi3d": own.train_psi3d.model_copy(update=static),
+            "train": own.train.model_copy(update={"adversarial_from": 0, "whole_from": 0, "batch": 1}),
+        }
+    )
+
+
+def random_batch(stage: str, sizes: Sizes, count: int) -> HeadBatch | FrameBatch:
+    """Noise as images, `count` of them; the first of every two targets is a real frame."""
+    generator = torch.Generator().manual_seed(0)
+    image, rays = (sizes.image, sizes.image), (sizes.rays, sizes.rays)
+
+    def draw(*shape: int, low: float = -1.0) -> Tensor:
+        return torch.rand(count, *shape, generator=generator) * (1.0 - low) + low
+
+    cameras = torch.from_numpy(np.stack([look_at(0.2 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)]))
+    label = torch.cat([cameras, torch.zeros(count, 412)], 1)
+    if stage == "train_psi3d":
+        pictures = draw(3, *image), draw(3, *image), draw(1, *rays, low=0.0), 4.2 + draw(1, *rays), draw(3, *rays), draw(3, *image)
+        return HeadBatch(*pictures, cameras[:, None], label, draw(4000, 3) / 2, draw(4000, sizes.plane_channels))
+    motions = draw(sizes.motion.dims), draw(sizes.motion.dims)
+    pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
+    return FrameBatch(draw(3, *image), *motions, *pictures, cameras[:, None], label, 1.0 - torch.arange(count) % 2)
+
+
+def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:
+    return list(psi.base_parameters() if stage == "train_psi3d" else psi.parameters())
+
+
+def objective(stage: str, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> Callable:
+    flame = Flame(standin.standin()).to(psi.w_avg.device)
+    return (StaticObjective if stage == "train_psi3d" else ReenactmentObjective)(params, psi, adversary, judges, flame)
+
+
+@pytest.fixture
+def deterministic():
+    """As every stage runs: without it threads may add up gradients in any order."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
+    params = every_loss("smoke")
+    sizes = params.networks
+    torch.manual_seed(0)
+    psi = Psi(sizes)
+    adversary = Adversary(Discriminator(sizes), getattr(params, stage))
+    judges = Judges(IdentityNet(sizes.identity), Trunk(), Regressor())
+    saving = copy.deepcopy(psi)
+    recompute(saving)
+    assert saving.state_dict().keys() == psi.state_dict().keys()
+    batch = random_batch(stage, sizes, 2)
+    scalars = []
+    for network in (psi, saving):
+        loss, terms, _ = objective(stage, params, network, adversary, judges)(0, batch)
+        scalars.append(terms | {"loss": loss.detach()})
+        loss.backward()
+    assert all(torch.equal(value, scalars[1][name]) for name, value in scalars[0].items())
+    for one, other in zip(trained(stage, psi), trained(stage, saving), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+
+
+@pytest.fixture(scope="module")
+def calculated() -> dict[tuple[str, bool], dict[str, float]]:
+    """`step_memory` of each training stage, with and without checkpointing."""
+    return {(stage, saving): step_memory(stage, saving) for stage in STAGES for saving in (False, True)}
+
+
+def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
+    """Bytes of a training step at paper scale: of its parts, and the most while the synthesizer and while the discriminator learns."""
+    params = every_loss("paper")
+    sizes = params.networks
+    with Footprint() as memory:
+        with torch.device("meta"):
+            psi, discriminator = Psi(sizes), Discriminator(sizes)
+            judges = Judges(IdentityNet(sizes.identity), PublishedTrunk(), Regressor()).to("meta")
+        average = copy.deepcopy(psi).requires_grad_(False)
+        if saving:
+            recompute(psi)
+        adversary = Adversary(discriminator, getattr(params, stage))
+        optimiser = torch.optim.Adam(trained(stage, psi), lr=1e-4)
+        run = objective(stage, params, psi, adversary, judges)
+        real = torch.ones(count)  # stays on the CPU: which terms a sample meets depends on its numbers
+        batch = to_device(random_batch(stage, sizes, count), "meta")
+        if stage == "train":
+            batch = FrameBatch(**vars(batch) | {"real": real})
+        facts = {}
+        for i in (0, R1_EVERY):  # gradients and moments exist from the second step on
+            start = memory.peak = memory.bytes
+            loss, _, finish = run(i, batch)
+            facts["activations"] = memory.bytes - start
+            update(optimiser, loss)
+            facts["synthesizer"], memory.peak = memory.peak, memory.bytes
+            finish()
+            facts["discriminator"] = memory.peak
+            del loss, finish
+    weights, moments = [*psi.parameters(), *psi.buffers()], [optimiser, adversary.optimiser]
+    return facts | {
+        "psi": size(weights),
+        "average": size([*average.parameters(), *average.buffers()]),
+        "others": size([*discriminator.parameters(), *judges.parameters()]),
+        "moments": size(value for each in moments for state in each.state.values() for value in state.values()),
+        "gradients": size(p.grad for p in [*psi.parameters(), *discriminator.parameters()] if p.grad is not None),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_of_the_published_sizes_fits_into_24_gb(stage: str, calculated: dict) -> None:
+    facts = calculated[stage, True]
+    assert max(facts["synthesizer"], facts["discriminator"]) < GPU - KERNELS
+    assert facts["activations"] < 0.4 * calculated[stage, False]["activations"]
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_memory_are_what_the_counts_say(calculated: dict) -> None:
+    psi, motion, discriminator = 224_766_123, 101_931_008, sum(p.numel() for p in _meta(Discriminator).parameters())
+    for stage, learnt in (("train_psi3d", psi - motion), ("train", psi)):
+        facts = calculated[stage, True]
+        assert facts["psi"] == facts["average"] >= 4 * psi
+        assert facts["moments"] == pytest.approx(2 * 4 * (learnt + discriminator), rel=1e-3)
+        assert facts["gradients"] == pytest.approx(4 * (learnt + discriminator), rel=1e-3)
+
+
+def test_the_calculation_counts_what_lives() -> None:
+    with Footprint() as memory:
+        kept = torch.zeros(256, device="meta", requires_grad=True)
+        assert memory.bytes == 1024
+        passing = kept.view(16, 16).exp()  # kept for the backward pass
+        product = (passing * 2.0).sum()
+        del passing
+        assert (memory.bytes, memory.peak) == (1024 + 1024 + 512, 3 * 1024 + 512)
+        product.backward()
+        assert memory.bytes == 1024 + 512 + 1024  # its gradient
+
+
+def _meta(network: type) -> torch.nn.Module:
+    with torch.device("meta"):
+        return network(Sizes())
+
+
+if __name__ == "__main__":  # the table of the README
+    for stage in STAGES:
+        for saving in (False, True):
+            facts = step_memory(stage, saving)
+            print(stage, "with" if saving else "without", {name: round(value / 1e9, 2) for name, value in facts.items()})

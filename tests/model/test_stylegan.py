@@ -1,0 +1,127 @@
+"""StyleGAN building blocks against direct formulas."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.adversary.discriminator import Discriminator
+from model.layers.stylegan import (
+    Conv,
+    FullyConnected,
+    MappingNetwork,
+    SynthesisLayer,
+    SynthesisNetwork,
+    append_deviation,
+    blur,
+    modulated_conv,
+    resample_filter,
+    upsample,
+)
+from model.sizes import DiscriminatorSizes, PsiSizes, Sizes
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def test_upsampling_is_zero_stuffing_and_filtering() -> None:
+    x = torch.randn(2, 3, 5, 5)
+    stuffed = torch.zeros(2, 3, 10, 10)
+    stuffed[:, :, ::2, ::2] = x
+    expected = blur(F.pad(stuffed, (2, 1, 2, 1)), resample_filter(), 0, gain=4.0)
+    torch.testing.assert_close(upsample(x), expected)
+
+
+def test_equalised_layer_scales_its_weights() -> None:
+    layer = FullyConnected(7, 3, bias_init=1.0, lr_multiplier=0.01)
+    x = torch.randn(2, 7)
+    expected = x @ (layer.weight * 0.01 / math.sqrt(7)).T + 1.0
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_downsampling_convolution_halves(kernel: int) -> None:
+    layer = Conv(4, 6, kernel, activation=False, down=True)
+    x = torch.randn(2, 4, 8, 8)
+    filtered = blur(F.pad(x, (1, 1, 1, 1)), resample_filter(), 1) if kernel == 3 else blur(x, resample_filter(), 1)
+    expected = F.conv2d(filtered, layer.weight * layer.weight_gain, layer.bias)[:, :, ::2, ::2]
+    torch.testing.assert_close(layer(x), expected)
+    assert layer(x).shape == (2, 6, 4, 4)
+
+
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("demodulate", [False, True])
+def test_modulated_convolution_is_one_set_of_weights_per_image(up: bool, demodulate: bool) -> None:
+    x, weight, style = torch.randn(3, 4, 6, 6), torch.randn(5, 4, 3, 3), torch.randn(3, 4)
+    results = []
+    for image, scales in zip(x, style, strict=True):
+        own = weight * scales[None, :, None, None]
+        if demodulate:
+            own = own / own.square().sum((1, 2, 3), keepdim=True).add(1e-8).sqrt()
+        convolve = (lambda i, w: F.conv_transpose2d(i, w.transpose(0, 1), stride=2)) if up else (lambda i, w: F.conv2d(i, w, padding=1))
+        results.append(convolve(image[None], own))
+        torch.testing.assert_close(modulated_conv(image[None], weight, scales[None], demodulate, up), results[-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(modulated_conv(x, weight, style, demodulate, up), torch.cat(results), atol=1e-4, rtol=1e-4)
+
+
+def test_noise_is_fixed_and_starts_at_strength_zero() -> None:
+    layer = SynthesisLayer(4, 4, 8, resolution=8, up=True)
+    x, w = torch.randn(1, 4, 4, 4), torch.randn(1, 8)
+    assert torch.equal(layer(x, w), layer(x, w, noise=False))
+    layer.noise_strength.data.fill_(1.0)
+    assert torch.equal(layer(x, w), layer(x, w))
+    assert not torch.equal(layer(x, w), layer(x, w, noise=False))
+
+
+def test_generator_and_mapping() -> None:
+    generator = SynthesisNetwork(16, 16, 6, channel_base=128, channel_max=16)
+    mapping = MappingNetwork(8, 5, 16, generator.num_ws, num_layers=2)
+    z, condition = torch.randn(3, 8), torch.randn(3, 5)
+    ws = mapping(z, condition)
+    assert ws.shape == (3, 6, 16)
+    assert generator(ws).shape == (3, 6, 16, 16)
+    torch.testing.assert_close(mapping(10 * z, condition), ws, atol=1e-4, rtol=1e-4)  # z counts by its direction
+    torch.testing.assert_close(mapping(z, condition, truncation=0.0), torch.zeros_like(ws))
+    mapping(z, condition, update_average=True)
+    torch.testing.assert_close(mapping.w_avg, 0.002 * ws[:, 0].detach().mean(0))
+
+
+def test_generator_wants_a_power_of_two() -> None:
+    with pytest.raises(ValueError, match="powers of two"):
+        SynthesisNetwork(16, 24, 3)
+    with pytest.raises(ValueError, match="first block"):
+        SynthesisNetwork(16, 16, 3, first=32)
+    assert SynthesisNetwork(16, 32, 3, first=16).resolutions == [16, 32]
+
+
+def test_deviation_of_groups() -> None:
+    x = torch.randn(4, 3, 2, 2)
+    with_deviation = append_deviation(x, 2)
+    expected = ((x[0] - x[2]).abs() / 2).mean()  # images 0 and 2 are a group
+    torch.testing.assert_close(with_deviation[0, 3], expected.expand(2, 2), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(with_deviation[2, 3], with_deviation[0, 3])
+    assert torch.all(append_deviation(x[:1], 2)[:, 3] < 1e-3)  # one image alone does not deviate
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_discriminator_at_a_small_size_and_its_gradient_penalty(batch: int) -> None:
+    sizes = Sizes(
+        image=32,
+        rays=16,
+        plane_resolution=16,
+        superresolution_channels=(8,),
+        psi=PsiSizes(patch_stride=1),
+        discriminator=DiscriminatorSizes(channel_base=256, channel_max=16, mapping_layers=2),
+    )
+    network = Discriminator(sizes)
+    image = torch.randn(batch, 3, 32, 32, requires_grad=True)
+    logits = network(image, torch.randn(batch, 3, 16, 16), torch.rand(batch, 1, 16, 16), torch.randn(batch, 3, 32, 32), torch.randn(batch, 25))
+    assert logits.shape == (batch, 1)
+    (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
+    gradient.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    assert network.b32.conv0.weight.grad.abs().sum() > 0

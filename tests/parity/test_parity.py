@@ -1,0 +1,278 @@
+"""The published layouts, and every parity fixture through the code of `psi4d parity`; what the command says of fixtures that are no good.
+
+The fixtures here are thinned (section 6 of the README beside them); the command takes full ones as well.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.adversary.discriminator import Discriminator
+from model.genhead import GenHead
+from model.head.flame import Flame
+from model.head.flame_file import EMBEDDING
+from model.judges.identity import IdentityNet
+from model.psi.motion_encoder import MotionEncoder
+from model.psi.network import Psi
+from model.sizes import Sizes
+from pipeline.core.errors import UserError
+from pipeline.geometry.standin import standin
+from pipeline.parity.cases import CASES, NECK_GRIDS, Fixture, forget_psi, rule_check
+from pipeline.parity.check import check, check_fixture
+from pipeline.parity.file import KEPT, Stored, kept_places, read_fixture, relative_error, thinned, write_fixture
+from pipeline.parity.numbers import NumberRule, camera
+from tests.published import MANIFESTS, PARITY
+
+ROOT = Path(__file__).parents[2]
+# Entries of the official checkpoints that we leave out: data of FLAME, and a statistic that the official training loop hangs on.
+FOREIGN = ("deformer.", "dataset_label_std")
+NETWORKS = {
+    "psi": (Psi, 224_766_123),  # of Psi_3d as well
+    "discriminator": (Discriminator, 31_360_000),
+    "genhead_generator": (lambda sizes: GenHead(sizes, Flame(standin())), None),
+    "pdfgc_motion_encoder": (lambda sizes: MotionEncoder(sizes.motion), None),
+    "arcface_iresnet18": (lambda sizes: IdentityNet(sizes.identity), None),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_layout(name: str) -> None:
+    build, count = NETWORKS[name]
+    with torch.device("meta"):
+        network = build(Sizes())
+    ours = {key: (list(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in network.state_dict().items()}
+    manifest = json.loads((MANIFESTS / f"{name}.json").read_text())
+    assert ours == {key: (shape, dtype) for key, shape, dtype in manifest if not key.startswith(FOREIGN)}
+    assert count in (None, sum(p.numel() for p in network.parameters()))
+
+
+def test_every_manifest_and_fixture_is_met() -> None:
+    assert {path.stem for path in MANIFESTS.glob("*.json")} == set(NETWORKS)
+    assert {path.stem for path in PARITY.glob("*.npz")} == set(CASES)
+    assert Sizes().motion.dims == 548
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_psi():
+    yield
+    forget_psi()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("psi") else name for name in sorted(CASES)])
+def test_fixture(name: str) -> None:
+    lines = check_fixture(PARITY / f"{name}.npz", NumberRule())
+    assert not [str(line) for line in lines if line.verdict not in ("pass", "input", "skipped")]
+    assert sum(line.verdict == "pass" for line in lines) >= 1
+    # The embedding of FLAME's landmarks is not ours to publish.
+    assert {line.name for line in lines if line.verdict == "skipped"} <= {"flame.landmarks3d", "flame.landmarks2d_512"}
+
+
+def slow_unit(key: str, count: int) -> list[float]:
+    """The number rule with Python's integers, as the README beside the fixtures words it."""
+    numbers, whole = [], 2**64
+    for i in range(count):
+        s = ((zlib.crc32(key.encode()) << 32) + i + 0x9E3779B97F4A7C15) % whole
+        s = (s ^ (s >> 30)) * 0xBF58476D1CE4E5B9 % whole
+        s = (s ^ (s >> 27)) * 0x94D049BB133111EB % whole
+        s ^= s >> 31
+        numbers.append((((s >> 40) + 0.5) * 2**-24 - 0.5) * math.sqrt(12))
+    return numbers
+
+
+def test_the_number_rule_and_its_salt() -> None:
+    assert np.array_equal(NumberRule().unit("test", (50,)), np.float32(slow_unit("test", 50)))
+    assert np.array_equal(NumberRule("a:").unit("test", (5, 10)).ravel(), np.float32(slow_unit("a:test", 50)))
+    long = NumberRule().unit("test", (1 << 20 | 3,))
+    assert np.array_equal(long[:50], np.float32(slow_unit("test", 50))) and abs(long.mean()) < 1e-3 and abs(long.std() - 1) < 1e-3
+    assert len(np.unique(long[-50:])) == 50
+    with pytest.raises(ValueError, match="says nothing about"):
+        NumberRule().weight("decoder.scale", (3,), False)
+
+
+def write_rule_check(folder: Path, salt: str = "", **changed: np.ndarray) -> Path:
+    """The one fixture that can be made without a network."""
+    keys = np.array(["w_avg", "decoder.net.0.weight", "superresolution.block0.conv0.noise_strength"])
+    found = rule_check(NumberRule(salt), Fixture(folder, {"keys": Stored(keys)}))
+    arrays = {"keys": keys} | {name: np.asarray(value) for name, value in found.items()} | changed
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "rule_check.npz", **{name: value for name, value in arrays.items() if value is not None})
+    return folder / "rule_check.npz"
+
+
+def verdicts(path: Path, salt: str = "") -> dict[str, str]:
+    return {line.name: line.verdict for line in check_fixture(path, NumberRule(salt))}
+
+
+def test_fixtures_of_other_keys(tmp_path: Path) -> None:
+    path = write_rule_check(tmp_path, "mine/")
+    assert set(verdicts(path, "mine/").values()) == {"pass", "input"}
+    without = verdicts(path)
+    assert {name for name, verdict in without.items() if verdict == "pass"} == {"rule_check.camera_default", "rule_check.camera_b"}
+    assert without["rule_check.first4"] == without["rule_check.unit_test"] == "fail"
+
+
+def test_a_wrong_array_is_named(tmp_path: Path) -> None:
+    right = NumberRule().unit("test", (16,))
+    changes = {
+        "off": right * 1.001,
+        "of another shape": right[:5],
+        "no number": np.full(16, np.nan, np.float32),
+        "text": np.array(["a"] * 16),
+        "missing": None,
+    }
+    for why, unit_test in changes.items():
+        found = verdicts(write_rule_check(tmp_path, unit_test=unit_test))
+        assert {name for name, verdict in found.items() if verdict == "fail"} == {"rule_check.unit_test"}, why
+    assert verdicts(write_rule_check(tmp_path, unit_test=right * 1.00001))["rule_check.unit_test"] == "pass"
+    assert verdicts(write_rule_check(tmp_path, unit_test=(right * 1.001).astype(np.float16)))["rule_check.unit_test"] == "pass"
+    assert verdicts(write_rule_check(tmp_path, camera_b=camera().numpy()))["rule_check.camera_b"] == "fail"
+    assert verdicts(write_rule_check(tmp_path, more=right))["rule_check.more"] == "unknown"
+
+
+def test_kept_places() -> None:
+    for size, count in ((KEPT + 1, KEPT), (3 * 512 * 512, KEPT), (10**15, 7), (100, 100)):
+        places = kept_places(size, count)
+        assert places[0] >= 0 and places[-1] < size and (np.diff(places) > 0).all()
+        assert np.abs(places * (count / size) - np.arange(count) - 0.5).max() < 1.5  # about one in each stretch
+    places = kept_places(3 * 512 * 512, KEPT)
+    assert places[:6].tolist() == [95, 289, 440, 605, 891, 1102]  # the fixtures mean these, so they never change
+    for period in (8, 512):  # no column is preferred: 4096 places, by chance within 5 deviations
+        columns = np.bincount(places % period, minlength=period)
+        assert np.abs(columns - KEPT / period).max() < 5 * math.sqrt(KEPT / period)
+
+
+def test_a_thinned_array_tells_the_error_of_the_whole() -> None:
+    found, noise = (NumberRule().unit(key, (32, 128, 128)) for key in ("found", "noise"))
+    whole = found + np.float32(1e-3) * noise
+    assert thinned(whole).error(found) == pytest.approx(relative_error(found, whole), rel=0.05)
+    assert thinned(whole).error(whole) == 0
+    small = whole[0, 0]
+    assert thinned(small).thinned_from is None and thinned(small).values is small
+
+
+def test_a_thinned_fixture_catches_a_wrong_value(tmp_path: Path) -> None:
+    arrays = read_fixture(PARITY / "preprocess.npz")
+    assert arrays["warp224"].shape == (3, 224, 224) and arrays["warp224"].values.shape == (KEPT,)
+    values = arrays["warp224"].values.copy()
+    values[KEPT // 2] += 0.5
+    moved = arrays["crop224"].values[np.r_[1:KEPT, 0]]
+    arrays |= {"warp224": Stored(values, (3, 224, 224)), "crop224": Stored(moved, (3, 224, 224))}
+    write_fixture(tmp_path / "preprocess.npz", arrays)
+    found = verdicts(tmp_path / "preprocess.npz")
+    assert {name for name, verdict in found.items() if verdict == "fail"} == {"preprocess.warp224", "preprocess.crop224"}
+
+
+def test_thinned_arrays_that_are_no_good(tmp_path: Path) -> None:
+    stored = thinned(NumberRule().unit("test", (16,)), 5)
+    good = {"unit_test": stored.values, "unit_test.shape": np.array([16])}
+    assert set(verdicts(write_rule_check(tmp_path, **good)).values()) == {"pass", "input"}
+    other = {"unit_test.shape": np.array([4, 4])}
+    assert verdicts(write_rule_check(tmp_path, **good | other))["rule_check.unit_test"] == "fail"
+    changes = {
+        "no shape": {"unit_test.shape": np.array([16.0])},
+        "neither": {"unit_test.shape": np.array([-4, -4])},
+        "too many values": {"unit_test.shape": np.array([4])},
+        "no values": {"unit_test": stored.values[:0]},
+        "not in a row": {"unit_test": stored.values[None]},
+        "larger than numbers are": {"unit_test.shape": np.array([2**62, 2**62, 0])},
+        "of nothing": {"unit_text.shape": np.array([16])},
+    }
+    for why, change in changes.items():
+        assert verdicts(write_rule_check(tmp_path, **good | change)) == {"rule_check": "fail"}, why
+    grids = {name: Stored(np.zeros(5, np.float32), shape) for name, shape in NECK_GRIDS.items()}
+    write_fixture(tmp_path / "psi_v2_posed.npz", grids)
+    assert verdicts(tmp_path / "psi_v2_posed.npz") == {"psi_v2_posed": "fail"}
+
+
+def test_full_fixtures_are_thinned_to_equal_bytes(tmp_path: Path) -> None:
+    rule, full, once, twice = NumberRule(), tmp_path / "full", tmp_path / "once", tmp_path / "twice"
+    grid, picture, few = rule.unit("a", (3, 24, 24, 24)), rule.unit("b", (2, 80, 70)).astype(np.float16), rule.unit("c", (KEPT,))
+    full.mkdir()
+    np.savez(full / "a.npz", grid24_offset=grid, picture=picture, few=few)
+    for source, target in ((full, once), (once, twice)):
+        subprocess.run([sys.executable, "-m", "tests.published.thin", source, target], cwd=ROOT, check=True)
+    assert (once / "a.npz").read_bytes() == (twice / "a.npz").read_bytes()
+    found = read_fixture(once / "a.npz")
+    assert found["picture"].shape == picture.shape and found["picture"].values.shape == (KEPT,)
+    assert found["picture"].values.dtype == np.float16 and found["picture"].error(picture) == 0
+    assert np.array_equal(found["grid24_offset"].values, grid) and np.array_equal(found["few"].values, few)
+
+
+def test_the_files_are_small() -> None:
+    sizes = {path.name: path.stat().st_size for folder in (PARITY, MANIFESTS) for path in folder.iterdir()}
+    assert max(sizes.values()) < 300_000 and sum(sizes.values()) < 1_200_000
+
+
+def test_landmarks_need_a_file_of_others(tmp_path: Path) -> None:
+    """Their embedding belongs to FLAME: without it they are not compared, with another one they differ, a damaged one is named."""
+    folder = tmp_path / "fixtures"
+    folder.mkdir()
+    (folder / "flame.npz").write_bytes((PARITY / "flame.npz").read_bytes())
+    landmarks = {"flame.landmarks3d", "flame.landmarks2d_512"}
+    found = verdicts(folder / "flame.npz")
+    assert {name for name, verdict in found.items() if verdict == "skipped"} == landmarks
+    assert set(found.values()) == {"pass", "skipped"}
+    embedding = {"full_lmk_faces_idx": np.arange(70)[None], "full_lmk_bary_coords": np.full((1, 70, 3), 1 / 3)}
+    np.save(folder / EMBEDDING, embedding, allow_pickle=True)
+    found = verdicts(folder / "flame.npz")
+    assert {name for name, verdict in found.items() if verdict == "fail"} == landmarks
+    assert set(found.values()) == {"pass", "fail"}
+    (folder / EMBEDDING).write_bytes(b"damaged")
+    (line,) = check_fixture(folder / "flame.npz", NumberRule())
+    assert line.verdict == "fail" and EMBEDDING in line.detail
+
+
+def test_fixtures_that_are_no_good_take_one_line_each(tmp_path: Path) -> None:
+    whole = write_rule_check(tmp_path).read_bytes()
+    draw = np.random.default_rng(0)
+    for damaged in (b"", b"text", whole[: len(whole) // 2], whole[:40] + b"\0" * 400 + whole[440:]):
+        (tmp_path / "rule_check.npz").write_bytes(damaged)
+        assert "fail" in verdicts(tmp_path / "rule_check.npz").values()
+    for _ in range(20):
+        data = bytearray(whole)
+        data[draw.integers(len(data))] ^= 1 << draw.integers(8)
+        (tmp_path / "rule_check.npz").write_bytes(bytes(data))
+        verdicts(tmp_path / "rule_check.npz")
+    write_rule_check(tmp_path, keys=np.array(["no.such.key"]))
+    (tmp_path / "preprocess.npz").write_bytes(whole)
+    np.savez(tmp_path / "psi_v2_posed.npz", grid24_offset=np.zeros(3))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "renderer.npz")
+    np.savez(tmp_path / "arcface_iresnet18.npz", embedding=np.array([{}], object))
+    (tmp_path / "genhead.npz").mkdir()
+    (tmp_path / "other.npz").write_bytes(whole)
+    lines = list(check(tmp_path, NumberRule()))
+    assert [line.name for line in lines] == sorted(path.stem for path in tmp_path.iterdir())
+    assert [line.verdict for line in lines] == ["fail"] * 2 + ["unknown"] + ["fail"] * 4
+    assert all(line.detail and "\n" not in str(line) for line in lines)
+
+
+def test_a_folder_without_fixtures_is_an_error(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=str(folder)):
+            list(check(folder, NumberRule()))
+
+
+def psi4d(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "parity", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.process
+def test_the_command(tmp_path: Path) -> None:
+    folder = str(write_rule_check(tmp_path / "fixtures", "other ").parent)
+    good = psi4d(folder, "--salt", "other ")
+    assert (good.returncode, good.stderr) == (0, "") and "all 7 arrays agree" in good.stdout
+    assert len(good.stdout.splitlines()) == 9 and "rule_check.first4" in good.stdout
+    bad = psi4d(folder)
+    assert bad.returncode == 1 and bad.stdout.count("fail") == 5 and len(bad.stderr.splitlines()) == 1
+    empty = psi4d(str(tmp_path))
+    assert empty.returncode == 1 and "no fixture" in empty.stderr and "Traceback" not in empty.stderr

@@ -1,0 +1,123 @@
+"""The motion encoder's teacher: what it is told to read, and that a few steps of it run, repeat and leave what the other stages expect."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from model.psi.motion_encoder import MotionEncoder
+from model.psi.reenact2d import Reenactor
+from model.weights import load_weights
+from pipeline.config.params import Params
+from pipeline.config.scales import scale_params
+from pipeline.core.errors import UserError
+from pipeline.core.seeds import rng
+from pipeline.geometry.landmarks import MESH_TO_70
+from pipeline.geometry.motion_targets import MIRROR, motion_measures, motion_targets
+from pipeline.pretrain.motion import pretrain_motion
+from pipeline.store.shards import encode_png, write_shard
+from pipeline.store.tables import write_table
+
+
+def face(opening: float = 0.0, gaze: float = 0.0) -> np.ndarray:
+    """The 70 points (70, 2) of a drawn face in image fractions."""
+    turn = 2 * np.pi * np.arange(12) / 12
+    contour = [[0.5 - 0.25 * np.cos(a), 0.5 + 0.3 * np.sin(a)] for a in np.linspace(0, np.pi, 17)]
+    brows = [[x, 0.35] for x in (*np.linspace(0.3, 0.45, 5), *np.linspace(0.55, 0.7, 5))]
+    nose = [[0.5, y] for y in (0.42, 0.46, 0.5, 0.54)] + [[x, 0.57] for x in np.linspace(0.46, 0.54, 5)]
+    lids = [(-0.05, 0.0), (-0.02, -0.02), (0.02, -0.02), (0.05, 0.0), (0.02, 0.02), (-0.02, 0.02)]
+    eyes = [[centre + x, 0.43 + y] for centre in (0.38, 0.62) for x, y in lids]
+    outer = [[0.5 - 0.08 * np.cos(a), 0.68 - (0.03 + opening) * np.sin(a)] for a in turn]
+    inner = [[0.5 - 0.06 * np.cos(a), 0.68 - opening * np.sin(a)] for a in turn[[0, 2, 3, 4, 6, 8, 9, 10]]]
+    return np.array([*contour, *brows, *nose, *eyes, *outer, *inner, [0.38 + gaze, 0.43], [0.62 + gaze, 0.43]])
+
+
+def test_targets_know_no_place_size_or_tilt() -> None:
+    points = face(0.03, 0.01)
+    angle = np.exp(0.3j)
+    moved = points @ np.array([[angle.real, angle.imag], [-angle.imag, angle.real]]) * 1.7 + [0.2, -0.1]
+    for name, value in motion_targets(points[None]).items():
+        assert np.allclose(value, motion_targets(moved[None])[name], atol=1e-5)
+    closed, opened = motion_measures(np.stack([face(0.0), face(0.05)]))["mouth_opening"]
+    assert closed == pytest.approx(0, abs=1e-9) and opened > 0.2
+    left, right = motion_measures(np.stack([face(gaze=-0.01), face(gaze=0.01)]))["gaze"]
+    assert left < 0 < right
+
+
+def test_the_mirror_pairs_the_points() -> None:
+    assert np.array_equal(MIRROR[MIRROR], np.arange(70))
+    points = face(0.03)
+    assert np.allclose((points * [-1, 1] + [1, 0])[MIRROR], points)
+
+
+def test_the_reenactor_begins_as_a_copy() -> None:
+    torch.manual_seed(0)
+    network = Reenactor(motion=10, width=8)
+    source = torch.rand(2, 3, 32, 32) * 2 - 1
+    made = network(source, torch.randn(2, 10), torch.randn(2, 10))
+    assert made.shape == source.shape
+    assert (made - source).abs().mean() < (source.flip(3) - source).abs().mean()
+    motion = torch.zeros(2, 10, requires_grad=True)
+    network(source, torch.zeros(2, 10), motion).square().sum().backward()
+    assert motion.grad.abs().sum() > 0
+
+
+def small() -> Params:
+    own = scale_params("smoke")
+    motion = own.pretrain.motion.model_copy(update={"steps": 3, "batch": 4})
+    return own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"motion": motion}), "threads": 1})
+
+
+def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "validation")) -> None:
+    """Clips of four frames, one per split, and two portraits, as ingest and fit_flame leave them; one frame is not fitted."""
+    frames, portraits, labels, samples = [], [], [], []
+    for person in range(len(splits) + 2):
+        for index in range(4 if person < len(splits) else 1):
+            key = f"p{person}-{index:06}"
+            points = face(0.01 * index, 0.005 * (person - 2))
+            mesh = np.zeros((478, 3), np.float32)
+            mesh[MESH_TO_70, :2] = points
+            image = rng(0, "image", person).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+            image[20:24, 12:20] = 60 * index
+            samples.append((key, {"image.png": encode_png(image)}))
+            row = {"key": key, "status": "ok", "reason": "", "landmarks": mesh.reshape(-1).tolist()}
+            label = np.zeros(437, np.float32)
+            label[:16], label[16:25] = np.eye(4).reshape(16), 1
+            label[325:429] = 0.1 * index
+            fitted = "rejected" if key == "p0-000001" else "ok"
+            labels.append({"key": key, "clip": f"p{person}", "status": fitted, "label": label.tolist()})
+            if person < len(splits):
+                frames.append(row | {"clip": f"p{person}", "index": index, "split": splits[person]})
+            else:
+                portraits.append(row)
+    write_table(folder / "ingest" / "frames.parquet", pa.Table.from_pylist(frames))
+    write_table(folder / "ingest" / "portraits.parquet", pa.Table.from_pylist(portraits))
+    write_table(folder / "labels" / "vfhq.parquet", pa.Table.from_pylist(labels[: len(frames)]))
+    write_table(folder / "labels" / "ffhq.parquet", pa.Table.from_pylist(labels[len(frames) :]))
+    write_shard(folder / "ingest" / "shards" / "all-000000.tar", samples)
+
+
+def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    write_run(tmp_path)
+    runs = [pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / out) for out in ("a", "b")]
+    assert runs[0] == runs[1]
+    assert {"mouth_opening_r2", "eye_opening_r2", "gaze_r2", "reenactment_l1", "copied_source_l1", "l1_loss"} <= runs[0].keys()
+    assert runs[0].pop("history")[-1]["step"] == 3
+    assert all(np.isfinite(value) for value in runs[0].values())
+    assert (tmp_path / "a" / "motion.safetensors").read_bytes() == (tmp_path / "b" / "motion.safetensors").read_bytes()
+    weights, facts = load_weights(tmp_path / "a" / "motion.safetensors")
+    sizes = small().networks.motion
+    encoder = MotionEncoder(sizes)
+    encoder.load_state_dict(weights)
+    assert encoder.eval().embedding(torch.zeros(2, 3, sizes.input, sizes.input)).shape == (2, sizes.dims)
+    assert facts["trained_on"] == 10
+
+
+def test_without_a_validation_clip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    write_run(tmp_path, ("train", "train", "train"))
+    with pytest.raises(UserError, match="no usable frame of a validation clip"):
+        pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "out")

@@ -1,0 +1,147 @@
+"""The frozen networks: what they promise to the losses and the metrics, and their training."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model.head.flame import rotation_matrices
+from model.judges.identity import IdentityNet
+from model.judges.regressor import Regressor
+from model.judges.trunk import Trunk
+from model.sizes import IdentitySizes
+from pipeline.core.errors import UserError
+from pipeline.evaluate.metrics import FaceRecognition
+from pipeline.geometry.label import FIVE_POINTS
+from pipeline.networks.judges import Judges
+from pipeline.pretrain.faces import augment, read_faces, rotation_vectors
+from pipeline.pretrain.perception import arcface_loss, export_identity, pretrain_perception
+from tests.support import small_run
+
+FIVE = torch.tensor(small_run.FIVE)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    own = small_run.params()
+    small_run.build(tmp_path, own)
+    result = pretrain_perception(own, tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "perception")
+    return own, tmp_path, result
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_lpips_is_that_of_the_package(size):
+    trunk = Trunk()
+    a, b = torch.rand(2, 2, 3, size, size) * 2 - 1
+    big = [torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear") if size < 64 else x for x in (a, b)]
+    assert torch.allclose(trunk.distance(a, b), trunk.lpips(*big).flatten(), atol=1e-5)
+    assert trunk.distance(a, a).abs().max() == 0
+
+
+def test_lpips_has_a_finite_gradient_where_a_layer_is_dead():
+    """A black foreground can leave all channels of a layer at zero, where the package's own normalisation has no gradient."""
+    trunk = Trunk()
+    trunk.lpips.net.slice1[0].bias.data.fill_(-10.0)
+    image = torch.full((1, 3, 64, 64), -1.0, requires_grad=True)
+    trunk.distance(image, torch.zeros(1, 3, 64, 64)).sum().backward()
+    assert torch.isfinite(image.grad).all()
+
+
+def test_equal_seeds_make_equal_trunks_and_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    first, second = Trunk(3).state_dict(), Trunk(3).state_dict()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_arcface_loss_by_hand():
+    """Two people at right angles, a face at angle 0 to its own centre: logits s*cos(margin) and 0."""
+    loss = arcface_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([0]), margin=0.3, scale=4.0)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-4 * math.cos(0.3))), abs=1e-3)
+
+
+def test_rotation_vectors_undo_rotation_matrices():
+    vectors = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.0, 0.0], [0.0, 2.0, 0.0], [1e-5, 0.0, 0.0]])
+    assert np.allclose(rotation_vectors(rotation_matrices(vectors).numpy()), vectors.numpy(), atol=1e-5)
+
+
+def test_augmented_landmarks_stay_on_their_pixels():
+    """A white dot that marks a landmark is still there after shift and scale."""
+    points = torch.full((8, 1, 2), 0.5) + torch.linspace(-0.2, 0.2, 8)[:, None, None]
+    grid = (torch.arange(64) + 0.5) / 64
+    squared = (grid[None, :] - points[:, 0, :1])[:, None, :] ** 2 + (grid[None, :] - points[:, 0, 1:])[:, :, None] ** 2
+    image = (2 * torch.exp(-squared / 0.002) - 1)[:, None].expand(-1, 3, -1, -1)
+    moved, landmarks, damage = augment(image, points, torch.Generator().manual_seed(0), 0.1)
+    weight = (moved.mean(1) - moved.mean(1).flatten(1).quantile(0.97, dim=1)[:, None, None]).clamp_min(0)
+    found = torch.stack([(weight.sum(1) * grid).sum(1), (weight.sum(2) * grid).sum(1)], 1) / weight.sum((1, 2))[:, None]
+    assert (found - landmarks[:, 0]).abs().max() < 0.02
+    assert (landmarks - points).abs().max() > 0.03
+    assert damage.min() >= 0 and damage.max() <= 1
+
+
+def test_regressor_takes_images_of_any_size():
+    network = Regressor(8).eval()
+    assert network(torch.zeros(2, 3, 32, 32)).shape == network(torch.zeros(2, 3, 128, 128)).shape == (2, 109)
+
+
+def test_onnx_agrees_with_the_module(tmp_path):
+    network = IdentityNet(IdentitySizes((1, 1), 4, 16)).eval()
+    export_identity(network, tmp_path / "identity.onnx")
+    judges = Judges(network, Trunk(), Regressor(8))
+    image, five = torch.rand(3, 3, 64, 64) * 2 - 1, FIVE.expand(3, 5, 2)
+    by_onnx = FaceRecognition(tmp_path / "identity.onnx")(image, five)
+    by_torch = judges.identity(image, five).numpy()
+    by_onnx /= np.linalg.norm(by_onnx, axis=1, keepdims=True)
+    assert (by_onnx * by_torch).sum(1).min() > 0.999  # the recogniser takes 8-bit crops
+
+
+def test_onnx_can_be_read_back_as_a_differentiable_module(tmp_path):
+    from onnx2torch import convert
+
+    network = IdentityNet(IdentitySizes((1, 1), 4, 16)).eval()
+    crop = (torch.rand(2, 3, 112, 112) * 2 - 1).requires_grad_()
+    again = convert(str(export_identity(network, tmp_path / "identity.onnx"))).eval()
+    assert torch.allclose(again(crop), network(crop), atol=1e-4)
+    again(crop).sum().backward()
+    assert crop.grad.abs().sum() > 0
+
+
+def test_training_writes_networks_that_load_and_stay_frozen(trained):
+    own, folder, result = trained
+    judges = Judges.load(folder / "perception").train()
+    assert not judges.training and not any(p.requires_grad for p in judges.parameters())
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    features = judges.identity(image.requires_grad_(), FIVE.expand(2, 5, 2))
+    assert features.shape == (2, own.networks.identity.embedding)
+    assert torch.allclose(features.norm(dim=1), torch.ones(2), atol=1e-5)
+    (judges.lpips(image, image.detach().flip(0)).sum() + features.sum() + judges.expression_pose(image).sum()).backward()
+    assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
+    assert FaceRecognition(folder / "perception/identity.onnx").model.taskname == "recognition"
+    assert result["people"] == 6  # four identities of two portraits each, two training clips
+    assert all(np.isfinite(value) for name, value in result.items() if name != "history")
+    assert {"identity", "trunk", "regressor"} <= {name for row in result["history"] for name in row}
+
+
+def test_training_twice_gives_the_same_bytes(trained, monkeypatch):
+    own, folder, _ = trained
+    monkeypatch.setenv("DVC_ROOT", str(folder / "elsewhere"))
+    torch.rand(5)  # the global generator must not matter
+    pretrain_perception(own, folder / "ingest", folder / "labels", folder / "truth", folder / "again")
+    for name in ("identity.safetensors", "identity.onnx", "trunk.safetensors", "regressor.safetensors"):
+        assert (folder / "perception" / name).read_bytes() == (folder / "again" / name).read_bytes()
+
+
+def test_without_the_truth_every_portrait_is_a_person_of_its_own(tmp_path):
+    small_run.build(tmp_path, small_run.params(), truth=False)
+    faces = read_faces(tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", "train")
+    assert len(set(faces.people)) == 8 + 2
+    assert np.allclose(faces.landmarks[0, list(FIVE_POINTS)], small_run.FIVE)
+
+
+def test_missing_networks_end_in_a_clear_message(tmp_path):
+    with pytest.raises(UserError, match="pretrain@perception"):
+        Judges.load(tmp_path)
+    with pytest.raises(UserError, match=r"identity\.onnx"):
+        FaceRecognition(tmp_path / "identity.onnx")

@@ -1,0 +1,67 @@
+"""The three measures of quality and the gate, on pictures whose quality is known."""
+
+import math
+
+import pyarrow as pa
+import pytest
+import torch
+
+from model.judges.identity import IdentityNet
+from model.judges.regressor import Regressor
+from model.judges.trunk import Trunk
+from model.sizes import IdentitySizes
+from pipeline.config.scales import SCALES, scale_params
+from pipeline.networks.judges import Judges
+from pipeline.render.quality_gate import failed_measures, gate_summary, measure
+
+POINTS = torch.tensor([[0.38, 0.46], [0.6, 0.46], [0.48, 0.59], [0.4, 0.69], [0.57, 0.69]])
+
+
+def test_known_pictures():
+    """A perfect reconstruction, one that is 0.2 off inside the mask (and much more outside), one that covers half, one that is no number."""
+    torch.manual_seed(0)
+    judges = Judges(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
+    real = (torch.rand(1, 3, 32, 32) * 1.6 - 0.8).repeat(4, 1, 1, 1)
+    mask = torch.zeros(4, 1, 32, 32)
+    mask[:, :, 8:24, 8:24] = 1.0
+    image, opacity = real.clone(), mask.clone()
+    image[1] += torch.where(mask[1] > 0, 0.2, 0.9)
+    opacity[2, :, :, 16:] = 0.0
+    image[3], opacity[3] = math.nan, math.nan
+    with torch.no_grad():
+        perfect, off, half, broken = measure(judges, image, opacity, real, mask, POINTS.expand(4, 5, 2))
+    assert perfect == {"psnr": 60.0, "coverage": 1.0, "identity": pytest.approx(1.0, abs=1e-3)}
+    assert off["psnr"] == pytest.approx(20.0, abs=1e-3) and off["identity"] < 1.0
+    assert half == perfect | {"coverage": 0.5}
+    assert broken == {"psnr": 0.0, "coverage": 0.0, "identity": -1.0}
+
+
+def test_the_gate():
+    gate = scale_params("demo").render_views.model_copy(update={"min_psnr": 10.0, "min_coverage": 0.5, "min_identity": 0.1})
+    good = {"psnr": 10.0, "coverage": 0.5, "identity": 0.1}
+    assert failed_measures(gate, good) == "" and failed_measures(gate, good | {"psnr": 9.99, "identity": -0.5}) == "psnr, identity"
+    for name in SCALES:
+        section = scale_params(name).render_views
+        worst = {"psnr": 0.0, "coverage": 0.0, "identity": -1.0}
+        assert (failed_measures(section, worst) == "") == (name == "smoke")  # untrained networks: everything is kept
+
+
+def test_what_the_metrics_count():
+    """Test frames are never trained on, so they are not kept out either; a frame may fail by two measures."""
+    rows = [
+        ("a", "train", ""),
+        ("a", "train", "psnr"),
+        ("b", "train", ""),
+        ("b", "train", ""),
+        ("b", "train", "psnr, identity"),
+        ("c", "test", "psnr"),
+    ]
+    index = pa.Table.from_pylist(
+        [
+            {"key": str(i), "clip": clip, "split": split, "kept": not reason, "reason": reason, "psnr": float(i), "coverage": 1.0, "identity": 0.5}
+            for i, (clip, split, reason) in enumerate(rows)
+        ]
+    )
+    found = gate_summary(index)
+    assert found["kept_out"] == {"frames": 2, "below": {"psnr": 2, "coverage": 0, "identity": 1}, "clips": 1}
+    assert (found["psnr_least"], found["psnr_median"], found["psnr_worst_5_percent"]) == (0.0, 2.5, 0.25)

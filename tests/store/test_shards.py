@@ -1,0 +1,145 @@
+"""Shards: the same bytes, readable by plain tools, and damage refused by name."""
+
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+
+from pipeline.core.errors import UserError
+from pipeline.store.shards import ShardReader, check_shard, decode_npy, decode_png, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
+
+
+def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
+    generator = np.random.default_rng(0)
+    return [
+        (
+            f"clip-{index:06d}",
+            {
+                "image.png": encode_png(generator.integers(0, 255, (16, 12, 3), np.uint8)),
+                "label.npy": encode_npy(generator.normal(size=437).astype(np.float32)),
+            },
+        )
+        for index in range(count)
+    ]
+
+
+@pytest.mark.parametrize("shape, kind", [((7, 5), np.uint8), ((7, 5, 3), np.uint8), ((7, 5), np.uint16), ((1, 1, 3), np.uint8)])
+def test_png_holds_every_number(shape, kind):
+    image = np.random.default_rng(1).integers(0, np.iinfo(kind).max, shape).astype(kind)
+    again = decode_png(encode_png(image))
+    assert again.dtype == kind and np.array_equal(again, image)
+
+
+def test_png_keeps_the_order_of_the_channels():
+    import io
+
+    from PIL import Image
+
+    red = np.zeros((2, 2, 3), np.uint8)
+    red[..., 0] = 255
+    assert Image.open(io.BytesIO(encode_png(red))).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_codecs_refuse_what_they_cannot_hold():
+    with pytest.raises(ValueError, match="float64"):
+        encode_png(np.zeros((2, 2)))
+    for decode in (decode_png, decode_npy):
+        for data in (b"", b"not a file of this kind"):
+            with pytest.raises(UserError):
+                decode(data)
+    with pytest.raises(ValueError):
+        encode_npy(np.array([{}], dtype=object))
+
+
+def test_equal_samples_make_equal_bytes(tmp_path):
+    first = write_shard(tmp_path / "a/x.tar", samples())
+    second = write_shard(tmp_path / "b/x.tar", iter(samples()))
+    assert first == second and first.samples == 5 and first.bytes == (tmp_path / "a/x.tar").stat().st_size
+    assert sidecar_path(tmp_path / "a/x.tar").read_bytes() == sidecar_path(tmp_path / "b/x.tar").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x.tar", "x.tar.json"]
+
+
+def test_plain_tar_and_webdataset_read_the_shard(tmp_path):
+    write_shard(tmp_path / "x.tar", samples())
+    _, members = read_sidecar(tmp_path / "x.tar")
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        for info in tar:
+            key, field = info.name.split(".", 1)
+            assert members[key][field][:2] == [info.offset_data, info.size]
+            assert (info.mtime, info.uid, info.gid, info.mode, info.uname) == (0, 0, 0, 0o444, "psi4d")
+    found = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False, nodesplitter=None))
+    assert [(sample["__key__"], {"image.png": sample["image.png"], "label.npy": sample["label.npy"]}) for sample in found] == samples()
+
+
+def test_reader_finds_samples_by_key_across_shards(tmp_path):
+    write_shard(tmp_path / "a-000001.tar", samples()[3:])
+    write_shard(tmp_path / "a-000000.tar", samples()[:3])
+    reader = pickle.loads(pickle.dumps(ShardReader(tmp_path)))
+    assert reader.keys() == [key for key, _ in samples()] and len(reader) == 5
+    for key, fields in samples():
+        assert key in reader and reader.read(key) == fields and reader.read(key, "label.npy") == fields["label.npy"]
+    assert reader.shard("clip-000004") == "a-000001.tar" and reader.fields("clip-000004") == ["image.png", "label.npy"]
+
+
+@pytest.mark.parametrize(
+    "key, field", [("a.b", "x.png"), ("A", "x.png"), ("a/b", "x.png"), ("", "x.png"), ("a", "xpng"), ("a", "x/y.png"), ("a" * 99, "x.png")]
+)
+def test_bad_names_are_refused_and_leave_nothing(tmp_path, key, field):
+    with pytest.raises(ValueError):
+        write_shard(tmp_path / "x.tar", [(key, {field: b""})])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_may_come_once(tmp_path):
+    with pytest.raises(ValueError, match="comes twice"):
+        write_shard(tmp_path / "x.tar", samples()[:1] * 2)
+    write_shard(tmp_path / "x.tar", samples())
+    write_shard(tmp_path / "y.tar", samples())
+    with pytest.raises(UserError, match=r"clip-000000 is in x\.tar and in y\.tar"):
+        ShardReader(tmp_path)
+
+
+def test_damage_is_refused_by_name(tmp_path):
+    path = tmp_path / "x.tar"
+    write_shard(path, samples())
+    _, members = read_sidecar(path)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[members["clip-000002"]["label.npy"][0] + 200] ^= 1
+    path.write_bytes(damaged)
+    reader = ShardReader(tmp_path)
+    with pytest.raises(UserError, match=r"x\.tar: the field label\.npy of the sample clip-000002 is altered"):
+        reader.read("clip-000002")
+    assert reader.read("clip-000002", "image.png") == samples()[2][1]["image.png"]
+    with pytest.raises(UserError, match="checksum"):
+        check_shard(path)
+    path.write_bytes(whole[: members["clip-000004"]["image.png"][0] + 10])
+    with pytest.raises(UserError, match=r"image\.png of the sample clip-000004 is cut short"):
+        reader.read("clip-000004")
+    path.unlink()
+    with pytest.raises(UserError, match="cannot open"):
+        reader.read("clip-000000")
+
+
+def test_missing_things_are_named(tmp_path):
+    with pytest.raises(UserError, match="no shard"):
+        ShardReader(tmp_path)
+    write_shard(tmp_path / "x.tar", samples())
+    with pytest.raises(UserError, match="no sample nobody"):
+        ShardReader(tmp_path).read("nobody")
+    with pytest.raises(UserError, match=r"clip-000000 has no field view9\.png"):
+        ShardReader(tmp_path).read("clip-000000", "view9.png")
+    sidecar_path(tmp_path / "x.tar").write_text('{"name": 1}')
+    with pytest.raises(UserError, match=r"x\.tar\.json is damaged"):
+        ShardReader(tmp_path)
+    sidecar_path(tmp_path / "x.tar").unlink()
+    with pytest.raises(UserError, match=r"no x\.tar\.json"):
+        ShardReader(tmp_path)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_shard(tmp_path / "file/x.tar", samples())

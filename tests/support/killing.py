@@ -1,0 +1,119 @@
+"""A small run of the engine in processes of its own, one of which is killed at a moment that depends on a seed; then the run goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import torch
+
+from pipeline.core.files import sha256
+from pipeline.core.seeds import rng
+from pipeline.engine.run import run_units
+from pipeline.engine.work_unit import WorkUnit, units_of
+from pipeline.store.shards import encode_npy
+
+ROOT = Path(__file__).parents[2]
+UNITS = units_of("part", list(range(36)), 4)
+VICTIMS = ("driver", "actor", "ray worker")
+
+
+class Slow:
+    """Takes a while over each item, and writes into the log which unit it has begun."""
+
+    def __init__(self, log: Path):
+        self.log = log
+
+    def __call__(self, unit: WorkUnit):
+        with open(self.log, "a") as file:
+            file.write(f"{unit.name}\n")
+        return self.samples(unit), {"items": len(unit.items)}
+
+    def samples(self, unit: WorkUnit):
+        for item in unit.items:
+            time.sleep(0.1)
+            matrix = torch.from_numpy(rng(0, item).normal(size=(200, 200)).astype(np.float32))
+            yield f"item-{item:03d}", {"product.npy": encode_npy((matrix @ matrix).numpy())}
+
+
+def drive(folder: Path, workers: int, address: str = "") -> None:
+    """The run itself, in this process; the log goes to folder/log, the work to folder/scratch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = SimpleNamespace(workers=workers, device="cpu", ray_address=address, object_store_mb=100)
+    run_units(UNITS, partial(Slow, folder / "log"), folder / "scratch", machine, "kills")
+
+
+def start(folder: Path, workers: int) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.support.killing", str(folder), str(workers)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@dataclass(frozen=True)
+class Killing:
+    """What came of it: how many units were finished when the victim died, which of them were done again, and the shards in the end."""
+
+    killed: bool
+    finished: int
+    repeated: list[str]
+    shards: dict[str, str]
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted((folder / "scratch").glob("*.tar*"))}
+
+
+def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:
+    """Run, kill the victim once after so many units as `seed` says and a random part of a second, start again as often as it takes."""
+    draw = rng(seed, "kill", victim)
+    run = start(folder, workers)
+    after, delay = int(draw.integers(0, len(UNITS) - 2)), float(draw.uniform(0, 0.4))
+    while run.poll() is None and len(_done(folder)) < after:
+        time.sleep(0.01)
+    time.sleep(delay)
+    while (found := _find(run, victim, draw)) is None and run.poll() is None:
+        time.sleep(0.01)
+    done = _done(folder)
+    begun = _log(folder)
+    if found:
+        os.kill(found.pid, signal.SIGKILL)
+    for _ in range(3):
+        if run.wait(300) == 0:
+            break
+        run = start(folder, workers)
+    assert run.returncode == 0, run.stderr.read()
+    return Killing(found is not None, len(done), sorted(done & set(_log(folder)[len(begun) :])), shards(folder))
+
+
+def _done(folder: Path) -> set[str]:
+    return {path.name.split(".")[0] for path in (folder / "scratch").glob("*.done.json")}
+
+
+def _log(folder: Path) -> list[str]:
+    return (folder / "log").read_text().splitlines() if (folder / "log").exists() else []
+
+
+def _find(run: subprocess.Popen, victim: str, draw: np.random.Generator) -> psutil.Process | None:
+    """A living process of the kind; Ray gives its workers names that begin with ray::."""
+    try:
+        driver = psutil.Process(run.pid)
+        if victim == "driver":
+            return driver if run.poll() is None else None
+        named = [(process, " ".join(process.cmdline())) for process in driver.children(recursive=True)]
+    except psutil.Error:
+        return None
+    actors = [process for process, name in named if name.startswith("ray::") and "MapWorker" in name]
+    others = [process for process, name in named if name.startswith("ray::") and "MapWorker" not in name]
+    candidates = actors if victim == "actor" else others
+    return candidates[int(draw.integers(len(candidates)))] if candidates else None
+
+
+if __name__ == "__main__":
+    drive(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

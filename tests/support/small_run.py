@@ -1,0 +1,143 @@
+"""A miniature of what the stages before `pretrain perception` and `evaluate` leave on disk: drawn faces, untrained networks."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from model.psi.network import Psi
+from model.weights import save_weights
+from pipeline.config.params import Params
+from pipeline.config.scales import scale_params
+from pipeline.core.seeds import rng
+from pipeline.geometry.camera import look_at
+from pipeline.geometry.landmarks import landmarks_70
+from pipeline.store.shards import encode_npy, encode_png, write_shard
+from pipeline.store.tables import write_table
+
+FRAMES, PEOPLE = 5, 4
+FIVE = ((0.38, 0.46), (0.6, 0.46), (0.48, 0.59), (0.4, 0.69), (0.57, 0.69))
+
+
+def params() -> Params:
+    """Smoke scale, with even fewer steps."""
+    own = scale_params("smoke")
+    few = own.pretrain.perception.model_copy(update={"steps": 3, "batch": 4})
+    evaluation = own.evaluate.model_copy(update={"self_frames": 2, "cross_pairs": 2, "frontal_drivers": 2, "novel_views": 2, "videos": 2})
+    return own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"perception": few}), "evaluate": evaluation, "threads": 1})
+
+
+def picture(person: int, frame: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A disc with two eyes and a mouth that opens: (S, S, 3) and its mask (S, S), uint8."""
+    y, x = (np.mgrid[:size, :size] + 0.5) / size
+    colour = np.array([90 + 40 * (person % 4), 120 + 20 * (person % 3), 200 - 30 * (person % 5)])
+    mask = (x - 0.5) ** 2 + (y - 0.52) ** 2 < 0.14
+    image = np.where(mask[..., None], colour, 40 + 5 * person)
+    dark = ((x - 0.38) ** 2 + (y - 0.46) ** 2 < 0.003) | ((x - 0.6) ** 2 + (y - 0.46) ** 2 < 0.003)
+    dark |= (abs(x - 0.48) < 0.09) & (abs(y - 0.69) < 0.01 + 0.01 * frame)
+    return np.where(dark[..., None], 20, image).astype(np.uint8), (mask * 255).astype(np.uint8)
+
+
+def label(person: int, frame: int) -> np.ndarray:
+    draw = rng(1, "label", person, frame)
+    parts = [
+        look_at(0.1 * frame - 0.2, 0.05, 4.2, np.array([0, 0, 0.09])),
+        rng(1, person).normal(size=300) * 0.3,
+        draw.normal(size=100) * 0.3,
+    ]
+    eyes = draw.normal(size=3) * 0.1
+    return np.concatenate([*parts, np.zeros(3), [0.03 * frame, 0, 0], eyes, eyes]).astype(np.float32)
+
+
+def landmarks() -> list[float]:
+    """478 points that have the five where they belong."""
+    points = np.full((478, 3), 0.5, np.float32)
+    points[:, :2] += rng(2, "mesh").normal(size=(478, 2)) * 0.05
+    points[[468, 473, 4, 61, 291], :2] = FIVE
+    points[[33, 160, 158, 133, 153, 144], :2] = FIVE[0]
+    points[[362, 385, 387, 263, 373, 380], :2] = FIVE[1]
+    return points.flatten().tolist()
+
+
+def build(folder: Path, own: Params, truth: bool = True) -> None:
+    """Write ingest, labels, views, psi3d and psi into `folder`, and the truth if there is one."""
+    size = own.networks.image
+    portraits = [
+        {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks(), "crop": [1 / 256, 0.0, 0.0], "person": i // 2}
+        for i in range(PEOPLE * 2)
+    ]
+    splits = ("test", "test", "test", "train", "train", "validation")
+    clips = [{"key": f"c{i}", "file": f"c{i}.mp4", "split": split} for i, split in enumerate(splits)]
+    frames = [
+        {"key": f"{clip['key']}-{j:06d}", "clip": clip["key"], "index": j, "split": clip["split"], "status": "ok", "landmarks": landmarks()}
+        for clip in clips
+        for j in range(FRAMES)
+    ]
+    tables = {"portraits": [{k: v for k, v in row.items() if k != "person"} for row in portraits], "clips": clips, "frames": frames}
+    for name, rows in tables.items():
+        write_table(folder / "ingest" / f"{name}.parquet", pa.Table.from_pylist(rows))
+    number = {clip["key"]: 10 + i for i, clip in enumerate(clips)}
+    subjects = [(row["key"], row["person"], 0) for row in portraits] + [(row["key"], number[row["clip"]], row["index"]) for row in frames]
+    drawn = {key: picture(person, frame, size) for key, person, frame in subjects}
+    write_shard(
+        folder / "ingest/shards/all.tar",
+        [(key, {"image.png": encode_png(image), "mask.png": encode_png(mask)}) for key, (image, mask) in drawn.items()],
+    )
+
+    labels = {key: label(person, frame) for key, person, frame in subjects}
+    for name, rows in (("ffhq", portraits), ("vfhq", frames)):
+        fits = [
+            {"clip": "", "split": "train"} | {key: value for key, value in row.items() if key in ("key", "clip", "split", "status")} for row in rows
+        ]
+        fits = [row | {"label": labels[row["key"]].tolist()} for row in fits]
+        write_table(folder / "labels" / f"{name}.parquet", pa.Table.from_pylist(fits))
+    views = [
+        (
+            row["key"],
+            {
+                "image.png": encode_png(drawn[row["key"]][0]),
+                "mask.png": encode_png(drawn[row["key"]][1]),
+                "cameras.npy": encode_npy(labels[row["key"]][None, :25]),
+                "label.npy": encode_npy(labels[row["key"]]),
+                "motion.npy": encode_npy(rng(3, row["key"]).normal(size=(1, own.networks.motion.dims)).astype(np.float32)),
+            },
+        )
+        for row in frames
+    ]
+    write_shard(folder / "views/shards/all.tar", views)
+    write_table(folder / "views/index.parquet", pa.Table.from_pylist([{k: row[k] for k in ("key", "clip", "split")} for row in frames]))
+    _networks(folder, own)
+    (folder / "truth").mkdir(parents=True, exist_ok=True)
+    if truth:
+        _truth(folder / "truth", portraits, clips, frames, labels, drawn)
+
+
+def _networks(folder: Path, own: Params) -> None:
+    for name in ("psi3d", "psi"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            save_weights(folder / name / f"{name}.safetensors", Psi(own.networks).state_dict(), {"motion": "emot"})
+
+
+def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], labels: dict[str, np.ndarray], drawn: dict) -> None:
+    mesh = np.array(landmarks()).reshape(478, 3)
+    raw = (landmarks_70(mesh) * 256).flatten().tolist()
+    write_table(
+        folder / "portraits.parquet",
+        pa.Table.from_pylist([{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]),
+    )
+    files = {clip["key"]: clip["file"] for clip in clips}
+    rows = [{"file": files[row["clip"]], "index": row["index"], "label": labels[row["key"]].tolist(), "landmarks": raw} for row in frames]
+    write_table(folder / "frames.parquet", pa.Table.from_pylist(rows))
+    sides = np.stack([look_at(yaw, 0.0, 4.2, np.zeros(3)) for yaw in (-0.4, 0.4)])
+    samples = []
+    for row in frames:
+        if row["split"] == "test" and row["index"] == 2:
+            image, mask = drawn[row["key"]]
+            depth = np.where(mask > 0, 4.1, np.inf).astype(np.float32)
+            fields = {"cameras.npy": encode_npy(sides), "unmoved.png": encode_png(drawn[row["key"].replace("000002", "000000")][0])}
+            for i in range(len(sides)):
+                fields |= {f"view{i}.png": encode_png(image), f"alpha{i}.png": encode_png(mask), f"depth{i}.npy": encode_npy(depth)}
+            samples.append((row["key"], fields))
+    write_shard(folder / "views-000000.tar", samples)

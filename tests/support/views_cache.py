@@ -1,0 +1,53 @@
+"""A small multi-view cache of random pictures."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config.scales import scale_params
+from pipeline.core.seeds import rng
+from pipeline.geometry import camera
+from pipeline.store.shards import encode_npy, encode_png, write_shard
+from pipeline.store.view_index import describe_frame, write_index
+from pipeline.train.view_batches import PseudoMultiView
+
+PARAMS = scale_params("smoke")
+SIZES = PARAMS.networks
+CLIPS, FRAMES, VIEWS = 3, 4, 2
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of random pictures in the layout of render_views."""
+    folder = tmp_path_factory.mktemp("views")
+    draw, size = rng(0, "cache"), SIZES.image
+
+    def picture(*shape):
+        return encode_png(draw.integers(0, 256, shape, dtype=np.uint8))
+
+    samples = []
+    for clip in range(CLIPS):
+        for index in range(FRAMES):
+            key = f"clip{clip}-{index:06d}"
+            cameras = np.stack([camera.sample_look_at(draw) for _ in range(VIEWS + 1)])
+            label = np.concatenate([cameras[0], np.zeros(412, np.float32)])
+            motion = draw.normal(size=(VIEWS + 1, SIZES.motion.dims)).astype(np.float32)
+            fields = {"image.png": picture(size, size, 3), "mask.png": picture(size, size), "uv.png": picture(size, size, 3)}
+            for view in range(VIEWS):
+                fields |= {f"view{view}.png": picture(size, size, 3), f"alpha{view}.png": picture(size, size)}
+            fields["frame.json"] = describe_frame(
+                f"clip{clip}", index, "train" if clip else "test", {"psnr": clip * 10 + index, "coverage": 1, "identity": 1}
+            )
+            samples.append((key, fields | {"cameras.npy": encode_npy(cameras), "motion.npy": encode_npy(motion), "label.npy": encode_npy(label)}))
+    for number in range(2):  # clip 1 is in both
+        write_shard(folder / f"shards/views-{number:06d}.tar", samples[number * 6 : number * 6 + 6])
+    write_index(folder / "shards", folder / "index.parquet", lambda quality: "")
+    return folder
+
+
+def reader(cache, p=0.1, q=0.8, clips=0, motion="emot", **others):
+    return PseudoMultiView(cache, seed=0, clips=clips, motion=motion, substitute_p=p, substitute_q=q, **others)
+
+
+def same(one, other):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dataclass_fields__)
