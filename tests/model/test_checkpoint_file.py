@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from model.foreign.checkpoint_file import CheckpointFile, is_tensor, module_tensors
-from pipeline.config.scales import SMOKE_SIZES
 from pipeline.core.errors import UserError
 from pipeline.networks.import_weights import import_weights
 from tests.support.hostile_files import MARK, hostile_files, mutated_files
 from tests.support.published_files import write_pickle, write_state
+from tests.support.sizes import SMOKE_SIZES
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 2 << 30

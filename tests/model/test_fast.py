@@ -24,11 +24,11 @@ from model.psi.reference import ReferencePsi
 from model.sizes import Sizes
 from pipeline.bench.floor import PARTS, Rates, counted, floor, operations
 from pipeline.bench.inference import CASES, BenchCase, Scene, measured, psnr, run_fast, run_reference
-from pipeline.config.scales import SMOKE_SIZES
 from pipeline.parity.cases import PSI_EQUALISED
 from pipeline.parity.file import read_fixture, relative_error
 from pipeline.parity.numbers import NumberRule, camera
 from tests.published import PARITY
+from tests.support.sizes import SMOKE_SIZES
 
 ROOT = Path(__file__).parents[2]
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -14,7 +14,7 @@ from model.judges.trunk import PublishedTrunk
 from model.psi.network import Psi
 from model.weights import load_weights
 from pipeline.config.params import Params
-from pipeline.config.scales import SMOKE_SIZES, scale_params
+from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.doctor import examine
 from pipeline.evaluate.methods import Synthesizers
@@ -29,6 +29,7 @@ from stages.pretrain import main
 from tests.support import small_run
 from tests.support.flame_files import write_flame
 from tests.support.published_files import random_state, write_pickle, write_state
+from tests.support.sizes import SMOKE_SIZES
 
 NAME = "TriPlaneReconstructorNeutralize"
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config.scales import SMOKE_SIZES
 from pipeline.networks.published import NEEDED, expected_state
 from tests.support.published_files import Persistent, Plain, module_of, published_modules, random_state
+from tests.support.sizes import SMOKE_SIZES
 
 MARK = "executed"
 
