@@ -8,7 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from model.psi.network import Psi
+from model.weights import load_weights
+from pipeline.clips.held_out import IngestedClips
+from pipeline.config.params import load_params
+from tests.model.test_layout import share_in_the_corner
 
 ROOT = Path(__file__).parents[1]
 METRICS = [
@@ -112,6 +119,24 @@ def test_superresolution_beats_the_enlarged_raw_picture(clone, stage):
 
 def test_superresolution_of_genhead_has_better_edges_than_its_enlarged_raw_picture(clone):
     assert held_out(clone, "pretrain_genhead", "edges")[1] < 0.98 * held_out(clone, "pretrain_genhead", "edges_enlarged")[1]
+
+
+def test_an_edit_of_the_source_changes_the_head_mostly_where_it_was_made(clone):
+    """Corners of portraits of people who were not trained on; a quarter would be chance."""
+    sizes = load_params(clone / "params.yaml").networks
+    psi3d = Psi(sizes).eval().requires_grad_(False)
+    psi3d.load_state_dict(load_weights(clone / "data/psi3d/psi3d.safetensors")[0])
+    clips = IngestedClips(clone / "data/ingest", clone / "data/labels/vfhq.parquet", "validation")
+    half, shares = sizes.image // 2, []
+    for keys in clips.clips.values():
+        frame = clips.frame(keys[0])
+        whole = psi3d(frame.image[None], None, None, frame.camera[None, None], motion_scale=0.0).foreground
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            edited = frame.image.clone()
+            edited[:, down * half : (down + 1) * half, right * half : (right + 1) * half] *= -1
+            head = psi3d(edited[None], None, None, frame.camera[None, None], motion_scale=0.0).foreground
+            shares.append(share_in_the_corner((head - whole).square().sum(1)[0], down, right))
+    assert np.mean(shares) > 0.32
 
 
 def test_the_driving_motion_changes_the_picture_and_most_of_all_the_face(clone):

@@ -282,7 +282,7 @@ def test_repair_refuses_other_inputs(project):
     with pytest.raises(UserError, match="data/psi3d"):
         mend(VIEWS)
     write_bytes("data/code/render_views.txt", b"0  model.psi.network\n")
-    with pytest.raises(UserError, match=r"other inputs than there are now \(model, model.psi.background, model.psi.canonical and"):
+    with pytest.raises(UserError, match=r"other inputs than there are now \(model, model\.fast, model\.fast\.blocks and"):
         mend(VIEWS)
     assert shard.read_bytes() == damaged
 

@@ -32,38 +32,37 @@ def test_a_pixel_of_the_map_lies_where_the_portrait_shows_it(row: int, column: i
         assert torch.equal(lay_out(maps, "published")[0, plane, 0], maps[0, plane])
 
 
-def psi(layout: str) -> Psi:
-    torch.manual_seed(0)
+def psi(layout: str, seed: int = 0) -> Psi:
+    torch.manual_seed(seed)
     network = Psi(replace(SIZES, planes=layout)).eval().requires_grad_(False)
     torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)  # something to see
     return network
 
 
-def change_of_an_edit(network: Psi, corner: tuple[slice, slice]) -> Tensor:
-    """(S, S) how the picture from the front changes with a corner of the source."""
+def share_in_the_corner(change_HW: Tensor, down: int, right: int) -> float:
+    """Which part of a change lies in one of the four corners of a picture."""
+    half = change_HW.shape[-1] // 2
+    corner = change_HW[down * half : (down + 1) * half, right * half : (right + 1) * half]
+    return float(corner.sum() / change_HW.sum())
+
+
+def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
+    """Before anything is learnt, in the mean over the four corners and three networks; a quarter would be chance."""
     source = torch.rand(1, 3, SIZES.image, SIZES.image, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    edited = source.clone()
-    edited[:, :, *corner] *= -1
-    camera = torch.from_numpy(look_at(0.0, 0.0, 4.2, np.zeros(3)))[None, None]
-    pictures = [network(image, None, None, camera, motion_scale=0.0).raw for image in (source, edited)]
-    return (pictures[1] - pictures[0]).square().sum(1)[0]
-
-
-def test_an_edit_of_the_source_shows_where_it_was_made() -> None:
-    """Before anything is learnt: in upright planes half of the change lies in the corner that was edited, in published ones less than in
-    the other corners' mean."""
     half, near = SIZES.image // 2, {}
     for layout in LAYOUTS:
         shares = []
-        for down in (0, 1):
-            for right in (0, 1):
-                corner = slice(down * half, (down + 1) * half), slice(right * half, (right + 1) * half)
-                change = change_of_an_edit(psi(layout), corner)
-                small = change.shape[-1] // 2
-                inside = change[down * small : (down + 1) * small, right * small : (right + 1) * small]
-                shares.append(float(inside.sum() / change.sum()))
+        for seed in range(3):
+            network = psi(layout, seed)
+            before = network.planes(source, None, None, 0)
+            for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                edited = source.clone()
+                edited[:, :, down * half : (down + 1) * half, right * half : (right + 1) * half] *= -1
+                change = network.planes(edited, None, None, 0) - before
+                as_a_picture = change[0, 0].square().sum(0).flip(0)  # rows of the plane (x, y) go up
+                shares.append(share_in_the_corner(as_a_picture, down, right))
         near[layout] = np.mean(shares)
-    assert near["upright"] > 0.4 and near["upright"] > near["published"] + 0.15
+    assert near["upright"] > 0.37 and near["published"] < 0.3
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -192,6 +192,7 @@ def test_thinned_arrays_that_are_no_good(tmp_path: Path) -> None:
     assert verdicts(tmp_path / "psi_v2_posed.npz") == {"psi_v2_posed": "fail"}
 
 
+@pytest.mark.process
 def test_full_fixtures_are_thinned_to_equal_bytes(tmp_path: Path) -> None:
     rule, full, once, twice = NumberRule(), tmp_path / "full", tmp_path / "once", tmp_path / "twice"
     grid, picture, few = rule.unit("a", (3, 24, 24, 24)), rule.unit("b", (2, 80, 70)).astype(np.float16), rule.unit("c", (KEPT,))

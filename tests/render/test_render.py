@@ -52,7 +52,7 @@ def own_scratch(tmp_path, monkeypatch):
 def test_views_of_frames(inputs, tmp_path):
     metrics = views(inputs, tmp_path / "out")
     sizes = scale_params("smoke").networks
-    assert metrics["frames"] == {"train": 6, "test": 4}
+    assert metrics["frames"] == {"train": 6, "validation": 0, "test": 4}
     assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 0, "given_up_frames": []}
     assert metrics["views"] == 20 and metrics["shards"] == 3 and metrics["clips"] == 3
     index = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
@@ -91,7 +91,7 @@ def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
     params = params_with(render_views={"views": 2, "shard_size": 4})
     metrics = render_views(params, ingested, *(inputs / name for name in VIEW_INPUTS[1:]), tmp_path / "out", tmp_path / "out.jpg")
     assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 1, "given_up_frames": ["b-000001"]}
-    assert metrics["frames"] == {"train": 5, "test": 4} and metrics["views"] == 18
+    assert metrics["frames"] == {"train": 5, "validation": 0, "test": 4} and metrics["views"] == 18
     keys = [row["key"] for row in pq.read_table(tmp_path / "out/index.parquet").to_pylist()]
     assert keys == ShardReader(tmp_path / "out/shards").keys() and len(keys) == 9 and "b-000001" not in keys
 

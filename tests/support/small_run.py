@@ -117,7 +117,10 @@ def _networks(folder: Path, own: Params) -> None:
     for name in ("psi3d", "psi"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
-            save_weights(folder / name / f"{name}.safetensors", Psi(own.networks).state_dict(), {"motion": "emot"})
+            psi = Psi(own.networks)
+            for block in psi.encoder_canonical.trans_blocks_motion:  # which an untrained network adds nothing of
+                torch.nn.init.normal_(block.attn2.proj.weight)
+            save_weights(folder / name / f"{name}.safetensors", psi.state_dict(), {"motion": "emot"})
 
 
 def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], labels: dict[str, np.ndarray], drawn: dict) -> None:
