@@ -239,6 +239,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
 def test_compiled(scene: Scene) -> None:
     inputs = scene.inputs(BenchCase("", batch=2, views=3))
