@@ -65,7 +65,8 @@ def write_fixture(path: Path, arrays: dict[str, Stored]) -> None:
 def read_fixture(path: Path) -> dict[str, Stored]:
     """The arrays of a fixture, nothing unpickled. Raises ValueError when it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy would leave the file of a damaged archive open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             entries = {name: file[name] for name in file.files}
     except Exception as error:  # a damaged archive raises nearly anything: its own error, that of zlib, of the header's parser, of memory
         reason = " ".join(str(error).split())
