@@ -29,15 +29,14 @@ MARKS = Path("data/code")
 # How a stage is called and how it reports cannot change what it makes. A package stands for all its modules.
 PLUMBING = (
     "pipeline.cli",
-    "pipeline.engine.code_mark",
+    "pipeline.config",
     "pipeline.core.costs",
-    "pipeline.doctor",
     "pipeline.core.errors",
-    "pipeline.engine.fingerprint",
-    "pipeline.config.params",
-    "pipeline.engine.estimate",
     "pipeline.core.progress",
-    "pipeline.config.scales",
+    "pipeline.doctor",
+    "pipeline.engine.code_mark",
+    "pipeline.engine.estimate",
+    "pipeline.engine.fingerprint",
     "pipeline.engine.scratch",
     "pipeline.stage",
 )
