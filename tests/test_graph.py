@@ -82,12 +82,13 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
 
 
 def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(graph, scale):
+    data = scale_data(scale)
     for stage in graph[1:]:
         keys = params_of(stage)
         assert len(set(keys)) == len(keys)
         for path in keys:
             assert not path.startswith(("machine", "scale"))
-            value = scale_data(scale)
+            value = data
             for key in path.split("."):
                 assert key in value, f"{stage.name}: {path} is no key of params.yaml"
                 value = value[key]

@@ -101,6 +101,7 @@ def test_pictures(world):
     assert page.count("data:video/mp4") == 3 and "Self-reenactment" in page and "Psi_3d, no motion" in page
 
 
+@pytest.mark.slow
 def test_again_gives_the_same_bytes(world):
     folder, own, evaluation = world
     torch.rand(3)  # the global generator must not matter

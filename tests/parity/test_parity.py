@@ -66,7 +66,10 @@ def _free_psi():
     forget_psi()
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("psi") else name for name in sorted(CASES)])
+SLOW = {"discriminator", "superresolution", *(name for name in CASES if name.startswith("psi"))}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(CASES)])
 def test_fixture(name: str) -> None:
     lines = check_fixture(PARITY / f"{name}.npz", NumberRule())
     assert not [str(line) for line in lines if line.verdict not in ("pass", "input", "skipped")]
