@@ -32,7 +32,9 @@ Samples = tuple[Tensor, Tensor]  # colour (..., F), raw density (...)
 class HeadState:
     """What rendering needs to know of B labels seen from V cameras each."""
 
-    deform: Callable[[Tensor, str], Tensor]  # (points (B, N, 3), "eyes" | "face" | "mouth") -> canonical points (B, N, 3)
+    deform: Callable[
+        [Tensor, str], Tensor
+    ]  # (points (B, N, 3), "eyes" | "face" | "mouth") -> canonical points (B, N, 3)
     eye_boxes_BE23: Tensor  # lower and upper corner of each eye's box; eye planes hold inside only
     eye_mask_BVnn: Tensor  # in [0, 1]
     mouth_mask_BVnn: Tensor
@@ -52,13 +54,23 @@ class GenHead(nn.Module):
         own = sizes.genhead
         self.sizes = sizes
 
-        def network(condition: int, layers: int, resolution: int, channels: int, base: int, most: int, first: int = 4) -> _StyleGan:
+        def network(
+            condition: int, layers: int, resolution: int, channels: int, base: int, most: int, first: int = 4
+        ) -> _StyleGan:
             synthesis = SynthesisNetwork(sizes.w_dim, resolution, channels, base, most, first)
-            return _StyleGan(MappingNetwork(own.z_dim, condition, sizes.w_dim, synthesis.num_ws, layers), synthesis)
+            return _StyleGan(
+                MappingNetwork(own.z_dim, condition, sizes.w_dim, synthesis.num_ws, layers), synthesis
+            )
 
         planes = 6 * sizes.plane_channels
         self.backbone = network(
-            CONDITION, own.mapping_layers, sizes.plane_resolution, planes, own.channel_base, own.channel_max, own.first_resolution
+            CONDITION,
+            own.mapping_layers,
+            sizes.plane_resolution,
+            planes,
+            own.channel_base,
+            own.channel_max,
+            own.first_resolution,
         )
         self.background = network(
             0,
@@ -71,14 +83,20 @@ class GenHead(nn.Module):
         self.superresolution = SuperResolution(sizes)
         self.decoder = ColourDecoder(sizes.plane_channels, sizes.decoder_hidden, sizes.feature_channels)
         self.deformation = PartDeformation(flame)
-        self.register_buffer("style", torch.ones(1, sizes.w_dim), persistent=False)  # super-resolution always has this one (facts 3.1)
+        self.register_buffer(
+            "style", torch.ones(1, sizes.w_dim), persistent=False
+        )  # super-resolution always has this one (facts 3.1)
 
-    def planes(self, z_BZ: Tensor, condition_B325: Tensor, truncation: float = 1.0, update_average: bool = False) -> Tensor:
+    def planes(
+        self, z_BZ: Tensor, condition_B325: Tensor, truncation: float = 1.0, update_average: bool = False
+    ) -> Tensor:
         """Tri-planes (B, 6, C, R, R) of latent codes, conditioned on a camera and a shape. `update_average` is for training."""
         styles = self.backbone.mapping(z_BZ, condition_B325, truncation, update_average)
         return self.backbone.synthesis(styles).unflatten(1, (6, self.sizes.plane_channels))
 
-    def background_feature(self, z_BZ: Tensor, truncation: float = 1.0, update_average: bool = False) -> Tensor:
+    def background_feature(
+        self, z_BZ: Tensor, truncation: float = 1.0, update_average: bool = False
+    ) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]; the official code uses the head's z."""
         logits = self.background.synthesis(self.background.mapping(z_BZ, None, truncation, update_average))
         size = (self.sizes.rays, self.sizes.rays)
@@ -98,7 +116,11 @@ class GenHead(nn.Module):
     def deform(self, label_B437: Tensor, offsets: Tensor | None) -> Callable[[Tensor, str], Tensor]:
         """Points (B, N, 3) of the labels' space and a part to canonical points; `offsets` are those of the labels or None."""
         _, shape, expression, pose, eyes = split_label(label_B437)
-        return self.deformation.exact(shape, expression, pose[:, 3:], eyes) if offsets is None else self.deformation.from_offsets(offsets)
+        return (
+            self.deformation.exact(shape, expression, pose[:, 3:], eyes)
+            if offsets is None
+            else self.deformation.from_offsets(offsets)
+        )
 
     @torch.no_grad()
     def state(self, label_B437: Tensor, cameras_BV25: Tensor, offsets: Tensor | None = None) -> HeadState:
@@ -115,8 +137,14 @@ class GenHead(nn.Module):
             low, high = ball.amin(1), ball.amax(1)
             boxes.append(torch.stack([low, high], 1).lerp(((low + high) / 2)[:, None], 1 - EYE_BOX))
         views = cameras_BV25.shape[1]
-        masks = part_masks(flame, vertices.repeat_interleave(views, 0), cameras_BV25.flatten(0, 1), self.sizes.rays)
-        return HeadState(self.deform(label_B437, offsets), torch.stack(boxes, 1), *(mask.view(-1, views, *mask.shape[2:]) for mask in masks))
+        masks = part_masks(
+            flame, vertices.repeat_interleave(views, 0), cameras_BV25.flatten(0, 1), self.sizes.rays
+        )
+        return HeadState(
+            self.deform(label_B437, offsets),
+            torch.stack(boxes, 1),
+            *(mask.view(-1, views, *mask.shape[2:]) for mask in masks),
+        )
 
     def forward(
         self,
@@ -178,22 +206,47 @@ class GenHead(nn.Module):
             if picked.numel():
                 some = points.flatten(0, 1)[rows].view(batch, -1, *points.shape[2:])
                 boxes = state.eye_boxes_BE23[:, None, None]
-                in_eye = ((some[..., None, :] > boxes[..., 0, :]) & (some[..., None, :] < boxes[..., 1, :])).all(-1).any(-1)
+                in_eye = (
+                    ((some[..., None, :] > boxes[..., 0, :]) & (some[..., None, :] < boxes[..., 1, :]))
+                    .all(-1)
+                    .any(-1)
+                )
                 masks = (mask.flatten()[rows].view(batch, -1, 1) for mask in (eye_mask, mouth_mask))
                 under = tuple(values.flatten(0, 1)[rows].unflatten(0, (batch, -1)) for values in whole)
-                fused = fuse(under, look(parts, some, "eyes"), look(parts, some, "mouth"), in_eye, *masks, automatic)
-                whole = tuple(a.flatten(0, 1).index_copy(0, rows, b.flatten(0, 1)).view(a.shape) for a, b in zip(whole, fused, strict=True))
+                fused = fuse(
+                    under, look(parts, some, "eyes"), look(parts, some, "mouth"), in_eye, *masks, automatic
+                )
+                whole = tuple(
+                    a.flatten(0, 1).index_copy(0, rows, b.flatten(0, 1)).view(a.shape)
+                    for a, b in zip(whole, fused, strict=True)
+                )
             return whole[0].view(*points_BVRS3.shape[:-1], -1), whole[1].view(points_BVRS3.shape[:-1])
 
         own = self.sizes
-        return render_rays(field, cameras_BV25, state.eye_mask_BVnn.shape[-1], own.samples, own.samples_fine, own.box, generator)
+        return render_rays(
+            field,
+            cameras_BV25,
+            state.eye_mask_BVnn.shape[-1],
+            own.samples,
+            own.samples_fine,
+            own.box,
+            generator,
+        )
 
     def plane_features(self, planes_B6CRR: Tensor, points_BN3: Tensor, state: HeadState) -> Tensor:
         """Plane-averaged features (B, N, C) of the face planes at points of the label's space: the target of the tri-plane loss."""
         return sample_planes(planes_B6CRR[:, 3:], state.deform(points_BN3, "face"), self.sizes.box)
 
 
-def fuse(face: Samples, eye: Samples, mouth: Samples, in_eye: Tensor, eye_mask: Tensor, mouth_mask: Tensor, automatic: bool) -> Samples:
+def fuse(
+    face: Samples,
+    eye: Samples,
+    mouth: Samples,
+    in_eye: Tensor,
+    eye_mask: Tensor,
+    mouth_mask: Tensor,
+    automatic: bool,
+) -> Samples:
     """Colour (..., F) and density (...) of samples that eyes, mouth and face share; masks broadcast to the densities (facts 3.2 point 4).
 
     As in the official renderer, found from its outputs: the part's density is weighed by its mask before it is mixed with the face's by
@@ -209,6 +262,8 @@ def fuse(face: Samples, eye: Samples, mouth: Samples, in_eye: Tensor, eye_mask: 
     if automatic:
         prefer = torch.sigmoid(part_sigma - face[1])
         at_mouth = mouth_mask > 0
-        colour = torch.where(at_mouth[..., None], face[0] + prefer[..., None] * (part_colour - face[0]), colour)
+        colour = torch.where(
+            at_mouth[..., None], face[0] + prefer[..., None] * (part_colour - face[0]), colour
+        )
         sigma = torch.where(at_mouth, face[1] + part_sigma, sigma)
     return colour, sigma

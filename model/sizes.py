@@ -12,7 +12,9 @@ from typing import Literal
 class PsiSizes:
     """Psi and Psi_3d (paper section 4.1, facts 1)."""
 
-    encoder_width: int = 64  # first layer of the ResNet; the later layers have 2, 4 and 8 times as many channels
+    encoder_width: int = (
+        64  # first layer of the ResNet; the later layers have 2, 4 and 8 times as many channels
+    )
     encoder_blocks: tuple[int, ...] = (3, 4, 6, 3)
     global_channels: int = 256  # appearance feature at 1/8 of the image
     detail_stem: int = 64
@@ -118,7 +120,10 @@ class Sizes:
         psi = self.psi
         doublings = len(self.superresolution_channels)
         rules = (
-            (self.image >= 32 and self.image & (self.image - 1) == 0, f"image must be a power of two from 32 on, but is {self.image}"),
+            (
+                self.image >= 32 and self.image & (self.image - 1) == 0,
+                f"image must be a power of two from 32 on, but is {self.image}",
+            ),
             (
                 doublings > 0 and self.image == self.rays * 2**doublings,
                 f"image must be rays doubled once for each of superresolution_channels, but image is {self.image}, rays is {self.rays} "
@@ -130,7 +135,10 @@ class Sizes:
             ),
             (self.samples >= 4, f"samples must be at least 4, but is {self.samples}"),
             (self.samples_fine >= 2, f"samples_fine must be at least 2, but is {self.samples_fine}"),
-            (self.feature_channels >= 3, f"feature_channels must be at least 3 (they begin with RGB), but is {self.feature_channels}"),
+            (
+                self.feature_channels >= 3,
+                f"feature_channels must be at least 3 (they begin with RGB), but is {self.feature_channels}",
+            ),
             (self.box > 0, f"box must be positive, but is {self.box}"),
             (
                 len(psi.encoder_blocks) == 4 and min(psi.encoder_blocks) >= 1,
@@ -141,9 +149,18 @@ class Sizes:
                 f"psi.patch_stride must be 1, 2 or 4 and divide image / 8, but is {psi.patch_stride}",
             ),
             (psi.dim % 4 == 0, f"psi.dim must be divisible by 4, but is {psi.dim}"),
-            (psi.dim % psi.canonical_heads == 0, f"psi.canonical_heads must divide psi.dim ({psi.dim}), but is {psi.canonical_heads}"),
-            (psi.dim % psi.decoder_heads == 0, f"psi.decoder_heads must divide psi.dim ({psi.dim}), but is {psi.decoder_heads}"),
-            (psi.decoder_channels % 2 == 0, f"psi.decoder_channels must be even, but is {psi.decoder_channels}"),
+            (
+                psi.dim % psi.canonical_heads == 0,
+                f"psi.canonical_heads must divide psi.dim ({psi.dim}), but is {psi.canonical_heads}",
+            ),
+            (
+                psi.dim % psi.decoder_heads == 0,
+                f"psi.decoder_heads must divide psi.dim ({psi.dim}), but is {psi.decoder_heads}",
+            ),
+            (
+                psi.decoder_channels % 2 == 0,
+                f"psi.decoder_channels must be even, but is {psi.decoder_channels}",
+            ),
         )
         for holds, sentence in rules:
             if not holds:
@@ -151,4 +168,8 @@ class Sizes:
 
     def driven_by(self, motion: str) -> "Sizes":
         """The sizes of a Psi that is driven by E_mot ("emot") or by 109 numbers of the label ("flame": eyes 6, jaw 3, expression 100)."""
-        return replace(self, motion=replace(self.motion, eye=6, emotion=3, feature=100)) if motion == "flame" else self
+        return (
+            replace(self, motion=replace(self.motion, eye=6, emotion=3, feature=100))
+            if motion == "flame"
+            else self
+        )

@@ -48,7 +48,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     for file in (path, facts_path(path)):
         if not file.is_file():
-            raise WeightsError(f"the weights {path} are not complete: {file.name} is missing; run the stage that makes them (dvc repro)")
+            raise WeightsError(
+                f"the weights {path} are not complete: {file.name} is missing; run the stage that makes them (dvc repro)"
+            )
     data = path.read_bytes()
     try:
         facts = json.loads(facts_path(path).read_bytes())

@@ -17,7 +17,10 @@ from pipeline.core.files import write_bytes
 PARAMS = Path("params.yaml")
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="One-shot 4D head avatars: the tools around the graph."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="One-shot 4D head avatars: the tools around the graph.",
 )
 
 
@@ -42,7 +45,9 @@ def scale(name: Annotated[str, typer.Argument(help=", ".join(SCALES))]) -> None:
 @app.command()
 def doctor() -> None:
     """Say what is missing for the current params, where it comes from and what the run would cost."""
-    from pipeline.doctor import examine  # not at the top: it imports torch, and `psi4d scale` should answer at once
+    from pipeline.doctor import (
+        examine,
+    )  # not at the top: it imports torch, and `psi4d scale` should answer at once
 
     findings = examine(load_params(PARAMS))
     width = max(len(finding.what) for finding in findings)
@@ -56,7 +61,9 @@ def doctor() -> None:
 @app.command()
 def parity(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of fixtures (*.npz)")],
-    salt: Annotated[str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")] = "",
+    salt: Annotated[
+        str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")
+    ] = "",
 ) -> None:
     """Compare the networks at paper size with the fixtures of the official ones; takes a minute or two, and 3 GB of memory."""
     from pipeline.parity.check import check
@@ -75,11 +82,21 @@ def parity(
 
 @app.command()
 def inspect(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="data/views, data/genhead, data/ingest, or the http:// or s3:// address of views")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR",
+            help="data/views, data/genhead, data/ingest, or the http:// or s3:// address of views",
+        ),
+    ],
     clip: Annotated[str | None, typer.Option(help="only this clip, or the sample with this key")] = None,
     frame: Annotated[int | None, typer.Option(help="only the frame with this index")] = None,
-    sheet: Annotated[Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of a few frames")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="OUT", help="write a page to browse, into this folder")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of a few frames")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="write a page to browse, into this folder")
+    ] = None,
 ) -> None:
     """Show what is in a cache: numbers, one sample, a contact sheet, a page to browse."""
     from pipeline.caches.inspect import Cache, frames_of, sample, summary
@@ -94,14 +111,20 @@ def inspect(
         typer.echo(f"{len(entries):,} frames are now in {write_page(cache, entries, html)}")
     if not sheet and not html:
         typer.echo(
-            summary(cache) if clip is None and frame is None else sample(cache, entries[0]) if len(entries) == 1 else frames_of(cache, entries)
+            summary(cache)
+            if clip is None and frame is None
+            else sample(cache, entries[0])
+            if len(entries) == 1
+            else frames_of(cache, entries)
         )
 
 
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="data/views, data/genhead or data/ingest")],
-    repair: Annotated[bool, typer.Option("--repair", help="make what is broken again, and only that")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="make what is broken again, and only that")
+    ] = False,
 ) -> None:
     """Check a cache: checksums, fields, tables against shards, files; status 1 and a line for everything that is wrong."""
     from pipeline.caches.verify import verify as look
@@ -116,9 +139,13 @@ def verify(
             typer.echo(f"made again: {name}")
         verdict = look(folder)
     if verdict.findings:
-        raise UserError(f"{folder} is not whole: {len(verdict.findings)} findings. `psi4d verify {folder} --repair` makes what is broken again.")
+        raise UserError(
+            f"{folder} is not whole: {len(verdict.findings)} findings. `psi4d verify {folder} --repair` makes what is broken again."
+        )
     samples = sum(map(len, verdict.samples.values()))
-    typer.echo(f"{folder} is whole: {samples:,} samples in {len(verdict.samples)} shards, {verdict.bytes:,} bytes")
+    typer.echo(
+        f"{folder} is whole: {samples:,} samples in {len(verdict.samples)} shards, {verdict.bytes:,} bytes"
+    )
 
 
 @app.command()
@@ -128,7 +155,9 @@ def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = Fals
 
     found = leftovers()
     for leftover in found:
-        state = "kept: of the last run" if leftover.current else "removed" if yes else "of other inputs or code"
+        state = (
+            "kept: of the last run" if leftover.current else "removed" if yes else "of other inputs or code"
+        )
         if yes and not leftover.current:
             remove(leftover)
         typer.echo(f"{readable(leftover.bytes):>10}  {leftover.path}  {state}")
@@ -137,21 +166,27 @@ def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = Fals
     if not older:
         typer.echo("there is nothing to remove")
     else:
-        typer.echo(f"{size} are free now" if yes else f"{len(older)} folders with {size} can go: `psi4d clean --yes`")
+        typer.echo(
+            f"{size} are free now" if yes else f"{len(older)} folders with {size} can go: `psi4d clean --yes`"
+        )
 
 
 @app.command()
 def bench(
     scale: Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))] = "paper",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")
+    ] = False,
 ) -> None:
     """Time the fast path of Psi beside the reference path and the floor of this machine; ten minutes and 9 GB of memory at paper size."""
     # Read when torch is loaded: see stages/__init__.py; and large pages, without which fresh memory costs more than filling it.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        raise UserError("bench --compile: torch.compile needs a C++ compiler and found none. Install g++, or leave --compile out.")
+        raise UserError(
+            "bench --compile: torch.compile needs a C++ compiler and found none. Install g++, or leave --compile out."
+        )
     from pipeline.bench.inference import bench as run
     from pipeline.bench.inference import write_results
 
@@ -165,7 +200,10 @@ def bench(
 @app.command("import")
 def import_(
     file: Annotated[
-        Path, typer.Argument(help="GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth or generic_model.pkl")
+        Path,
+        typer.Argument(
+            help="GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth or generic_model.pkl"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="folder for the result")] = Path("data/official"),
 ) -> None:
@@ -173,9 +211,13 @@ def import_(
     from pipeline.networks.import_weights import import_weights
 
     result = import_weights(file, out)
-    typer.echo(f"{result.network}: {result.tensors} tensors with {result.values:,} numbers, now {result.path}")
+    typer.echo(
+        f"{result.network}: {result.tensors} tensors with {result.values:,} numbers, now {result.path}"
+    )
     if result.dropped:
-        typer.echo(f"left out: {len(result.dropped)} tensors that it does not need; {result.path.with_suffix('.json')} lists them")
+        typer.echo(
+            f"left out: {len(result.dropped)} tensors that it does not need; {result.path.with_suffix('.json')} lists them"
+        )
     if result.network == "flame":
         typer.echo(f"set flame.model to {result.path} in params.yaml to use it")
 

@@ -14,7 +14,10 @@ from pipeline.config.params import Params
 from pipeline.core.costs import COSTS
 
 PNG_BYTES = 1.5  # per RGB pixel of a photo, roughly
-SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}  # what cv2 links against: Debian and Ubuntu packages
+SYSTEM_LIBRARIES = {
+    "libGL.so.1": "libgl1",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+}  # what cv2 links against: Debian and Ubuntu packages
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
 FLAME_FILES = {
@@ -50,15 +53,25 @@ def _system(params: Params) -> list[Diagnosis]:
         try:
             ctypes.CDLL(library)
         except OSError:
-            findings.append(Diagnosis("missing", library, f"OpenCV needs it. Debian or Ubuntu: apt-get install {package}"))
+            findings.append(
+                Diagnosis("missing", library, f"OpenCV needs it. Debian or Ubuntu: apt-get install {package}")
+            )
     needed = 16 if params.networks.image > 128 else 8
     free = psutil.virtual_memory().available / 2**30
-    findings.append(Diagnosis("ok" if free >= needed else "note", "memory", f"{free:.1f} GiB free; this scale is meant for {needed} GiB"))
+    findings.append(
+        Diagnosis(
+            "ok" if free >= needed else "note",
+            "memory",
+            f"{free:.1f} GiB free; this scale is meant for {needed} GiB",
+        )
+    )
     if torch.cuda.is_available():
         findings.append(Diagnosis("ok", "GPU", torch.cuda.get_device_name()))
     else:
         state = "note" if params.networks.image > 128 else "ok"
-        findings.append(Diagnosis(state, "GPU", "none; everything runs on the CPU, but paper scale would take years"))
+        findings.append(
+            Diagnosis(state, "GPU", "none; everything runs on the CPU, but paper scale would take years")
+        )
     return findings
 
 
@@ -66,17 +79,33 @@ def _flame(params: Params) -> list[Diagnosis]:
     if params.flame.model == "standin":
         return [Diagnosis("ok", "head model", "the built-in stand-in (not FLAME)")]
     model = Path(params.flame.model)
-    findings = [_file(model, "FLAME 2020", "flame.is.tue.mpg.de, after registration; licence: non-commercial research")]
+    findings = [
+        _file(
+            model, "FLAME 2020", "flame.is.tue.mpg.de, after registration; licence: non-commercial research"
+        )
+    ]
     if model.suffix != ".safetensors":  # an imported one has everything in it
         for name, content in FLAME_FILES.items():
-            findings.append(_file(model.with_name(name), f"FLAME {content}", "github.com/YuDeng/Portrait-4D (FLAME side files)"))
+            findings.append(
+                _file(
+                    model.with_name(name),
+                    f"FLAME {content}",
+                    "github.com/YuDeng/Portrait-4D (FLAME side files)",
+                )
+            )
     if all(finding.state == "ok" for finding in findings):
-        from pipeline.geometry import head_model  # here and below: what most runs do not need takes seconds to import
+        from pipeline.geometry import (
+            head_model,
+        )  # here and below: what most runs do not need takes seconds to import
 
         try:
             head_model.load(params.flame.model)
         except ValueError as error:
-            findings.append(Diagnosis("missing", "head model", f"the files are there, but not what they should be: {error}"))
+            findings.append(
+                Diagnosis(
+                    "missing", "head model", f"the files are there, but not what they should be: {error}"
+                )
+            )
     return findings
 
 
@@ -99,16 +128,26 @@ def _official(params: Params) -> list[Diagnosis]:
         else:
             known = f"{'as' if imported['sha256'].startswith(published.sha256) else 'NOT as'} published: {published.sha256}..."
         what = f"{len(state)} tensors of the expected names and shapes, imported from {imported['file']}"
-        findings.append(Diagnosis("ok" if "NOT" not in known else "note", name, f"{what}, sha256 {imported['sha256']} ({known})"))
+        findings.append(
+            Diagnosis(
+                "ok" if "NOT" not in known else "note", name, f"{what}, sha256 {imported['sha256']} ({known})"
+            )
+        )
     return findings
 
 
 def _file(path: Path, what: str, source: str) -> Diagnosis:
     if not path.is_file():
-        return Diagnosis("missing", what, f"expected at {path}; from {source}; no published hash is known to compare with")
+        return Diagnosis(
+            "missing", what, f"expected at {path}; from {source}; no published hash is known to compare with"
+        )
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Diagnosis("ok", what, f"{path}, {_bytes(path.stat().st_size)}, sha256 {digest} (no published hash is known to compare with)")
+    return Diagnosis(
+        "ok",
+        what,
+        f"{path}, {_bytes(path.stat().st_size)}, sha256 {digest} (no published hash is known to compare with)",
+    )
 
 
 def _folders(params: Params) -> list[Diagnosis]:
@@ -121,24 +160,38 @@ def _folders(params: Params) -> list[Diagnosis]:
     ):
         folder = Path(getattr(params.ingest, key))
         if not folder.is_dir():
-            findings.append(Diagnosis("missing", key, f"ingest.{key} names {folder}, which is no folder; {source}"))
+            findings.append(
+                Diagnosis("missing", key, f"ingest.{key} names {folder}, which is no folder; {source}")
+            )
             continue
         count = sum(path.suffix.lower() in kinds for path in folder.rglob("*"))
-        findings.append(Diagnosis("ok" if count else "missing", key, f"{count:,} files in {folder}" + ("" if count else f"; {source}")))
+        findings.append(
+            Diagnosis(
+                "ok" if count else "missing",
+                key,
+                f"{count:,} files in {folder}" + ("" if count else f"; {source}"),
+            )
+        )
     return findings
 
 
 def _costs(params: Params) -> list[Diagnosis]:
     ingest, pixels = params.ingest, params.networks.image**2
     if ingest.source == "generated" or params.scale == "paper":
-        clips, portraits = ingest.train_clips + ingest.validation_clips + ingest.test_clips, ingest.identities * ingest.photos
+        clips, portraits = (
+            ingest.train_clips + ingest.validation_clips + ingest.test_clips,
+            ingest.identities * ingest.photos,
+        )
     else:
-        clips, portraits = (_count(folder, kinds) for folder, kinds in ((ingest.clips, VIDEOS), (ingest.portraits, IMAGES)))
+        clips, portraits = (
+            _count(folder, kinds) for folder, kinds in ((ingest.clips, VIDEOS), (ingest.portraits, IMAGES))
+        )
     frames = clips * ingest.frames
     heads = params.render_genhead
     parts = {
         "data/ingest": (portraits + frames) * pixels * PNG_BYTES,
-        "data/genhead": heads.heads * (heads.views * pixels * PNG_BYTES + heads.points * 2 * (3 + params.networks.plane_channels)),
+        "data/genhead": heads.heads
+        * (heads.views * pixels * PNG_BYTES + heads.points * 2 * (3 + params.networks.plane_channels)),
         "data/views": frames * (1 + params.render_views.views) * pixels * PNG_BYTES,
     }
     total = sum(parts.values())
@@ -166,7 +219,10 @@ def _time(params: Params) -> str:
     if not records:
         return f"not measured here at scale {params.scale}; GPU hours not measured"
     stages = ", ".join(f"{name} {record['seconds'] / 60:.1f}" for name, record in records.items())
-    total, peak = sum(record["seconds"] for record in records.values()) / 60, max(record["peak_mb"] for record in records.values())
+    total, peak = (
+        sum(record["seconds"] for record in records.values()) / 60,
+        max(record["peak_mb"] for record in records.values()),
+    )
     return f"last runs here at scale {params.scale}: {total:.1f} minutes ({stages}), peak {peak / 1024:.1f} GiB; GPU hours not measured"
 
 

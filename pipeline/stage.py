@@ -27,7 +27,9 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
     """
     os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ log of mediapipe
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # torch's own forward-mode derivatives use it
+    warnings.filterwarnings(
+        "ignore", "`torch.jit.script` is deprecated", FutureWarning
+    )  # torch's own forward-mode derivatives use it
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
     try:
@@ -36,7 +38,9 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
         params = load_params()
         _say_what_changed(stage)
         torch.set_num_threads(params.threads)
-        if not torch.cuda.is_available():  # some CUDA kernels have no deterministic twin and would refuse to run
+        if (
+            not torch.cuda.is_available()
+        ):  # some CUDA kernels have no deterministic twin and would refuse to run
             torch.use_deterministic_algorithms(True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
         with Costs("_".join([stage, *arguments]), params.scale) as costs:
@@ -47,7 +51,9 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise
-        sys.exit(f"{stage}: {error.strerror}: {error.filename or 'the disk'}. Make it writable or free some space, then run again.")
+        sys.exit(
+            f"{stage}: {error.strerror}: {error.filename or 'the disk'}. Make it writable or free some space, then run again."
+        )
     except KeyboardInterrupt:
         sys.exit(f"{stage}: stopped. What is finished is kept; run again to go on.")
 

@@ -43,7 +43,9 @@ def folder(tmp_path):
 
 def call(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def psi4d(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
@@ -53,13 +55,25 @@ def psi4d(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.Co
 def test_clean_lists_and_removes_what_older_runs_left(folder):
     code = "from pipeline.engine.scratch import scratch_folder; from pipeline.core.files import write_bytes;"
     for mark in ("aaaa", "bbbb"):
-        result = call(folder, "-c", f"{code} write_bytes(scratch_folder('render_views', '{mark}') / 'part.tar', bytes(3000))")
+        result = call(
+            folder,
+            "-c",
+            f"{code} write_bytes(scratch_folder('render_views', '{mark}') / 'part.tar', bytes(3000))",
+        )
         assert result.returncode == 0
-    assert call(folder, "-c", f"{code} scratch_folder('train', 'cccc')").stderr == ""  # there is none of this stage
+    assert (
+        call(folder, "-c", f"{code} scratch_folder('train', 'cccc')").stderr == ""
+    )  # there is none of this stage
     said = call(folder, "-c", f"{code} scratch_folder('render_views', 'bbbb')").stderr
-    assert said == "render_views: 1 scratch folder of other inputs or code, 3.0 kB (aaaa 3.0 kB); `psi4d clean` removes them\n"
+    assert (
+        said
+        == "render_views: 1 scratch folder of other inputs or code, 3.0 kB (aaaa 3.0 kB); `psi4d clean` removes them\n"
+    )
     listed = psi4d(folder, "clean")
-    assert "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed.stdout and "render_views/bbbb  kept: of the last run" in listed.stdout
+    assert (
+        "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed.stdout
+        and "render_views/bbbb  kept: of the last run" in listed.stdout
+    )
     scratch = folder / ".cache/psi4d/scratch/render_views"
     assert {path.name for path in scratch.iterdir()} == {"aaaa", "bbbb"}
     assert "3.0 kB are free now" in psi4d(folder, "clean", "--yes").stdout
@@ -87,7 +101,9 @@ def test_other_packages_with_our_names_do_not_matter(folder):
 def test_unknown_scale_is_one_line(folder):
     result = psi4d(folder, "scale", "huge")
     assert result.returncode == 1
-    assert result.stderr.strip() == "psi4d: there is no scale 'huge'; choose one of smoke, demo, study, paper."
+    assert (
+        result.stderr.strip() == "psi4d: there is no scale 'huge'; choose one of smoke, demo, study, paper."
+    )
     assert (folder / "params.yaml").read_text() == scale_text("demo")
 
 
@@ -103,7 +119,10 @@ def test_doctor_finds_nothing_missing_at_the_demo_scale(folder):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "missing" not in result.stdout
     ingest = scale_params("demo").ingest
-    assert f"{(ingest.train_clips + ingest.validation_clips + ingest.test_clips) * ingest.frames:,} frames" in result.stdout
+    assert (
+        f"{(ingest.train_clips + ingest.validation_clips + ingest.test_clips) * ingest.frames:,} frames"
+        in result.stdout
+    )
 
 
 def test_doctor_names_what_the_paper_scale_needs(folder):
@@ -127,7 +146,9 @@ def test_import_says_what_it_made_or_what_is_wrong(folder):
 
 
 def test_doctor_counts_a_users_files(folder):
-    (folder / "params.yaml").write_text(scale_text("smoke").replace("source: generated  # generated: heads", "source: folder  # heads"))
+    (folder / "params.yaml").write_text(
+        scale_text("smoke").replace("source: generated  # generated: heads", "source: folder  # heads")
+    )
     for name in ("portraits/sub/a.JPG", "portraits/notes.txt", "clips/b.mp4"):
         path = folder / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +169,10 @@ def test_damaged_weights_end_in_one_message(folder, content):
     assert call(folder, "-m", "stages.code").returncode == 0
     result = call(folder, "-m", "stages.train")
     assert result.returncode == 1
-    assert result.stderr.startswith("train: the weights data/psi3d/psi3d.safetensors are") and "dvc repro" in result.stderr
+    assert (
+        result.stderr.startswith("train: the weights data/psi3d/psi3d.safetensors are")
+        and "dvc repro" in result.stderr
+    )
     assert len(result.stderr.strip().splitlines()) == 1
 
 
@@ -157,14 +181,19 @@ def test_a_stage_started_by_hand_says_that_its_code_was_marked_long_ago(folder):
     mark = folder / "data/code/train.txt"
     mark.write_text(re.sub(r"\w+(  pipeline.train.loop)", r"0\1", mark.read_text()))
     said = call(folder, "-m", "stages.train").stderr.splitlines()[0]
-    assert said == "train: the mark of its code is old (pipeline.train.loop changed); `dvc repro code` renews it"
+    assert (
+        said == "train: the mark of its code is old (pipeline.train.loop changed); `dvc repro code` renews it"
+    )
 
 
 def test_a_stage_leaves_metrics_curves_and_costs(folder):
     result = call(folder, "stage.py", "good")
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads((folder / "metrics/stage.json").read_text()) == {"a": 1}
-    assert json.loads((folder / "metrics/plots/stage.json").read_text()) == [{"images": 1, "l1": None}, {"images": 2, "l1": 0.5}]
+    assert json.loads((folder / "metrics/plots/stage.json").read_text()) == [
+        {"images": 1, "l1": None},
+        {"images": 2, "l1": 0.5},
+    ]
     costs = json.loads((folder / ".cache/psi4d/costs/stage_good.json").read_text())
     assert costs["seconds"] >= 0
     assert costs["peak_mb"] > 10

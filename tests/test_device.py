@@ -30,16 +30,28 @@ from tests.support.short_training import Stop, run, same
 def few_steps(device: str) -> Params:
     """The smallest run in which every loss is met, a checkpoint written and a preview drawn."""
     own = small_run.params()
-    schedule = {"images": 8, "batch": 4, "warmup": 4, "ema_half_life": 4, "adversarial_from": 0, "whole_from": 0}
+    schedule = {
+        "images": 8,
+        "batch": 4,
+        "warmup": 4,
+        "ema_half_life": 4,
+        "adversarial_from": 0,
+        "whole_from": 0,
+    }
     schedule |= {"checkpoint_every": 4, "preview_every": 4}
     pretrain = own.pretrain
-    few = {name: getattr(pretrain, name).model_copy(update={"steps": 2, "batch": 4}) for name in ("perception", "motion", "genhead")}
+    few = {
+        name: getattr(pretrain, name).model_copy(update={"steps": 2, "batch": 4})
+        for name in ("perception", "motion", "genhead")
+    }
     return own.model_copy(
         update={
             "machine": own.machine.model_copy(update={"device": device, "workers": 0}),
             "pretrain": pretrain.model_copy(update=few),
             "render_genhead": own.render_genhead.model_copy(update={"heads": 4}),
-            "train_psi3d": own.train_psi3d.model_copy(update=schedule | {"identity_from": 0, "depth_until": 8, "planes_until": 8}),
+            "train_psi3d": own.train_psi3d.model_copy(
+                update=schedule | {"identity_from": 0, "depth_until": 8, "planes_until": 8}
+            ),
             "render_views": own.render_views.model_copy(update={"views": 1}),
             "train": own.train.model_copy(update=schedule),
         }
@@ -74,7 +86,9 @@ def pretrain(own: Params, world: Path, out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_training_stage_and_evaluate_run_on_the_device(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     own, data = few_steps(NAME), tmp_path
     counts = []
@@ -87,16 +101,38 @@ def test_every_training_stage_and_evaluate_run_on_the_device(world: Path, tmp_pa
         real = (world / "ingest", world / "labels/vfhq.parquet")
         after(pretrain(own, world, data))
         render_genhead(few_steps("cpu"), world / "labels", data / "genhead", data / "heads")
-        static = after(train_psi3d(own, data / "heads", data / "perception", data / "genhead", *real, data / "psi3d"))
+        static = after(
+            train_psi3d(own, data / "heads", data / "perception", data / "genhead", *real, data / "psi3d")
+        )
         inputs = (*real, *(data / name for name in ("motion", "perception", "psi3d")))
-        render_views(few_steps("cpu"), *inputs, data / "views", data / "worst.jpg")  # its inference mode is nothing the pretended device knows
+        render_views(
+            few_steps("cpu"), *inputs, data / "views", data / "worst.jpg"
+        )  # its inference mode is nothing the pretended device knows
         moving = after(train_psi(own, data / "views", data / "perception", data / "psi3d", data / "psi"))
-        folders = {"psi3d": data / "psi3d", "views": data / "views", "psi": data / "psi", "perception": data / "perception"}
-        result = after(evaluate(own, world / "ingest", world / "labels", truth=world / "truth", out=data / "evaluate", **folders))
+        folders = {
+            "psi3d": data / "psi3d",
+            "views": data / "views",
+            "psi": data / "psi",
+            "perception": data / "perception",
+        }
+        result = after(
+            evaluate(
+                own,
+                world / "ingest",
+                world / "labels",
+                truth=world / "truth",
+                out=data / "evaluate",
+                **folders,
+            )
+        )
         after(write_pictures(result, views=1, videos=1, sheet=data / "sheet.jpg", out=data / "evaluate"))
     assert (np.diff([0, *counts]) > 100).all()
-    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= set().union(*static["history"])  # some rows are of sparse steps
-    assert np.isfinite([value for row in static["history"] + moving["history"] for value in row.values()]).all()
+    assert {"identity", "depth", "planes", "adversarial", "discriminator"} <= set().union(
+        *static["history"]
+    )  # some rows are of sparse steps
+    assert np.isfinite(
+        [value for row in static["history"] + moving["history"] for value in row.values()]
+    ).all()
     assert {"psi", "psi3d", "copy"} <= result.scores["novel_views"].keys()
     assert (data / "evaluate" / "report.html").exists()
 
@@ -110,11 +146,18 @@ def test_where_the_pretended_device_computes_like_the_cpu_the_networks_are_the_s
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / name))
         with PretendDevice():
             pretrain(few_steps(name), world, tmp_path / name)
-    for file in ("perception/identity.onnx", *(f"perception/{name}.safetensors" for name in ("identity", "trunk", "regressor"))):
+    for file in (
+        "perception/identity.onnx",
+        *(f"perception/{name}.safetensors" for name in ("identity", "trunk", "regressor")),
+    ):
         assert (tmp_path / "cpu" / file).read_bytes() == (tmp_path / NAME / file).read_bytes(), file
-    assert (tmp_path / "cpu/motion/motion.safetensors").read_bytes() == (tmp_path / NAME / "motion/motion.safetensors").read_bytes()
+    assert (tmp_path / "cpu/motion/motion.safetensors").read_bytes() == (
+        tmp_path / NAME / "motion/motion.safetensors"
+    ).read_bytes()
     one, other = (load_weights(tmp_path / name / "genhead/genhead.safetensors")[0] for name in ("cpu", NAME))
-    assert all(torch.allclose(one[key], other[key], atol=1e-3) for key in one)  # the CPU's own kernels round differently
+    assert all(
+        torch.allclose(one[key], other[key], atol=1e-3) for key in one
+    )  # the CPU's own kernels round differently
 
 
 def test_a_checkpoint_goes_back_to_the_device(tmp_path: Path) -> None:
@@ -132,7 +175,11 @@ def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
     with PretendDevice():
         there = torch.ones(3, device=NAME)
         assert (there[torch.tensor([0, 1])] * torch.tensor(2.0)).cpu().tolist() == [2.0, 2.0]
-        for mixed in (lambda: there + torch.ones(3), lambda: torch.ones(3)[there.long()], lambda: torch.cat([there, torch.ones(1)])):
+        for mixed in (
+            lambda: there + torch.ones(3),
+            lambda: torch.ones(3)[there.long()],
+            lambda: torch.cat([there, torch.ones(1)]),
+        ):
             with pytest.raises(RuntimeError, match="mixes tensors"):
                 mixed()
         with pytest.raises(RuntimeError, match="generator"):

@@ -41,14 +41,21 @@ BETTER = [
 ]
 # Too small a part of a short run: the styles, of which super-resolution has but one, the discriminator, which comes in the last steps, and
 # the one head of E_mot that nothing reads.
-STILL = ("psi.superresolution.block0.conv0.affine", "psi.superresolution.block0.conv1.affine", "psi.superresolution.block0.torgb.affine")
+STILL = (
+    "psi.superresolution.block0.conv0.affine",
+    "psi.superresolution.block0.conv1.affine",
+    "psi.superresolution.block0.torgb.affine",
+)
 STILL += ("discriminator.", "teacher.encoder.mouth_embed")
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 
 def call(folder: Path, *command: str) -> str:
     """Output of a command that must succeed, run with this interpreter's environment."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
     return result.stdout + result.stderr
@@ -61,7 +68,9 @@ def ran(output: str) -> list[str]:
 
 def commit(folder: Path) -> None:
     call(folder, "git", "add", "-A")
-    call(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "test")
+    call(
+        folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "test"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +113,9 @@ def test_every_training_is_better_at_its_end_than_at_its_start(clone, stage, nam
     assert after < factor * before
 
 
-@pytest.mark.parametrize("network", ("pretrain/perception", "pretrain/motion", "pretrain/genhead", "psi3d", "psi"))
+@pytest.mark.parametrize(
+    "network", ("pretrain/perception", "pretrain/motion", "pretrain/genhead", "psi3d", "psi")
+)
 def test_every_layer_learns(clone, network):
     moved = json.loads((clone / f"data/{network}/moved.json").read_text())
     still = {name: share for name, share in moved.items() if share < 0.01 and not name.startswith(STILL)}
@@ -117,7 +128,10 @@ def test_superresolution_beats_the_enlarged_raw_picture(clone, stage):
 
 
 def test_superresolution_of_genhead_has_better_edges_than_its_enlarged_raw_picture(clone):
-    assert held_out(clone, "pretrain_genhead", "edges")[1] < 0.98 * held_out(clone, "pretrain_genhead", "edges_enlarged")[1]
+    assert (
+        held_out(clone, "pretrain_genhead", "edges")[1]
+        < 0.98 * held_out(clone, "pretrain_genhead", "edges_enlarged")[1]
+    )
 
 
 def test_an_edit_of_the_source_changes_the_head_mostly_where_it_was_made(clone):
@@ -159,7 +173,9 @@ def test_the_curves_draw_without_the_network(clone):
 
 
 def test_the_report_needs_no_network(clone):
-    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", (clone / "data/evaluate/report.html").read_text())
+    assert not re.findall(
+        r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", (clone / "data/evaluate/report.html").read_text()
+    )
 
 
 def test_an_ablation_runs_only_what_it_touches(clone):

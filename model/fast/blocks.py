@@ -17,7 +17,10 @@ from model.psi.triplane_decoder import TriplaneDecoder
 
 class FastResidualBlock:
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
-        self.first, self.second = Convolution.of(block.conv1, dtype, "relu"), Convolution.of(block.conv2, dtype, "relu")
+        self.first, self.second = (
+            Convolution.of(block.conv1, dtype, "relu"),
+            Convolution.of(block.conv2, dtype, "relu"),
+        )
         self.shortcut = None if block.downsample is None else Convolution.of(block.downsample[0], dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -33,7 +36,10 @@ class FastGlobalEncoder:
         layers = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
         self.blocks = [FastResidualBlock(block, dtype) for layer in layers for block in layer]
         self.branches = [convolutions(branch, dtype, "relu") for branch in pyramid.convs]
-        self.project, self.last = Convolution.of(pyramid.project[0], dtype, "relu"), Convolution.of(last, dtype, "relu")
+        self.project, self.last = (
+            Convolution.of(pyramid.project[0], dtype, "relu"),
+            Convolution.of(last, dtype, "relu"),
+        )
 
     def __call__(self, x_B5SS: Tensor) -> Tensor:
         x = F.max_pool2d(self.first(x_B5SS), 3, stride=2, padding=1)
@@ -50,7 +56,9 @@ class FastBackground:
     def __init__(self, network: Background, dtype: torch.dtype) -> None:
         self.first = Convolution.of(network.input_conv[0], dtype, "leaky")
         downs = (network.down_conv_1, network.down_conv_2, network.down_conv_3)
-        self.downs = [(Convolution.of(down[0], dtype, "leaky"), Convolution.of(down[2].op, dtype)) for down in downs]
+        self.downs = [
+            (Convolution.of(down[0], dtype, "leaky"), Convolution.of(down[2].op, dtype)) for down in downs
+        ]
         self.middle = convolutions(network.middle, dtype, "leaky")
         ups = (network.up_conv_1, network.up_conv_2, network.up_conv_3, network.up_conv_4)
         self.ups = [(Convolution.of(up[0], dtype, "leaky"), Convolution.of(up[2].conv, dtype)) for up in ups]
@@ -72,8 +80,12 @@ class FastAttention:
     def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
         heads = attention.heads
         scale = (attention.q.out_features // heads) ** -0.5
-        weights = [layer.detach().chunk(heads) for layer in (attention.q.weight * scale, attention.q.bias * scale)]
-        self.queries = [Convolution(weight.to(dtype), bias.to(dtype)) for weight, bias in zip(*weights, strict=True)]
+        weights = [
+            layer.detach().chunk(heads) for layer in (attention.q.weight * scale, attention.q.bias * scale)
+        ]
+        self.queries = [
+            Convolution(weight.to(dtype), bias.to(dtype)) for weight, bias in zip(*weights, strict=True)
+        ]
         self.both = Convolution.of(attention.kv, dtype)
         self.project, self.heads = Convolution.of(attention.proj, dtype), heads
         if attention.reduction > 1:
@@ -84,7 +96,9 @@ class FastAttention:
         """`added` is added to the result."""
         context_BCHW = self.norm(self.reduce(x_BCHW)) if self.reduction > 1 else x_BCHW
         keys, values = self.both(context_BCHW).flatten(2).mT.chunk(2, 2)
-        mixed = attend([query(x_BCHW) for query in self.queries], keys.chunk(self.heads, 2), values.chunk(self.heads, 2))
+        mixed = attend(
+            [query(x_BCHW) for query in self.queries], keys.chunk(self.heads, 2), values.chunk(self.heads, 2)
+        )
         return self.project(mixed, added)
 
 
@@ -96,23 +110,39 @@ class FastMotionAttention:
         self.both, self.heads = Convolution.of(attention.kv, dtype), attention.heads
         scale = (attention.q.out_features // self.heads) ** -0.5
         self.query_HdD, self.bias_Hd1 = (
-            (part.detach() * scale).unflatten(0, (self.heads, -1)).to(dtype) for part in (attention.q.weight, attention.q.bias[:, None])
+            (part.detach() * scale).unflatten(0, (self.heads, -1)).to(dtype)
+            for part in (attention.q.weight, attention.q.bias[:, None])
         )
-        self.project_HDd = attention.proj.weight.detach().unflatten(1, (self.heads, -1)).transpose(0, 1).to(dtype).contiguous()
+        self.project_HDd = (
+            attention.proj.weight.detach()
+            .unflatten(1, (self.heads, -1))
+            .transpose(0, 1)
+            .to(dtype)
+            .contiguous()
+        )
         self.bias = attention.proj.bias.detach().to(dtype)
 
-    def __call__(self, x_BDhw: Tensor, tokens_BDM1: Tensor, scale: float | Tensor, added_BDhw: Tensor) -> Tensor:
+    def __call__(
+        self, x_BDhw: Tensor, tokens_BDM1: Tensor, scale: float | Tensor, added_BDhw: Tensor
+    ) -> Tensor:
         """`scale` times the result and `added`; a tensor is (B, 1, 1, 1)."""
-        keys_BHMd, values_BHdM = (part.unflatten(1, (self.heads, -1)) for part in self.both(tokens_BDM1)[..., 0].chunk(2, 1))
+        keys_BHMd, values_BHdM = (
+            part.unflatten(1, (self.heads, -1)) for part in self.both(tokens_BDM1)[..., 0].chunk(2, 1)
+        )
         keys_BHMd = keys_BHMd.mT
-        score_weight, score_bias = (keys_BHMd @ self.query_HdD).flatten(1, 2), (keys_BHMd @ self.bias_Hd1).flatten(1)
+        score_weight, score_bias = (
+            (keys_BHMd @ self.query_HdD).flatten(1, 2),
+            (keys_BHMd @ self.bias_Hd1).flatten(1),
+        )
         gather_weight = (self.project_HDd @ values_BHdM * scale).transpose(1, 2).flatten(2)
         results = []
         for b in range(len(x_BDhw)):
             bias = self.bias * (scale[b].flatten() if isinstance(scale, Tensor) else scale)
             scores_1hwn = Convolution(score_weight[b], score_bias[b])(x_BDhw[b : b + 1]).permute(0, 2, 3, 1)
             shares_1hwn = scores_1hwn.unflatten(3, (self.heads, -1)).softmax(-1).flatten(3)
-            results.append(Convolution(gather_weight[b], bias)(shares_1hwn.permute(0, 3, 1, 2), added_BDhw[b : b + 1]))
+            results.append(
+                Convolution(gather_weight[b], bias)(shares_1hwn.permute(0, 3, 1, 2), added_BDhw[b : b + 1])
+            )
         return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -130,7 +160,10 @@ class FastBlock:
 
     def __init__(self, block: Block | MotionBlock, dtype: torch.dtype) -> None:
         motion = isinstance(block, MotionBlock)
-        self.norms = [Norm(norm, dtype) for norm in ((block.norm1, block.norm3) if motion else (block.norm1, block.norm2))]
+        self.norms = [
+            Norm(norm, dtype)
+            for norm in ((block.norm1, block.norm3) if motion else (block.norm1, block.norm2))
+        ]
         self.own = FastAttention(block.attn1 if motion else block.attn, dtype)
         self.mlp = FastMLP(block.mlp, dtype)
         if motion:
@@ -187,7 +220,11 @@ class FastCanonical:
             if motion_BM is None:
                 raise ValueError("a motion embedding is needed unless motion_scale is 0")
             mapping, weight, bias = self.maps[which]
-            tokens = F.linear(mapping(motion_BM).to(self.dtype), weight, bias).unflatten(1, (self.count, -1)).mT[..., None]
+            tokens = (
+                F.linear(mapping(motion_BM).to(self.dtype), weight, bias)
+                .unflatten(1, (self.count, -1))
+                .mT[..., None]
+            )
             if isinstance(scale, Tensor):
                 scale = scale.to(self.dtype)[..., None]
         for block in self.blocks[which]:

@@ -64,19 +64,29 @@ class Convolution:
         weight = layer.weight.detach().to(dtype)
         if isinstance(layer, nn.Linear):
             return cls(weight, bias, activation)
-        return cls(weight, bias, activation, layer.stride[0], layer.dilation[0], layer.groups, layer.padding[0])
+        return cls(
+            weight, bias, activation, layer.stride[0], layer.dilation[0], layer.groups, layer.padding[0]
+        )
 
     def __call__(self, x_BCHW: Tensor, added: Tensor | None = None) -> Tensor:
         """`added` has the shape of the result and is added before the activation, which must then be none or relu."""
         name, numbers, algorithm = ACTIVATIONS[self.activation]
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         if not self.onednn:
-            y = F.conv2d(x_BCHW, self.weight, self.bias, self.geometry[1], self.geometry[0], *self.geometry[2:])
+            y = F.conv2d(
+                x_BCHW, self.weight, self.bias, self.geometry[1], self.geometry[0], *self.geometry[2:]
+            )
             return activate(y if added is None else y + added, self.activation)
-        if not self.weight.is_mkldnn:  # the best layout depends on the size of the input: without it, some are ten times slower
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(x_BCHW.shape))
+        if (
+            not self.weight.is_mkldnn
+        ):  # the best layout depends on the size of the input: without it, some are ten times slower
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, *self.geometry, list(x_BCHW.shape)
+            )
         if added is None:
-            return torch.ops.mkldnn._convolution_pointwise(x_BCHW, self.weight, self.bias, *self.geometry, name, numbers, algorithm)
+            return torch.ops.mkldnn._convolution_pointwise(
+                x_BCHW, self.weight, self.bias, *self.geometry, name, numbers, algorithm
+            )
         after = None if name == "none" else name
         return torch.ops.mkldnn._convolution_pointwise.binary(
             x_BCHW, added, self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, algorithm
@@ -99,14 +109,20 @@ class Norm:
     """Layer normalisation over the channels."""
 
     def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype) -> None:
-        self.weight, self.bias, self.eps = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype), layer.eps
+        self.weight, self.bias, self.eps = (
+            layer.weight.detach().to(dtype),
+            layer.bias.detach().to(dtype),
+            layer.eps,
+        )
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         y = F.layer_norm(x_BCHW.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return y.permute(0, 3, 1, 2)
 
 
-def attend(queries_BCHW: Sequence[Tensor], keys_BMC: Sequence[Tensor], values_BMC: Sequence[Tensor]) -> Tensor:
+def attend(
+    queries_BCHW: Sequence[Tensor], keys_BMC: Sequence[Tensor], values_BMC: Sequence[Tensor]
+) -> Tensor:
     """softmax(q k^T) v of each head, the heads' channels next to each other in the result. The scale is part of the queries.
 
     Large ones go piece by piece, rows of the grid at a time: keys are the weights of a 1x1 convolution that makes scores, values those of
@@ -116,7 +132,9 @@ def attend(queries_BCHW: Sequence[Tensor], keys_BMC: Sequence[Tensor], values_BM
     count = keys_BMC[0].shape[1]
     if height * width * count < FEW_SCORES:
         heads = [
-            F.scaled_dot_product_attention(q.permute(0, 2, 3, 1).flatten(1, 2)[:, None], k[:, None], v[:, None], scale=1.0)
+            F.scaled_dot_product_attention(
+                q.permute(0, 2, 3, 1).flatten(1, 2)[:, None], k[:, None], v[:, None], scale=1.0
+            )
             for q, k, v in zip(queries_BCHW, keys_BMC, values_BMC, strict=True)
         ]
         return torch.cat(heads, 3)[:, 0].unflatten(1, (height, width)).permute(0, 3, 1, 2)
@@ -127,5 +145,7 @@ def attend(queries_BCHW: Sequence[Tensor], keys_BMC: Sequence[Tensor], values_BM
             score, gather = Convolution(keys[b]), Convolution(values[b].T)
             for y in range(0, height, rows):
                 share = score(queries[b : b + 1, :, y : y + rows]).permute(0, 2, 3, 1).softmax(-1)
-                result[b : b + 1, h * channels : (h + 1) * channels, y : y + rows] = gather(share.permute(0, 3, 1, 2))
+                result[b : b + 1, h * channels : (h + 1) * channels, y : y + rows] = gather(
+                    share.permute(0, 3, 1, 2)
+                )
     return result

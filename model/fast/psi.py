@@ -43,7 +43,14 @@ class FastPsi:
     beneath are faster (tests/benchmarks/NOTES.md). The process keeps its memory from then on (`model/fast/memory.py`).
     """
 
-    def __init__(self, psi: Psi, dtype: torch.dtype = torch.float32, nothing: float = NOTHING, share: float = SHARE, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        psi: Psi,
+        dtype: torch.dtype = torch.float32,
+        nothing: float = NOTHING,
+        share: float = SHARE,
+        compiled: bool = False,
+    ) -> None:
         keep_memory()
         self.sizes, self.dtype, self.nothing, self.share = psi.sizes, dtype, nothing, share
         own = psi.sizes
@@ -55,10 +62,14 @@ class FastPsi:
         self.renderer = FastRenderer(psi.decoder, own.rays, own.samples, own.samples_fine, own.box)
         self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
         if compiled:
-            self.source, self.planes, self.superresolution = map(torch.compile, (self.source, self.planes, self.superresolution))
+            self.source, self.planes, self.superresolution = map(
+                torch.compile, (self.source, self.planes, self.superresolution)
+            )
 
     @torch.inference_mode()
-    def source(self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_scale: float | Tensor = 1.0) -> Source:
+    def source(
+        self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> Source:
         """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
         image = with_coordinates(source_B3SS).to(self.dtype, memory_format=torch.channels_last)
         tokens = self.canonical.neutral(self.encoder_global(image), motion_source_BM, motion_scale)
@@ -75,7 +86,9 @@ class FastPsi:
         return lay_out(self.triplane(canonical, source.detail_BWRR).float(), self.sizes.planes)
 
     @torch.inference_mode()
-    def render(self, planes_B3CRR: Tensor, source: Source, cameras_BV25: Tensor, deform: Deform | None = None) -> Rendering:
+    def render(
+        self, planes_B3CRR: Tensor, source: Source, cameras_BV25: Tensor, deform: Deform | None = None
+    ) -> Rendering:
         """Pictures of B tri-planes from V cameras each, as those of `Psi.render` without a generator."""
         rays, _ = self.renderer(planes_B3CRR, cameras_BV25, deform, self.nothing, self.share)
         rendering = compose(rays, source.background_BFnn)

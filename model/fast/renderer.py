@@ -23,7 +23,14 @@ from torch import Tensor
 
 from model.volume.colour_decoder import LARGEST, ColourDecoder
 from model.volume.planes import PAIRS
-from model.volume.renderer import Deform, Rays, camera_rays, coarse_depths, importance_depths, interval_weights
+from model.volume.renderer import (
+    Deform,
+    Rays,
+    camera_rays,
+    coarse_depths,
+    importance_depths,
+    interval_weights,
+)
 
 POINTS = 16384  # at once
 NOTHING = 1e-3  # opacity
@@ -41,13 +48,19 @@ class Field:
         self.batch, _, channels, self.side, _ = planes_B3CRR.shape
         self.box, row = box, self.side + 2
         # The planes of a texel lie next to each other, as the decoder's last convolution leaves them.
-        self.table = F.pad(planes_B3CRR.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 1, 1, 1, 1)).reshape(-1, channels)
+        self.table = F.pad(planes_B3CRR.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 1, 1, 1, 1)).reshape(
+            -1, channels
+        )
         maps = torch.zeros(3, 4, 12)  # from (x, y, z, 1) to the twelve texels
         self.rows, self.across, self.down = maps.unbind(0)
         for texel in range(12):
             plane, down, across = texel // 4, texel // 2 % 2, texel % 2
             pair = PAIRS[plane]
-            self.rows[pair[0], texel], self.rows[pair[1], texel], self.rows[3, texel] = 3, 3 * row, plane + 3 * across + 3 * row * down
+            self.rows[pair[0], texel], self.rows[pair[1], texel], self.rows[3, texel] = (
+                3,
+                3 * row,
+                plane + 3 * across + 3 * row * down,
+            )
             self.across[pair[0], texel], self.across[3, texel] = (1, 0) if across else (-1, 1)
             self.down[pair[1], texel], self.down[3, texel] = (1 / 3, 0) if down else (-1 / 3, 1 / 3)
         self.rows, self.across, self.down = maps.to(planes_B3CRR.device).unbind(0)
@@ -61,7 +74,9 @@ class Field:
         rows = torch.addmm(self.rows[3], corner, self.rows[:3]).int()  # exact: below 2^24
         if heads_M is not None:
             rows += (heads_M * (len(self.table) // self.batch))[:, None]
-        weights = torch.addmm(self.across[3], inside, self.across[:3]).mul_(torch.addmm(self.down[3], inside, self.down[:3]))
+        weights = torch.addmm(self.across[3], inside, self.across[:3]).mul_(
+            torch.addmm(self.down[3], inside, self.down[:3])
+        )
         return F.embedding_bag(rows, self.table, mode="sum", per_sample_weights=weights)
 
 
@@ -77,7 +92,9 @@ class FastDecoder:
         hidden = F.linear(feature_MC, self.hidden_weight, self.hidden_bias)
         if not len(hidden) or hidden.amax() > LARGEST:
             return F.softplus(hidden)
-        return hidden.exp_().add_(1.0).log_()  # the same within 1e-7, at a third of the time of the library's log1p
+        return (
+            hidden.exp_().add_(1.0).log_()
+        )  # the same within 1e-7, at a third of the time of the library's log1p
 
     def sigma(self, hidden_MH: Tensor) -> Tensor:
         return torch.addmv(self.sigma_bias, hidden_MH, self.sigma_weight[0])
@@ -89,12 +106,19 @@ class FastDecoder:
 class FastRenderer:
     """The rays of B tri-planes seen by V cameras each; the samples are where `render_rays` has them without a generator."""
 
-    def __init__(self, decoder: ColourDecoder, side: int, samples: int, samples_fine: int, box: float) -> None:
+    def __init__(
+        self, decoder: ColourDecoder, side: int, samples: int, samples_fine: int, box: float
+    ) -> None:
         self.decoder = FastDecoder(decoder)
         self.side, self.samples, self.fine, self.box = side, samples, samples_fine, box
 
     def __call__(
-        self, planes_B3CRR: Tensor, cameras_BV25: Tensor, deform: Deform | None = None, nothing: float = NOTHING, share: float = SHARE
+        self,
+        planes_B3CRR: Tensor,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
+        nothing: float = NOTHING,
+        share: float = SHARE,
     ) -> tuple[Rays, float]:
         """The rays, with the depths and weights of the coarse pass, and how much of the samples' colours was worked out, 0 to 1."""
         field = Field(planes_B3CRR, self.box)
@@ -118,7 +142,11 @@ class FastRenderer:
         depth = expected_depth(coarse, weights, opacity)
         colour = opacity.new_zeros(*opacity.shape, self.decoder.colour_bias.shape[0])
         around = F.max_pool2d(opacity.view(-1, 1, self.side, self.side), 3, stride=1, padding=1)
-        seen = around.view(-1, views * self.side**2) > nothing if nothing else torch.ones_like(opacity, dtype=torch.bool)
+        seen = (
+            around.view(-1, views * self.side**2) > nothing
+            if nothing
+            else torch.ones_like(opacity, dtype=torch.bool)
+        )
         # Heads with fewer such rays than the others get some more.
         alive = seen.sort(dim=1, descending=True, stable=True).indices[:, : int(seen.sum(1).max())]
 
@@ -135,7 +163,9 @@ class FastRenderer:
         rays = Rays(*(part.unflatten(1, shape) for part in (colour, opacity, depth, coarse, weights)))
         return rays, worked_out / (opacity.numel() * (self.samples + self.fine))
 
-    def _points(self, origins_BM3: Tensor, directions_BM3: Tensor, depths_BMS: Tensor, deform: Deform | None) -> Tensor:
+    def _points(
+        self, origins_BM3: Tensor, directions_BM3: Tensor, depths_BMS: Tensor, deform: Deform | None
+    ) -> Tensor:
         points = torch.addcmul(origins_BM3[:, :, None], depths_BMS[..., None], directions_BM3[:, :, None])
         return points if deform is None else deform(points.flatten(1, 2)).view_as(points)
 
@@ -165,7 +195,9 @@ class FastRenderer:
         depths, order = torch.cat([coarse, fine], -1).sort(dim=-1, stable=True)
         weights = interval_weights(depths, torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order))
         opacity = weights.sum(-1)
-        shares = torch.zeros_like(depths).scatter(-1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2)
+        shares = torch.zeros_like(depths).scatter(
+            -1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
+        )
 
         colour, worked_out = 0.0, 0
         for part, known in zip(shares.split([self.samples, self.fine], -1), (None, hidden), strict=True):
@@ -174,7 +206,11 @@ class FastRenderer:
             ends = chosen.sum(1).cumsum(0)
             picked = chosen.view(-1).nonzero()[:, 0]
             if known is None:
-                heads = picked.div(chosen.numel() // field.batch, rounding_mode="floor").int() if field.batch > 1 else None
+                heads = (
+                    picked.div(chosen.numel() // field.batch, rounding_mode="floor").int()
+                    if field.batch > 1
+                    else None
+                )
                 known = self.decoder.hidden(field.features(points.view(-1, 3).index_select(0, picked), heads))
             elif share:
                 known = known.index_select(0, picked)
@@ -187,7 +223,8 @@ class FastRenderer:
                 per_sample_weights=part.reshape(-1).index_select(0, picked),
                 include_last_offset=True,
             )
-        return (colour.view(*opacity.shape, -1), opacity, expected_depth(depths, weights, opacity)), worked_out  # pyrefly: ignore[missing-attribute]
+        picture = colour.view(*opacity.shape, -1)  # pyrefly: ignore[missing-attribute]
+        return (picture, opacity, expected_depth(depths, weights, opacity)), worked_out
 
 
 def side_by_side(work: Callable[[Any], Any], pieces: Iterable[Any], alone: bool) -> list[Any]:
@@ -208,11 +245,15 @@ def pick(values_BM: Tensor, rays_Bm: Tensor) -> Tensor:
     """(B, m, ...) of the values (B, M, ...) of all rays."""
     if len(values_BM) == 1:
         return values_BM[0].index_select(0, rays_Bm[0])[None]
-    return torch.stack([values.index_select(0, rays) for values, rays in zip(values_BM, rays_Bm, strict=True)])
+    return torch.stack(
+        [values.index_select(0, rays) for values, rays in zip(values_BM, rays_Bm, strict=True)]
+    )
 
 
 def expected_depth(depths: Tensor, weights: Tensor, opacity: Tensor) -> Tensor:
     """As the plain renderer's; the samples of a camera all lie between the first and the last of the coarse ones."""
     middle = (depths[..., :-1] + depths[..., 1:]) / 2
-    depth = torch.where(opacity > 0, (weights * middle).sum(-1) / torch.where(opacity > 0, opacity, 1.0), math.inf)
+    depth = torch.where(
+        opacity > 0, (weights * middle).sum(-1) / torch.where(opacity > 0, opacity, 1.0), math.inf
+    )
     return depth.clamp(depths[..., 0], depths[..., -1])

@@ -25,8 +25,16 @@ class FastSynthesisBlock:
         self.up = styled(up, w_W).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
         channels = up.weight.shape[0]
         kernel = (up.resample_filter * (4.0 * GAIN)).expand(channels, 1, 4, 4)
-        self.blur = Convolution(kernel.to(dtype), (up.bias.detach() * GAIN).to(dtype), "leaky_stylegan", groups=channels, padding=1)
-        self.same = Convolution((styled(same, w_W) * GAIN).to(dtype), (same.bias.detach() * GAIN).to(dtype), "leaky_stylegan")
+        self.blur = Convolution(
+            kernel.to(dtype),
+            (up.bias.detach() * GAIN).to(dtype),
+            "leaky_stylegan",
+            groups=channels,
+            padding=1,
+        )
+        self.same = Convolution(
+            (styled(same, w_W) * GAIN).to(dtype), (same.bias.detach() * GAIN).to(dtype), "leaky_stylegan"
+        )
         self.rgb = Convolution(styled(rgb, w_W).to(dtype), rgb.bias.detach().to(dtype))
 
     def __call__(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,7 +48,9 @@ class FastSuperResolution:
 
     def __init__(self, network: SuperResolution, w_W: Tensor, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.blocks = [FastSynthesisBlock(getattr(network, f"block{i}"), w_W, dtype) for i in range(network.count)]
+        self.blocks = [
+            FastSynthesisBlock(getattr(network, f"block{i}"), w_W, dtype) for i in range(network.count)
+        ]
 
     def __call__(self, feature_BFnn: Tensor) -> Tensor:
         # One picture at a time: a feature of all of them in full size would be gigabytes.

@@ -84,7 +84,11 @@ class CheckpointFile:
         folder = main[0].removesuffix("data.pkl")
         if bytes(files.get(f"{folder}byteorder", b"little")) != b"little":
             raise ValueError("its numbers are stored in another byte order than little-endian")
-        self.storages = {name.removeprefix(f"{folder}data/"): data for name, data in files.items() if name.startswith(f"{folder}data/")}
+        self.storages = {
+            name.removeprefix(f"{folder}data/"): data
+            for name, data in files.items()
+            if name.startswith(f"{folder}data/")
+        }
         return read_part(files[main[0]], persistent=_storage_of)[0]
 
     def tensor(self, node: object) -> Tensor:
@@ -103,14 +107,20 @@ class CheckpointFile:
         if math.prod(size) == 0:
             return torch.empty(size, dtype=storage.dtype)
         if last >= storage.numel or math.prod(size) > storage.numel:
-            raise ValueError(f"its shape {list(size)}, stride {list(stride)} and offset {offset} reach beyond its storage of {storage.numel} numbers")
-        numbers = torch.frombuffer(bytearray(memoryview(found)[offset * width : (last + 1) * width]), dtype=storage.dtype)
+            raise ValueError(
+                f"its shape {list(size)}, stride {list(stride)} and offset {offset} reach beyond its storage of {storage.numel} numbers"
+            )
+        numbers = torch.frombuffer(
+            bytearray(memoryview(found)[offset * width : (last + 1) * width]), dtype=storage.dtype
+        )
         return numbers.as_strided(size, stride).contiguous()
 
 
 def is_tensor(node: object) -> bool:
     """Whether `node` is a tensor or a parameter, as far as its name says."""
-    return isinstance(node, Record) and node.origin.startswith(("torch._utils._rebuild_tensor", "torch._utils._rebuild_parameter"))
+    return isinstance(node, Record) and node.origin.startswith(
+        ("torch._utils._rebuild_tensor", "torch._utils._rebuild_parameter")
+    )
 
 
 def shape_of(node: object) -> tuple[int, ...]:
@@ -133,7 +143,9 @@ def module_tensors(module: Record) -> dict[str, object]:
     while todo:
         prefix, record = todo.pop()
         attributes = class_and_attributes(record)[1]
-        visited += 1 + sum(len(_named(attributes.get(group))) for group in ("_parameters", "_buffers", "_modules"))
+        visited += 1 + sum(
+            len(_named(attributes.get(group))) for group in ("_parameters", "_buffers", "_modules")
+        )
         if visited > MOST_PARTS or len(prefix) > LONGEST_NAME:
             raise ValueError("its modules contain each other without end")
         passing = attributes.get("_non_persistent_buffers_set")
@@ -155,13 +167,23 @@ def _named(group: object) -> dict:
 
 def _layout(node: object) -> tuple[object, int, tuple[int, ...], tuple[int, ...]]:
     """Storage, offset, shape and stride of a tensor or parameter."""
-    if isinstance(node, Record) and node.origin.startswith("torch._utils._rebuild_parameter") and node.arguments:
+    if (
+        isinstance(node, Record)
+        and node.origin.startswith("torch._utils._rebuild_parameter")
+        and node.arguments
+    ):
         node = node.arguments[0]
     names = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
     if not isinstance(node, Record) or node.origin not in names or len(node.arguments) < 4:
-        raise ValueError(f"it is no ordinary tensor but {(node.origin if isinstance(node, Record) else type(node).__name__)!r:.100}")
+        raise ValueError(
+            f"it is no ordinary tensor but {(node.origin if isinstance(node, Record) else type(node).__name__)!r:.100}"
+        )
     storage, offset, size, stride = node.arguments[:4]
-    numbers = [offset, *size, *stride] if isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 16 else [None]
+    numbers = (
+        [offset, *size, *stride]
+        if isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 16
+        else [None]
+    )
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in numbers):
         raise ValueError("its shape, stride or offset is not made of ordinary numbers")
     return storage, offset, size, stride
@@ -172,7 +194,11 @@ def _storage_of(identifier: object) -> _Storage:
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
         raise ValueError("it refers to objects outside of itself")
     _, kind, key, _, numel = identifier[:5]
-    name = kind.origin.rsplit(".", 1)[-1].removesuffix("Storage") if isinstance(kind, Global) and kind.origin.startswith("torch.") else ""
+    name = (
+        kind.origin.rsplit(".", 1)[-1].removesuffix("Storage")
+        if isinstance(kind, Global) and kind.origin.startswith("torch.")
+        else ""
+    )
     if name not in DTYPES:
         raise ValueError("it has a storage of an unknown type")
     if not isinstance(key, str) or not isinstance(numel, int) or not 0 <= numel < 1 << 48:
@@ -184,7 +210,11 @@ def _storage_of(identifier: object) -> _Storage:
 
 def _nested_storage(call: Record) -> tuple[_Storage, Bytes]:
     """The storage in a plain pickle: a stream of torch.save inside of a bytes object."""
-    data = call.arguments[0] if call.origin == "torch.storage._load_from_bytes" and len(call.arguments) == 1 else None
+    data = (
+        call.arguments[0]
+        if call.origin == "torch.storage._load_from_bytes" and len(call.arguments) == 1
+        else None
+    )
     if not isinstance(data, Bytes) or not bytes(data[2:16]).startswith(LEGACY):
         raise ValueError("its storage is not stored as torch stores it")
     storage, found = _read_legacy(data, STORAGE_OPCODES)
@@ -208,10 +238,16 @@ def _read_legacy(data: Bytes, most: int | None) -> tuple[object, dict[str, Bytes
     protocol, place = read_part(data, place, **limit)
     system, place = read_part(data, place, **limit)
     if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise ValueError("it is of an unknown version of torch.save, or of another byte order than little-endian")
+        raise ValueError(
+            "it is of an unknown version of torch.save, or of another byte order than little-endian"
+        )
     content, place = read_part(data, place, persistent, **limit)
     keys, place = read_part(data, place, **limit)
-    if not isinstance(keys, list) or len(keys) != len(known) or not all(isinstance(key, str) and key in known for key in keys):
+    if (
+        not isinstance(keys, list)
+        or len(keys) != len(known)
+        or not all(isinstance(key, str) and key in known for key in keys)
+    ):
         raise ValueError("the list of its storages does not fit to what uses them")
     view, storages = memoryview(data), {}
     for key in keys:
@@ -232,14 +268,24 @@ def _zip_entries(path: Path, data: memoryview) -> dict[str, memoryview]:
         raise ValueError(f"it is a damaged zip file ({error})") from error
     if len(entries) > MOST_FILES:
         raise ValueError("it has more files in it than weights need")
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1 for entry in entries):
+    if any(
+        entry.compress_type != zipfile.ZIP_STORED
+        or entry.file_size != entry.compress_size
+        or entry.flag_bits & 1
+        for entry in entries
+    ):
         raise ValueError("it is a compressed zip file; torch.save makes none")
     files = {}
     for entry in entries:
         header = bytes(data[entry.header_offset : entry.header_offset + 30])
         if entry.header_offset < 0 or len(header) != 30 or not header.startswith(b"PK\x03\x04"):
             raise ValueError("it is a damaged zip file")
-        start = entry.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        start = (
+            entry.header_offset
+            + 30
+            + int.from_bytes(header[26:28], "little")
+            + int.from_bytes(header[28:30], "little")
+        )
         if start + entry.file_size > len(data):
             raise ValueError("it is a damaged zip file: a part of it lies outside")
         files[entry.filename] = data[start : start + entry.file_size]

@@ -23,7 +23,10 @@ def real_value(value: object) -> object:
             raise ValueError("a numpy array is incomplete")
         _, shape, dtype, fortran, data = value.state
         return _array(shape, dtype, "F" if fortran else "C", data)
-    if value.origin in ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"):  # pickle protocol 5
+    if value.origin in (
+        "numpy.core.numeric._frombuffer",
+        "numpy._core.numeric._frombuffer",
+    ):  # pickle protocol 5
         if len(value.arguments) != 4:
             raise ValueError("a numpy array is incomplete")
         data, dtype, shape, order = value.arguments
@@ -40,13 +43,22 @@ def real_value(value: object) -> object:
 
 
 def _is_shape(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) <= 16 and all(isinstance(n, int) and 0 <= n < 1 << 40 for n in value)
+    return (
+        isinstance(value, tuple)
+        and len(value) <= 16
+        and all(isinstance(n, int) and 0 <= n < 1 << 40 for n in value)
+    )
 
 
 def _array(shape: object, dtype: object, order: object, data: object) -> object:
     if not _is_shape(shape):
         raise ValueError("a numpy array has no proper shape")
-    if not isinstance(dtype, Record) or dtype.origin != "numpy.dtype" or not dtype.arguments or not isinstance(dtype.arguments[0], str):
+    if (
+        not isinstance(dtype, Record)
+        or dtype.origin != "numpy.dtype"
+        or not dtype.arguments
+        or not isinstance(dtype.arguments[0], str)
+    ):
         raise ValueError("a numpy array has no proper type")
     code = dtype.arguments[0]
     if code.startswith("O"):
@@ -57,7 +69,11 @@ def _array(shape: object, dtype: object, order: object, data: object) -> object:
         raise ValueError(f"a numpy array of type {code!r:.20} is not accepted")
     kind = np.dtype((">" if isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",) else "<") + code)
     data = data.encode("latin1") if isinstance(data, str) else data
-    if not isinstance(data, Bytes) or order not in ("C", "F") or len(data) != math.prod(shape) * kind.itemsize:
+    if (
+        not isinstance(data, Bytes)
+        or order not in ("C", "F")
+        or len(data) != math.prod(shape) * kind.itemsize
+    ):
         raise ValueError(f"a numpy array of shape {shape} does not hold that many numbers")
     return np.frombuffer(data, kind).reshape(shape, order=order)
 
@@ -98,7 +114,11 @@ def read_mapping(path: Path) -> dict[str, object]:
         if path.suffix == ".npy":
             stream = io.BytesIO(data)
             version = np.lib.format.read_magic(stream)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = read_header(stream)
             if dtype != np.dtype(object) or shape != ():
                 raise ValueError("expected one dict in it, found an array of numbers")

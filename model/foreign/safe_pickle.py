@@ -48,7 +48,11 @@ class Record:
 def _put(target: dict, pairs: Iterable[tuple[object, object]]) -> None:
     for key, value in pairs:
         # What we look for has simple keys; hashing others would let one big key cost its length as often as it is used.
-        if key is None or isinstance(key, str | bool) or (isinstance(key, int) and -(1 << 63) <= key < 1 << 64):
+        if (
+            key is None
+            or isinstance(key, str | bool)
+            or (isinstance(key, int) and -(1 << 63) <= key < 1 << 64)
+        ):
             target[key] = value
         elif isinstance(key, bytes) and len(key) < LARGE_BYTES:
             target[key.decode("latin1")] = value
@@ -75,7 +79,11 @@ def _only(arguments: tuple) -> object:
 _FUNCTIONS: dict[str, Callable[[tuple], object]] = {
     "collections.OrderedDict": _ordered_dict,
     "torch.Size": _only,
-    **{f"{module}.{name}": _only for module in ("builtins", "__builtin__") for name in ("list", "tuple", "set", "frozenset")},
+    **{
+        f"{module}.{name}": _only
+        for module in ("builtins", "__builtin__")
+        for name in ("list", "tuple", "set", "frozenset")
+    },
     "copyreg._reconstructor": _reconstructor,
     "copy_reg._reconstructor": _reconstructor,
 }
@@ -86,7 +94,9 @@ class _Reader(pickle._Unpickler):
     # bytes in the file. Sets are read as lists.
     pop_mark: Callable[[], list]  # which the stubs of the library leave out
 
-    def __init__(self, data: Bytes | bytearray, start: int, persistent: Callable[[object], object] | None, most: int) -> None:
+    def __init__(
+        self, data: Bytes | bytearray, start: int, persistent: Callable[[object], object] | None, most: int
+    ) -> None:
         self.view, self.place, self.persistent, self.left = memoryview(data), start, persistent, most
         self.memo: dict[int, object] = {}
         self.encoding, self.errors, self.proto = "latin1", "strict", 0
@@ -143,7 +153,11 @@ class _Reader(pickle._Unpickler):
         self._name(module, name)
 
     def _name(self, module: object, name: object) -> None:
-        if not isinstance(module, str) or not isinstance(name, str) or max(len(module), len(name)) > LONGEST_NAME:
+        if (
+            not isinstance(module, str)
+            or not isinstance(name, str)
+            or max(len(module), len(name)) > LONGEST_NAME
+        ):
             raise ValueError("it names something that has no proper name")
         self.append(Global(f"{module}.{name}"))
 
@@ -231,7 +245,9 @@ _PLAIN = [
     "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE",
 ]
 # fmt: on
-_HANDLERS: dict[int, Callable[[_Reader], None]] = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _PLAIN}
+_HANDLERS: dict[int, Callable[[_Reader], None]] = {
+    getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _PLAIN
+}
 for _names, _handler in {
     "FRAME": _Reader.load_frame,
     "SHORT_BINBYTES": lambda reader: reader.load_bytes(1),
@@ -255,7 +271,10 @@ for _names, _handler in {
 
 
 def read_part(
-    data: Bytes | bytearray, start: int = 0, persistent: Callable[[object], object] | None = None, most: int = MOST_OPCODES
+    data: Bytes | bytearray,
+    start: int = 0,
+    persistent: Callable[[object], object] | None = None,
+    most: int = MOST_OPCODES,
 ) -> tuple[object, int]:
     """The object in the pickle that begins at byte `start`, and where the pickle ends.
 

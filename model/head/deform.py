@@ -37,7 +37,10 @@ def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor
     normal = torch.linalg.cross(edge[:, 0], -edge[:, 2])
     area2 = normal.square().sum(-1)
     # Barycentric coordinate i belongs to the sub-triangle opposite to corner i.
-    inner = torch.linalg.cross(edge, to_point).mul(normal[:, None]).sum(-1).roll(-1, 1) / area2.clamp_min(1e-30)[:, None]
+    inner = (
+        torch.linalg.cross(edge, to_point).mul(normal[:, None]).sum(-1).roll(-1, 1)
+        / area2.clamp_min(1e-30)[:, None]
+    )
     inside = (inner >= 0).all(1) & _has_plane(corners_P33)
     height2 = (to_point[:, 0] * normal).sum(-1).square() / area2.clamp_min(1e-30)
     return torch.where(inside[:, None], inner, weights), torch.where(inside, height2, best)
@@ -50,7 +53,9 @@ def _has_plane(corners_P33: Tensor) -> Tensor:
     return area2 > 1e-7 * edge.square().sum(-1).amax(1).square()
 
 
-def closest_on_mesh(points_N3: Tensor, vertices_V3: Tensor, faces_F3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def closest_on_mesh(
+    points_N3: Tensor, vertices_V3: Tensor, faces_F3: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The mesh's nearest point to each point: face (N,) int64, barycentric coordinates (N, 3), squared distance (N,). Exact.
 
     Of equally near faces the one with the lowest index is taken.
@@ -82,7 +87,9 @@ def nearest_vertices(points_BN3: Tensor, vertices_BV3: Tensor, count: int) -> Te
         # The squared distance less what is the same for all vertices of a point.
         score = torch.baddbmm(height2_B1V, points, vertices_BV3.mT, alpha=-2)
         # One minimum is several times faster than a list of one.
-        indices.append(score.argmin(-1, keepdim=True) if count == 1 else score.topk(count, dim=-1, largest=False).indices)
+        indices.append(
+            score.argmin(-1, keepdim=True) if count == 1 else score.topk(count, dim=-1, largest=False).indices
+        )
     return torch.cat(indices, 1)
 
 
@@ -98,7 +105,9 @@ def look_up(grid_BCGGG: Tensor, points_BN3: Tensor, low_3: Tensor, high_3: Tenso
     cells = grid_BCGGG.shape[-1]
     place = ((points_BN3 - low_3) / (high_3 - low_3) * 2 - 1) * (cells / (cells - 1))
     place = place.flip(-1)[:, :, None, None]  # grid_sample wants the last axis first
-    return F.grid_sample(grid_BCGGG, place, mode="bilinear", padding_mode=padding, align_corners=True)[..., 0, 0].transpose(1, 2)
+    return F.grid_sample(grid_BCGGG, place, mode="bilinear", padding_mode=padding, align_corners=True)[
+        ..., 0, 0
+    ].transpose(1, 2)
 
 
 class NeckField:
@@ -111,21 +120,33 @@ class NeckField:
 
     def __init__(self, fine_B3GGG: Tensor, distance2_B1GGG: Tensor, coarse_B3GGG: Tensor, box: float = 1.3):
         for _ in range(2):
-            coarse_B3GGG = F.avg_pool3d(F.pad(coarse_B3GGG, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, stride=1)
+            coarse_B3GGG = F.avg_pool3d(
+                F.pad(coarse_B3GGG, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, stride=1
+            )
         self.fine, self.coarse = torch.cat([fine_B3GGG, distance2_B1GGG], dim=1), coarse_B3GGG
         self.low = fine_B3GGG.new_full((3,), -box / 2)
 
     @classmethod
     @torch.no_grad()
-    def between(cls, posed_BV3: Tensor, unposed_BV3: Tensor, faces_F3: Tensor, box: float = 1.3) -> "NeckField":
+    def between(
+        cls, posed_BV3: Tensor, unposed_BV3: Tensor, faces_F3: Tensor, box: float = 1.3
+    ) -> "NeckField":
         """The field between two poses of the (simplified) mesh."""
         low = posed_BV3.new_full((3,), -box / 2)
         results = []
         for cells in (FINE, COARSE):
             points = cell_centres(cells, low, -low)
-            moved = [surface_offset(points, posed, unposed, faces_F3) for posed, unposed in zip(posed_BV3, unposed_BV3, strict=True)]
+            moved = [
+                surface_offset(points, posed, unposed, faces_F3)
+                for posed, unposed in zip(posed_BV3, unposed_BV3, strict=True)
+            ]
             offset, distance = (torch.stack(part) for part in zip(*moved, strict=True))
-            results.append((offset.transpose(1, 2).reshape(-1, 3, cells, cells, cells), distance.view(-1, 1, cells, cells, cells)))
+            results.append(
+                (
+                    offset.transpose(1, 2).reshape(-1, 3, cells, cells, cells),
+                    distance.view(-1, 1, cells, cells, cells),
+                )
+            )
         return cls(*results[0], results[1][0], box)
 
     @torch.no_grad()
@@ -137,7 +158,9 @@ class NeckField:
         return points_BN3 + coarse + weight * (fine[..., :3] - coarse)
 
 
-def surface_offset(points_N3: Tensor, posed_V3: Tensor, unposed_V3: Tensor, faces_F3: Tensor) -> tuple[Tensor, Tensor]:
+def surface_offset(
+    points_N3: Tensor, posed_V3: Tensor, unposed_V3: Tensor, faces_F3: Tensor
+) -> tuple[Tensor, Tensor]:
     """How points move with their nearest triangle from one pose to the other: offsets (N, 3) and squared distances (N,).
 
     The foot point keeps its barycentric coordinates, the rest turns with the triangle. Where the foot lies inside its triangle this
@@ -189,30 +212,42 @@ class PartDeformation(nn.Module):
         self.register_buffer("canonical_V3", canonical, persistent=False)
         self.register_buffer("neighbours", neighbours, persistent=False)
         for part, region in zip(PARTS, ("eyes", "face", "lips"), strict=True):
-            self.register_buffer(f"{part}_vertices", torch.as_tensor(flame.head.regions[region]), persistent=False)
+            self.register_buffer(
+                f"{part}_vertices", torch.as_tensor(flame.head.regions[region]), persistent=False
+            )
         # The grid covers the canonical head and the air around it, further out the border's offset holds.
         self.register_buffer("low_3", canonical.amin(0) - 0.1, persistent=False)
         self.register_buffer("high_3", canonical.amax(0) + 0.1, persistent=False)
 
-    def meshes(self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor) -> tuple[Tensor, Tensor]:
+    def meshes(
+        self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Vertices (B, V, 3) with all parameters, and with expression and eyes at rest (the teeth follow the jaw only)."""
         pose = torch.cat([torch.zeros_like(jaw_B3), jaw_B3], dim=1)
         whole = self.flame.vertices(shape_B300, expression_B100, pose, eyes_B6)
-        return whole, self.flame.vertices(shape_B300, torch.zeros_like(expression_B100), pose, torch.zeros_like(eyes_B6))
+        return whole, self.flame.vertices(
+            shape_B300, torch.zeros_like(expression_B100), pose, torch.zeros_like(eyes_B6)
+        )
 
     @torch.no_grad()
-    def exact(self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor) -> Callable[[Tensor, str], Tensor]:
+    def exact(
+        self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor
+    ) -> Callable[[Tensor, str], Tensor]:
         """The deformation of these labels, (points (B, N, 3), part) -> canonical points (B, N, 3), a search for each point."""
         whole, mouth = self.meshes(shape_B300, expression_B100, jaw_B3, eyes_B6)
         return lambda points, part: points + self._offsets(points, mouth if part == "mouth" else whole, part)
 
     @torch.no_grad()
-    def grids(self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor, cells: int) -> PartGrids:
+    def grids(
+        self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor, cells: int
+    ) -> PartGrids:
         """The same on a grid of cells^3, to be interpolated: one search a label, however many views and steps use it."""
         points = cell_centres(cells, self.low_3, self.high_3).expand(len(shape_B300), -1, -1)
         exact = self.exact(shape_B300, expression_B100, jaw_B3, eyes_B6)
         moved = torch.stack([exact(points, part) - points for part in PARTS], dim=1)
-        return PartGrids(moved.transpose(2, 3).unflatten(3, (cells, cells, cells)).contiguous(), self.low_3, self.high_3)
+        return PartGrids(
+            moved.transpose(2, 3).unflatten(3, (cells, cells, cells)).contiguous(), self.low_3, self.high_3
+        )
 
     def from_offsets(self, offsets_BP3GGG: Tensor) -> PartGrids:
         """Grids that were stored, put back into place."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 SCALE = 3.0  # world units a metre
 NECK = 1  # index of the neck joint
-CANONICAL_JAW = 0.3  # radians about x: the canonical head has its mouth open, so that the lips are two surfaces
+CANONICAL_JAW = (
+    0.3  # radians about x: the canonical head has its mouth open, so that the lips are two surfaces
+)
 REGIONS = ("face", "eyes", "left_eye", "right_eye", "lips", "eyelids", "neck")
 
 
@@ -26,7 +28,9 @@ class HeadModel:
     name: str
     template_V3: np.ndarray  # metres
     directions_V3K: np.ndarray  # metres a unit coefficient; 300 of shape, then 100 of expression
-    pose_directions: np.ndarray  # (36, V*3): correctives, linear in (rotation - identity) of the four joints after the root
+    pose_directions: (
+        np.ndarray
+    )  # (36, V*3): correctives, linear in (rotation - identity) of the four joints after the root
     joint_regressor: np.ndarray  # (5, V)
     skin_weights: np.ndarray  # (V, 5), rows sum to one
     parents: np.ndarray  # (5,): -1 0 1 1 1, root, neck, jaw, left eye, right eye
@@ -34,7 +38,9 @@ class HeadModel:
     landmark_faces: np.ndarray  # (70,): the 68 points of iBUG, then the two pupils, on the surface
     landmark_weights: np.ndarray  # (70, 3) barycentric
     regions: dict[str, np.ndarray]  # vertex indices of each of REGIONS; face = all that is not eyeball
-    simple_vertices: np.ndarray  # (N, 3) vertex indices; with simple_weights (N, 3) the vertices of the simplified mesh
+    simple_vertices: (
+        np.ndarray
+    )  # (N, 3) vertex indices; with simple_weights (N, 3) the vertices of the simplified mesh
     simple_weights: np.ndarray
     simple_faces: np.ndarray  # (M, 3)
     neighbours: np.ndarray  # (V, 10) vertices of the same region close by, itself included; padded with V
@@ -58,18 +64,29 @@ class HeadModel:
         }
         for key, shape in shapes.items():
             if getattr(self, key).shape != shape:
-                raise ValueError(f"head model '{self.name}': {key} has shape {getattr(self, key).shape}, expected {shape}")
+                raise ValueError(
+                    f"head model '{self.name}': {key} has shape {getattr(self, key).shape}, expected {shape}"
+                )
         missing = [key for key in REGIONS if key not in self.regions]
         if missing:
-            raise ValueError(f"head model '{self.name}': no vertices are given for the region(s) {', '.join(missing)}")
-        limits = {"faces_F3": count, "landmark_faces": len(self.faces_F3), "simple_vertices": count, "neighbours": count + 1}
+            raise ValueError(
+                f"head model '{self.name}': no vertices are given for the region(s) {', '.join(missing)}"
+            )
+        limits = {
+            "faces_F3": count,
+            "landmark_faces": len(self.faces_F3),
+            "simple_vertices": count,
+            "neighbours": count + 1,
+        }
         limits["simple_faces"] = len(self.simple_vertices)
         for key, limit in limits.items():
             _check_indices(self.name, key, getattr(self, key), limit)
         for key in REGIONS:
             _check_indices(self.name, f"region '{key}'", self.regions[key], count)
         if list(self.parents) != [-1, 0, 1, 1, 1]:
-            raise ValueError(f"head model '{self.name}': the joints must have the parents -1 0 1 1 1, not {list(self.parents)}")
+            raise ValueError(
+                f"head model '{self.name}': the joints must have the parents -1 0 1 1 1, not {list(self.parents)}"
+            )
 
 
 def _check_indices(name: str, key: str, indices: np.ndarray, limit: int) -> None:
@@ -96,7 +113,9 @@ class Flame(nn.Module):
         self.head = head_model
 
         def constant(name: str, array: np.ndarray, dtype: torch.dtype) -> None:
-            self.register_buffer(name, torch.tensor(np.ascontiguousarray(array), dtype=dtype), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(np.ascontiguousarray(array), dtype=dtype), persistent=False
+            )
 
         count = len(head_model.template_V3)
         directions_KV3 = np.moveaxis(head_model.directions_V3K, 2, 0)
@@ -107,7 +126,11 @@ class Flame(nn.Module):
         constant("skin_weights", head_model.skin_weights, torch.float32)
         # The joints are linear in the coefficients: folding the regressor into the directions saves a product with all vertices.
         constant("joints_53", joints_53, torch.float32)
-        constant("joint_directions", np.einsum("jv,kvc->kjc", head_model.joint_regressor, directions_KV3).reshape(400, 15), torch.float32)
+        constant(
+            "joint_directions",
+            np.einsum("jv,kvc->kjc", head_model.joint_regressor, directions_KV3).reshape(400, 15),
+            torch.float32,
+        )
         constant("origin_3", joints_53[NECK], torch.float32)
         constant("faces", head_model.faces_F3, torch.int64)
         constant("landmark_vertices", head_model.faces_F3[head_model.landmark_faces], torch.int64)
@@ -116,7 +139,9 @@ class Flame(nn.Module):
         constant("simple_weights", head_model.simple_weights, torch.float32)
         constant("simple_faces", head_model.simple_faces, torch.int64)
 
-    def _transforms(self, coefficients_BK: Tensor, pose_B6: Tensor, eyes_B6: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _transforms(
+        self, coefficients_BK: Tensor, pose_B6: Tensor, eyes_B6: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotations of the joints (B, 5, 3, 3), resting joints (B, 5, 3) and posed joint-to-world transforms (B, 5, 3, 4), metres."""
         batch = len(coefficients_BK)
         resting = self.joints_53 + (coefficients_BK @ self.joint_directions).view(batch, 5, 3)
@@ -127,9 +152,15 @@ class Flame(nn.Module):
             offset = resting[:, joint] - resting[:, parent]
             placed.append(placed[parent] + (turned[parent] @ offset[..., None])[..., 0])
             turned.append(turned[parent] @ rotations[:, joint])
-        return rotations, resting, torch.cat([torch.stack(turned, 1), torch.stack(placed, 1)[..., None]], dim=-1)
+        return (
+            rotations,
+            resting,
+            torch.cat([torch.stack(turned, 1), torch.stack(placed, 1)[..., None]], dim=-1),
+        )
 
-    def vertices(self, shape_B300: Tensor, expression_B100: Tensor, pose_B6: Tensor, eyes_B6: Tensor) -> Tensor:
+    def vertices(
+        self, shape_B300: Tensor, expression_B100: Tensor, pose_B6: Tensor, eyes_B6: Tensor
+    ) -> Tensor:
         """Vertices (B, V, 3) in world units. `pose_B6`: neck, jaw; `eyes_B6`: left, right; axis-angle in radians. Differentiable."""
         coefficients = torch.cat([shape_B300, expression_B100], dim=1)
         batch = len(coefficients)

@@ -12,7 +12,11 @@ from model.foreign.pickled_arrays import read_mapping
 from model.head.flame import HeadModel
 from model.weights import load_weights, save_weights
 
-ADDITIONS = ("flame_addition_info_new_smallface.npy", "flame_addition_info_new_nosmallface.npy", "flame_addition_info.npy")
+ADDITIONS = (
+    "flame_addition_info_new_smallface.npy",
+    "flame_addition_info_new_nosmallface.npy",
+    "flame_addition_info.npy",
+)
 SIMPLIFIED = "simplify_baricentric2.npy"
 EMBEDDING = "landmark_embedding_with_eyes.npy"
 HEAD = "flame head model"  # what the JSON of a saved head says it is
@@ -28,14 +32,18 @@ def read_flame(path: Path) -> HeadModel:
     if path.suffix == ".safetensors":
         return _saved_head(path)
     folder = path.parent
-    addition_path = next((folder / name for name in ADDITIONS if (folder / name).is_file()), folder / ADDITIONS[0])
+    addition_path = next(
+        (folder / name for name in ADDITIONS if (folder / name).is_file()), folder / ADDITIONS[0]
+    )
     model, addition = read_mapping(path), read_mapping(addition_path)
     simplified, embedding = read_mapping(folder / SIMPLIFIED), read_mapping(folder / EMBEDDING)
 
     def numbers(source: dict, file: Path, key: str, dimensions: int, dtype: type) -> np.ndarray:
         array = source.get(key)
         if not isinstance(array, np.ndarray) or array.ndim != dimensions or not np.isfinite(array).all():
-            raise ValueError(f"{file}: '{key}' is missing or is no array of {dimensions} dimensions with finite numbers")
+            raise ValueError(
+                f"{file}: '{key}' is missing or is no array of {dimensions} dimensions with finite numbers"
+            )
         return np.ascontiguousarray(array, dtype)
 
     template_V3 = numbers(model, path, "v_template", 2, np.float32)
@@ -48,7 +56,10 @@ def read_flame(path: Path) -> HeadModel:
     landmark_weights = numbers(embedding, folder / EMBEDDING, "full_lmk_bary_coords", 3, np.float32)[0]
     eyes = numbers(addition, addition_path, "eye_idxs", 1, np.int64)
     face = numbers(addition, addition_path, "face_idxs", 1, np.int64)
-    for array, limit, what in ((landmark_faces, len(faces_F3), EMBEDDING), (faces_F3, len(template_V3), path.name)):
+    for array, limit, what in (
+        (landmark_faces, len(faces_F3), EMBEDDING),
+        (faces_F3, len(template_V3), path.name),
+    ):
         if array.size == 0 or array.min() < 0 or array.max() >= limit:
             raise ValueError(f"{folder / what}: an index lies outside of the mesh of {path.name}")
     if landmark_weights.shape != (70, 3) or landmark_faces.shape != (70,):
@@ -57,7 +68,9 @@ def read_flame(path: Path) -> HeadModel:
         if array.size == 0 or array.min() < 0 or array.max() >= len(template_V3):
             raise ValueError(f"{addition_path}: '{name}' has an index outside of the mesh of {path.name}")
     if skin_weights.shape != (len(template_V3), 5):
-        raise ValueError(f"{path}: 'weights' has shape {skin_weights.shape}, expected ({len(template_V3)}, 5)")
+        raise ValueError(
+            f"{path}: 'weights' has shape {skin_weights.shape}, expected ({len(template_V3)}, 5)"
+        )
 
     landmarks = (template_V3[faces_F3[landmark_faces]] * landmark_weights[..., None]).sum(1)
     joint = skin_weights.argmax(1)
@@ -98,7 +111,11 @@ def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> dict[str
     """Write a head model as safetensors, with `facts` and its name in the JSON beside it; returns that. It stays under FLAME's
     licence.
     """
-    arrays = {field.name: getattr(head, field.name) for field in fields(HeadModel) if field.name not in ("name", "regions")}
+    arrays = {
+        field.name: getattr(head, field.name)
+        for field in fields(HeadModel)
+        if field.name not in ("name", "regions")
+    }
     arrays |= {f"regions.{name}": indices for name, indices in head.regions.items()}
     tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
     return save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
@@ -107,13 +124,21 @@ def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> dict[str
 def _saved_head(path: Path) -> HeadModel:
     tensors, facts = load_weights(path)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    regions = {name.removeprefix("regions."): arrays.pop(name) for name in list(arrays) if name.startswith("regions.")}
+    regions = {
+        name.removeprefix("regions."): arrays.pop(name)
+        for name in list(arrays)
+        if name.startswith("regions.")
+    }
     wanted = {field.name for field in fields(HeadModel)} - {"name", "regions"}
     if facts.get("network") != HEAD or arrays.keys() != wanted:
         raise ValueError(f"{path} holds no head model")
     return HeadModel(name=str(facts.get("name")), regions=regions, **arrays)
 
 
-def _around(points_N3: np.ndarray, candidates: np.ndarray, centres_M3: np.ndarray, radius: float) -> np.ndarray:
+def _around(
+    points_N3: np.ndarray, candidates: np.ndarray, centres_M3: np.ndarray, radius: float
+) -> np.ndarray:
     distance = np.linalg.norm(points_N3[candidates, None] - centres_M3, axis=-1).min(1)
-    return candidates[distance <= max(radius, np.sort(distance)[min(20, len(distance) - 1)])]  # a coarse mesh keeps its nearest vertices
+    return candidates[
+        distance <= max(radius, np.sort(distance)[min(20, len(distance) - 1)])
+    ]  # a coarse mesh keeps its nearest vertices

@@ -42,20 +42,29 @@ def rasterise(vertices_BV3: Tensor, faces_F3: Tensor, cameras_B25: Tensor, size:
     low = corner_BF32.amin(2).ceil().clamp(0, size).long()
     high = corner_BF32.amax(2).floor().clamp(-1, size - 1).long()
     edge = corner_BF32.roll(-1, 2) - corner_BF32
-    height = (edge[:, :, 0, 0] * edge[:, :, 1, 1] - edge[:, :, 0, 1] * edge[:, :, 1, 0]).abs() / edge.norm(dim=-1).amax(2).clamp_min(1e-30)
+    height = (edge[:, :, 0, 0] * edge[:, :, 1, 1] - edge[:, :, 0, 1] * edge[:, :, 1, 0]).abs() / edge.norm(
+        dim=-1
+    ).amax(2).clamp_min(1e-30)
     # What is thinner than the rounding of pixel coordinates is a line, and where a pixel lies along it would be rounding too.
     visible = (depth_BF3.amin(2) > 1e-3) & (height > THINNEST * size)
     extent = (high - low + 1).clamp_min(0) * visible[..., None]
     count = extent.prod(-1).flatten()
-    pair = torch.repeat_interleave(torch.arange(len(count), device=device), count)  # one entry for each pixel of a triangle's bounding box
+    pair = torch.repeat_interleave(
+        torch.arange(len(count), device=device), count
+    )  # one entry for each pixel of a triangle's bounding box
     step = torch.arange(len(pair), device=device) - (count.cumsum(0) - count)[pair]
     width = extent.flatten(0, 1)[pair, 0]
-    x, y = step % width + low.flatten(0, 1)[pair, 0], torch.div(step, width, rounding_mode="floor") + low.flatten(0, 1)[pair, 1]
+    x, y = (
+        step % width + low.flatten(0, 1)[pair, 0],
+        torch.div(step, width, rounding_mode="floor") + low.flatten(0, 1)[pair, 1],
+    )
 
     corners = corner_BF32.flatten(0, 1)[pair]
     spokes = corners - torch.stack([x, y], dim=-1)[:, None]
     following = spokes.roll(-1, 1)
-    area = (spokes[..., 0] * following[..., 1] - spokes[..., 1] * following[..., 0]).roll(-1, 1)  # sub-triangle opposite to each corner
+    area = (spokes[..., 0] * following[..., 1] - spokes[..., 1] * following[..., 0]).roll(
+        -1, 1
+    )  # sub-triangle opposite to each corner
     total = area.sum(-1)
     screen = area / torch.where(total == 0, torch.inf, total)[:, None]
     inside = ((screen >= 0).all(-1) & (total != 0)).nonzero()[:, 0]
@@ -72,7 +81,9 @@ def rasterise(vertices_BV3: Tensor, faces_F3: Tensor, cameras_B25: Tensor, size:
     face[seen] = pair[winner[seen]] % len(faces_F3)
     weights = distance.new_zeros(batch * size * size, 3)
     weights[seen] = (inverse * distance[:, None])[winner[seen]]
-    return Raster(face.view(batch, size, size), weights.view(batch, size, size, 3), nearest.view(batch, size, size))
+    return Raster(
+        face.view(batch, size, size), weights.view(batch, size, size, 3), nearest.view(batch, size, size)
+    )
 
 
 @torch.no_grad()
@@ -85,11 +96,15 @@ def part_masks(flame: Flame, vertices_BV3: Tensor, cameras_B25: Tensor, size: in
     first = vertices_BV3.shape[1]
     count = ring.shape[1]
     around = torch.arange(count, device=ring.device)
-    fan = torch.stack([first + around, first + (around + 1) % count, torch.full_like(around, first + count)], dim=1)
+    fan = torch.stack(
+        [first + around, first + (around + 1) % count, torch.full_like(around, first + count)], dim=1
+    )
     faces = torch.cat([flame.faces, fan])
     vertices = torch.cat([vertices_BV3, ring, ring.mean(1, keepdim=True)], dim=1)
     is_eye = torch.zeros(first, dtype=torch.bool, device=ring.device)
     is_eye[torch.as_tensor(flame.head.regions["eyes"], device=ring.device)] = True
     seen = rasterise(vertices, faces, cameras_B25, size * SUPERSAMPLING).face
-    kind = torch.cat([is_eye[flame.faces].all(1).long(), torch.full_like(around, 2), torch.zeros_like(around[:1])])[seen]  # -1 is the last
+    kind = torch.cat(
+        [is_eye[flame.faces].all(1).long(), torch.full_like(around, 2), torch.zeros_like(around[:1])]
+    )[seen]  # -1 is the last
     return tuple(F.avg_pool2d((kind == k).float()[:, None], SUPERSAMPLING) for k in (1, 2))

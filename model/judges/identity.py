@@ -7,7 +7,13 @@ from model.sizes import IdentitySizes
 
 INPUT = 112
 FIVE_OF_70 = (68, 69, 30, 48, 54)  # pupils, tip of the nose, corners of the mouth among the 70 landmarks
-TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
+TEMPLATE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
 
 
 class _Block(nn.Module):
@@ -37,7 +43,9 @@ class IdentityNet(nn.Module):
         inputs = width
         for index, blocks in enumerate(sizes.blocks):
             outputs = width << index
-            layers = [_Block(inputs if i == 0 else outputs, outputs, 2 if i == 0 else 1) for i in range(blocks)]
+            layers = [
+                _Block(inputs if i == 0 else outputs, outputs, 2 if i == 0 else 1) for i in range(blocks)
+            ]
             self.add_module(f"layer{index + 1}", nn.Sequential(*layers))
             inputs = outputs
         self.bn2 = nn.BatchNorm2d(inputs)

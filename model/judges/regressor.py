@@ -5,7 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 REGRESSOR_SIZE = 64
-FACE = (0.25, 0.85, 0.2, 0.8)  # top, bottom, left, right of the part of an aligned image that the regressor looks at: brows to chin
+FACE = (
+    0.25,
+    0.85,
+    0.2,
+    0.8,
+)  # top, bottom, left, right of the part of an aligned image that the regressor looks at: brows to chin
 
 
 class Regressor(nn.Module):
@@ -19,14 +24,25 @@ class Regressor(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.blocks = nn.Sequential(*[_Residual(width * a, width * b) for a, b in ((1, 2), (2, 3), (3, 4))])
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(width * 4 * 16, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 109))
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(width * 4 * 16, 256),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(256, 109),
+        )
         self.register_buffer("mean", torch.zeros(109))
         self.register_buffer("spread", torch.ones(109))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         top, bottom, left, right = (round(edge * image_BCHW.shape[-1]) for edge in FACE)
         face = F.interpolate(
-            image_BCHW[:, :, top:bottom, left:right], (REGRESSOR_SIZE, REGRESSOR_SIZE), mode="bilinear", align_corners=False, antialias=True
+            image_BCHW[:, :, top:bottom, left:right],
+            (REGRESSOR_SIZE, REGRESSOR_SIZE),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
         )
         return self.mean + self.spread * self.head(self.blocks(self.stem(face)))
 

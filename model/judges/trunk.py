@@ -27,7 +27,9 @@ class Trunk(nn.Module):
             torch.manual_seed(seed)  # the package draws the trunk from the global generator
             self.lpips = lpips.LPIPS(net="alex", pnet_rand=True, lpips=False, verbose=False)
             for layer in self.lpips.net.modules():
-                if isinstance(layer, nn.Conv2d):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
+                if isinstance(
+                    layer, nn.Conv2d
+                ):  # PyTorch's own start shrinks the signal from layer to layer, and a short training never recovers
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)
             self.embed = nn.Linear(256 * 9, self.num_features)
@@ -74,7 +76,10 @@ class PublishedTrunk(Trunk):
     def distance(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
         """LPIPS of each pair, (B,): as `Trunk.distance`, with the channels weighted by the linear layers."""
         pairs = zip(self.layers(a_BCHW), self.layers(b_BCHW), strict=True)
-        return sum(getattr(self.lpips, f"lin{k}")((_unit(a) - _unit(b)).square()).mean((1, 2, 3)) for k, (a, b) in enumerate(pairs))
+        return sum(
+            getattr(self.lpips, f"lin{k}")((_unit(a) - _unit(b)).square()).mean((1, 2, 3))
+            for k, (a, b) in enumerate(pairs)
+        )
 
 
 def _unit(feature_BCHW: Tensor) -> Tensor:

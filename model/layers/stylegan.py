@@ -47,7 +47,14 @@ def normalise(x_BC: Tensor) -> Tensor:
 class FullyConnected(nn.Module):
     """A linear layer (B, inputs) -> (B, outputs) with equalised learning rate, optionally followed by the leaky ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, activation: bool = False, bias_init: float = 0.0, lr_multiplier: float = 1.0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        activation: bool = False,
+        bias_init: float = 0.0,
+        lr_multiplier: float = 1.0,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier))
@@ -98,7 +105,9 @@ class Conv(nn.Module):
         return y if self.clamp is None else y.clamp(-self.clamp * gain, self.clamp * gain)
 
 
-def modulated_conv(x_BCHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool, up: bool = False) -> Tensor:
+def modulated_conv(
+    x_BCHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool, up: bool = False
+) -> Tensor:
     """Convolution whose input channels are scaled by `style_BI`; demodulation brings each output channel back to unit variance.
 
     A style of batch 1 holds for all images and goes into the weights; otherwise images and results are scaled, which costs less
@@ -126,7 +135,15 @@ def modulated_conv(x_BCHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodu
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU. `resolution` is that of the result."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, up: bool = False, clamp: float | None = None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
@@ -165,7 +182,15 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """One resolution of the skip architecture. `inputs` 0 makes the first block: a learnt constant and one convolution."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, resolution: int, img_channels: int, clamp: float | None = None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("resample_filter", resample_filter())
         if inputs == 0:
@@ -176,11 +201,17 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(outputs, img_channels, w_dim, clamp=clamp)
         self.convolutions = 1 if inputs == 0 else 2
 
-    def forward(self, x_BCHW: Tensor | None, image_BKHW: Tensor | None, ws_BLW: Tensor, noise: bool = True) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BCHW: Tensor | None, image_BKHW: Tensor | None, ws_BLW: Tensor, noise: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Feature and image at twice the size. `ws_BLW` holds a style for each convolution and one for the image."""
         styles = iter(ws_BLW.unbind(1))
         first = self.convolutions == 1
-        x = self.const.expand(ws_BLW.shape[0], -1, -1, -1) if first else self.conv0(x_BCHW, next(styles), noise)
+        x = (
+            self.const.expand(ws_BLW.shape[0], -1, -1, -1)
+            if first
+            else self.conv0(x_BCHW, next(styles), noise)
+        )
         x = self.conv1(x, next(styles), noise)
         rgb = self.torgb(x, next(styles))
         return x, rgb if image_BKHW is None else upsample(image_BKHW) + rgb
@@ -197,13 +228,25 @@ class SynthesisNetwork(nn.Module):
     Raises ValueError when the two are not powers of two from 4 on, the first one not above the last.
     """
 
-    def __init__(self, w_dim: int, resolution: int, img_channels: int, channel_base: int = 32768, channel_max: int = 512, first: int = 4) -> None:
+    def __init__(
+        self,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        first: int = 4,
+    ) -> None:
         super().__init__()
         for side in (first, resolution):
             if side < 4 or side & (side - 1):
-                raise ValueError(f"the resolutions of a StyleGAN generator must be powers of two from 4 on, but one is {side}")
+                raise ValueError(
+                    f"the resolutions of a StyleGAN generator must be powers of two from 4 on, but one is {side}"
+                )
         if first > resolution:
-            raise ValueError(f"the first block of a StyleGAN generator ({first}) must not be larger than its image ({resolution})")
+            raise ValueError(
+                f"the first block of a StyleGAN generator ({first}) must not be larger than its image ({resolution})"
+            )
         self.resolutions = [2**k for k in range(first.bit_length() - 1, resolution.bit_length())]
         inputs = 0
         for size in self.resolutions:
@@ -229,7 +272,15 @@ class MappingNetwork(nn.Module):
     z_dim 0 or c_dim 0 leaves that input out. num_ws None returns (B, w_dim) without average, as the discriminator's condition needs it.
     """
 
-    def __init__(self, z_dim: int, c_dim: int, w_dim: int, num_ws: int | None, num_layers: int, lr_multiplier: float = 0.01) -> None:
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        num_ws: int | None,
+        num_layers: int,
+        lr_multiplier: float = 0.01,
+    ) -> None:
         super().__init__()
         if num_ws is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
@@ -237,10 +288,21 @@ class MappingNetwork(nn.Module):
             self.embed = FullyConnected(c_dim, w_dim)
         inputs = z_dim + (w_dim if c_dim else 0)
         for i in range(num_layers):
-            self.add_module(f"fc{i}", FullyConnected(inputs if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier))
+            self.add_module(
+                f"fc{i}",
+                FullyConnected(
+                    inputs if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier
+                ),
+            )
         self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
 
-    def forward(self, z: Tensor | None, condition: Tensor | None = None, truncation: float = 1.0, update_average: bool = False) -> Tensor:
+    def forward(
+        self,
+        z: Tensor | None,
+        condition: Tensor | None = None,
+        truncation: float = 1.0,
+        update_average: bool = False,
+    ) -> Tensor:
         """`truncation` below 1 moves the styles towards the running average `w_avg`, which `update_average` updates in training."""
         parts = [normalise(z)] if self.z_dim else []
         if self.c_dim:

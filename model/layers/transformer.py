@@ -112,7 +112,9 @@ class MotionBlock(nn.Module):
         self.attn1, self.attn2 = Attention(dim, heads), Attention(dim, heads)
         self.mlp = MLP(dim, mlp_ratio)
 
-    def forward(self, x_BND: Tensor, tokens_BMD: Tensor | None, grid: tuple[int, int], scale: float | Tensor = 1.0) -> Tensor:
+    def forward(
+        self, x_BND: Tensor, tokens_BMD: Tensor | None, grid: tuple[int, int], scale: float | Tensor = 1.0
+    ) -> Tensor:
         if tokens_BMD is not None:
             x_BND = x_BND + scale * self.attn2(self.norm2(x_BND), tokens_BMD, grid)
         y = self.norm1(x_BND)

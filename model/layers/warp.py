@@ -21,7 +21,9 @@ def similarity(source_BK2: Tensor, target_K2: Tensor) -> Tensor:
     return torch.cat([turn, (target_mean - (turn @ source_mean[..., None])[..., 0])[..., None]], dim=2)
 
 
-def cut(image_BCHW: Tensor, matrix_B23: Tensor, corner: tuple[float, float], side: float, size: int) -> Tensor:
+def cut(
+    image_BCHW: Tensor, matrix_B23: Tensor, corner: tuple[float, float], side: float, size: int
+) -> Tensor:
     """The square of `side` at `corner` (x, y) of the target plane, sampled bilinearly at size x size, zero outside the image.
 
     `matrix_B23` maps image fractions (x right, y down, in units of width and height) to the target plane. Target coordinates count
@@ -32,12 +34,20 @@ def cut(image_BCHW: Tensor, matrix_B23: Tensor, corner: tuple[float, float], sid
     target = torch.stack([x, y], dim=-1).view(1, -1, 2)
     inverse = torch.linalg.inv(matrix_B23[:, :, :2])
     source = (target - matrix_B23[:, None, :, 2]) @ inverse.transpose(1, 2)
-    return F.grid_sample(image_BCHW, source.view(-1, size, size, 2) * 2 - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        image_BCHW,
+        source.view(-1, size, size, 2) * 2 - 1,
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
 
 
 def alignment(image_BCHW: Tensor, points_BK2: Tensor, template: Sequence[tuple[float, float]]) -> Tensor:
     """The similarity that brings points, given as image fractions, to a template, as matrices (B, 2, 3) for `cut`."""
     height, width = image_BCHW.shape[2:]
-    unit = points_BK2.new_tensor([width / height, 1.0])  # of width and height in a common measure, so that shapes are kept
+    unit = points_BK2.new_tensor(
+        [width / height, 1.0]
+    )  # of width and height in a common measure, so that shapes are kept
     matrix = similarity(points_BK2 * unit, points_BK2.new_tensor(template))
     return torch.cat([matrix[:, :, :2] * unit, matrix[:, :, 2:]], dim=2)

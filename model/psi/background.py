@@ -42,10 +42,14 @@ class Background(nn.Module):
         self.input_conv = nn.Sequential(*conv(5, width, 2))
         for i in (1, 2, 3):
             channels = width * 2 ** (i - 1)
-            self.add_module(f"down_conv_{i}", nn.Sequential(*conv(channels, channels), Down(channels, 2 * channels)))
+            self.add_module(
+                f"down_conv_{i}", nn.Sequential(*conv(channels, channels), Down(channels, 2 * channels))
+            )
         self.middle = nn.Sequential(*conv(8 * width, 8 * width))
         for i, (inputs, outputs) in enumerate(((16, 4), (8, 2), (4, 1), (2, 1)), start=1):
-            self.add_module(f"up_conv_{i}", nn.Sequential(*conv(inputs * width, outputs * width), Up(outputs * width)))
+            self.add_module(
+                f"up_conv_{i}", nn.Sequential(*conv(inputs * width, outputs * width), Up(outputs * width))
+            )
         self.out_conv = nn.Conv2d(width, features, 3, padding=1)
         initialise(self)
 

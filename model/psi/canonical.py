@@ -16,7 +16,11 @@ LEAK = 0.01  # of the leaky ReLU behind each mapping layer
 
 def resize(x_BCHW: Tensor, side: int) -> Tensor:
     """Bilinear, corners aligned; nothing where the size is right already."""
-    return x_BCHW if x_BCHW.shape[-1] == side else F.interpolate(x_BCHW, (side, side), mode="bilinear", align_corners=True)
+    return (
+        x_BCHW
+        if x_BCHW.shape[-1] == side
+        else F.interpolate(x_BCHW, (side, side), mode="bilinear", align_corners=True)
+    )
 
 
 def keep_size(layer: nn.Linear, gain: float = 1.0) -> None:
@@ -34,10 +38,14 @@ class CanonicalEncoder(nn.Module):
 
         def mapping() -> nn.Sequential:
             first = nn.Linear(sizes.motion.dims, psi.motion_hidden)
-            return nn.Sequential(first, nn.LeakyReLU(), nn.Linear(psi.motion_hidden, psi.motion_hidden), nn.LeakyReLU())
+            return nn.Sequential(
+                first, nn.LeakyReLU(), nn.Linear(psi.motion_hidden, psi.motion_hidden), nn.LeakyReLU()
+            )
 
         def blocks(count: int) -> nn.ModuleList:
-            return nn.ModuleList(MotionBlock(psi.dim, psi.canonical_heads, psi.mlp_ratio) for _ in range(count))
+            return nn.ModuleList(
+                MotionBlock(psi.dim, psi.canonical_heads, psi.mlp_ratio) for _ in range(count)
+            )
 
         self.maps, self.maps_neutral = mapping(), mapping()
         self.proj_y_neutral = nn.Linear(psi.motion_hidden, psi.motion_tokens * psi.dim)
@@ -77,7 +85,9 @@ class CanonicalEncoder(nn.Module):
             keep_size(block.attn2.q, gain=2.0)
             nn.init.zeros_(block.attn2.proj.weight)
 
-    def neutral(self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, scale: float | Tensor = 1.0) -> tuple[Tensor, tuple[int, int]]:
+    def neutral(
+        self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, scale: float | Tensor = 1.0
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, N, D) of the expression-free source and their grid: all that depends on the source alone."""
         x, grid = self.patch_embed(feature_BCHW)
         tokens = self._tokens(motion_source_BM, self.maps_neutral, self.proj_y_neutral, scale)
@@ -85,7 +95,13 @@ class CanonicalEncoder(nn.Module):
             x = block(x, tokens, grid, scale)
         return x, grid
 
-    def reenact(self, x_BND: Tensor, grid: tuple[int, int], motion_driving_BM: Tensor | None, scale: float | Tensor = 1.0) -> Tensor:
+    def reenact(
+        self,
+        x_BND: Tensor,
+        grid: tuple[int, int],
+        motion_driving_BM: Tensor | None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
         """Canonical feature at half of the image from the result of `neutral` and the driving motion."""
         tokens = self._tokens(motion_driving_BM, self.maps, self.proj_y, scale)
         for block in self.trans_blocks_motion:
@@ -95,12 +111,20 @@ class CanonicalEncoder(nn.Module):
         y = F.relu(self.convs["4"](resize(y, self.image // 2)))
         return self.convs["6"](y)
 
-    def forward(self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, scale: float | Tensor = 1.0) -> Tensor:
+    def forward(
+        self,
+        feature_BCHW: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_driving_BM: Tensor | None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
         """`scale` multiplies the cross-attention; a plain 0 leaves it out altogether, and the motions may then be None."""
         x, grid = self.neutral(feature_BCHW, motion_source_BM, scale)
         return self.reenact(x, grid, motion_driving_BM, scale)
 
-    def _tokens(self, motion_BM: Tensor | None, mapping: nn.Module, expand: nn.Module, scale: float | Tensor) -> Tensor | None:
+    def _tokens(
+        self, motion_BM: Tensor | None, mapping: nn.Module, expand: nn.Module, scale: float | Tensor
+    ) -> Tensor | None:
         if not isinstance(scale, Tensor) and scale == 0:
             return None
         if motion_BM is None:

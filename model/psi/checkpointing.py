@@ -16,7 +16,15 @@ from model.psi.triplane_decoder import TriplaneDecoder
 from model.volume.colour_decoder import ColourDecoder
 
 # Together nearly all that Psi keeps: the encoders, the transformer blocks, the decoders of planes and points, each doubling of the image.
-PARTS = (GlobalEncoder, DetailEncoder, MotionBlock, TriplaneDecoder, Background, ColourDecoder, SynthesisBlock)
+PARTS = (
+    GlobalEncoder,
+    DetailEncoder,
+    MotionBlock,
+    TriplaneDecoder,
+    Background,
+    ColourDecoder,
+    SynthesisBlock,
+)
 
 
 def recompute(network: nn.Module) -> None:

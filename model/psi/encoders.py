@@ -29,7 +29,11 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=dilation, dilation=dilation, bias=False)
         # A shortcut in a list of one: the published layout has a norm behind it, an identity here.
-        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False)) if stride > 1 or inputs != outputs else None
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            if stride > 1 or inputs != outputs
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.relu(self.conv1(x)))
@@ -45,7 +49,10 @@ class ResNet(nn.Module):
         inputs = width
         for i, (count, stride, dilation) in enumerate(zip(blocks, (1, 2, 1, 1), (1, 1, 2, 4), strict=True)):
             outputs = width * 2**i
-            layer = [ResidualBlock(inputs if k == 0 else outputs, outputs, stride if k == 0 else 1, dilation) for k in range(count)]
+            layer = [
+                ResidualBlock(inputs if k == 0 else outputs, outputs, stride if k == 0 else 1, dilation)
+                for k in range(count)
+            ]
             self.add_module(f"layer{i + 1}", nn.Sequential(*layer))
             inputs = outputs
         self._initialise(sum(blocks))
@@ -65,7 +72,10 @@ class ResNet(nn.Module):
 
 def conv_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> list[nn.Module]:
     pad = dilation * (kernel // 2)
-    return [nn.Conv2d(inputs, outputs, kernel, padding=pad, dilation=dilation, bias=False), nn.ReLU(inplace=True)]
+    return [
+        nn.Conv2d(inputs, outputs, kernel, padding=pad, dilation=dilation, bias=False),
+        nn.ReLU(inplace=True),
+    ]
 
 
 class ASPP(nn.Module):

@@ -31,7 +31,9 @@ class _ConvBlock(nn.Module):
         first = self.conv1(self.bn1(x).relu())
         second = self.conv2(self.bn2(first).relu())
         third = self.conv3(self.bn3(second).relu())
-        return torch.cat([first, second, third], dim=1) + (x if self.downsample is None else self.downsample(x))
+        return torch.cat([first, second, third], dim=1) + (
+            x if self.downsample is None else self.downsample(x)
+        )
 
 
 class _Hourglass(nn.Module):
@@ -52,7 +54,9 @@ class _Hourglass(nn.Module):
         low = getattr(self, f"b2_{level}")(F.max_pool2d(x, 2))
         low = self._level(level - 1, low) if level > 1 else self.b2_plus_1(low)
         low = getattr(self, f"b3_{level}")(low)
-        return getattr(self, f"b1_{level}")(x) + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return getattr(self, f"b1_{level}")(x) + F.interpolate(
+            low, size=x.shape[2:], mode="bilinear", align_corners=False
+        )
 
 
 class _Fan(nn.Module):
@@ -62,7 +66,11 @@ class _Fan(nn.Module):
         super().__init__()
         channels, half = sizes.channels, sizes.channels // 2
         self.conv1, self.bn1 = nn.Conv2d(3, sizes.width, 7, stride=2, padding=3), nn.BatchNorm2d(sizes.width)
-        self.conv2, self.conv3, self.conv4 = _ConvBlock(sizes.width, half), _ConvBlock(half, half), _ConvBlock(half, channels)
+        self.conv2, self.conv3, self.conv4 = (
+            _ConvBlock(sizes.width, half),
+            _ConvBlock(half, half),
+            _ConvBlock(half, channels),
+        )
         self.m0 = _Hourglass(sizes.depth, channels)
         self.top_m_0 = _ConvBlock(channels, channels)
         self.conv_last0 = nn.Conv2d(channels, channels, 1)
@@ -89,18 +97,25 @@ class MotionEncoder(nn.Module):
         if sizes.input % 8:
             raise ValueError(f"motion encoder: the input of {sizes.input} pixels must be a multiple of 8")
         if sizes.input // 4 < 1 << sizes.depth:
-            raise ValueError(f"motion encoder: an hourglass of depth {sizes.depth} needs an input of at least {4 << sizes.depth} pixels")
+            raise ValueError(
+                f"motion encoder: an hourglass of depth {sizes.depth} needs an input of at least {4 << sizes.depth} pixels"
+            )
         self.sizes = sizes
         width = sizes.feature
 
         def head() -> nn.Sequential:
-            return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Linear(width, width))
+            return nn.Sequential(
+                nn.Linear(width, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Linear(width, width)
+            )
 
         def embed(outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.ReLU(), nn.Linear(width, outputs))
 
         self.model = _Fan(sizes)
-        self.to_mouth, self.mouth_embed = head(), embed(sizes.mouth)  # the embedding of the mouth is published but never used
+        self.to_mouth, self.mouth_embed = (
+            head(),
+            embed(sizes.mouth),
+        )  # the embedding of the mouth is published but never used
         self.to_headpose, self.headpose_embed = head(), embed(sizes.headpose)
         self.to_eye, self.eye_embed = head(), embed(sizes.eye)
         self.to_emo, self.emo_embed = head(), embed(sizes.emotion)
@@ -109,7 +124,12 @@ class MotionEncoder(nn.Module):
         """Head pose (B, headpose), eyes (B, eye), emotion (B, emotion) and the mouth feature (B, feature)."""
         feature = self.model(crop_B3HW)
         headpose = self.headpose_embed(self.to_headpose(feature))
-        return headpose, self.eye_embed(self.to_eye(feature)), self.emo_embed(self.to_emo(feature)), self.to_mouth(feature)
+        return (
+            headpose,
+            self.eye_embed(self.to_eye(feature)),
+            self.emo_embed(self.to_emo(feature)),
+            self.to_mouth(feature),
+        )
 
     def embedding(self, crop_B3HW: Tensor) -> Tensor:
         """The motion embedding that Psi is given, (B, dims): eyes, emotion, mouth feature; the head pose is left out."""
@@ -122,7 +142,9 @@ def motion_crop(image_BCHW: Tensor, landmarks_BK2: Tensor, size: int) -> Tensor:
     `landmarks_BK2`: at least the 68 iBUG points as fractions of the image, x right, y down (a pixel's centre is (i + 0.5) / N).
     The eyes and the inner mouth are brought to their template by a similarity; the 192 of 224 rows and columns are resized (facts 6).
     """
-    points = torch.stack([landmarks_BK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1)
+    points = torch.stack(
+        [landmarks_BK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1
+    )
     matrix = alignment(image_BCHW, points, EYES_AND_MOUTH)
     # The official crop is resampled twice, at 192 and at 224 pixels; the same ratio is kept at other sizes.
     face = cut(image_BCHW, matrix, ((CROP - KEPT) / 2, 0.0), KEPT, round(size * KEPT / CROP))

@@ -16,7 +16,10 @@ from model.volume.planes import sample_planes
 from model.volume.renderer import Deform, Rendering, compose, render_rays
 from model.volume.superresolution import SuperResolution
 
-EQUALISED = ("superresolution.", "decoder.")  # the parts whose weights are scaled when they are used (model/layers/stylegan.py)
+EQUALISED = (
+    "superresolution.",
+    "decoder.",
+)  # the parts whose weights are scaled when they are used (model/layers/stylegan.py)
 MOTION_PARTS = ("maps", "maps_neutral", "proj_y", "proj_y_neutral", "norm2", "attn2")
 
 
@@ -29,7 +32,9 @@ class Psi(nn.Module):
         self.sizes = sizes
         # The one style of super-resolution, which no training changes: zero, or that of the weights that are imported or taken over.
         self.register_buffer("w_avg", torch.zeros(sizes.w_dim))
-        self.encoder_global = GlobalEncoder(sizes.image, psi.encoder_width, psi.encoder_blocks, psi.global_channels)
+        self.encoder_global = GlobalEncoder(
+            sizes.image, psi.encoder_width, psi.encoder_blocks, psi.global_channels
+        )
         self.encoder_detail = DetailEncoder(psi.detail_stem, psi.detail_channels)
         self.encoder_canonical = CanonicalEncoder(sizes)
         self.generator_triplane = TriplaneDecoder(sizes)
@@ -52,7 +57,11 @@ class Psi(nn.Module):
         return self.render(planes, self.background_feature(source_B3SS), cameras_BV25, deform, generator)
 
     def planes(
-        self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, motion_scale: float | Tensor = 1.0
+        self,
+        source_B3SS: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_driving_BM: Tensor | None,
+        motion_scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Tri-planes (B, 3, C, R, R) of source portraits in [-1, 1] with the driving motion.
 
@@ -101,7 +110,10 @@ class Psi(nn.Module):
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
         own, side = self.sizes, background_BFnn.shape[-1]
-        return compose(render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator), background_BFnn)
+        return compose(
+            render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator),
+            background_BFnn,
+        )
 
     def plane_features(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
         """(B, N, C) plane-averaged features at points of the canonical space, world units."""

@@ -13,7 +13,10 @@ class _Block(nn.Module):
     def __init__(self, channels: int, code: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(4, channels)
-        self.conv1, self.conv2 = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
         self.affine = nn.Linear(code, 2 * channels)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
@@ -32,7 +35,9 @@ class Reenactor(nn.Module):
         """`motion`: numbers of one motion vector; `width`: channels of the first layer, a multiple of 2."""
         super().__init__()
         code = 8 * width
-        self.code = nn.Sequential(nn.Linear(2 * motion, code), nn.LeakyReLU(0.2), nn.Linear(code, code), nn.LeakyReLU(0.2))
+        self.code = nn.Sequential(
+            nn.Linear(2 * motion, code), nn.LeakyReLU(0.2), nn.Linear(code, code), nn.LeakyReLU(0.2)
+        )
         self.enter = nn.Conv2d(5, 2 * width, 3, stride=2, padding=1)
         self.down = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList(_Block(4 * width, code) for _ in range(2))
@@ -47,14 +52,20 @@ class Reenactor(nn.Module):
         """The driving image (B, 3, H, W) in about [-1, 1]; H and W are multiples of 4."""
         batch, _, height, width = source_B3HW.shape
         code = self.code(torch.cat([motion_driving_BM, motion_driving_BM - motion_source_BM], dim=1))
-        grid = F.affine_grid(torch.eye(2, 3).to(source_B3HW).expand(batch, 2, 3), [batch, 1, height, width], align_corners=False)
+        grid = F.affine_grid(
+            torch.eye(2, 3).to(source_B3HW).expand(batch, 2, 3),
+            [batch, 1, height, width],
+            align_corners=False,
+        )
         half = F.leaky_relu(self.enter(torch.cat([source_B3HW, grid.permute(0, 3, 1, 2)], dim=1)), 0.2)
         x = F.leaky_relu(self.down(half), 0.2)
         for block in self.blocks:
             x = block(x, code)
         x = half + F.interpolate(self.up(x), scale_factor=2, mode="bilinear", align_corners=False)
         x = self.leave(F.leaky_relu(self.block(x, code), 0.2))
-        flow, keep, paint = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False).split([2, 1, 3], dim=1)
+        flow, keep, paint = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False).split(
+            [2, 1, 3], dim=1
+        )
         places = grid + REACH * flow.tanh().permute(0, 2, 3, 1)
         warped = F.grid_sample(source_B3HW, places, padding_mode="border", align_corners=False)
         return torch.lerp(paint, warped, keep.sigmoid())

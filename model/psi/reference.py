@@ -10,7 +10,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.psi.network import Psi
 from model.volume.planes import sample_planes_reference
-from model.volume.renderer import Deform, Rays, Rendering, camera_rays, coarse_depths, compose, importance_depths, interval_weights
+from model.volume.renderer import (
+    Deform,
+    Rays,
+    Rendering,
+    camera_rays,
+    coarse_depths,
+    compose,
+    importance_depths,
+    interval_weights,
+)
 
 
 class ReferencePsi:
@@ -21,17 +30,27 @@ class ReferencePsi:
 
     @torch.inference_mode()
     def planes(
-        self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_driving_BM: Tensor | None, motion_scale: float | Tensor = 1.0
+        self,
+        source_B3SS: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_driving_BM: Tensor | None,
+        motion_scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Tri-planes (B, 3, C, R, R)."""
-        with sdpa_kernel(SDPBackend.MATH):  # the scores as a whole, their softmax, their product with the values
+        with sdpa_kernel(
+            SDPBackend.MATH
+        ):  # the scores as a whole, their softmax, their product with the values
             return self.psi.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
 
     @torch.inference_mode()
-    def render(self, planes_B3CRR: Tensor, source_B3SS: Tensor, cameras_BV25: Tensor, deform: Deform | None = None) -> Rendering:
+    def render(
+        self, planes_B3CRR: Tensor, source_B3SS: Tensor, cameras_BV25: Tensor, deform: Deform | None = None
+    ) -> Rendering:
         """Pictures of B tri-planes from V cameras each."""
         psi = self.psi
-        rendering = compose(self.rays(planes_B3CRR, cameras_BV25, deform), psi.background_feature(source_B3SS))
+        rendering = compose(
+            self.rays(planes_B3CRR, cameras_BV25, deform), psi.background_feature(source_B3SS)
+        )
         rendering.image = psi.superresolution(rendering.feature, rendering.raw, psi.w_avg[None])
         return rendering
 
@@ -48,7 +67,9 @@ class ReferencePsi:
             colour, sigma = self.psi.decoder.reference(sample_planes_reference(planes_B3CRR, flat, own.box))
             return colour.unflatten(1, points.shape[1:4]), sigma.unflatten(1, points.shape[1:4])
 
-        coarse = coarse_depths(cameras_BV25, own.samples, own.box, None)[:, :, None].expand(-1, -1, own.rays**2, -1)
+        coarse = coarse_depths(cameras_BV25, own.samples, own.box, None)[:, :, None].expand(
+            -1, -1, own.rays**2, -1
+        )
         colour_coarse, sigma_coarse = ask(coarse)
         fine = importance_depths(coarse, interval_weights(coarse, sigma_coarse), own.samples_fine, None)
         colour_fine, sigma_fine = ask(fine)
@@ -61,7 +82,13 @@ class ReferencePsi:
         opacity = weights.sum(-1)
         depth = (weights * (depths[..., :-1] + depths[..., 1:]) / 2).sum(-1) / opacity
         depth = depth.nan_to_num(torch.inf).clamp(depths.min(), depths.max())
-        return Rays((weights[..., None] * (colour[..., :-1, :] + colour[..., 1:, :]) / 2).sum(-2), opacity, depth, depths, weights)
+        return Rays(
+            (weights[..., None] * (colour[..., :-1, :] + colour[..., 1:, :]) / 2).sum(-2),
+            opacity,
+            depth,
+            depths,
+            weights,
+        )
 
     def __call__(
         self,

@@ -41,7 +41,9 @@ class _Decode(torch.autograd.Function):
     """Chunk by chunk, so that each step finds its input in a core's cache; only the hidden layer and the colours are kept."""
 
     @staticmethod
-    def forward(ctx, feature_MC: Tensor, weight_HC: Tensor, bias_H: Tensor, weight_OH: Tensor, bias_O: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, feature_MC: Tensor, weight_HC: Tensor, bias_H: Tensor, weight_OH: Tensor, bias_O: Tensor
+    ) -> tuple[Tensor, Tensor]:
         count, colours = feature_MC.shape[0], weight_OH.shape[0] - 1
         hidden = feature_MC.new_empty(count, weight_HC.shape[0])
         colour, sigma = feature_MC.new_empty(count, colours), feature_MC.new_empty(count)
@@ -67,7 +69,9 @@ class _Decode(torch.autograd.Function):
         pieces = _chunks(feature_MC, hidden, colour, grad_colour_MF, grad_sigma_M, grad_feature)
         for feature_m, hidden_m, colour_m, grad_colour_m, grad_sigma_m, grad_feature_m in pieces:
             share = (colour_m + 0.001).div_(1.002)  # the sigmoid
-            grad_out = torch.cat([(1.0 - share).mul_(share).mul_(grad_colour_m).mul_(1.002), grad_sigma_m[:, None]], 1)
+            grad_out = torch.cat(
+                [(1.0 - share).mul_(share).mul_(grad_colour_m).mul_(1.002), grad_sigma_m[:, None]], 1
+            )
             grad_weight_OH.addmm_(grad_out.T, hidden_m)
             grad_bias_O += grad_out.sum(0)
             # The derivative of softplus is 1 / (1 + exp(-x)) = 1 - exp(-softplus(x)).

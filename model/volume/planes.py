@@ -31,7 +31,9 @@ def sample_planes_reference(planes_BPCRR: Tensor, points_BN3: Tensor, box: float
     total = 0.0
     for plane_BCRR, pair in zip(planes_BPCRR.unbind(1), PAIRS, strict=True):
         grid_BN12 = points[:, :, None, pair]
-        total = total + F.grid_sample(plane_BCRR, grid_BN12, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + F.grid_sample(
+            plane_BCRR, grid_BN12, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
     return total[..., 0].transpose(1, 2) / len(PAIRS)
 
 
@@ -57,7 +59,11 @@ def _cells(points_BN3: Tensor, side: int, box: float) -> tuple[Tensor, Tensor]:
     # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first texel.
     place = (points_BN3.detach() * (side / box)).add_((side + 1) / 2).clamp_(0.0, side + 1.0)
     corner = place.floor().clamp_(max=float(side))
-    high = place.sub_(corner).index_select(2, torch.tensor([0, 1, 2, 1, 2, 0], device=place.device)).view(batch, count, 2, 3)
+    high = (
+        place.sub_(corner)
+        .index_select(2, torch.tensor([0, 1, 2, 1, 2, 0], device=place.device))
+        .view(batch, count, 2, 3)
+    )
     low = 1.0 - high
     weights = torch.empty(batch, count, 3, 4, dtype=high.dtype, device=high.device)
     scaled_low, scaled_high = low[:, :, 1] / 3.0, high[:, :, 1] / 3.0  # the mean over three planes
@@ -94,6 +100,8 @@ class _Lookup(torch.autograd.Function):
         grad_MC = grad_MC.contiguous()
         grad = grad_MC.new_zeros(ctx.rows, grad_MC.shape[1])
         for shift, weight in zip((0, 1, ctx.row, ctx.row + 1), by_corner, strict=True):
-            part = F.embedding_bag(points, grad_MC, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True)
+            part = F.embedding_bag(
+                points, grad_MC, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+            )
             grad[shift:] += part[: ctx.rows - shift]
         return grad, None, None, None

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Field = Callable[[Tensor], tuple[Tensor, Tensor]]  # points (B, V, n*n, S, 3) -> colour (B, V, n*n, S, F), sigma (B, V, n*n, S)
+Field = Callable[
+    [Tensor], tuple[Tensor, Tensor]
+]  # points (B, V, n*n, S, 3) -> colour (B, V, n*n, S, F), sigma (B, V, n*n, S)
 Deform = Callable[[Tensor], Tensor]  # posed points (B, N, 3) -> canonical points (B, N, 3)
 
 
@@ -60,7 +62,9 @@ def camera_rays(cameras_BV25: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return origins, F.normalize(ahead - origins[..., None, :], dim=-1)
 
 
-def coarse_depths(cameras_BV25: Tensor, samples: int, box: float, generator: torch.Generator | None) -> Tensor:
+def coarse_depths(
+    cameras_BV25: Tensor, samples: int, box: float, generator: torch.Generator | None
+) -> Tensor:
     """(B, V, samples): equally spaced over the side of the box around the depth of the world origin; a camera's rays share the jitter."""
     cam2world = cameras_BV25[..., :16].unflatten(-1, (4, 4))
     middle = (cam2world[..., :3, 2] * cam2world[..., :3, 3]).sum(-1, keepdim=True).abs()
@@ -72,7 +76,13 @@ def coarse_depths(cameras_BV25: Tensor, samples: int, box: float, generator: tor
 
 
 def render_rays(
-    field: Field, cameras_BV25: Tensor, side: int, samples: int, samples_fine: int, box: float, generator: torch.Generator | None = None
+    field: Field,
+    cameras_BV25: Tensor,
+    side: int,
+    samples: int,
+    samples_fine: int,
+    box: float,
+    generator: torch.Generator | None = None,
 ) -> Rays:
     """Integrates `field` along side*side rays of each camera: equally spaced samples, then more where the first ones found something.
 
@@ -93,7 +103,9 @@ def render_rays(
     weights = interval_weights(depths, torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order))
     # An interval has the mean colour of its ends, so a sample counts with half the weight of either neighbour. Putting these numbers back
     # into the order of asking spares sorting the colours.
-    shares = torch.zeros_like(depths).scatter(-1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2)
+    shares = torch.zeros_like(depths).scatter(
+        -1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
+    )
     share_coarse, share_fine = shares.split([samples, samples_fine], -1)
     colour = (share_coarse[..., None] * colour_coarse).sum(-2) + (share_fine[..., None] * colour_fine).sum(-2)
     opacity = weights.sum(-1)
@@ -131,7 +143,9 @@ def interval_weights(depths: Tensor, sigma: Tensor) -> Tensor:
     return passed[..., :-1] - passed[..., 1:]
 
 
-def importance_depths(depths: Tensor, weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def importance_depths(
+    depths: Tensor, weights: Tensor, count: int, generator: torch.Generator | None
+) -> Tensor:
     """(..., count) further depths, more of them where the smoothed weights (..., S - 1) are high, by inverting their distribution."""
     widest = torch.maximum(F.pad(weights, (1, 0)), F.pad(weights, (0, 1)))
     smooth = (widest[..., :-1] + widest[..., 1:]) / 2 + 0.01

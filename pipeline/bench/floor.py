@@ -72,7 +72,9 @@ class Clock:
         self.wall, self.work = time.perf_counter(), time.process_time()
 
     def read(self) -> Seconds:
-        return Seconds(time.perf_counter() - self.wall, (time.process_time() - self.work) / torch.get_num_threads())
+        return Seconds(
+            time.perf_counter() - self.wall, (time.process_time() - self.work) / torch.get_num_threads()
+        )
 
 
 def seconds_of(run: Callable[[], object], budget: float = 1.0) -> Seconds:
@@ -83,7 +85,9 @@ def seconds_of(run: Callable[[], object], budget: float = 1.0) -> Seconds:
         clock = Clock()
         run()
         times.append(clock.read())
-    return Seconds(*(sorted(getattr(one, name) for one in times)[len(times) // 2] for name in ("wall", "work")))
+    return Seconds(
+        *(sorted(getattr(one, name) for one in times)[len(times) // 2] for name in ("wall", "work"))
+    )
 
 
 @torch.inference_mode()
@@ -94,14 +98,25 @@ def measure_rates(dtype: torch.dtype) -> dict[str, Rates]:
         return torch.randn(1, channels, side, side).to(dtype, memory_format=torch.channels_last)
 
     def best(amount: float, *ways: Callable[[], object]) -> list[float]:
-        return [amount / 1e9 / min(getattr(one, clock) for one in times) for times in [[seconds_of(way) for way in ways]] for clock in CLOCKS]
+        return [
+            amount / 1e9 / min(getattr(one, clock) for one in times)
+            for times in [[seconds_of(way) for way in ways]]
+            for clock in CLOCKS
+        ]
 
-    x, weight = image(256, 128), torch.randn(256, 256, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    x, weight = (
+        image(256, 128),
+        torch.randn(256, 256, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last),
+    )
     convolution = best(2 * 128**2 * weight.numel(), lambda: F.conv2d(x, weight, padding=1))
 
     tokens, dense = image(1024, 128), torch.randn(2048, 1024).to(dtype)
     rows = tokens.permute(0, 2, 3, 1).reshape(-1, 1024)
-    product = best(2 * len(rows) * dense.numel(), lambda: F.linear(rows, dense), lambda: F.conv2d(tokens, dense[:, :, None, None]))
+    product = best(
+        2 * len(rows) * dense.numel(),
+        lambda: F.linear(rows, dense),
+        lambda: F.conv2d(tokens, dense[:, :, None, None]),
+    )
 
     query, key = torch.randn(2, 1, 2, 4096, 512).to(dtype)
     attention = best(
@@ -113,8 +128,15 @@ def measure_rates(dtype: torch.dtype) -> dict[str, Rates]:
     planes = torch.randn(3, 32, 256, 256)
     table, points = planes.permute(0, 2, 3, 1).reshape(-1, 32), torch.rand(1 << 17, 3) * 2 - 1
     cells = ((points + 1) * 127).int()
-    index = (cells[:, :, None] + 256 * cells.roll(-1, 1)[:, :, None] + torch.tensor([0, 1, 256, 257], dtype=torch.int32)).view(-1, 12)
-    share, grid = torch.rand(index.shape), torch.stack([points[:, [i, (i + 1) % 3]] for i in range(3)])[:, :, None]
+    index = (
+        cells[:, :, None]
+        + 256 * cells.roll(-1, 1)[:, :, None]
+        + torch.tensor([0, 1, 256, 257], dtype=torch.int32)
+    ).view(-1, 12)
+    share, grid = (
+        torch.rand(index.shape),
+        torch.stack([points[:, [i, (i + 1) % 3]] for i in range(3)])[:, :, None],
+    )
     look_up = best(
         3 * len(points),
         lambda: F.embedding_bag(index, table, mode="sum", per_sample_weights=share),
@@ -122,14 +144,21 @@ def measure_rates(dtype: torch.dtype) -> dict[str, Rates]:
     )
     hidden = torch.rand(1 << 14, 64)  # in a core's cache
     softplus = best(hidden.numel(), lambda: hidden.clamp_(0, 1).exp_().add_(1.0).log_())
-    return {clock: Rates(*rates) for clock, *rates in zip(CLOCKS, convolution, product, attention, look_up, softplus, strict=True)}
+    return {
+        clock: Rates(*rates)
+        for clock, *rates in zip(CLOCKS, convolution, product, attention, look_up, softplus, strict=True)
+    }
 
 
 def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     """Operations by part and unit (see Rates), of one portrait, motion and view; `scale` is the motion's."""
     with torch.device("meta"):
         psi = Psi(sizes)
-        inputs = torch.empty(1, 3, sizes.image, sizes.image), *torch.empty(2, 1, sizes.motion.dims).unbind(0), torch.empty(1, 1, 25)
+        inputs = (
+            torch.empty(1, 3, sizes.image, sizes.image),
+            *torch.empty(2, 1, sizes.motion.dims).unbind(0),
+            torch.empty(1, 1, 25),
+        )
     with torch.inference_mode(), FlopCounterMode(display=False, depth=None) as counter:
         psi(*inputs, scale)
     counts = counter.get_flop_counts()
@@ -149,7 +178,10 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     found["planes"]["convolution"] -= detail
     samples = sizes.rays**2 * (sizes.samples + sizes.samples_fine)
     # A sigmoid of a colour costs about half of a softplus.
-    found["rays"] |= {"look_up": 3 * samples, "softplus": samples * (sizes.decoder_hidden + sizes.feature_channels // 2)}
+    found["rays"] |= {
+        "look_up": 3 * samples,
+        "softplus": samples * (sizes.decoder_hidden + sizes.feature_channels // 2),
+    }
     return found
 
 
@@ -161,11 +193,16 @@ def _part(name: str) -> str:
 
 def floor(parts: dict[str, Counter[str]], rates: Rates) -> dict[str, float]:
     """Seconds of each part."""
-    return {part: sum(amount / (getattr(rates, unit) * 1e9) for unit, amount in units.items()) for part, units in parts.items()}
+    return {
+        part: sum(amount / (getattr(rates, unit) * 1e9) for unit, amount in units.items())
+        for part, units in parts.items()
+    }
 
 
 def _fused(x: tuple, other_or_weight: tuple, *rest: object, out_shape: tuple, **_: object) -> int:
-    weight = rest[0] if rest and isinstance(rest[0], torch.Size | tuple) and len(rest[0]) == 4 else other_or_weight
+    weight = (
+        rest[0] if rest and isinstance(rest[0], torch.Size | tuple) and len(rest[0]) == 4 else other_or_weight
+    )
     return 2 * torch.Size(out_shape).numel() * torch.Size(weight[1:]).numel()
 
 

@@ -80,7 +80,9 @@ class Result:
         fast, least = total(self.parts), total(self.floor)
         both = [
             f"{reference:8.2f} {own:8.2f} {reference / own:6.1f}x {own / lowest:6.2f} {100 * self.gflop / own / ceiling:4.0f} %"
-            for reference, own, lowest, ceiling in zip(*map(astuple, (self.reference, fast, least, self.ceiling)), strict=True)
+            for reference, own, lowest, ceiling in zip(
+                *map(astuple, (self.reference, fast, least, self.ceiling)), strict=True
+            )
         ]
         return (
             f"{self.case:22} {self.dtype}  {'  '.join(both)}  {self.reference_gflop:7.0f} {self.gflop:7.0f} "
@@ -102,7 +104,9 @@ class Scene:
         self.sizes, self.rule = sizes, rule
         self.fog = rule.fill(Psi(sizes), ("superresolution.", "decoder."))
         self.psi = replace_decoder(self.fog)
-        side = (torch.arange(sizes.plane_resolution) + 0.5) / sizes.plane_resolution * sizes.box - sizes.box / 2
+        side = (
+            torch.arange(sizes.plane_resolution) + 0.5
+        ) / sizes.plane_resolution * sizes.box - sizes.box / 2
         x, y, z = (((side - centre) / half).square() for centre, half in zip(*HEAD, strict=True))
         # The mean of the planes is 1 - r^2 / 2, and 1/2 on the surface. Rows follow the second coordinate of a plane, columns the first.
         first, second = 3.0 - 1.5 * (y[:, None] + x), (-1.5 * z[:, None]).expand(-1, len(z))
@@ -127,7 +131,10 @@ def replace_decoder(psi: Psi) -> Psi:
     """The same network with a decoder whose first hidden unit reads plane channel 0 and makes nearly all of the density."""
     with torch.device("meta"):
         other = Psi(psi.sizes)
-    own = {name: value.clone() if name.startswith("decoder.") else value for name, value in psi.state_dict().items()}
+    own = {
+        name: value.clone() if name.startswith("decoder.") else value
+        for name, value in psi.state_dict().items()
+    }
     hidden, sigma = (layer.weight_gain for layer in (psi.decoder.net[0], psi.decoder.out_sigma))
     own["decoder.net.0.weight"][:, 0] = 0.0
     own["decoder.net.0.weight"][0] = 0.0
@@ -169,7 +176,9 @@ def measured(run: Callable[[Timed], Tensor], budget: float, least: int = 0) -> t
         pictures = run(first)
     peak = peak_mb()
     runs: list[Timed] = []
-    while len(runs) < least or (len(runs) < 9 and sum(total(one.parts).wall for one in [first, *runs]) < budget):
+    while len(runs) < least or (
+        len(runs) < 9 and sum(total(one.parts).wall for one in [first, *runs]) < budget
+    ):
         runs.append(Timed())
         run(runs[-1])
     middle = sorted(runs or [first], key=lambda one: total(one.parts).wall)[len(runs) // 2]
@@ -195,16 +204,22 @@ def peak_mb() -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
-def run_reference(scene: Scene, case: BenchCase, dtype: torch.dtype, head: int, view: int, timed: Timed) -> Tensor:
+def run_reference(
+    scene: Scene, case: BenchCase, dtype: torch.dtype, head: int, view: int, timed: Timed
+) -> Tensor:
     """One picture of a case, everything for it made anew."""
     network = ReferencePsi(scene.fog if case.fog else scene.psi)
     images, own, driving, cameras = (part[head : head + 1] for part in scene.inputs(case))
     with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
         planes = timed.part("planes", network.planes, images, own, driving, case.scale).float()
-        return timed.part("render", network.render, scene.planes(planes, case), images, cameras[:, view : view + 1]).image.float()
+        return timed.part(
+            "render", network.render, scene.planes(planes, case), images, cameras[:, view : view + 1]
+        ).image.float()
 
 
-def run_fast(fast: FastPsi, scene: Scene, case: BenchCase, known: Source | None, colours: list[float], timed: Timed) -> Tensor:
+def run_fast(
+    fast: FastPsi, scene: Scene, case: BenchCase, known: Source | None, colours: list[float], timed: Timed
+) -> Tensor:
     """The pictures of a case; `known` is the cached source, `colours` gets the share of the samples whose colour was worked out."""
     images, own, driving, cameras = scene.inputs(case)
     source = known or timed.part("source", fast.source, images, own, case.scale)
@@ -222,17 +237,28 @@ def bench(sizes: Sizes, compiled: bool = False, budget: float = 5.0) -> Iterator
     counts = {scale: operations(sizes, scale) for scale in sorted({case.scale for case in CASES})}
     rates = {name: measure_rates(dtype) for name, dtype in TYPES.items()}
     least = {
-        (name, scale): {part: Seconds(*(floor(parts, rates[name][clock])[part] for clock in CLOCKS)) for part in PARTS}
+        (name, scale): {
+            part: Seconds(*(floor(parts, rates[name][clock])[part] for clock in CLOCKS)) for part in PARTS
+        }
         for name in TYPES
         for scale, parts in counts.items()
     }
     yield f"threads {torch.get_num_threads()}; 10^9 a second on the wall (work / threads):"
     for name, by_clock in rates.items():
         pairs = zip(*(asdict(by_clock[clock]).items() for clock in CLOCKS), strict=True)
-        yield f"{name}  " + ", ".join(f"{unit.replace('_', '-')} {wall:.3g} ({work:.3g})" for (unit, wall), (_, work) in pairs)
+        yield f"{name}  " + ", ".join(
+            f"{unit.replace('_', '-')} {wall:.3g} ({work:.3g})" for (unit, wall), (_, work) in pairs
+        )
     for part in PARTS:
-        amounts = ", ".join(f"{unit.replace('_', '-')} {amount / 1e9:.3g}" for unit, amount in counts[1.0][part].items() if amount)
-        times = ", ".join(f"{name} {least[name, 1.0][part].wall:.3f} s ({least[name, 1.0][part].work:.3f})" for name in TYPES)
+        amounts = ", ".join(
+            f"{unit.replace('_', '-')} {amount / 1e9:.3g}"
+            for unit, amount in counts[1.0][part].items()
+            if amount
+        )
+        times = ", ".join(
+            f"{name} {least[name, 1.0][part].wall:.3f} s ({least[name, 1.0][part].work:.3f})"
+            for name in TYPES
+        )
         yield f"floor of {part:16} {times}; 10^9 of {amounts}"
     yield HEADER
     scene = Scene(sizes, NumberRule())
@@ -244,7 +270,9 @@ def bench(sizes: Sizes, compiled: bool = False, budget: float = 5.0) -> Iterator
         for case in CASES:
             kind = (case.scale, case.fog)
             if (name, *kind) not in passes:
-                passes[name, *kind], image = measured(partial(run_reference, scene, case, dtype, 0, 0), budget)
+                passes[name, *kind], image = measured(
+                    partial(run_reference, scene, case, dtype, 0, 0), budget
+                )
                 exact.setdefault((*kind, 0, 0), image)
             for place in _compared(case):
                 if (*kind, *place) not in exact:
@@ -252,23 +280,32 @@ def bench(sizes: Sizes, compiled: bool = False, budget: float = 5.0) -> Iterator
     for name, dtype in TYPES.items():
         fast = {False: FastPsi(scene.psi, dtype, compiled=compiled)}
         fast[True] = copy(fast[False])
-        fast[True].renderer = FastRenderer(scene.fog.decoder, sizes.rays, sizes.samples, sizes.samples_fine, sizes.box)
+        fast[True].renderer = FastRenderer(
+            scene.fog.decoder, sizes.rays, sizes.samples, sizes.samples_fine, sizes.box
+        )
         run_fast(fast[False], scene, CASES[0], None, [], Timed())  # lays out the weights
         for case in CASES:
             kind = (case.scale, case.fog)
             plain = passes[name, *kind]
             single, colours = total(plain.parts), []
             known = fast[case.fog].source(*scene.inputs(case)[:2], case.scale) if case.cached else None
-            timed, images = measured(partial(run_fast, fast[case.fog], scene, case, known, colours), budget, least=1)
+            timed, images = measured(
+                partial(run_fast, fast[case.fog], scene, case, known, colours), budget, least=1
+            )
             images = images.unflatten(0, (case.batch, case.views))
-            count, once = case.batch * case.views, {"source": 0 if case.cached else case.batch, "planes": case.batch}
+            count, once = (
+                case.batch * case.views,
+                {"source": 0 if case.cached else case.batch, "planes": case.batch},
+            )
             results.append(
                 Result(
                     case=case.name,
                     dtype=name,
                     reference=single.times(count),
                     parts=timed.parts,
-                    floor={part: least[name, case.scale][part].times(once.get(part, count)) for part in PARTS},
+                    floor={
+                        part: least[name, case.scale][part].times(once.get(part, count)) for part in PARTS
+                    },
                     reference_gflop=plain.gflop * count,
                     gflop=timed.gflop,
                     ceiling=Seconds(*(rates[name][clock].ceiling for clock in CLOCKS)),
@@ -284,8 +321,15 @@ def bench(sizes: Sizes, compiled: bool = False, budget: float = 5.0) -> Iterator
                 f"{part} {own.wall:.3f} s, floor {now.floor[part].wall:.3f} ({own.work:.3f}, {now.floor[part].work:.3f})"
                 for part, own in now.parts.items()
             )
-    rates_of = {name: {clock: asdict(rate) for clock, rate in by_clock.items()} for name, by_clock in rates.items()}
-    yield {"sizes": asdict(sizes), "threads": torch.get_num_threads(), "rates": rates_of, "results": [asdict(result) for result in results]}
+    rates_of = {
+        name: {clock: asdict(rate) for clock, rate in by_clock.items()} for name, by_clock in rates.items()
+    }
+    yield {
+        "sizes": asdict(sizes),
+        "threads": torch.get_num_threads(),
+        "rates": rates_of,
+        "results": [asdict(result) for result in results],
+    }
 
 
 def _compared(case: BenchCase) -> tuple[tuple[int, int], tuple[int, int]]:

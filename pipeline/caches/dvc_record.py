@@ -26,7 +26,11 @@ def recorded_files(folder: Path) -> dict[str, str]:
         with Repo(".") as repo:
             [output] = repo.find_outs_by_path(str(folder))
             tree = output.get_obj()
-            return {"/".join(parts): info.value for parts, _, info in tree} if tree and output.hash_info.isdir else {}
+            return (
+                {"/".join(parts): info.value for parts, _, info in tree}
+                if tree and output.hash_info.isdir
+                else {}
+            )
     except DvcException:  # no repository, or one that does not make this folder
         return {}
 
@@ -42,7 +46,9 @@ def changed_inputs(folder: Path) -> list[str]:
         changed.append("its command in dvc.yaml")
     for change in changes:
         if isinstance(change, dict):
-            for path, state in change.get("changed deps", {}).items():  # of params.yaml, the values that have changed
+            for path, state in change.get(
+                "changed deps", {}
+            ).items():  # of params.yaml, the values that have changed
                 changed += [f"{path}: {key}" for key in state] if isinstance(state, dict) else [path]
     return changed
 
@@ -75,4 +81,6 @@ def _output(folder: Path) -> Iterator[Output]:
                 raise UserError(f"{unknown}: dvc.lock has nothing of it. Run `dvc repro` instead.")
             yield output
     except DvcException as error:
-        raise UserError(f"{unknown}: {error}. Only what a stage of dvc.yaml makes can be made again.") from error
+        raise UserError(
+            f"{unknown}: {error}. Only what a stage of dvc.yaml makes can be made again."
+        ) from error

@@ -56,7 +56,11 @@ class IndexedShards:
 
     @cached_property
     def _cameras(self) -> np.ndarray:
-        return pc.list_flatten(self._index.columns(["cameras"])["cameras"]).to_numpy().reshape(len(self._frames), -1, 25)
+        return (
+            pc.list_flatten(self._index.columns(["cameras"])["cameras"])
+            .to_numpy()
+            .reshape(len(self._frames), -1, 25)
+        )
 
     def cameras(self, key: str) -> np.ndarray:
         return self._cameras[self._frames[key]]
@@ -89,10 +93,16 @@ class Cache:
                     self.rejected["no fitted head" if row["status"] == "ok" else _kind(row["reason"])] += 1
         self.rejected.update(f"not trained on, low {row['reason']}" for row in rows if not row["kept"])
         place = ("key", "clip", "index", "split")
-        return [Entry(*(row[name] for name in place), {name: row[name] for name in QUALITY}, row["kept"]) for row in rows]
+        return [
+            Entry(*(row[name] for name in place), {name: row[name] for name in QUALITY}, row["kept"])
+            for row in rows
+        ]
 
     def _heads(self) -> list[Entry]:
-        return [Entry(key, self.reader.shard(key).removesuffix(".tar"), int(key.rpartition("-")[2]), "train") for key in self.reader]
+        return [
+            Entry(key, self.reader.shard(key).removesuffix(".tar"), int(key.rpartition("-")[2]), "train")
+            for key in self.reader
+        ]
 
     def _faces(self) -> list[Entry]:
         entries = []
@@ -101,10 +111,20 @@ class Cache:
         frames = _table(self.folder, "frames.parquet", [*columns, "clip", "index", "split"]).to_pylist()
         for index, row in enumerate(portraits):
             if row["status"] == "ok":
-                entries.append(Entry(row["key"], row["shard"].removesuffix(".tar"), index, "portrait", {"score": row["score"]}))
+                entries.append(
+                    Entry(
+                        row["key"],
+                        row["shard"].removesuffix(".tar"),
+                        index,
+                        "portrait",
+                        {"score": row["score"]},
+                    )
+                )
         for row in frames:
             if row["status"] == "ok":
-                entries.append(Entry(row["key"], row["clip"], row["index"], row["split"], {"score": row["score"]}))
+                entries.append(
+                    Entry(row["key"], row["clip"], row["index"], row["split"], {"score": row["score"]})
+                )
         self.rejected.update(_kind(row["reason"]) for row in portraits + frames if row["status"] != "ok")
         return entries
 
@@ -120,12 +140,20 @@ class Cache:
 
     def chosen(self, clip: str | None, frame: int | None) -> list[Entry]:
         """The entries of a clip (or with that key) with that index. Raises UserError when there is none."""
-        found = [entry for entry in self.entries if clip in (None, entry.clip, entry.key) and frame in (None, entry.index)]
+        found = [
+            entry
+            for entry in self.entries
+            if clip in (None, entry.clip, entry.key) and frame in (None, entry.index)
+        ]
         if not found:
             clips = sorted({entry.clip for entry in self.entries})
             some = ", ".join(clips[:4]) + (" ..." if len(clips) > 4 else "")
-            what = " ".join(f"{name} {value}" for name, value in (("clip", clip), ("frame", frame)) if value is not None)
-            raise UserError(f"{self.folder} has no {what}. Its {len(clips)} clips: {some}; `psi4d inspect {self.folder} --clip NAME` lists frames.")
+            what = " ".join(
+                f"{name} {value}" for name, value in (("clip", clip), ("frame", frame)) if value is not None
+            )
+            raise UserError(
+                f"{self.folder} has no {what}. Its {len(clips)} clips: {some}; `psi4d inspect {self.folder} --clip NAME` lists frames."
+            )
         return found
 
     def cameras(self, key: str) -> np.ndarray:
@@ -140,7 +168,10 @@ class Cache:
         """The pictures (S, S, 3) of a sample in the order of its cameras: first the real frame if there is one, then the pseudo views."""
         names = [name for name in self.reader.fields(key) if name.startswith("view")]
         names.sort(key=lambda name: int(name[4:].split(".")[0]))
-        return [decode_png(self.reader.read(key, name)) for name in [*(["image.png"] if self.has_real else []), *names]]
+        return [
+            decode_png(self.reader.read(key, name))
+            for name in [*(["image.png"] if self.has_real else []), *names]
+        ]
 
     def mask(self, key: str) -> np.ndarray:
         """The mask of the real frame, or the opacity of the first view of a synthetic head: (n, n) uint8."""
@@ -152,7 +183,9 @@ def _table(folder: Path, name: str, columns: list[str] | None = None) -> pa.Tabl
     try:
         return pq.read_table(folder / name, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{folder / name} is missing or damaged. `psi4d verify {folder}` says what is wrong.") from error
+        raise UserError(
+            f"{folder / name} is missing or damaged. `psi4d verify {folder}` says what is wrong."
+        ) from error
 
 
 def _kind(reason: str) -> str:
@@ -169,23 +202,44 @@ def angles(cameras_N25: np.ndarray) -> np.ndarray:
 def summary(cache: Cache) -> str:
     """What `psi4d inspect DIR` prints."""
     sizes = cache.reader.sizes
-    lines = [f"{cache.folder}: {cache.layout.name}, {len(cache.entries):,} samples in {len(sizes)} shards, {sum(sizes.values()):,} bytes"]
+    lines = [
+        f"{cache.folder}: {cache.layout.name}, {len(cache.entries):,} samples in {len(sizes)} shards, {sum(sizes.values()):,} bytes"
+    ]
     cameras = {entry.key: cache.cameras(entry.key) for entry in cache.entries}
     rows = []
     for split in [*sorted({entry.split for entry in cache.entries}, reverse=True), "all"]:
         members = [entry for entry in cache.entries if split in ("all", entry.split)]
         views = sum(max(len(cameras[entry.key]) - cache.has_real, 0) for entry in members)
         clips = {entry.clip for entry in members if f"{entry.clip}.tar" not in sizes}
-        numbers = [len(clips), len(members), views, *([sum(entry.kept for entry in members)] if cache.layout is VIEWS else [])]
+        numbers = [
+            len(clips),
+            len(members),
+            views,
+            *([sum(entry.kept for entry in members)] if cache.layout is VIEWS else []),
+        ]
         rows.append([split, *(f"{number:,}" for number in numbers)])
     lines += ["", *text_table(["", "clips", "frames", "views", "kept"][: len(rows[0])], rows)]
     if cache.rejected:
-        lines += ["", *text_table(["rejected", ""], [[reason, f"{count:,}"] for reason, count in cache.rejected.most_common()])]
+        lines += [
+            "",
+            *text_table(
+                ["rejected", ""], [[reason, f"{count:,}"] for reason, count in cache.rejected.most_common()]
+            ),
+        ]
     measured = {name: np.array([entry.quality[name] for entry in cache.entries]) for name in cache.qualities}
     lines += ["", *_quantiles("quality", measured)] if measured else []
-    seen = {"real": [c[:1] for c in cameras.values()], "pseudo": [c[1:] for c in cameras.values()]} if cache.has_real else {"view": cameras.values()}
+    seen = (
+        {"real": [c[:1] for c in cameras.values()], "pseudo": [c[1:] for c in cameras.values()]}
+        if cache.has_real
+        else {"view": cameras.values()}
+    )
     found = {name: angles(np.concatenate(list(values))) for name, values in seen.items() if cameras}
-    directions = {f"{name} {what}": values[:, i] for name, values in found.items() for i, what in enumerate(ANGLES) if len(values)}
+    directions = {
+        f"{name} {what}": values[:, i]
+        for name, values in found.items()
+        for i, what in enumerate(ANGLES)
+        if len(values)
+    }
     lines += ["", *_quantiles("cameras", directions)] if directions else []
     return "\n".join(lines)
 
@@ -194,11 +248,19 @@ def frames_of(cache: Cache, entries: Sequence[Entry]) -> str:
     """A line for every entry: what `--clip` prints."""
     gated = cache.layout is VIEWS
     rows = [
-        [entry.key, str(entry.index), entry.split, cache.reader.shard(entry.key), *(f"{value:.4g}" for value in entry.quality.values())]
+        [
+            entry.key,
+            str(entry.index),
+            entry.split,
+            cache.reader.shard(entry.key),
+            *(f"{value:.4g}" for value in entry.quality.values()),
+        ]
         + (["yes" if entry.kept else "no"] if gated else [])
         for entry in entries
     ]
-    return "\n".join(text_table(["key", "frame", "split", "shard", *cache.qualities, *(["kept"] if gated else [])], rows))
+    return "\n".join(
+        text_table(["key", "frame", "split", "shard", *cache.qualities, *(["kept"] if gated else [])], rows)
+    )
 
 
 def sample(cache: Cache, entry: Entry) -> str:
@@ -210,7 +272,12 @@ def sample(cache: Cache, entry: Entry) -> str:
     lines = [frames_of(cache, [entry]), "", *text_table(["field", "type", "shape", "bytes"], rows)]
     if len(cameras := cache.cameras(entry.key)):
         directions = zip(view_names(cache, len(cameras)), angles(cameras), strict=True)
-        lines += ["", *text_table(["camera", *ANGLES], [[name, *(f"{value:.2f}" for value in row)] for name, row in directions])]
+        lines += [
+            "",
+            *text_table(
+                ["camera", *ANGLES], [[name, *(f"{value:.2f}" for value in row)] for name, row in directions]
+            ),
+        ]
     return "\n".join(lines)
 
 
@@ -221,13 +288,22 @@ def view_names(cache: Cache, pictures: int) -> list[str]:
 
 def _quantiles(title: str, values: dict[str, np.ndarray]) -> list[str]:
     levels = list(QUANTILES.values())
-    return text_table([title, *QUANTILES], [[name, *(f"{number:.4g}" for number in np.quantile(found, levels))] for name, found in values.items()])
+    return text_table(
+        [title, *QUANTILES],
+        [
+            [name, *(f"{number:.4g}" for number in np.quantile(found, levels))]
+            for name, found in values.items()
+        ],
+    )
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of text in columns; the first is set to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return [
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in [header, *rows]
     ]

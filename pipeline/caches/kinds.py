@@ -81,15 +81,28 @@ def _heads(seen: Fields) -> Fields:
     size, rays = seen["view0.png"].shape[0], seen["background.png"].shape[0]
     views, (points, channels) = seen["cameras.npy"].shape[0], seen["features.npy"].shape
     arrays = {"cameras.npy": Field("float32", (views, CAMERA)), "label.npy": Field("float32", (LABEL,))}
-    arrays |= {"depth.npy": Field("float16", (views, rays, rays)), "opacity.png": Field("uint8", (views * rays, rays))}
-    arrays |= {"points.npy": Field("float16", (points, 3)), "features.npy": Field("float16", (points, channels))}
-    return arrays | _pictures(rays, "background.png") | _pictures(size, *(f"{kind}{v}.png" for kind in ("view", "uv") for v in range(views)))
+    arrays |= {
+        "depth.npy": Field("float16", (views, rays, rays)),
+        "opacity.png": Field("uint8", (views * rays, rays)),
+    }
+    arrays |= {
+        "points.npy": Field("float16", (points, 3)),
+        "features.npy": Field("float16", (points, channels)),
+    }
+    return (
+        arrays
+        | _pictures(rays, "background.png")
+        | _pictures(size, *(f"{kind}{v}.png" for kind in ("view", "uv") for v in range(views)))
+    )
 
 
 def _views(seen: Fields) -> Fields:
     size, (cameras, motion) = seen["image.png"].shape[0], seen["motion.npy"].shape
     pictures = _pictures(size, "image.png", "uv.png", *(f"view{v}.png" for v in range(cameras - 1)))
-    arrays = {"cameras.npy": Field("float32", (cameras, CAMERA)), "motion.npy": Field("float32", (cameras, motion))}
+    arrays = {
+        "cameras.npy": Field("float32", (cameras, CAMERA)),
+        "motion.npy": Field("float32", (cameras, motion)),
+    }
     arrays |= {"label.npy": Field("float32", (LABEL,)), "frame.json": Field("dict", ())}
     return pictures | arrays | _greys(size, "mask.png", *(f"alpha{v}.png" for v in range(cameras - 1)))
 

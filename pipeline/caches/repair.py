@@ -49,7 +49,9 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
     """
     extra = [finding.file for finding in verdict.findings if finding.extra]
     if extra:
-        raise UserError(f"nothing was repaired: {folder} has files that do not belong there ({_some(extra)}). Move them away, then run again.")
+        raise UserError(
+            f"nothing was repaired: {folder} has files that do not belong there ({_some(extra)}). Move them away, then run again."
+        )
     if changed := changed_inputs(folder):
         raise UserError(
             f"nothing was repaired: {folder} was made from other inputs than there are now ({_some(changed)}), "
@@ -63,20 +65,33 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
         made = {*verdict.layout.tables, *(f"shards/{name}" for name in verdict.samples)}
     else:
         if made - tables:
-            _make([unit for unit in plan.units() if f"shards/{unit.name}.tar" in made], plan.worker, params, folder)
+            _make(
+                [unit for unit in plan.units() if f"shards/{unit.name}.tar" in made],
+                plan.worker,
+                params,
+                folder,
+            )
         if tables and plan.tables:
             plan.tables()
     if not is_as_recorded(folder):
-        raise UserError(f"{folder} was repaired, but has not the bytes that dvc.lock records. Run `dvc repro`, which makes it as a whole.")
+        raise UserError(
+            f"{folder} was repaired, but has not the bytes that dvc.lock records. Run `dvc repro`, which makes it as a whole."
+        )
     mend_cache(folder, [f"{name}{end}" for name in made for end in ("", ".json")])
     return sorted(made)
 
 
 def _make(units: list[WorkUnit], worker: Callable[[], Work], params: Params, folder: Path) -> None:
     """Run the units of the broken shards in a folder of their own and put the shards into their places when all are as they were."""
-    scratch = scratch_folder("repair", fingerprint(__file__, params, folder.as_posix(), Path("dvc.lock")))  # which names all inputs of the stage
+    scratch = scratch_folder(
+        "repair", fingerprint(__file__, params, folder.as_posix(), Path("dvc.lock"))
+    )  # which names all inputs of the stage
     recorded = recorded_files(folder)
-    files = [f"{result.name}.tar{end}" for result in run_units(units, worker, scratch, params.machine, "repair") for end in (".json", "")]
+    files = [
+        f"{result.name}.tar{end}"
+        for result in run_units(units, worker, scratch, params.machine, "repair")
+        for end in (".json", "")
+    ]
     other = [name for name in files if recorded and md5(scratch / name) != recorded.get(f"shards/{name}")]
     if other:
         shutil.rmtree(scratch)
@@ -94,13 +109,21 @@ def _some(names: list[str]) -> str:
 
 
 def _views(params: Params, folder: Path) -> Plan:
-    inputs = (DATA / "ingest", DATA / "labels/vfhq.parquet", DATA / "pretrain/motion", DATA / "pretrain/perception", DATA / "psi3d")
+    inputs = (
+        DATA / "ingest",
+        DATA / "labels/vfhq.parquet",
+        DATA / "pretrain/motion",
+        DATA / "pretrain/perception",
+        DATA / "psi3d",
+    )
 
     def units() -> list[WorkUnit]:
         frames, _ = usable_frames(inputs[0] / "frames.parquet", inputs[1])
         return units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
 
-    index = partial(write_index, folder / "shards", folder / NAME, partial(failed_measures, params.render_views))
+    index = partial(
+        write_index, folder / "shards", folder / NAME, partial(failed_measures, params.render_views)
+    )
     return Plan(units, partial(ViewRenderer, params, *map(Path.resolve, inputs)), tables=index)
 
 
@@ -117,10 +140,16 @@ def _heads(params: Params, folder: Path) -> Plan:
 def _faces(params: Params, folder: Path) -> Plan:
     settings, image = params.ingest, params.networks.image
     generated = settings.source == "generated"
-    inputs = [DATA / "generated" / name if generated else Path(getattr(settings, name)) for name in ("portraits", "clips")]
+    inputs = [
+        DATA / "generated" / name if generated else Path(getattr(settings, name))
+        for name in ("portraits", "clips")
+    ]
 
     def units() -> list[WorkUnit]:
-        portraits, clips = (pq.read_table(folder / f"{name}.parquet", columns=["file"])["file"].to_pylist() for name in ("portraits", "clips"))
+        portraits, clips = (
+            pq.read_table(folder / f"{name}.parquet", columns=["file"])["file"].to_pylist()
+            for name in ("portraits", "clips")
+        )
         return units_of("portraits", portraits, settings.shard_size) + units_of("clips", clips, 1)
 
     worker = partial(Ingester, settings, image, *map(Path.resolve, inputs))

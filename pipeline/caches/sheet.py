@@ -31,7 +31,9 @@ def write_sheet(cache: Cache, entries: Sequence[Entry], out: Path) -> int:
 def _row(cache: Cache, entry: Entry) -> np.ndarray:
     views, mask = cache.views(entry.key), cache.mask(entry.key)
     names = view_names(cache, len(views))
-    pictures = [(f"view {name}" if name.isdigit() else name, view) for name, view in zip(names, views, strict=True)]
+    pictures = [
+        (f"view {name}" if name.isdigit() else name, view) for name, view in zip(names, views, strict=True)
+    ]
     pictures.insert(1, ("mask" if cache.has_real else "opacity 0", cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)))
     tiles = [_tile(picture, name) for name, picture in pictures]
     if len(cameras := cache.cameras(entry.key)):
@@ -61,10 +63,23 @@ def rose(angles_N3: np.ndarray, names: Sequence[str], size: int) -> np.ndarray:
     sideways, upwards, forwards = -np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)
     distance = np.minimum(np.degrees(np.arccos(forwards.clip(-1, 1))) / RIM, 1.0)
     around = np.arctan2(-upwards, sideways)
-    places = (np.stack([np.cos(around), np.sin(around)], axis=1) * distance[:, None] * radius + centre).round().astype(int)
+    places = (
+        (np.stack([np.cos(around), np.sin(around)], axis=1) * distance[:, None] * radius + centre)
+        .round()
+        .astype(int)
+    )
     for name, (x, y) in zip(names, places.tolist(), strict=True):
         colour = PSEUDO if name.isdigit() else REAL
         cv2.line(drawn, (centre, centre), (x, y), colour, 1, cv2.LINE_AA)
         cv2.circle(drawn, (x, y), 3, colour, -1, cv2.LINE_AA)
-        cv2.putText(drawn, name if name.isdigit() else name[0], (x + 4, y - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.33, colour, 1, cv2.LINE_AA)
+        cv2.putText(
+            drawn,
+            name if name.isdigit() else name[0],
+            (x + 4, y - 4),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.33,
+            colour,
+            1,
+            cv2.LINE_AA,
+        )
     return drawn

@@ -27,7 +27,9 @@ from pipeline.store.view_index import NAME, disagreements, fields_of, shard_rows
 
 FIRST = 3  # of many, as examples
 
-FieldsOfSamples = dict[str, dict[str, Field | None]]  # the fields of samples by key, None for one that cannot be read
+FieldsOfSamples = dict[
+    str, dict[str, Field | None]
+]  # the fields of samples by key, None for one that cannot be read
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class Finding:
     extra: bool = False  # the file does not belong here
 
     def __str__(self) -> str:
-        where = [self.file, *([f"sample {self.sample}"] if self.sample else []), *([f"field {self.field}"] if self.field else [])]
+        where = [
+            self.file,
+            *([f"sample {self.sample}"] if self.sample else []),
+            *([f"field {self.field}"] if self.field else []),
+        ]
         return f"{', '.join(where)}: {self.problem}"
 
 
@@ -106,7 +112,10 @@ class _Shard:
         size = self.path.stat().st_size
         cut = next((entry for entry in known if entry[2] + entry[3] > size), None)
         if record and size < record.bytes:
-            yield self._finding(f"truncated: {size:,} of {record.bytes:,} bytes" + (", from here on" if cut else ""), *(cut or ())[:2])
+            yield self._finding(
+                f"truncated: {size:,} of {record.bytes:,} bytes" + (", from here on" if cut else ""),
+                *(cut or ())[:2],
+            )
         elif record and size > record.bytes:
             yield self._finding(f"{size - record.bytes:,} bytes too long")
         altered = yield from self._fields(known, size)
@@ -135,19 +144,28 @@ class _Shard:
     def _rest(self, record: ShardRecord, known: list, headers: list) -> Iterator[Finding]:
         """What is wrong when the contents of all fields are right."""
         if (record.name, record.samples) != (self.path.name, len({entry[0] for entry in known})):
-            yield self._finding("its name or the number of its samples is not that of the shard", sidecar=True)
-        wrong = next((entry for entry, header in zip(known, [*headers, None], strict=False) if entry[:4] != header), None)
+            yield self._finding(
+                "its name or the number of its samples is not that of the shard", sidecar=True
+            )
+        wrong = next(
+            (entry for entry, header in zip(known, [*headers, None], strict=False) if entry[:4] != header),
+            None,
+        )
         if wrong or len(headers) != len(known):
             yield self._finding("the tar's header is not what the sidecar says", *(wrong or ())[:2])
         elif sha256(self.path) != record.sha256:
-            yield self._finding("its checksum is not that of the sidecar, but all fields are right: the tar's padding or the sidecar is altered")
+            yield self._finding(
+                "its checksum is not that of the sidecar, but all fields are right: the tar's padding or the sidecar is altered"
+            )
 
 
 def _check_numbers(record: ShardRecord, members: dict) -> None:
     """Raises ValueError when a sidecar that can be read has something else where numbers belong."""
     numbers = [record.bytes, record.samples]
     for fields in members.values():
-        if not isinstance(fields, dict) or any(not isinstance(place, list) or len(place) != 3 for place in fields.values()):
+        if not isinstance(fields, dict) or any(
+            not isinstance(place, list) or len(place) != 3 for place in fields.values()
+        ):
             raise ValueError("no places of fields")
         numbers += [number for place in fields.values() for number in place]
     if any(type(number) is not int or number < 0 for number in numbers):
@@ -168,8 +186,17 @@ def _headers(path: Path) -> Iterator[tuple[str, str, int, int]]:
 def _schema(layout: Layout, described: dict[str, FieldsOfSamples]) -> Iterator[Finding]:
     """Samples that have not what most samples of the same prefix have the sizes for."""
     for prefix, expect in layout.samples.items():
-        samples = [(shard, key, seen) for shard, keys in described.items() if layout.prefix(shard) == prefix for key, seen in keys.items()]
-        votes = Counter(frozenset(wanted.items()) for _, _, seen in samples if (wanted := _expected(expect, seen)) is not None)
+        samples = [
+            (shard, key, seen)
+            for shard, keys in described.items()
+            if layout.prefix(shard) == prefix
+            for key, seen in keys.items()
+        ]
+        votes = Counter(
+            frozenset(wanted.items())
+            for _, _, seen in samples
+            if (wanted := _expected(expect, seen)) is not None
+        )
         if not votes:
             continue
         wanted = dict(votes.most_common(1)[0][0])
@@ -216,7 +243,9 @@ def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
             table.validate(full=True)
             types = {column.name: column.type for column in table.schema}
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            yield Finding(name, "missing" if not (folder / name).exists() else f"damaged: {str(error).splitlines()[0]}")
+            yield Finding(
+                name, "missing" if not (folder / name).exists() else f"damaged: {str(error).splitlines()[0]}"
+            )
             readable = False
             continue
         for column in schema:
@@ -224,7 +253,9 @@ def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
                 yield Finding(name, f"has no column {column.name}")
                 readable = False
             elif types[column.name] != column.type:
-                yield Finding(name, f"the column {column.name} is {types[column.name]}, should be {column.type}")
+                yield Finding(
+                    name, f"the column {column.name} is {types[column.name]}, should be {column.type}"
+                )
                 readable = False
         if not readable or "shard" not in schema.names:
             continue
@@ -246,27 +277,40 @@ def _index(folder: Path, table: pa.Table, verdict: Verdict) -> Iterator[Finding]
     broken = verdict.damaged()
     for shard, keys in verdict.samples.items():
         rows = table.filter(pc.equal(table["shard"], shard))
-        if f"shards/{shard}" in broken or rows["key"].to_pylist() != keys:  # other findings say how they differ
+        if (
+            f"shards/{shard}" in broken or rows["key"].to_pylist() != keys
+        ):  # other findings say how they differ
             continue
         names, known = shard_rows(folder / "shards" / shard)
         if names != fields_of(table.schema):
             yield Finding(NAME, f"has not the fields of shards/{shard} in its metadata")
         for key, column in disagreements(rows, known):
             yield Finding(NAME, f"the column {column} is not what shards/{shard} has", key)
-    for row in table.filter(pc.not_equal(table["kept"], pc.equal(table["reason"], ""))).slice(0, FIRST).to_pylist():
+    for row in (
+        table.filter(pc.not_equal(table["kept"], pc.equal(table["reason"], ""))).slice(0, FIRST).to_pylist()
+    ):
         yield Finding(NAME, "kept and reason contradict each other", row["key"])
 
 
 def _rows_and_samples(rows: dict[str, tuple[str, str]], samples: dict[str, list[str]]) -> Iterator[Finding]:
     places = {key: shard for shard, keys in samples.items() for key in keys}
-    for shard in sorted({shard for shard, _ in rows.values()} - {shard for shard, keys in samples.items() if keys}):
+    for shard in sorted(
+        {shard for shard, _ in rows.values()} - {shard for shard, keys in samples.items() if keys}
+    ):
         lost = [key for key, (wanted, _) in rows.items() if wanted == shard]
         if shard not in samples:
             yield Finding(f"shards/{shard}", "missing")
-        yield Finding(f"shards/{shard}", f"{len(lost)} rows of {rows[lost[0]][1]} have no sample, for example {', '.join(lost[:FIRST])}")
+        yield Finding(
+            f"shards/{shard}",
+            f"{len(lost)} rows of {rows[lost[0]][1]} have no sample, for example {', '.join(lost[:FIRST])}",
+        )
     for key, (shard, table) in rows.items():
         if samples.get(shard) and places.get(key) != shard:
-            yield Finding(f"shards/{shard}", f"{table} has a row for it, but it is {f'in {places[key]}' if key in places else 'not there'}", key)
+            yield Finding(
+                f"shards/{shard}",
+                f"{table} has a row for it, but it is {f'in {places[key]}' if key in places else 'not there'}",
+                key,
+            )
     for key in sorted(places.keys() - rows.keys()):
         yield Finding(f"shards/{places[key]}", "no table has a row for it", key)
 
@@ -275,7 +319,11 @@ def _files(folder: Path, verdict: Verdict, shards: list[str], recorded: dict[str
     """Files that do not belong here or are missing, and those without a checksum of their own against DVC's record."""
     named = {finding.file for finding in verdict.findings}
     own = {*verdict.layout.tables, *(f"shards/{name}{end}" for name in shards for end in ("", ".json"))}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    found = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
     for name in sorted(found - (set(recorded) or own)):
         yield Finding(name, "does not belong here", extra=True)
     for name in sorted((set(recorded) or own) - found - named):

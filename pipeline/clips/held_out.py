@@ -34,7 +34,9 @@ class Frame:
 class HeldOutClips(ABC):
     """The clips of a split that have two frames or more, and which of their frames are looked at."""
 
-    def __init__(self, rows: Iterable[Mapping[str, str]], split: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, rows: Iterable[Mapping[str, str]], split: str, device: torch.device | str = "cpu"
+    ) -> None:
         """`rows` have key, clip and split of each usable frame. Raises UserError when there is no such clip."""
         self.device = device
         frames: dict[str, list[str]] = {}
@@ -79,7 +81,9 @@ class HeldOutClips(ABC):
             others = [name for name in self.clips if name != clip]
             draw = rng(seed, "evaluate", "frontal", i)
             chosen = draw.choice(len(others), count, replace=count > len(others)) if others else []
-            groups.append((keys[0], [self.clips[others[j]][draw.integers(len(self.clips[others[j]]))] for j in chosen]))
+            groups.append(
+                (keys[0], [self.clips[others[j]][draw.integers(len(self.clips[others[j]]))] for j in chosen])
+            )
         return groups
 
 
@@ -88,12 +92,20 @@ class CachedClips(HeldOutClips):
 
     def __init__(self, views: Path, motion: str, split: str, device: torch.device | str = "cpu") -> None:
         self.reader, self.motion = ShardReader(views / "shards"), motion
-        super().__init__(pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist(), split, device)
+        super().__init__(
+            pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist(),
+            split,
+            device,
+        )
 
     def frame(self, key: str) -> Frame:
         read = self.reader.read
         label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
-        motion = motion_numbers(label[None])[0] if self.motion == "flame" else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
+        motion = (
+            motion_numbers(label[None])[0]
+            if self.motion == "flame"
+            else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
+        )
         image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
         camera = torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float()
         return to_device(Frame(key, self.clip_of[key], image, mask, motion, camera, label), self.device)
@@ -105,14 +117,18 @@ class IngestedClips(HeldOutClips):
     def __init__(self, ingest: Path, labels: Path, split: str, device: torch.device | str = "cpu") -> None:
         """`labels` is the table of the clips."""
         self.reader = ShardReader(ingest / "shards")
-        fits = pq.read_table(labels, columns=["key", "clip", "split", "status", "label"], filters=[("split", "=", split)]).to_pylist()
+        fits = pq.read_table(
+            labels, columns=["key", "clip", "split", "status", "label"], filters=[("split", "=", split)]
+        ).to_pylist()
         self.labels = {row["key"]: row["label"] for row in fits if row["status"] == "ok"}
         super().__init__((row for row in fits if row["key"] in self.labels), split, device)
 
     def frame(self, key: str) -> Frame:
         read, label = self.reader.read, torch.tensor(self.labels[key])
         image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
-        return to_device(Frame(key, self.clip_of[key], image, mask, label.new_zeros(0), label[:25], label), self.device)
+        return to_device(
+            Frame(key, self.clip_of[key], image, mask, label.new_zeros(0), label[:25], label), self.device
+        )
 
 
 def stack_frames(frames: Sequence[Frame], name: str) -> Tensor:

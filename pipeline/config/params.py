@@ -87,7 +87,9 @@ class Pretraining(Section):
 
 class Pretrain(Section):
     source: Literal["generated", "official"]
-    official: Annotated[str, Field(min_length=1)]  # folder of the imported official weights, read when source is "official"
+    official: Annotated[
+        str, Field(min_length=1)
+    ]  # folder of the imported official weights, read when source is "official"
     perception: Pretraining
     motion: Pretraining
     genhead: Pretraining
@@ -127,14 +129,18 @@ class Training(Section):
     images: Positive
     batch: Positive
     learning_rate: Rate
-    equalised_learning_rate_scale: Annotated[float, Field(gt=0)]  # of layers that scale weights of deviation 1 when they use them
+    equalised_learning_rate_scale: Annotated[
+        float, Field(gt=0)
+    ]  # of layers that scale weights of deviation 1 when they use them
     adam_eps: Annotated[float, Field(gt=0)]
     warmup: Count  # images over which the learning rate rises; the published runs have none
     decay_until: Count  # images by which it falls to nothing, 0 is never; the published runs have none
     ema_half_life: Positive  # images
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images
-    whole_every: Positive  # steps; the others are sparse (pipeline/train/sparse_rays.py), 1 is none, as published
+    whole_every: (
+        Positive  # steps; the others are sparse (pipeline/train/sparse_rays.py), 1 is none, as published
+    )
     whole_from: Count  # images seen; until then all steps are thin
     preview_every: Positive  # images; the held-out people are looked at as often
 
@@ -163,7 +169,9 @@ class Train(Training):
     substitute_p: Probability
     substitute_q: Probability
     clips: Count  # 0 is all
-    face_weight: Weight  # what a pixel at brows, eyes and mouth counts more in L_1; the published runs have none
+    face_weight: (
+        Weight  # what a pixel at brows, eyes and mouth counts more in L_1; the published runs have none
+    )
     weights: PsiWeights
 
 
@@ -204,7 +212,9 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise UserError(f"{path} must hold sections such as `ingest:` and `train:`; `psi4d scale demo` writes one.")
+        raise UserError(
+            f"{path} must hold sections such as `ingest:` and `train:`; `psi4d scale demo` writes one."
+        )
     return check_params(data, str(path))
 
 
@@ -221,7 +231,9 @@ def check_params(data: dict, where: str) -> Params:
 
 
 def _refusal(where: str, problems: list[str]) -> UserError:
-    return UserError("\n  ".join([f"{where}: ", *problems]) if len(problems) > 1 else f"{where}: {problems[0]}")
+    return UserError(
+        "\n  ".join([f"{where}: ", *problems]) if len(problems) > 1 else f"{where}: {problems[0]}"
+    )
 
 
 def _explain(error: dict, data: dict) -> str:
@@ -247,7 +259,11 @@ def _value(data: Any, path: list) -> Any:
 
 
 def _keys(kind: Any) -> list[str]:
-    return list(kind.model_fields) if issubclass(kind, BaseModel) else [field.name for field in dataclasses.fields(kind)]
+    return (
+        list(kind.model_fields)
+        if issubclass(kind, BaseModel)
+        else [field.name for field in dataclasses.fields(kind)]
+    )
 
 
 def _field(kind: Any, name: str) -> tuple[Any, list]:
@@ -276,7 +292,10 @@ def _allowed(path: list) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     text = names[kind] if kind in names else f"a section with the keys {', '.join(_keys(kind))}"
     limits = [
-        f"{words} {getattr(item, name)}".strip() for item in metadata for name, words in LIMITS.items() if getattr(item, name, None) is not None
+        f"{words} {getattr(item, name)}".strip()
+        for item in metadata
+        for name, words in LIMITS.items()
+        if getattr(item, name, None) is not None
     ]
     return f"{text}, {' and '.join(limits)}" if limits else text
 
@@ -289,7 +308,10 @@ def _sizes_problems(sizes: Any, where: str) -> Iterator[str]:
             yield from _sizes_problems(value, f"{where}.{field.name}")
         elif isinstance(value, str):  # one of a few names, which pydantic has looked at
             continue
-        elif any(number < 0 or (number == 0 and field.default != 0) for number in (value if isinstance(value, tuple) else (value,))):
+        elif any(
+            number < 0 or (number == 0 and field.default != 0)
+            for number in (value if isinstance(value, tuple) else (value,))
+        ):
             yield f"{where}.{field.name} is {json.dumps(value)}, but must be above 0."
 
 

@@ -56,7 +56,9 @@ class Costs:
     def _sample(self) -> None:
         me = psutil.Process()
         while True:
-            self.peak = max(self.peak, sum(_memory(process) for process in [me, *me.children(recursive=True)]))
+            self.peak = max(
+                self.peak, sum(_memory(process) for process in [me, *me.children(recursive=True)])
+            )
             if self.done.wait(1.0):
                 return
 

@@ -15,7 +15,9 @@ def choose_device(name: str) -> torch.device:
     """The device that machine.device names: auto is the GPU where there is one. Raises UserError for cuda where there is none."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UserError("machine.device is cuda, but PyTorch finds no GPU here. Set it to auto or cpu in params.yaml, or look into the driver.")
+        raise UserError(
+            "machine.device is cuda, but PyTorch finds no GPU here. Set it to auto or cpu in params.yaml, or look into the driver."
+        )
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
 
 
@@ -28,5 +30,11 @@ def to_device(value: Value, device: torch.device | str) -> Value:
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
     if dataclasses.is_dataclass(value):
-        return dataclasses.replace(value, **{field.name: to_device(getattr(value, field.name), device) for field in dataclasses.fields(value)})
+        return dataclasses.replace(
+            value,
+            **{
+                field.name: to_device(getattr(value, field.name), device)
+                for field in dataclasses.fields(value)
+            },
+        )
     return value

@@ -24,7 +24,9 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     except OSError as error:
         if temporary.exists():
             temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again."
+        ) from error
     return path
 
 

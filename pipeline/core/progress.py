@@ -12,13 +12,26 @@ Item = TypeVar("Item")
 
 
 def progress(
-    items: Iterable[Item], *, label: str, total: int | None = None, initial: int = 0, unit: str = "it", size: Callable[[Item], int] = lambda item: 1
+    items: Iterable[Item],
+    *,
+    label: str,
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "it",
+    size: Callable[[Item], int] = lambda item: 1,
 ) -> Iterator[Item]:
     """Iterate over `items` and show how far it is, how fast and how long it still takes; nothing at all when stderr is no terminal.
 
     `total` and `initial` count what `size` says of an item, in `unit`.
     """
-    with tqdm(desc=label, total=total, initial=initial, unit=f" {unit}", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+    with tqdm(
+        desc=label,
+        total=total,
+        initial=initial,
+        unit=f" {unit}",
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    ) as bar:
         for item in items:
             yield item
             bar.update(size(item))

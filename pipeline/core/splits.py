@@ -6,7 +6,9 @@ from collections.abc import Sequence
 SPLITS = ("train", "validation", "test")
 
 
-def split_folder(files: Sequence[str], usable: Sequence[str], validation_share: float, test_share: float) -> dict[str, str]:
+def split_folder(
+    files: Sequence[str], usable: Sequence[str], validation_share: float, test_share: float
+) -> dict[str, str]:
     """The split of every file; `usable` are those that training and testing can have.
 
     It depends on the hash of a file's name alone, so that new clips do not move the others; but of three usable clips or more, one at least

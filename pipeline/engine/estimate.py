@@ -50,7 +50,9 @@ class Estimate:
         free = shutil.disk_usage(scratch).free
         items = sum(len(unit.items) for unit in left)
         count = ", ".join(_many(number * items, name) for name, number in self.counts.items())
-        shards = f"{len(left):,} of {_many(len(self.units), 'shards')} to do" + (f", {len(done):,} done already" if done else "")
+        shards = f"{len(left):,} of {_many(len(self.units), 'shards')} to do" + (
+            f", {len(done):,} done already" if done else ""
+        )
         takes = f"about {readable(size)}" if size else "size not known yet"
         lasts = f"about {_time(seconds / max(workers, 1))}" if seconds else "time not known yet"
         say(f"{self.label}: {shards}: {count}; {takes}, {readable(free)} free; {lasts}")
@@ -73,7 +75,9 @@ class Estimate:
                 "item": self.noun,
                 "items": items,
                 "items_per_second": round(items / max(seconds, 1e-3), 3),
-                "worker_seconds_per_item": round(sum(one.seconds for one in fresh) / items, 4) if items else 0.0,
+                "worker_seconds_per_item": round(sum(one.seconds for one in fresh) / items, 4)
+                if items
+                else 0.0,
                 "bytes": sum(one.shard.bytes for one in fresh if one.shard),
                 "units": len(fresh),
                 "given_up": len(rejects),
@@ -87,13 +91,20 @@ def _passed(units: Sequence[WorkUnit], done: Sequence[Done]) -> list[int]:
     return [sizes[one.name] - len(one.rejects) for one in done]
 
 
-def _predict(left: Sequence[WorkUnit], done: Sequence[Done], value: Callable[[Done], float], item: float) -> float:
+def _predict(
+    left: Sequence[WorkUnit], done: Sequence[Done], value: Callable[[Done], float], item: float
+) -> float:
     """The sum of `value` over the units that are left: by the mean of the units that are done whose shards have the same prefix, and by
     `item` for each item where there is none; 0 where neither is known."""
     sums: dict[str, list[float]] = {}
     for one in done:
         sums.setdefault(_prefix(one.name), []).append(value(one))
-    known = [sum(sums[prefix]) / len(sums[prefix]) if (prefix := _prefix(unit.name)) in sums else len(unit.items) * item for unit in left]
+    known = [
+        sum(sums[prefix]) / len(sums[prefix])
+        if (prefix := _prefix(unit.name)) in sums
+        else len(unit.items) * item
+        for unit in left
+    ]
     return sum(known) if all(known) else 0.0
 
 
@@ -106,4 +117,10 @@ def _many(number: int, name: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} hours"
+    )

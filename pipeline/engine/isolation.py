@@ -30,10 +30,23 @@ TRIES = 2  # of an item, alone
 TRIES_TOGETHER = 3  # of a whole unit: two may be bad luck
 KILLERS = 3  # so many items kill the worker and none has passed: it is not the items
 LONGEST = 500  # letters of a reason
-START, TOGETHER = "start", "together"  # what else can be going on than one item: the worker is being made, the unit is done as a whole
+START, TOGETHER = (
+    "start",
+    "together",
+)  # what else can be going on than one item: the worker is being made, the unit is done as a whole
 HERE = "here"  # how the name of a run in the driving process itself begins
 # The computer is in trouble, not the item: memory, disk, rights, too many open files.
-MACHINE = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+MACHINE = {
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+}
 MACHINE |= {errno.EMFILE, errno.ENFILE}
 
 
@@ -74,7 +87,9 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
         outcome = Outcome(unit.name)
         log.unlink(missing_ok=True)
     except UserError as error:
-        outcome = Outcome(unit.name, str(error), isinstance(error.__cause__, OSError) and error.__cause__.errno in MACHINE)
+        outcome = Outcome(
+            unit.name, str(error), isinstance(error.__cause__, OSError) and error.__cause__.errno in MACHINE
+        )
     except (Exception, SystemExit) as error:
         with contextlib.suppress(UserError):
             write_bytes(log, traceback.format_exc().encode())
@@ -100,7 +115,9 @@ class _Raised(Exception):
         """What was raised; itself raised again if the computer is to blame and not the item, unless `machine`."""
         error = self.__cause__
         assert error
-        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
+        memory = (
+            isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        )  # torch's, of a GPU
         if not machine and (memory or (isinstance(error, OSError) and error.errno in MACHINE)):
             raise error from None
         return error
@@ -148,7 +165,9 @@ class _Attempt:
             if tries.alone[number] >= TRIES:
                 tries.verdicts[number] = "killed its worker twice"
                 if sum(deaths >= TRIES for deaths in tries.alone) >= KILLERS and "" not in tries.verdicts:
-                    raise UserError(f"the first {KILLERS} items that were tried alone killed their worker; machine.workers: 0 shows how.")
+                    raise UserError(
+                        f"the first {KILLERS} items that were tried alone killed their worker; machine.workers: 0 shows how."
+                    )
                 continue
             with tries.running(number):
                 tries.verdicts[number] = self._alone(work, item)
@@ -162,20 +181,39 @@ class _Attempt:
                 return ""
             except _Raised as raised:
                 error = raised.cause(machine=False)
-                reason = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())[:LONGEST]
+                reason = " ".join(
+                    (
+                        str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                    ).split()
+                )[:LONGEST]
         return reason
 
     def _finish(self, work: Work, numbers: list[int]) -> None:
         """Do the items with these numbers together and write shard and record."""
         started = time.monotonic()
         items = self.unit.items
-        samples, record = _samples(work, WorkUnit(self.unit.name, [items[number] for number in numbers])) if numbers else (iter(()), {})
+        samples, record = (
+            _samples(work, WorkUnit(self.unit.name, [items[number] for number in numbers]))
+            if numbers
+            else (iter(()), {})
+        )
         first = next(samples, None)
         shard = first and write_shard(self.scratch / f"{self.unit.name}.tar", _chain(first, samples))
         verdicts = self.tries.verdicts
-        rejects = [dataclasses.asdict(Reject(item, verdict)) for item, verdict in zip(items, verdicts, strict=True) if verdict]
-        content = {"items": mark(self.unit), "shard": shard and dataclasses.asdict(shard), "record": record, "rejects": rejects}
-        write_json(record_path(self.unit, self.scratch), content | {"seconds": round(time.monotonic() - started, 3)})
+        rejects = [
+            dataclasses.asdict(Reject(item, verdict))
+            for item, verdict in zip(items, verdicts, strict=True)
+            if verdict
+        ]
+        content = {
+            "items": mark(self.unit),
+            "shard": shard and dataclasses.asdict(shard),
+            "record": record,
+            "rejects": rejects,
+        }
+        write_json(
+            record_path(self.unit, self.scratch), content | {"seconds": round(time.monotonic() - started, 3)}
+        )
 
 
 class _Tries:
@@ -190,7 +228,11 @@ class _Tries:
             content = json.loads(self.path.read_bytes())
             if content["items"] != self.mark:
                 return
-            self.together, self.alone, self.verdicts = content["together"], content["alone"], content["verdicts"]
+            self.together, self.alone, self.verdicts = (
+                content["together"],
+                content["alone"],
+                content["verdicts"],
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return
         running = content["running"]

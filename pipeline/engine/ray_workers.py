@@ -47,7 +47,9 @@ class _Actor:
         return {name: [value] for name, value in dataclasses.asdict(outcome).items()}
 
 
-def with_ray(units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path, machine: WorkerSettings) -> Generator[Outcome]:
+def with_ray(
+    units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path, machine: WorkerSettings
+) -> Generator[Outcome]:
     """Do `units` with `machine.workers` actors. Raises UserError when they cannot be started or do not stay alive."""
     import ray
     import ray.data
@@ -55,7 +57,11 @@ def with_ray(units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch
 
     workers = min(machine.workers, len(units))
     with _session(workers, machine):
-        gpus = torch.cuda.device_count() / workers if machine.device != "cpu" and torch.cuda.is_available() else 0
+        gpus = (
+            torch.cuda.device_count() / workers
+            if machine.device != "cpu" and torch.cuda.is_available()
+            else 0
+        )
         rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to limit restarts
@@ -86,12 +92,19 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
     path = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = {"OPENBLAS_NUM_THREADS": "1"}  # see pipeline/core/threads.py
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    os.environ |= quiet | threads | {"PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # a local Ray inherits it
+    os.environ |= (
+        quiet | threads | {"PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    )  # a local Ray inherits it
     import ray
     import ray.data
 
-    folder = tempfile.mkdtemp(prefix="psi4d-")  # short: Ray puts sockets in it, whose paths may have 107 letters
-    where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": {"PYTHONPATH": path, **threads}}}
+    folder = tempfile.mkdtemp(
+        prefix="psi4d-"
+    )  # short: Ray puts sockets in it, whose paths may have 107 letters
+    where: dict[str, Any] = {
+        "address": machine.ray_address,
+        "runtime_env": {"env_vars": {"PYTHONPATH": path, **threads}},
+    }
     if not machine.ray_address:
         where = {"address": "local", "num_cpus": workers + 1, "_temp_dir": folder, "include_dashboard": False}
         where["object_store_memory"] = machine.object_store_mb * 2**20
@@ -101,9 +114,13 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
         try:
             with hushed():
                 ray.init(**where, log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # which is of no narrower type when, say, the machine is too busy to start it in time
+        except (
+            Exception
+        ) as error:  # which is of no narrower type when, say, the machine is too busy to start it in time
             text = str(error).strip().split("\n")[0]
-            raise UserError(f"Ray does not start: {text} Run again when less is going on here, or set machine.workers: 0.") from error
+            raise UserError(
+                f"Ray does not start: {text} Run again when less is going on here, or set machine.workers: 0."
+            ) from error
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
@@ -118,4 +135,6 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise UserError(f"no Ray cluster answers at {address}: {error}. Mend machine.ray_address; empty means a local Ray.") from error
+        raise UserError(
+            f"no Ray cluster answers at {address}: {error}. Mend machine.ray_address; empty means a local Ray."
+        ) from error

@@ -56,17 +56,23 @@ def run_units(
     if failed:
         name = min(failed)
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(f"{label}: the unit {name}{more} failed: {failed[name]} What is finished is kept: run again to go on.")
+        raise UserError(
+            f"{label}: the unit {name}{more} failed: {failed[name]} What is finished is kept: run again to go on."
+        )
     done = [finished(unit, scratch, verify=False) for unit in units]
     if None in done:
-        raise UserError(f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on.")
+        raise UserError(
+            f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on."
+        )
     _sweep(scratch)
     estimate.end([one for one in done if one.name not in before], time.monotonic() - started)  # pyrefly: ignore[missing-attribute]
     rejects = [reject for one in done for reject in one.rejects]  # pyrefly: ignore[missing-attribute]
     if rejects and len(rejects) == sum(len(unit.items) for unit in units):
         for unit in units:
             record_path(unit, scratch).unlink(missing_ok=True)
-        raise UserError(f"{label}: every one of the {len(rejects)} {estimate.noun} failed, the first with: {rejects[0].reason}")
+        raise UserError(
+            f"{label}: every one of the {len(rejects)} {estimate.noun} failed, the first with: {rejects[0].reason}"
+        )
     return done
 
 
@@ -77,7 +83,11 @@ def _sweep(scratch: Path) -> None:
 
 
 def _work_off(
-    estimate: Estimate, pending: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path, machine: WorkerSettings
+    estimate: Estimate,
+    pending: Sequence[WorkUnit],
+    make_worker: Callable[[], Work],
+    scratch: Path,
+    machine: WorkerSettings,
 ) -> dict[str, str]:
     """Do the units; the names of those that failed, with the reason."""
     if not pending:
@@ -91,7 +101,14 @@ def _work_off(
     initial = total - sum(len(unit.items) for unit in pending)
     failed: dict[str, str] = {}
     with contextlib.closing(outcomes):
-        for outcome in progress(outcomes, label=estimate.label, total=total, initial=initial, unit=estimate.noun, size=lambda one: sizes[one.name]):
+        for outcome in progress(
+            outcomes,
+            label=estimate.label,
+            total=total,
+            initial=initial,
+            unit=estimate.noun,
+            size=lambda one: sizes[one.name],
+        ):
             if outcome.failure:
                 failed[outcome.name] = outcome.failure
             if outcome.stop:
@@ -99,7 +116,9 @@ def _work_off(
     return failed
 
 
-def _in_process(units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path) -> Generator[Outcome]:
+def _in_process(
+    units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path
+) -> Generator[Outcome]:
     maker, run = Maker(make_worker), f"{HERE}-{os.getpid()}-{uuid.uuid4().hex}"
     for unit in units:
         before = set_torch(1, not torch.cuda.is_available())

@@ -28,7 +28,9 @@ def scratch_folder(stage: str, mark: str) -> Path:
     folder = _root() / stage
     write_bytes(_current(folder), mark.encode())
     if older := [found for found in _leftovers(folder) if not found.current]:
-        sizes = ", ".join(f"{found.path.name} {readable(found.bytes)}" for found in older[:3]) + (" ..." if len(older) > 3 else "")
+        sizes = ", ".join(f"{found.path.name} {readable(found.bytes)}" for found in older[:3]) + (
+            " ..." if len(older) > 3 else ""
+        )
         total = readable(sum(found.bytes for found in older))
         folders = "1 scratch folder" if len(older) == 1 else f"{len(older)} scratch folders"
         say(f"{stage}: {folders} of other inputs or code, {total} ({sizes}); `psi4d clean` removes them")
@@ -45,7 +47,9 @@ def remove(leftover: Leftover) -> None:
     try:
         shutil.rmtree(leftover.path)
     except OSError as error:
-        raise UserError(f"cannot remove {leftover.path}: {error.strerror}. Make it writable, then run again.") from error
+        raise UserError(
+            f"cannot remove {leftover.path}: {error.strerror}. Make it writable, then run again."
+        ) from error
 
 
 def publish(scratch: str | Path, out: str | Path) -> None:
@@ -64,7 +68,9 @@ def publish(scratch: str | Path, out: str | Path) -> None:
             shutil.rmtree(out)
         os.rename(shown, out)
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
+        raise UserError(
+            f"cannot write {out}: {error.strerror}. Make the folder writable or free some space, then run again."
+        ) from error
     finally:
         shutil.rmtree(shown, ignore_errors=True)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -90,4 +96,9 @@ def _current(folder: Path) -> Path:
 def _leftovers(folder: Path) -> list[Leftover]:
     current = _current(folder).read_text() if _current(folder).is_file() else ""
     paths = sorted(path for path in folder.glob("*") if path.is_dir())
-    return [Leftover(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path.name == current) for path in paths]
+    return [
+        Leftover(
+            path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path.name == current
+        )
+        for path in paths
+    ]

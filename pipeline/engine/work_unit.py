@@ -43,12 +43,17 @@ class Done:
     seconds: float = dataclasses.field(default=0.0, compare=False)
 
 
-Work = Callable[[WorkUnit], tuple[Iterable[Sample], dict[str, Any]]]  # the record may be completed while the samples are being consumed
+Work = Callable[
+    [WorkUnit], tuple[Iterable[Sample], dict[str, Any]]
+]  # the record may be completed while the samples are being consumed
 
 
 def units_of(prefix: str, items: Sequence[Any], size: int) -> list[WorkUnit]:
     """Cut `items` into units of `size`: prefix-000000, prefix-000001 and so on."""
-    return [WorkUnit(f"{prefix}-{start // size:06d}", list(items[start : start + size])) for start in range(0, len(items), size)]
+    return [
+        WorkUnit(f"{prefix}-{start // size:06d}", list(items[start : start + size]))
+        for start in range(0, len(items), size)
+    ]
 
 
 def mark(unit: WorkUnit) -> str:
@@ -70,6 +75,18 @@ def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
         shard = content["shard"] and ShardRecord(**content["shard"])
         if shard and verify and check_shard(scratch / shard.name) != shard:
             return None
-        return Done(unit.name, shard, content["record"], tuple(Reject(**reject) for reject in content["rejects"]), content["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, UserError):  # absent or damaged: the unit is simply done again
+        return Done(
+            unit.name,
+            shard,
+            content["record"],
+            tuple(Reject(**reject) for reject in content["rejects"]),
+            content["seconds"],
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        UserError,
+    ):  # absent or damaged: the unit is simply done again
         return None

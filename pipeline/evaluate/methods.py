@@ -41,22 +41,32 @@ class Synthesizers:
         except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"the synthesizers in {psi} and {psi3d} cannot be used: {error}") from error
 
-    def draw(self, method: str, sources: Sequence[Frame], drivings: Sequence[Frame], cameras_NV25: Tensor) -> Drawn:
+    def draw(
+        self, method: str, sources: Sequence[Frame], drivings: Sequence[Frame], cameras_NV25: Tensor
+    ) -> Drawn:
         """V pictures of each source under the motion of its driving frame, in the order of the samples, then of their cameras."""
         if method == "copy":
             return Drawn(stack_frames(sources, "image").repeat_interleave(cameras_NV25.shape[1], 0))
         parts = [
-            self._draw(method, sources[i : i + BATCH], drivings[i : i + BATCH], cameras_NV25[i : i + BATCH]) for i in range(0, len(sources), BATCH)
+            self._draw(method, sources[i : i + BATCH], drivings[i : i + BATCH], cameras_NV25[i : i + BATCH])
+            for i in range(0, len(sources), BATCH)
         ]
         return Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @torch.no_grad()
-    def _draw(self, method: str, sources: Sequence[Frame], drivings: Sequence[Frame], cameras: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(
+        self, method: str, sources: Sequence[Frame], drivings: Sequence[Frame], cameras: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         image = stack_frames(sources, "image")
         if method == "psi":
-            rendering = self.psi(image, stack_frames(sources, "motion"), stack_frames(drivings, "motion"), cameras)
+            rendering = self.psi(
+                image, stack_frames(sources, "motion"), stack_frames(drivings, "motion"), cameras
+            )
         else:
             rendering = self.psi3d(image, None, None, cameras, motion_scale=0.0)
         size = rendering.image.shape[-2:]
-        geometry = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (rendering.opacity, rendering.depth)]
+        geometry = [
+            F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+            for x in (rendering.opacity, rendering.depth)
+        ]
         return rendering.image.clamp(-1, 1), *geometry

@@ -47,18 +47,28 @@ def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[tuple[slice, s
         chin = int(np.clip(np.ceil((float(points[:, 1].max()) + HEAD_MARGIN) * height), 1, height))
         rows, columns = mask[:chin].any(1).nonzero()[:, 0], mask[:chin].any(0).nonzero()[:, 0]
         found = len(rows) > 1 and len(columns) > 1
-        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)) if found else (slice(0, height), slice(0, width))
+        box = (
+            (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+            if found
+            else (slice(0, height), slice(0, width))
+        )
         regions.append(box)
     return regions
 
 
-def head_lpips(judges: Judges, result_BCHW: Tensor, wanted_BCHW: Tensor, regions: Sequence[tuple[slice, slice]]) -> Tensor:
+def head_lpips(
+    judges: Judges, result_BCHW: Tensor, wanted_BCHW: Tensor, regions: Sequence[tuple[slice, slice]]
+) -> Tensor:
     """LPIPS_h (paper Table 1): LPIPS of the head region, enlarged to the size of the image. 0 is equal; lower is better."""
     size = result_BCHW.shape[-2:]
 
     def heads(images: Tensor) -> Tensor:
-        crops = [image[None, :, rows, columns] for image, (rows, columns) in zip(images, regions, strict=True)]
-        return torch.cat([F.interpolate(crop, size=size, mode="bilinear", align_corners=False) for crop in crops])
+        crops = [
+            image[None, :, rows, columns] for image, (rows, columns) in zip(images, regions, strict=True)
+        ]
+        return torch.cat(
+            [F.interpolate(crop, size=size, mode="bilinear", align_corners=False) for crop in crops]
+        )
 
     return judges.lpips(heads(result_BCHW), heads(wanted_BCHW))
 
@@ -91,7 +101,12 @@ def response(change_BCHW: Tensor, true_change_BCHW: Tensor) -> dict[str, float]:
     rms, true_rms = root_mean_square(change_BCHW), root_mean_square(true_change_BCHW)
     common = float((change_BCHW.double() * true_change_BCHW.double()).mean())
     agreement = common / (rms * true_rms) if rms and true_rms else 0.0
-    return {"rms": rms, "true_rms": true_rms, "share": rms / true_rms if true_rms else float("nan"), "agreement": agreement}
+    return {
+        "rms": rms,
+        "true_rms": true_rms,
+        "share": rms / true_rms if true_rms else float("nan"),
+        "agreement": agreement,
+    }
 
 
 def within_clips(a_N: np.ndarray, b_N: np.ndarray, clips: Sequence[str]) -> float:
@@ -102,7 +117,9 @@ def within_clips(a_N: np.ndarray, b_N: np.ndarray, clips: Sequence[str]) -> floa
     centred = []
     for values in (a_N, b_N):
         values = np.where(known, values, 0.0)
-        means = np.bincount(clip[known], values[known], len(names)) / np.maximum(np.bincount(clip[known], minlength=len(names)), 1)
+        means = np.bincount(clip[known], values[known], len(names)) / np.maximum(
+            np.bincount(clip[known], minlength=len(names)), 1
+        )
         centred.append((values - means[clip])[known])
     size = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
     return float((centred[0] * centred[1]).sum() / size) if size > 1e-12 else float("nan")
@@ -142,7 +159,9 @@ def apd(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
 
 def cosine(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:
     """ID (paper section 5.2): cosine of face recognition features, -1 to 1; higher is better."""
-    return (a_BE * b_BE).sum(1) / np.maximum(np.linalg.norm(a_BE, axis=1) * np.linalg.norm(b_BE, axis=1), 1e-12)
+    return (a_BE * b_BE).sum(1) / np.maximum(
+        np.linalg.norm(a_BE, axis=1) * np.linalg.norm(b_BE, axis=1), 1e-12
+    )
 
 
 def consistency(features_NE: np.ndarray) -> float:
@@ -170,7 +189,9 @@ class Thumbnails:
         self.sides = [size for power in powers for size in (2**power, 3 * 2 ** (power - 1)) if size <= side]
         self.distances = []
         for size in self.sides:
-            small = F.interpolate(images_BCHW, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+            small = F.interpolate(
+                images_BCHW, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+            )
             again = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
             self.distances.append(float(judges.lpips(again, images_BCHW).mean()))
 
@@ -193,7 +214,9 @@ class FaceReader:
         """The measures of `motion_measures`, (B,); NaN where no face is found."""
         side = images_BCHW.shape[-1]
         size = max(side, READER_PIXELS)
-        large = F.interpolate(images_BCHW, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
+        large = F.interpolate(images_BCHW, size=(size, size), mode="bicubic", align_corners=False).clamp(
+            -1, 1
+        )
         points = np.full((len(images_BCHW), 70, 2), np.nan)
         for i, image in enumerate(to_uint8(large)):
             with contextlib.suppress(Rejected):
@@ -230,7 +253,9 @@ class FaceRecognition:
         try:
             self.model = get_model(str(onnx_file), providers=["CPUExecutionProvider"])
         except Exception as error:  # insightface asserts, onnxruntime has errors of its own
-            raise UserError(f"{onnx_file} is no readable face recognition network ({error}). Run `dvc repro pretrain@perception`.") from error
+            raise UserError(
+                f"{onnx_file} is no readable face recognition network ({error}). Run `dvc repro pretrain@perception`."
+            ) from error
 
     def __call__(self, image_BCHW: Tensor, five_points_B52: Tensor) -> np.ndarray:
         """Features (B, E), not normalised."""
@@ -258,7 +283,10 @@ class ExpressionTruth:
         self.average, self.offset = estimates_N109.mean(0), wanted.mean(0).float()
         deviation = estimates_N109.std(0).double() + 1e-6
         x = (estimates_N109 - self.average).double() / deviation
-        solved = torch.linalg.solve(x.T @ x + RIDGE * len(x) * torch.eye(109, dtype=x.dtype, device=x.device), x.T @ (wanted - wanted.mean(0)))
+        solved = torch.linalg.solve(
+            x.T @ x + RIDGE * len(x) * torch.eye(109, dtype=x.dtype, device=x.device),
+            x.T @ (wanted - wanted.mean(0)),
+        )
         self.map = (solved / deviation[:, None]).float()
 
     def __call__(self, estimates_B109: Tensor, parameters_B106: Tensor) -> Tensor:

@@ -22,32 +22,66 @@ ROWS = 6  # of the contact sheet
 SHEET_BYTES = 400_000
 VIDEO_FPS, VIDEO_FRAMES = 12, 96
 LABEL_HEIGHT = 18
-FOCUS = np.array([0.0, 0.0, 0.09])  # what the free cameras look at: the middle of the official look-at range (facts 3.5)
+FOCUS = np.array(
+    [0.0, 0.0, 0.09]
+)  # what the free cameras look at: the middle of the official look-at range (facts 3.5)
 
 LEGEND = {
     "lpips": ("LPIPS", "down", "perceptual distance to the driving frame"),
     "lpips_head": ("LPIPS head", "down", "the same on the head region"),
-    "lpips_thumbnail": ("as sharp as", "up", "side in pixels of the enlarged thumbnail of the true frame that has the same LPIPS"),
+    "lpips_thumbnail": (
+        "as sharp as",
+        "up",
+        "side in pixels of the enlarged thumbnail of the true frame that has the same LPIPS",
+    ),
     "psnr_foreground": ("PSNR fg", "up", "dB inside the foreground"),
-    "fid_perception": ("FID (own trunk)", "down", "Fréchet distance over our own perceptual trunk, not Inception"),
+    "fid_perception": (
+        "FID (own trunk)",
+        "down",
+        "Fréchet distance over our own perceptual trunk, not Inception",
+    ),
     "id": ("ID", "up", "cosine of face recognition features to the source"),
     "aed": ("AED", "down", "mean L1 of estimated expression"),
     "apd": ("APD", "down", "mean square of estimated head rotation, rad² × 1000"),
-    "expression_error": ("Expression", "down", "error against the true expression, % of the inter-ocular distance"),
-    "mouth_opening_correlation": ("Mouth", "up", "correlation of the mouth's opening with that of the driving frames, over each clip"),
+    "expression_error": (
+        "Expression",
+        "down",
+        "error against the true expression, % of the inter-ocular distance",
+    ),
+    "mouth_opening_correlation": (
+        "Mouth",
+        "up",
+        "correlation of the mouth's opening with that of the driving frames, over each clip",
+    ),
     "eye_opening_correlation": ("Lids", "up", "the same of the opening of the eyes"),
     "gaze_correlation": ("Gaze", "up", "the same of the gaze to the side"),
     "faces_found": ("Found", "up", "share of the pictures in which the face mesh finds a face"),
-    "response": ("Response", "up", "how far the driving motion changes a picture at a fixed camera, root mean square in [-1, 1]"),
-    "response_face": ("at the face", "up", "how much more of that change lies at brows, eyes and mouth than in the mean; 1 is no more"),
-    "rms": ("Response", "up", "how far the motion of another frame changes a picture, root mean square in [-1, 1]"),
+    "response": (
+        "Response",
+        "up",
+        "how far the driving motion changes a picture at a fixed camera, root mean square in [-1, 1]",
+    ),
+    "response_face": (
+        "at the face",
+        "up",
+        "how much more of that change lies at brows, eyes and mouth than in the mean; 1 is no more",
+    ),
+    "rms": (
+        "Response",
+        "up",
+        "how far the motion of another frame changes a picture, root mean square in [-1, 1]",
+    ),
     "true_rms": ("True", "up", "how far it changes the true picture"),
     "share": ("Share", "up", "of the true change, in size"),
     "agreement": ("Agreement", "up", "correlation of the change with the true one"),
     "opacity_iou": ("Opacity IoU", "up", "overlap with the true silhouette"),
     "depth_error": ("Depth", "down", "error of the distance along the ray, world units"),
     "psi": ("Cons.", "up", "cosine between results of one source under different drivers, from the front"),
-    "landmark_error": ("Landmarks", "down", "median distance of the inner landmarks, over the inter-ocular distance"),
+    "landmark_error": (
+        "Landmarks",
+        "down",
+        "median distance of the inner landmarks, over the inter-ocular distance",
+    ),
     "contour_error": ("Contour", "down", "the same of the contour, which the face mesh defines otherwise"),
     "rotation_degrees": ("Rotation", "down", "median, degrees"),
     "jaw_degrees": ("Jaw", "down", "median, degrees"),
@@ -60,7 +94,10 @@ SECTIONS = {
         "Source and driving frame are of the same held-out clip; every result is seen from the driving frame's fitted camera.",
     ),
     "cross": ("Cross-identity reenactment", "The driving frame shows another person of the held-out clips."),
-    "consistency": ("Consistency", "Results of one source under drivers of different people, all from the front."),
+    "consistency": (
+        "Consistency",
+        "Results of one source under drivers of different people, all from the front.",
+    ),
     "novel_views": (
         "Novel views against the truth",
         "The generator rendered these heads from other sides; nothing in training has seen them.",
@@ -80,17 +117,33 @@ def contact_sheet(pairs: Sequence[tuple[str, Frame, Frame]], synthesizers: Synth
     """
     yaws = np.linspace(-0.6, 0.6, views) if views > 1 else np.full(views, 0.5)
     sides = [camera.look_at(yaw, 0.1, 4.2, FOCUS) for yaw in yaws]
-    titles = ["source", "driving", "result", *(f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws), "depth"]
+    titles = [
+        "source",
+        "driving",
+        "result",
+        *(f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws),
+        "depth",
+    ]
     rows = [np.concatenate([_title(text, TILE) for text in titles], axis=1)]
     for kind, source, driving in pairs:
-        cameras = torch.stack([driving.camera, *(torch.from_numpy(side).to(driving.camera.device) for side in sides)])
+        cameras = torch.stack(
+            [driving.camera, *(torch.from_numpy(side).to(driving.camera.device) for side in sides)]
+        )
         drawn = synthesizers.draw("psi", [source], [driving], cameras[None])
-        tiles = [*to_uint8(torch.stack([source.image, driving.image])), *to_uint8(drawn.image), depth_picture(drawn)]
+        tiles = [
+            *to_uint8(torch.stack([source.image, driving.image])),
+            *to_uint8(drawn.image),
+            depth_picture(drawn),
+        ]
         row = np.concatenate([enlarge(tile, TILE) for tile in tiles], axis=1)
         cv2.putText(row, kind, (4, TILE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
         rows.append(row)
     sheet = np.concatenate(rows, axis=0)
-    return next(data for quality in (92, 85, 75, 60, 40, 20) if len(data := encode_jpeg(sheet, quality)) < SHEET_BYTES or quality == 20)
+    return next(
+        data
+        for quality in (92, 85, 75, 60, 40, 20)
+        if len(data := encode_jpeg(sheet, quality)) < SHEET_BYTES or quality == 20
+    )
 
 
 def depth_picture(drawn: Drawn) -> np.ndarray:
@@ -106,7 +159,9 @@ def depth_picture(drawn: Drawn) -> np.ndarray:
 
 def enlarge(image_HWC: np.ndarray, size: int) -> np.ndarray:
     """Bring a square picture to `size` pixels."""
-    return cv2.resize(image_HWC, (size, size), interpolation=cv2.INTER_CUBIC if len(image_HWC) <= size else cv2.INTER_AREA)
+    return cv2.resize(
+        image_HWC, (size, size), interpolation=cv2.INTER_CUBIC if len(image_HWC) <= size else cv2.INTER_AREA
+    )
 
 
 def _title(text: str, width: int) -> np.ndarray:
@@ -117,17 +172,32 @@ def _title(text: str, width: int) -> np.ndarray:
 
 def reenactment_video(source: Frame, drivings: Sequence[Frame], synthesizers: Synthesizers) -> bytes:
     """An MP4: source, driving frame, result at the driving camera, and the result from a camera that sways around the head."""
-    titles = np.concatenate([_title(text, TILE) for text in ("source", "driving", "result", "free camera")], axis=1)
+    titles = np.concatenate(
+        [_title(text, TILE) for text in ("source", "driving", "result", "free camera")], axis=1
+    )
     turns = 2 * np.pi * np.arange(len(drivings)) / len(drivings)
-    orbit = torch.from_numpy(np.stack([camera.look_at(0.6 * np.sin(turn), 0.1 + 0.2 * np.cos(turn), 4.2, FOCUS) for turn in turns]))
-    cameras = torch.stack([torch.stack([frame.camera for frame in drivings]), orbit.to(source.camera.device)], dim=1)
+    orbit = torch.from_numpy(
+        np.stack([camera.look_at(0.6 * np.sin(turn), 0.1 + 0.2 * np.cos(turn), 4.2, FOCUS) for turn in turns])
+    )
+    cameras = torch.stack(
+        [torch.stack([frame.camera for frame in drivings]), orbit.to(source.camera.device)], dim=1
+    )
     drawn = to_uint8(synthesizers.draw("psi", [source] * len(drivings), drivings, cameras).image)
     still = enlarge(to_uint8(source.image[None])[0], TILE)
     pictures = (
         np.concatenate(
             [
                 titles,
-                np.concatenate([still, *(enlarge(tile, TILE) for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2]))], axis=1),
+                np.concatenate(
+                    [
+                        still,
+                        *(
+                            enlarge(tile, TILE)
+                            for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2])
+                        ),
+                    ],
+                    axis=1,
+                ),
             ]
         )
         for i, frame in enumerate(drivings)
@@ -168,7 +238,11 @@ def _alternate(first: list, second: list) -> list:
 
 def page(scores: dict[str, Any], sheet: bytes, films: dict[str, bytes]) -> str:
     """The report as one HTML text with pictures and videos inside."""
-    parts = [section(name, title, note, scores[name]) for name, (title, note) in SECTIONS.items() if scores.get(name)]
+    parts = [
+        section(name, title, note, scores[name])
+        for name, (title, note) in SECTIONS.items()
+        if scores.get(name)
+    ]
     films_html = "".join(
         f'<figure><video src="{_data("video/mp4", film)}" controls loop muted autoplay playsinline></video>'
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
@@ -195,13 +269,20 @@ def section(name: str, title: str, note: str, values: dict[str, Any]) -> str:
     """One table: a row a method, or a single row of numbers."""
     rows = values if all(isinstance(value, dict) for value in values.values()) else {"": values}
     columns = [key for key in LEGEND if any(key in row for row in rows.values())]
-    best = {key: _best(key, {method: row[key] for method, row in rows.items() if key in row and method != "real"}) for key in columns}
+    best = {
+        key: _best(key, {method: row[key] for method, row in rows.items() if key in row and method != "real"})
+        for key in columns
+    }
     header = "".join(
-        f'<th title="{html.escape(LEGEND[key][2])}">{html.escape(LEGEND[key][0])} {"↓" if LEGEND[key][1] == "down" else "↑"}</th>' for key in columns
+        f'<th title="{html.escape(LEGEND[key][2])}">{html.escape(LEGEND[key][0])} {"↓" if LEGEND[key][1] == "down" else "↑"}</th>'
+        for key in columns
     )
     body = "".join(
         f'<tr class="{method}"><td>{METHOD_NAMES.get(method, "Psi" if name == "consistency" else "median")}</td>'
-        + "".join(f'<td class="{"best" if len(rows) > 1 and best[key] == method else ""}">{_number(row.get(key))}</td>' for key in columns)
+        + "".join(
+            f'<td class="{"best" if len(rows) > 1 and best[key] == method else ""}">{_number(row.get(key))}</td>'
+            for key in columns
+        )
         + "</tr>"
         for method, row in rows.items()
     )

@@ -45,11 +45,25 @@ class Truth:
     def __init__(self, truth: Path, ingest: Path) -> None:
         self.folder, self.ingest = truth, ingest
         files = {row["key"]: row["file"] for row in _rows(ingest / "clips.parquet", ["key", "file"])}
-        self.frames = [row for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"]) if row["status"] == "ok"]
-        labels = {(row["file"], row["index"]): row["label"] for row in _rows(truth / "frames.parquet", ["file", "index", "label"])}
-        self.labels = {row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames}
-        points = {(row["file"], row["index"]): row["landmarks"] for row in _rows(truth / "frames.parquet", ["file", "index", "landmarks"])}
-        self.landmarks = {row["key"]: np.reshape(points[files[row["clip"]], row["index"]], (70, 2)) for row in self.frames}
+        self.frames = [
+            row
+            for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"])
+            if row["status"] == "ok"
+        ]
+        labels = {
+            (row["file"], row["index"]): row["label"]
+            for row in _rows(truth / "frames.parquet", ["file", "index", "label"])
+        }
+        self.labels = {
+            row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames
+        }
+        points = {
+            (row["file"], row["index"]): row["landmarks"]
+            for row in _rows(truth / "frames.parquet", ["file", "index", "landmarks"])
+        }
+        self.landmarks = {
+            row["key"]: np.reshape(points[files[row["clip"]], row["index"]], (70, 2)) for row in self.frames
+        }
         self.key_of = {(files[row["clip"]], row["index"]): row["key"] for row in self.frames}
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
@@ -62,7 +76,9 @@ class Truth:
         keys = [row["key"] for row in self.frames if row["split"] == "train"]
         chosen = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, CALIBRATION_FRAMES).astype(int))]
         reader = ShardReader(self.ingest / "shards")
-        return torch.stack([image_tensor(reader.read(key, "image.png")) for key in chosen]), self.parameters(chosen)
+        return torch.stack([image_tensor(reader.read(key, "image.png")) for key in chosen]), self.parameters(
+            chosen
+        )
 
     def views(self) -> Iterator[Views]:
         """All frames whose novel views were rendered directly."""
@@ -80,7 +96,9 @@ class Truth:
                 images=torch.stack([image_tensor(fields[f"view{i}.png"]) for i in count]),
                 masks=torch.stack([image_tensor(fields[f"alpha{i}.png"]) for i in count]),
                 unmoved=image_tensor(fields["unmoved.png"]),
-                depths=torch.stack([torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float()[None] for i in count]),
+                depths=torch.stack(
+                    [torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float()[None] for i in count]
+                ),
             )
 
 
@@ -89,7 +107,9 @@ def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, judges: Judges) -> dict[str, dict[str, float]]:
+def novel_views(
+    truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, judges: Judges
+) -> dict[str, dict[str, float]]:
     """Pictures of a frame from true other sides against the truth: Psi_3d, Psi driven by the frame itself, and the frame copied. Means over
     views.
     """
@@ -111,7 +131,10 @@ def novel_views(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, j
                 found["depth_error"] = metrics.depth_error(drawn.depth, drawn.opacity, views.depths)
             for name, value in found.items():
                 values.setdefault(method, {}).setdefault(name, []).append(value)
-    means = {method: {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()} for method, found in values.items()}
+    means = {
+        method: {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()}
+        for method, found in values.items()
+    }
     if true_images:
         thumbnails = metrics.Thumbnails(judges, torch.cat(true_images))
         for found in means.values():
@@ -129,7 +152,11 @@ def response(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers) -> d
         first = clips.clips[clips.clip_of[views.key]][0]
         if not first.endswith(f"-{0:06d}"):  # the truth knows the change to the very first frame alone
             continue
-        source, driving, views = [clips.frame(first)], [clips.frame(views.key)], to_device(views, clips.device)
+        source, driving, views = (
+            [clips.frame(first)],
+            [clips.frame(views.key)],
+            to_device(views, clips.device),
+        )
         camera = views.cameras[None, :1]
         moved, still = (synthesizers.draw("psi", source, whose, camera).image for whose in (driving, source))
         found.append(moved - still)
@@ -142,20 +169,32 @@ def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dic
     inner landmarks, and of the contour, which the face mesh draws elsewhere than iBUG does. Of the fitted labels of all clip frames,
     medians: head
     rotation and jaw in degrees, vertices in the head's own frame in millimetres of the head model."""
-    portraits = {row["file"]: row["landmarks"] for row in _rows(truth.folder / "portraits.parquet", ["file", "landmarks"])}
-    found = [row for row in _rows(truth.ingest / "portraits.parquet", ["file", "status", "landmarks", "crop"]) if row["status"] == "ok"]
+    portraits = {
+        row["file"]: row["landmarks"]
+        for row in _rows(truth.folder / "portraits.parquet", ["file", "landmarks"])
+    }
+    found = [
+        row
+        for row in _rows(truth.ingest / "portraits.parquet", ["file", "status", "landmarks", "crop"])
+        if row["status"] == "ok"
+    ]
     crops = np.array([row["crop"] for row in found])
     mesh = landmarks_70(np.array([row["landmarks"] for row in found]).reshape(-1, 478, 3))
     raw = (mesh - crops[:, None, 1:]) / crops[:, None, :1]
     wanted = np.array([portraits[row["file"]] for row in found]).reshape(-1, 70, 2)
     landmark = metrics.landmark_error(raw, wanted, interocular(wanted))
 
-    fits = [row for row in _rows(labels / "vfhq.parquet", ["key", "status", "label"]) if row["status"] == "ok"]
+    fits = [
+        row for row in _rows(labels / "vfhq.parquet", ["key", "status", "label"]) if row["status"] == "ok"
+    ]
     fitted = torch.tensor(np.array([row["label"] for row in fits], np.float32))
     true = torch.from_numpy(np.stack([truth.labels[row["key"]] for row in fits]))
     fitted, true = to_device((fitted, true), flame.template_V3.device)
     return {
-        "ingest": {"landmark_error": float(np.median(landmark[:, INNER])), "contour_error": float(np.median(landmark[:, CONTOUR]))},
+        "ingest": {
+            "landmark_error": float(np.median(landmark[:, INNER])),
+            "contour_error": float(np.median(landmark[:, CONTOUR])),
+        },
         "fit_flame": label_errors(flame, fitted, true),
     }
 
@@ -163,7 +202,9 @@ def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dic
 @torch.no_grad()
 def label_errors(flame: Flame, fitted_N437: Tensor, true_N437: Tensor) -> dict[str, float]:
     """Medians over labels: head rotation and jaw in degrees, mean distance of the vertices in the head's own frame in mm of the head model."""
-    rotation, wanted = (label[:, :16].reshape(-1, 4, 4)[:, :3, :3].double() for label in (fitted_N437, true_N437))
+    rotation, wanted = (
+        label[:, :16].reshape(-1, 4, 4)[:, :3, :3].double() for label in (fitted_N437, true_N437)
+    )
     cosine = ((rotation.transpose(1, 2) @ wanted).diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
     jaw = (fitted_N437[:, 428:431] - true_N437[:, 428:431]).norm(dim=1)
     distance = [

@@ -34,15 +34,23 @@ class LandmarkModel:
         share = skin.sum(1).T[..., None]  # (5, 70, 1): how much of a landmark follows a joint
         place = np.einsum("lvj,lvc->jlc", skin, head.template_V3[corners])
         directions = np.einsum("lvj,lvck->jlck", skin, head.directions_V3K[corners])
-        correctives = head.pose_directions.reshape(36, -1, 3)[9:, corners]  # the neck, which comes first, is at rest
+        correctives = head.pose_directions.reshape(36, -1, 3)[
+            9:, corners
+        ]  # the neck, which comes first, is at rest
         correctives = np.einsum("lvj,plvc->jlcp", skin, correctives)
         joints = head.joint_regressor @ head.template_V3
         joint_directions = np.einsum("jv,vck->jck", head.joint_regressor, head.directions_V3K)
 
         def about_joints(values: np.ndarray, at_joints: np.ndarray) -> np.ndarray:
             """Group 0 stands still; the others are turned about their joint: R (x - joint) + joint, whose last term stands still too."""
-            turned = [values[j] - share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j] for j in MOVING]
-            still = values[0] + values[1] + sum(share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j] for j in MOVING)
+            turned = [
+                values[j] - share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j] for j in MOVING
+            ]
+            still = (
+                values[0]
+                + values[1]
+                + sum(share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j] for j in MOVING)
+            )
             return SCALE * np.stack([still, *turned])
 
         rest = about_joints(place, joints) - SCALE * joints[NECK] * np.array([1.0, 0, 0, 0]).reshape(4, 1, 1)
@@ -50,11 +58,17 @@ class LandmarkModel:
         self.shape_basis = _visible(moves[..., :SHAPES])  # (300, s)
         self.expression_basis = _visible(moves[..., SHAPES:])  # (100, e)
         self.shapes, self.expressions = self.shape_basis.shape[1], self.expression_basis.shape[1]
-        reduced = np.concatenate([moves[..., :SHAPES] @ self.shape_basis, moves[..., SHAPES:] @ self.expression_basis], axis=-1)
+        reduced = np.concatenate(
+            [moves[..., :SHAPES] @ self.shape_basis, moves[..., SHAPES:] @ self.expression_basis], axis=-1
+        )
         self.rest = torch.as_tensor(rest)
-        self.moves = torch.as_tensor(np.ascontiguousarray(reduced.transpose(1, 0, 2, 3)).reshape(70, 12, -1))  # (70, 4 groups x 3, s + e)
+        self.moves = torch.as_tensor(
+            np.ascontiguousarray(reduced.transpose(1, 0, 2, 3)).reshape(70, 12, -1)
+        )  # (70, 4 groups x 3, s + e)
         still = SCALE * (correctives[0] + correctives[1])
-        self.correctives = torch.as_tensor(np.stack([still, *(SCALE * correctives[j] for j in MOVING)]))  # (4, 70, 3, 27)
+        self.correctives = torch.as_tensor(
+            np.stack([still, *(SCALE * correctives[j] for j in MOVING)])
+        )  # (4, 70, 3, 27)
 
     def groups(self, coefficients_FK: Tensor) -> Tensor:
         """The landmarks of each joint group before anything turns, (F, 4, 70, 3)."""
@@ -87,7 +101,9 @@ class LandmarkModel:
         """Derivatives of the projected landmarks by shape and expression, (F, 70, 2, s + e) float32."""
         by_place = _perspective_derivative(self._seen(groups_FG, pose_F12))  # (F, 70, 2, 3)
         by_turned = by_place @ rotation_matrices(pose_F12[:, None, ROTATION])
-        turned = torch.cat([by_turned[:, None], by_turned[:, None] @ self._turns(pose_F12)[:, :, None]], 1)  # (F, 4, 70, 2, 3)
+        turned = torch.cat(
+            [by_turned[:, None], by_turned[:, None] @ self._turns(pose_F12)[:, :, None]], 1
+        )  # (F, 4, 70, 2, 3)
         by_groups = turned.permute(2, 0, 3, 1, 4).reshape(70, -1, 12).float()
         return (by_groups @ self.moves.float()).unflatten(1, (len(pose_F12), 2)).transpose(0, 1)
 
@@ -95,7 +111,10 @@ class LandmarkModel:
         """Projected landmarks (F, 70, 2) and their derivatives by the pose, (F, 70, 2, 12)."""
         # Central differences: exact to ten digits here, and unlike forward-mode differentiation they may run in several threads.
         steps = DIFFERENCE * torch.eye(POSE, dtype=pose_F12.dtype)
-        slopes = [self.project(groups_FG, pose_F12 + step) - self.project(groups_FG, pose_F12 - step) for step in steps]
+        slopes = [
+            self.project(groups_FG, pose_F12 + step) - self.project(groups_FG, pose_F12 - step)
+            for step in steps
+        ]
         return self.project(groups_FG, pose_F12), torch.stack(slopes, dim=-1) / (2 * DIFFERENCE)
 
 

@@ -23,12 +23,17 @@ CHUNK = 96  # frames solved together: bounds memory, and small enough for the pr
 CORNERS = [36, 39, 42, 45]
 LIDS = [(37, 41), (38, 40), (43, 47), (44, 46)]  # upper and lower
 LIPS = [(61, 67), (62, 66), (63, 65)]
-JAW_LIMITS = ((-0.1, -0.15, -0.05), (0.7, 0.15, 0.05))  # radians: opens about x, hardly turns about the others
+JAW_LIMITS = (
+    (-0.1, -0.15, -0.05),
+    (0.7, 0.15, 0.05),
+)  # radians: opens about x, hardly turns about the others
 EYE_LIMIT = 0.8
 # Priors keep directions still that landmarks hardly see: weights of squared radians against squared interocular distances.
 JAW_PRIOR = (1e-3, 0.3, 1.0)
 EYE_PRIOR = (1e-2, 1e-2, 1.0)
-SMOOTH_POSE = (1.0,) * 3 + (0.1,) * 3 + (0.0,) * 3 + (1.0,) * 3  # relative to temporal_weight; eyes jump and are left alone
+SMOOTH_POSE = (
+    (1.0,) * 3 + (0.1,) * 3 + (0.0,) * 3 + (1.0,) * 3
+)  # relative to temporal_weight; eyes jump and are left alone
 SMOOTH_EXPRESSION = 0.002
 CONJUGATE_STEPS = 6
 TOLERANCE = 1.0  # sum of squared residuals from which on a frame counts less (Cauchy): a wrong one must not bend the shape of its clip
@@ -40,7 +45,9 @@ class Fit:
 
     labels: np.ndarray  # (N, 437) float32 (facts 5.4); the camera holds the whole head rotation
     points: np.ndarray  # (N, 70, 2) landmarks of the fitted heads, image fractions
-    errors: np.ndarray  # (N,) mean distance of the landmarks in the image over the distance between the eye centres
+    errors: (
+        np.ndarray
+    )  # (N,) mean distance of the landmarks in the image over the distance between the eye centres
 
 
 def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
@@ -64,7 +71,9 @@ def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings:
             solved = list(progress(pool.map(solve, ranges), total=len(ranges), label="fit_flame"))
     finally:
         torch.set_num_threads(threads)
-    return Fit(*(np.concatenate([getattr(one, name) for one in solved]) for name in ("labels", "points", "errors")))
+    return Fit(
+        *(np.concatenate([getattr(one, name) for one in solved]) for name in ("labels", "points", "errors"))
+    )
 
 
 def fit_chunk(model: LandmarkModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
@@ -113,7 +122,9 @@ def _rows() -> Tensor:
 class _Problem:
     """The least-squares problem of F frames of G persons. Unknown: shape (G, s) and, of each frame, expression and pose (F, e + 12)."""
 
-    def __init__(self, model: LandmarkModel, points: np.ndarray, persons: list[str], settings: FitFlame) -> None:
+    def __init__(
+        self, model: LandmarkModel, points: np.ndarray, persons: list[str], settings: FitFlame
+    ) -> None:
         self.model = model
         self.target = torch.as_tensor(np.asarray(points, np.float64))
         first = [i == 0 or persons[i] != persons[i - 1] for i in range(len(persons))]
@@ -128,15 +139,29 @@ class _Problem:
         # Errors of the landmarks are much the same in all frames of a person: more frames are no reason to trust them more.
         frames = torch.bincount(self.person, minlength=self.count).double()
         self.shape_weight = (settings.shape_weight * frames)[:, None]  # (G, 1)
-        priors = [*[settings.expression_weight] * self.e, 0.0, 0.0, 0.0, *JAW_PRIOR, *EYE_PRIOR, 0.0, 0.0, 0.0]
+        priors = [
+            *[settings.expression_weight] * self.e,
+            0.0,
+            0.0,
+            0.0,
+            *JAW_PRIOR,
+            *EYE_PRIOR,
+            0.0,
+            0.0,
+            0.0,
+        ]
         self.prior = torch.tensor(priors, dtype=torch.float64)
         smooth = torch.tensor([SMOOTH_EXPRESSION] * self.e + list(SMOOTH_POSE), dtype=torch.float64)
         self.smooth = settings.temporal_weight * smooth
         # Middle frames of three that belong to one person.
-        self.middle = torch.tensor([i for i in range(1, len(first) - 1) if not first[i] and not first[i + 1]], dtype=torch.int64)
+        self.middle = torch.tensor(
+            [i for i in range(1, len(first) - 1) if not first[i] and not first[i + 1]], dtype=torch.int64
+        )
         self.diagonal = torch.zeros(len(first), dtype=torch.float64)
         for shift, square in ((-1, 1.0), (0, 4.0), (1, 1.0)):
-            self.diagonal.index_add_(0, self.middle + shift, torch.full((len(self.middle),), square, dtype=torch.float64))
+            self.diagonal.index_add_(
+                0, self.middle + shift, torch.full((len(self.middle),), square, dtype=torch.float64)
+            )
 
     def solve(self, camera_steps: int, steps: int) -> None:
         """First the camera alone, then everything."""
@@ -183,7 +208,11 @@ class _Problem:
 
     def _weigh(self, by: Tensor) -> Tensor:
         """Derivatives of the landmarks (F, 70, 2, k) to those of the residuals (F, 2R, k)."""
-        return (self.rows.to(by.dtype) @ (by.flatten(2) * self.scale[:, None, None].to(by.dtype))).unflatten(2, (2, -1)).flatten(1, 2)
+        return (
+            (self.rows.to(by.dtype) @ (by.flatten(2) * self.scale[:, None, None].to(by.dtype)))
+            .unflatten(2, (2, -1))
+            .flatten(1, 2)
+        )
 
     def _normal(self) -> tuple[Tensor, Tensor]:
         """Products of the derivatives with themselves, (F, n, n), and with the residuals, (F, n); n = s + e + 12. Multiplied in float32.
@@ -196,7 +225,9 @@ class _Problem:
         by = self._weigh(torch.cat([self.model.by_coefficients(groups, pose), by_pose.float()], dim=-1))
         residuals = self._residuals(uv).flatten(1)
         weight = 1 / (1 + residuals.square().sum(1) / TOLERANCE)
-        return weight[:, None, None] * (by.mT @ by), weight[:, None] * (by.mT @ residuals[..., None].float())[..., 0]
+        return weight[:, None, None] * (by.mT @ by), weight[:, None] * (by.mT @ residuals[..., None].float())[
+            ..., 0
+        ]
 
     def _step(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """A damped Gauss-Newton step: shapes and frames to try."""
@@ -217,7 +248,9 @@ class _Problem:
         def times(shape: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
             cross = _add_up((mixed @ frame[..., None])[..., 0], self.person, self.count)
             return (shapes @ shape[..., None])[..., 0] + cross, (
-                (frames @ frame[..., None])[..., 0] + (mixed.mT @ shape[self.person, :, None])[..., 0] + self._unbend(self._bends(frame))
+                (frames @ frame[..., None])[..., 0]
+                + (mixed.mT @ shape[self.person, :, None])[..., 0]
+                + self._unbend(self._bends(frame))
             )
 
         step = eliminate(right_shape, right_frame)
@@ -239,7 +272,9 @@ class _Problem:
     def _conjugate_gradients(self, times, precondition, right, start):  # type: ignore[no-untyped-def]
         """Solve for all persons at once, each with its own step lengths: the bonds between neighbouring frames are left to iteration."""
 
-        def along(x: tuple[Tensor, Tensor], factor: Tensor, direction: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        def along(
+            x: tuple[Tensor, Tensor], factor: Tensor, direction: tuple[Tensor, Tensor]
+        ) -> tuple[Tensor, Tensor]:
             return x[0] + factor[:, None] * direction[0], x[1] + factor[self.person, None] * direction[1]
 
         x = start
@@ -266,7 +301,9 @@ class _Problem:
 
     def project(self) -> np.ndarray:
         """Fitted landmarks, (F, 70, 2)."""
-        return self.model.project(self.model.groups(self._coefficients(self.shape, self.frame)), self.frame[:, self.e :]).numpy()
+        return self.model.project(
+            self.model.groups(self._coefficients(self.shape, self.frame)), self.frame[:, self.e :]
+        ).numpy()
 
     def labels(self) -> np.ndarray:
         """(F, 437) float32."""
@@ -278,7 +315,16 @@ class _Problem:
         shape = self.shape[self.person].numpy() @ self.model.shape_basis.T
         expression = self.frame[:, : self.e].numpy() @ self.model.expression_basis.T
         intrinsics = np.tile(INTRINSICS.reshape(1, 9), (len(pose), 1))
-        parts = [cam2world.reshape(-1, 16), intrinsics, shape, expression, pose[:, ROTATION], pose[:, JAW], pose[:, EYES], pose[:, EYES]]
+        parts = [
+            cam2world.reshape(-1, 16),
+            intrinsics,
+            shape,
+            expression,
+            pose[:, ROTATION],
+            pose[:, JAW],
+            pose[:, EYES],
+            pose[:, EYES],
+        ]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -289,7 +335,9 @@ class _Elimination:
         self.person, self.mixed = person, mixed_Fsx
         self.frames = torch.linalg.cholesky(frames_Fxx)
         self.solved = torch.cholesky_solve(mixed_Fsx.mT, self.frames)  # (F, x, s)
-        self.shapes = torch.linalg.cholesky(shapes_Gss - _add_up(mixed_Fsx @ self.solved, person, len(shapes_Gss)))
+        self.shapes = torch.linalg.cholesky(
+            shapes_Gss - _add_up(mixed_Fsx @ self.solved, person, len(shapes_Gss))
+        )
 
     def __call__(self, shape: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
         """The solution (G, s), (F, x) for this right-hand side."""

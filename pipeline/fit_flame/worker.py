@@ -35,7 +35,10 @@ class ClipFitter:
         self.model = LandmarkModel(head_model.load(model))
         rows = pq.read_table(frames, columns=["clip", "index", "status"]).to_pylist()
         self.rows: dict[str, list[int]] = {}
-        for number in sorted((number for number, row in enumerate(rows) if row["status"] == "ok"), key=lambda number: rows[number]["index"]):
+        for number in sorted(
+            (number for number, row in enumerate(rows) if row["status"] == "ok"),
+            key=lambda number: rows[number]["index"],
+        ):
             self.rows.setdefault(rows[number]["clip"], []).append(number)
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
@@ -48,24 +51,41 @@ class ClipFitter:
         stop = 0
         for clip in clips:
             start, stop = stop, stop + len(self.rows[clip])
-            yield clip, {"label.npy": encode_npy(result.labels[start:stop]), "error.npy": encode_npy(result.errors[start:stop])}
+            yield (
+                clip,
+                {
+                    "label.npy": encode_npy(result.labels[start:stop]),
+                    "error.npy": encode_npy(result.errors[start:stop]),
+                },
+            )
 
     def _landmarks(self, rows: list[int]) -> np.ndarray:
         """The meshes (N, 478, 3) float64 of rows of the table, of which only the row groups that hold them are read."""
         file = pq.ParquetFile(self.frames)
-        starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+        starts = np.cumsum(
+            [0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))]
+        )
         within = np.searchsorted(starts, rows, side="right") - 1
         found = {}
         for group in np.unique(within).tolist():
             column = file.read_row_group(group, columns=["landmarks"])["landmarks"]
-            found |= {row: column[row - int(starts[group])].values.to_numpy() for row, place in zip(rows, within, strict=True) if place == group}
+            found |= {
+                row: column[row - int(starts[group])].values.to_numpy()
+                for row, place in zip(rows, within, strict=True)
+                if place == group
+            }
         return np.stack([found[row] for row in rows]).astype(np.float64).reshape(len(rows), -1, 3)
 
 
-def fit_clips(params: Params, frames: Path, clips: list[str]) -> Iterator[tuple[tuple[np.ndarray, float] | None, str]]:
+def fit_clips(
+    params: Params, frames: Path, clips: list[str]
+) -> Iterator[tuple[tuple[np.ndarray, float] | None, str]]:
     """The label (437,) and the error of every accepted frame of the table `frames`, by clip and time; None and a reason for those of a clip
     that was given up. `clips` names the clip of each, in that order."""
-    units = [WorkUnit(f"clips-{i:06d}", list(dict.fromkeys(clips[start:stop]))) for i, (start, stop) in enumerate(chunks(clips, len(clips)))]
+    units = [
+        WorkUnit(f"clips-{i:06d}", list(dict.fromkeys(clips[start:stop])))
+        for i, (start, stop) in enumerate(chunks(clips, len(clips)))
+    ]
     scratch = scratch_folder("fit_flame_vfhq", fingerprint(__file__, params.fit_flame, params.flame, frames))
     fitter = partial(ClipFitter, params.fit_flame, params.flame.model, frames.resolve())
     size = FRAME_BYTES * len(clips) / len(set(clips))
@@ -77,5 +97,8 @@ def fit_clips(params: Params, frames: Path, clips: list[str]) -> Iterator[tuple[
             yield from [(None, reasons[clip])] * clips.count(clip)
             continue
         fields = {name: decode_npy(data) for name, data in reader.read(clip).items()}
-        yield from (((label, float(error)), "") for label, error in zip(fields["label.npy"], fields["error.npy"], strict=True))
+        yield from (
+            ((label, float(error)), "")
+            for label, error in zip(fields["label.npy"], fields["error.npy"], strict=True)
+        )
     shutil.rmtree(scratch, ignore_errors=True)

@@ -18,7 +18,9 @@ def pack(cam2world_44: np.ndarray, intrinsics_33: np.ndarray = INTRINSICS) -> np
     rotation = cam2world_44[:3, :3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
         raise ValueError("the camera-to-world matrix has no proper rotation in it")
-    return np.concatenate([np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]).astype(np.float32)
+    return np.concatenate(
+        [np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]
+    ).astype(np.float32)
 
 
 def unpack(camera_25: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +44,9 @@ def look_at(yaw: float, vertical: float, radius: float, target: np.ndarray, roll
     `yaw` in radians; `vertical` is the official parameter b: the elevation is asin(2b/pi). `roll` tilts the up vector by that many radians.
     """
     elevation = math.asin(2.0 * vertical / math.pi)
-    origin = radius * np.array([-math.cos(elevation) * math.sin(yaw), math.sin(elevation), math.cos(elevation) * math.cos(yaw)])
+    origin = radius * np.array(
+        [-math.cos(elevation) * math.sin(yaw), math.sin(elevation), math.cos(elevation) * math.cos(yaw)]
+    )
     back = origin - np.asarray(target, np.float64)
     back /= np.linalg.norm(back)
     right = np.cross([math.sin(roll), math.cos(roll), 0.0], back)

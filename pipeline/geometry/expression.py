@@ -10,7 +10,12 @@ from torch import Tensor
 
 from model.head.flame import Flame
 
-EXPRESSION, JAW, EYES, ROTATION = slice(0, 100), slice(100, 103), slice(103, 106), slice(106, 109)  # of the 109 numbers of a face
+EXPRESSION, JAW, EYES, ROTATION = (
+    slice(0, 100),
+    slice(100, 103),
+    slice(103, 106),
+    slice(106, 109),
+)  # of the 109 numbers of a face
 INNER = slice(17, 70)  # of the 70 landmarks: all but the contour
 NUMBERS = 53 * 3  # of an offset
 

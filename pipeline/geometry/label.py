@@ -9,7 +9,13 @@ from model.head.flame import Flame
 
 MOVING = [*range(17, 27), *range(36, 70)]  # landmarks: brows, eyes, lips, pupils
 REACH = 0.03  # of the image's width: the deviation of a landmark's neighbourhood
-FIVE_POINTS = (68, 69, 30, 48, 54)  # pupils, nose tip, mouth corners: what the identity crop is aligned to (facts 4.2)
+FIVE_POINTS = (
+    68,
+    69,
+    30,
+    48,
+    54,
+)  # pupils, nose tip, mouth corners: what the identity crop is aligned to (facts 4.2)
 
 
 class Label(NamedTuple):

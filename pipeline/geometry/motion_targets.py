@@ -9,7 +9,10 @@ import numpy as np
 _NOSE, _EYES = [27, 28, 29, 30, 35, 34, 33, 32, 31], [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
 _LIPS = [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
 MIRROR = np.array([*range(16, -1, -1), *range(26, 16, -1), *_NOSE, *_EYES, *_LIPS, 69, 68])
-EYES = ((36, 39, (37, 38), (41, 40), 68), (42, 45, (43, 44), (47, 46), 69))  # corners in the order of x, upper and lower lid, pupil
+EYES = (
+    (36, 39, (37, 38), (41, 40), 68),
+    (42, 45, (43, 44), (47, 46), 69),
+)  # corners in the order of x, upper and lower lid, pupil
 LIPS = ((61, 67), (62, 66), (63, 65))
 
 
@@ -44,7 +47,9 @@ def motion_measures(points_N70x2: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _eye(z_NK: np.ndarray, outer: int, inner: int, upper: tuple[int, int], lower: tuple[int, int], pupil: int) -> np.ndarray:
+def _eye(
+    z_NK: np.ndarray, outer: int, inner: int, upper: tuple[int, int], lower: tuple[int, int], pupil: int
+) -> np.ndarray:
     """Opening of the lids, x and y of the pupil from the middle of the corners, (N, 3) float32."""
     width = z_NK[:, inner] - z_NK[:, outer]
     opening = np.abs((z_NK[:, upper] - z_NK[:, lower]) / width[:, None]).mean(1)

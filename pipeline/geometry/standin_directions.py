@@ -45,7 +45,12 @@ SHAPE_BUMPS: dict[str, list[tuple]] = {
     "shoulders": [((0.45, -0.48, -0.05), (0.25, 0.10, 0.3), (0.03, 0.035, 0))],
     "one side": [((0.12, -0.05, 0.25), (0.12, 0.16, 0.2), (0.004, 0.006, 0.0))],
 }
-SHAPE_SCALES = {"width": (0.042, 0, 0), "height": (0, 0.038, 0), "depth": (0, 0, 0.04), "size": (0.025, 0.025, 0.025)}
+SHAPE_SCALES = {
+    "width": (0.042, 0, 0),
+    "height": (0, 0.038, 0),
+    "depth": (0, 0, 0.04),
+    "size": (0.025, 0.025, 0.025),
+}
 SHAPE_NAMES = [*SHAPE_SCALES, *SHAPE_BUMPS]
 
 # Named expression directions. A bump with x > 0 acts on both sides unless its name ends in left or right.
@@ -59,7 +64,10 @@ EXPRESSION_BUMPS: dict[str, list[tuple]] = {
     "lid close left": [],
     "lid close right": [],
     "frown": [((0.078, -0.10, 0.30), (0.036, 0.034, 0.07), (-0.002, -0.016, -0.002))],
-    "pucker": [((0.07, -0.092, 0.31), (0.04, 0.035, 0.07), (-0.024, 0, 0.014)), ((0, -0.09, 0.34), (0.04, 0.035, 0.06), (0, 0, 0.014))],
+    "pucker": [
+        ((0.07, -0.092, 0.31), (0.04, 0.035, 0.07), (-0.024, 0, 0.014)),
+        ((0, -0.09, 0.34), (0.04, 0.035, 0.06), (0, 0, 0.014)),
+    ],
     "brow furrow": [((0.05, 0.145, 0.29), (0.045, 0.035, 0.10), (-0.009, -0.013, 0.002))],
     "inner brow raise": [((0.045, 0.15, 0.29), (0.045, 0.04, 0.10), (0, 0.018, 0))],
     "upper lip raise": [((0, -0.078, 0.33), (0.06, 0.022, 0.07), (0, 0.014, 0.002))],
@@ -103,7 +111,12 @@ def _bump_field(bumps: list[tuple], side: str = "both", strength: float = 1.0, s
             if isinstance(shift, str):  # everything to one side
                 moved += weight * np.array([0.016, 0, 0])
             else:
-                moved += strength * weight * np.asarray(shift) * np.column_stack([np.tanh(points[:, 0] / seam), *np.ones((2, len(points)))])
+                moved += (
+                    strength
+                    * weight
+                    * np.asarray(shift)
+                    * np.column_stack([np.tanh(points[:, 0] / seam), *np.ones((2, len(points)))])
+                )
         return moved
 
     return at
@@ -121,7 +134,9 @@ def _one_side(points: np.ndarray) -> np.ndarray:
     return weight[:, None] * np.tanh(points[:, :1] / 0.1) * np.array([0.002, 0.007, 0.002])
 
 
-def _random_field(generator: np.random.Generator, low: np.ndarray, high: np.ndarray, size: float, width: float) -> Field:
+def _random_field(
+    generator: np.random.Generator, low: np.ndarray, high: np.ndarray, size: float, width: float
+) -> Field:
     centres = generator.uniform(low, high, (4, 3))
     shifts, mirrored = generator.normal(0, size, (4, 3)), generator.uniform() < 0.8
 
@@ -176,9 +191,13 @@ def shape_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     for number in range(len(fields), SHAPES):
         decay = (number / 30.0) ** -0.9
         low, high = np.array([0, -0.35, -0.25]), np.array([0.24, 0.38, 0.34])
-        fields.append(_random_field(rng(0, "standin shape", number), low, high, 0.0028 * decay, 0.06 + 0.05 * decay))
+        fields.append(
+            _random_field(rng(0, "standin shape", number), low, high, 0.0028 * decay, 0.06 + 0.05 * decay)
+        )
     directions = np.stack([_kept_eyes(mesh, points_V3, field, lids=True) for field in fields], axis=-1)
-    lips = mesh.rings["lip0"]  # every shape has its lips closed: both edges move like their mean, and the bag with them
+    lips = mesh.rings[
+        "lip0"
+    ]  # every shape has its lips closed: both edges move like their mean, and the bag with them
     directions[lips] = 0.5 * (directions[lips] + directions[np.roll(lips[::-1], 1)])
     bag = mesh.part["bag"]
     directions[bag[:-1]] = np.tile(directions[lips], (3, 1, 1))
@@ -195,13 +214,22 @@ def expression_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
             columns.append(_lid_motion(mesh, points_V3, *lids[name]))
         elif name in ("lid wide", "squint"):
             close, squint = (-0.35, -0.08) if name == "lid wide" else (0.16, 0.24)
-            columns.append(_lid_motion(mesh, points_V3, "left", close, squint) + _lid_motion(mesh, points_V3, "right", close, squint))
+            columns.append(
+                _lid_motion(mesh, points_V3, "left", close, squint)
+                + _lid_motion(mesh, points_V3, "right", close, squint)
+            )
         else:
-            side = name.split()[-1] if name.split()[-1] in ("left", "right") and name != "mouth right" else "both"
+            side = (
+                name.split()[-1]
+                if name.split()[-1] in ("left", "right") and name != "mouth right"
+                else "both"
+            )
             columns.append(_kept_eyes(mesh, points_V3, _bump_field(bumps, side), lids=False))
     for number in range(len(columns), EXPRESSIONS):
         generator = rng(0, "standin expression", number)
-        low, high = np.array([[0, -0.17, 0.255], [0.11, -0.02, 0.355]] if number % 3 else [[0, 0.10, 0.22], [0.14, 0.20, 0.30]])  # mouth or brows
+        low, high = np.array(
+            [[0, -0.17, 0.255], [0.11, -0.02, 0.355]] if number % 3 else [[0, 0.10, 0.22], [0.14, 0.20, 0.30]]
+        )  # mouth or brows
         field = _random_field(generator, low, high, 0.0022 * (number / 20.0) ** -0.8, 0.035)
         columns.append(_kept_eyes(mesh, points_V3, field, lids=False))
     return np.stack(columns, axis=-1)

@@ -22,7 +22,13 @@ CONTOUR = [
     (-0.2175, 0.0564, 0.0867), (-0.2155, 0.0145, 0.105), (-0.2115, -0.027, 0.124), (-0.202, -0.069, 0.148), (-0.190, -0.113, 0.173),
     (-0.1495, -0.1685, 0.2375), (-0.1208, -0.1853, 0.2669), (-0.0670, -0.2105, 0.3130), (0.0, -0.224, 0.332),
 ]  # fmt: skip
-BROW = [(-0.1656, 0.1256, 0.225), (-0.1485, 0.1450, 0.238), (-0.1195, 0.1535, 0.260), (-0.084, 0.1550, 0.281), (-0.043, 0.150, 0.299)]
+BROW = [
+    (-0.1656, 0.1256, 0.225),
+    (-0.1485, 0.1450, 0.238),
+    (-0.1195, 0.1535, 0.260),
+    (-0.084, 0.1550, 0.281),
+    (-0.043, 0.150, 0.299),
+]
 NOSE = [
     (0.0, 0.103, 0.300), (0.0, 0.065, 0.325), (0.0, 0.029, 0.356), (0.0, 0.009, 0.373),
     (-0.045, -0.023, 0.316), (-0.023, -0.029, 0.331), (0.0, -0.034, 0.340),
@@ -139,7 +145,9 @@ def _lids(surface: Surface, scale: float, lift: float) -> np.ndarray:
     return (1 - blend) * on_ball + blend * outside
 
 
-def _lip_ring(surface: Surface, width: float, up: float, down: float, lift: float, bow: float = 0.0) -> np.ndarray:
+def _lip_ring(
+    surface: Surface, width: float, up: float, down: float, lift: float, bow: float = 0.0
+) -> np.ndarray:
     """Ring of 20 around the mouth, counter-clockwise from the corner at x > 0; `up`, `down`: heights from the line between the lips."""
     angle = 2 * np.pi * np.arange(LIPS) / LIPS
     x, s = np.cos(angle), np.sin(angle)
@@ -156,15 +164,21 @@ def _candidates() -> np.ndarray:
     rows = []
     for elevation in np.radians(np.arange(-88.5, 90, 1.5)):
         longitude = np.linspace(0, np.pi, int(np.ceil(np.pi * np.cos(elevation) / np.radians(1.5))) + 1)
-        flat = np.column_stack([np.sin(longitude), np.full_like(longitude, np.tan(elevation)), np.cos(longitude)])
+        flat = np.column_stack(
+            [np.sin(longitude), np.full_like(longitude, np.tan(elevation)), np.cos(longitude)]
+        )
         rows.append(flat * np.cos(elevation))
     return np.concatenate(rows)
 
 
 def _spacing(directions_N3: np.ndarray) -> np.ndarray:
     """Wanted distance between neighbours: small in the face, smaller on the nose."""
-    face = np.exp(-((np.arccos(np.clip(directions_N3 @ _unit(np.array([0.0, -0.05, 1.0])), -1, 1)) / 0.85) ** 4))
-    nose = np.exp(-(((directions_N3[:, 0] / 0.20) ** 2 + ((directions_N3[:, 1] - 0.03) / 0.20) ** 2) ** 2)) * (directions_N3[:, 2] > 0)
+    face = np.exp(
+        -((np.arccos(np.clip(directions_N3 @ _unit(np.array([0.0, -0.05, 1.0])), -1, 1)) / 0.85) ** 4)
+    )
+    nose = np.exp(
+        -(((directions_N3[:, 0] / 0.20) ** 2 + ((directions_N3[:, 1] - 0.03) / 0.20) ** 2) ** 2)
+    ) * (directions_N3[:, 2] > 0)
     return np.radians(9.0 - 4.9 * face - 1.5 * nose)
 
 
@@ -175,7 +189,9 @@ def _fill(fixed_N3: np.ndarray) -> np.ndarray:
     middle = candidates[:, 0] < 0.5 * spacing
     candidates[middle] = _unit(candidates[middle] * [0.0, 1.0, 1.0])
     front = candidates * (EYE_CENTRE[2] + 0.04) / np.maximum(candidates[:, 2:], 0.2)
-    lids = np.hypot((front[:, 0] - EYE_CENTRE[0]) / 0.084, (front[:, 1] - EYE_CENTRE[1]) / 0.050) < 1  # rings alone are here, to move as one
+    lids = (
+        np.hypot((front[:, 0] - EYE_CENTRE[0]) / 0.084, (front[:, 1] - EYE_CENTRE[1]) / 0.050) < 1
+    )  # rings alone are here, to move as one
     free = (cKDTree(fixed_N3).query(candidates)[0] > 0.75 * spacing) & ~lids
     candidates, spacing = candidates[free], spacing[free]
     open_, kept = np.ones(len(candidates), bool), []
@@ -221,16 +237,27 @@ def _eyeball(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _ear() -> tuple[np.ndarray, np.ndarray]:
     """The ear at x > 0: a tilted shell, thick at the rim, hollow in the middle; 6 rings of 14 and the hollow's centre."""
     columns, angle = 14, 2 * np.pi * np.arange(14) / 14
-    outline = np.column_stack([-0.040 * np.cos(angle) * (1 + 0.18 * np.sin(angle)), 0.075 * np.sin(angle)])  # back, up
+    outline = np.column_stack(
+        [-0.040 * np.cos(angle) * (1 + 0.18 * np.sin(angle)), 0.075 * np.sin(angle)]
+    )  # back, up
     rows = []
-    for scale, lift in ((0.55, -0.020), (0.96, 0.0), (1.06, 0.014), (0.97, 0.024), (0.72, 0.013), (0.40, 0.004)):
+    for scale, lift in (
+        (0.55, -0.020),
+        (0.96, 0.0),
+        (1.06, 0.014),
+        (0.97, 0.024),
+        (0.72, 0.013),
+        (0.40, 0.004),
+    ):
         rows.append(np.column_stack([outline * scale, np.full(columns, lift)]))
     flat = np.concatenate([*rows, [[0.0, 0.0, 0.002]]])
     back, up, out = flat[:, 0], flat[:, 1], flat[:, 2]
     x = 0.231 + 0.9 * out + 0.32 * np.clip(-back + 0.02, 0, None) + 0.10 * np.clip(up, 0, None)
     points = np.column_stack([x, 0.045 + up - 0.20 * back, 0.015 + back + 0.12 * up])
     ring = np.arange(columns)
-    cap = np.column_stack([np.full(columns, 6 * columns), 5 * columns + (ring + 1) % columns, 5 * columns + ring])
+    cap = np.column_stack(
+        [np.full(columns, 6 * columns), 5 * columns + (ring + 1) % columns, 5 * columns + ring]
+    )
     return points, np.concatenate([grid_faces(6, columns), cap])
 
 
@@ -249,7 +276,9 @@ def _bust() -> tuple[np.ndarray, np.ndarray]:
     rows = []
     for y, width, depth, z in BUST:
         x, f = np.sin(angle), np.cos(angle)
-        drop = 0.10 * np.clip((width - 0.14) / 0.4, 0, 1) * f**2 * np.sign(np.clip(f, 0, 1))  # the chest begins lower than the shoulders
+        drop = (
+            0.10 * np.clip((width - 0.14) / 0.4, 0, 1) * f**2 * np.sign(np.clip(f, 0, 1))
+        )  # the chest begins lower than the shoulders
         across, along = np.sign(x) * np.abs(x) ** 0.9, np.sign(f) * np.abs(f) ** 0.9
         rows.append(np.column_stack([width * across, y - drop * (y > -0.6), z + depth * along]))
     return np.concatenate(rows), grid_faces(len(BUST), BUST_COLUMNS)
@@ -272,11 +301,19 @@ def build() -> Mesh:
     for level, (scale, lift) in enumerate([(1.0, 0.0035), (1.28, 0.0075), (1.62, 0.009), (2.1, 0.01)]):
         lids = _lids(surface, scale, lift)
         flat = lids.copy()
-        flat[:, 2] += (1 - level / 3) * (0.262 - flat[:, 2])  # evenly spread, so that each ring is joined to the next one only
+        flat[:, 2] += (1 - level / 3) * (
+            0.262 - flat[:, 2]
+        )  # evenly spread, so that each ring is joined to the next one only
         put(f"lid{level}_left", lids, flat)
         put(f"lid{level}_right", mirror(lids), mirror(flat))
-    lips = [(0.0735, 0.0005, 0.0005, -0.002, 0.0), (0.0755, 0.012, 0.014, 0.009, 0.001), (0.0805, 0.0235, 0.030, 0.002, 0.004)]
-    for level, (width, up, down, lift, bow) in enumerate([*lips, (0.098, 0.036, 0.045, 0.0, 0.0), (0.125, 0.050, 0.062, 0.0, 0.0)]):
+    lips = [
+        (0.0735, 0.0005, 0.0005, -0.002, 0.0),
+        (0.0755, 0.012, 0.014, 0.009, 0.001),
+        (0.0805, 0.0235, 0.030, 0.002, 0.004),
+    ]
+    for level, (width, up, down, lift, bow) in enumerate(
+        [*lips, (0.098, 0.036, 0.045, 0.0, 0.0), (0.125, 0.050, 0.062, 0.0, 0.0)]
+    ):
         put(f"lip{level}", _lip_ring(surface, width, up, down, lift, bow))
     half = np.array(CONTOUR[:-1] + BROW)
     put("contour_right", half[:8])
@@ -296,8 +333,15 @@ def build() -> Mesh:
     nxt = np.roll(np.arange(RING), -1)
     for name, sign in (("right", -1), ("left", 1)):  # the lids' lining closes the corners of the eyes
         margin, centre = mesh.rings[f"lid0_{name}"], EYE_CENTRE * [sign, 1, 1]
-        lining = mesh.add(f"lining_{name}", centre + (skull[margin] - centre) * [0.8, 0.8, 0.0] - [0, 0, 0.005])
-        strip = np.concatenate([np.column_stack([margin, margin[nxt], lining]), np.column_stack([margin[nxt], lining[nxt], lining])])
+        lining = mesh.add(
+            f"lining_{name}", centre + (skull[margin] - centre) * [0.8, 0.8, 0.0] - [0, 0, 0.005]
+        )
+        strip = np.concatenate(
+            [
+                np.column_stack([margin, margin[nxt], lining]),
+                np.column_stack([margin[nxt], lining[nxt], lining]),
+            ]
+        )
         mesh.faces.append(strip[:, ::sign])
     lip = skull[mesh.rings["lip0"]]
     side = np.sign(np.round(lip[:, 1] - np.median(lip[:, 1]), 5))[:, None] * np.array([0, 1.0, 0])
@@ -309,7 +353,11 @@ def build() -> Mesh:
     mesh.add("bag", bag, np.concatenate([grid_faces(3, LIPS)[:, ::-1], cap[:, ::-1]]))
     seam, first = mesh.rings["lip0"], mesh.part["bag"][:LIPS]
     nxt = np.roll(np.arange(LIPS), -1)
-    mesh.faces.append(np.concatenate([np.column_stack([seam[nxt], first, seam]), np.column_stack([first[nxt], first, seam[nxt]])]))
+    mesh.faces.append(
+        np.concatenate(
+            [np.column_stack([seam[nxt], first, seam]), np.column_stack([first[nxt], first, seam[nxt]])]
+        )
+    )
     for name, sign in (("right", -1), ("left", 1)):
         ear, ear_faces = _ear()
         mesh.add(f"ear_{name}", ear * [sign, 1, 1], ear_faces if sign < 0 else ear_faces[:, ::-1])

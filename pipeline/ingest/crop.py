@@ -10,7 +10,15 @@ import numpy as np
 from PIL import Image
 
 # Pupils, nose tip and mouth corners of the mean face, left to right in the image, y up; the origin is the centre of the square.
-TEMPLATE_53 = np.array([[-0.311, 0.190, 0.534], [0.310, 0.190, 0.532], [0.003, -0.146, 0.952], [-0.252, -0.481, 0.624], [0.248, -0.481, 0.622]])
+TEMPLATE_53 = np.array(
+    [
+        [-0.311, 0.190, 0.534],
+        [0.310, 0.190, 0.532],
+        [0.003, -0.146, 0.952],
+        [-0.252, -0.481, 0.624],
+        [0.248, -0.481, 0.622],
+    ]
+)
 UNIT = 180.0 / 512.0  # length 1 of the template as a fraction of the square
 JUMP = 0.25  # of the square between neighbouring frames: a cut in the film, not a movement
 SIGMA_SCALE = 0.4  # seconds; the size of a head in the picture changes slowly
@@ -48,7 +56,9 @@ def widen(crop: np.ndarray, factor: float) -> np.ndarray:
     return np.array([crop[0] / factor, *((crop[1:] - 0.5) / factor + 0.5)])
 
 
-def cut(image: np.ndarray, crop: np.ndarray, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
+def cut(
+    image: np.ndarray, crop: np.ndarray, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> np.ndarray:
     """The square out of uint8 (H, W, 3) or (H, W), resized to `size` with antialiasing; beyond the border its last pixels are repeated."""
     left, top = -crop[1:] / crop[0]
     side = 1.0 / crop[0]

@@ -42,9 +42,15 @@ class FaceFinder:
         warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
         solutions = mp.solutions
         with hushed():
-            self._detector = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=detection_score)
-            self._mesh = solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
-            self._person = solutions.selfie_segmentation.SelfieSegmentation(model_selection=1)  # the landscape model smears less here
+            self._detector = solutions.face_detection.FaceDetection(
+                model_selection=1, min_detection_confidence=detection_score
+            )
+            self._mesh = solutions.face_mesh.FaceMesh(
+                static_image_mode=True, max_num_faces=1, refine_landmarks=True
+            )
+            self._person = solutions.selfie_segmentation.SelfieSegmentation(
+                model_selection=1
+            )  # the landscape model smears less here
             blank = np.zeros((64, 64, 3), np.uint8)
             for network in (self._detector, self._mesh, self._person):
                 network.process(blank)
@@ -70,7 +76,9 @@ class FaceFinder:
     def mask(self, image: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
         """How much each pixel of the aligned square belongs to a person: uint8 (size, size), 255 = wholly."""
         network_view = cut(image, widen(crop, MASK_CONTEXT), MASK_INPUT, Image.Resampling.BILINEAR)
-        person = np.clip(self._person.process(network_view).segmentation_mask * 255.0 + 0.5, 0, 255).astype(np.uint8)
+        person = np.clip(self._person.process(network_view).segmentation_mask * 255.0 + 0.5, 0, 255).astype(
+            np.uint8
+        )
         side = MASK_INPUT / MASK_CONTEXT
         shift = -(MASK_INPUT - side) / 2 / side
         return cut(person, np.array([1 / side, shift, shift]), size, Image.Resampling.BILINEAR)
@@ -82,7 +90,9 @@ class FaceFinder:
         for detection in self._detector.process(image).detections or []:
             box = detection.location_data.relative_bounding_box
             left, top = box.xmin * width, box.ymin * height
-            found.append(((left, top, left + box.width * width, top + box.height * height), float(detection.score[0])))
+            found.append(
+                ((left, top, left + box.width * width, top + box.height * height), float(detection.score[0]))
+            )
         return sorted(found, key=lambda face: -_area(face[0]))
 
     def _detect_padded(self, image: np.ndarray) -> list[tuple[tuple[float, ...], float]]:
@@ -96,7 +106,9 @@ class FaceFinder:
         for context in MESH_CONTEXTS:
             side = context * max(right - left, bottom - top)
             crop = np.array([1 / side, 0.5 - (left + right) / 2 / side, 0.5 - (top + bottom) / 2 / side])
-            faces = self._mesh.process(cut(image, crop, MESH_INPUT, Image.Resampling.BILINEAR)).multi_face_landmarks
+            faces = self._mesh.process(
+                cut(image, crop, MESH_INPUT, Image.Resampling.BILINEAR)
+            ).multi_face_landmarks
             if not faces:
                 continue
             points = np.array([(point.x, point.y, point.z) for point in faces[0].landmark])

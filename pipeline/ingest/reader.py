@@ -39,14 +39,22 @@ def find_files(folder: str | Path, suffixes: frozenset[str]) -> tuple[list[str],
     found, others, visited = [], 0, set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if real not in visited else []
+        folders[:] = (
+            sorted(name for name in folders if not name.startswith(".")) if real not in visited else []
+        )
         if real in visited:
             continue
         visited.add(real)
         relative = Path(here).relative_to(folder)
-        wanted = [name for name in [*files, *folders] if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
+        wanted = [
+            name
+            for name in [*files, *folders]
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        ]
         found += [(relative / name).as_posix() for name in wanted]
-        others += sum(not name.startswith(".") and Path(name).suffix.lower() not in suffixes for name in files)
+        others += sum(
+            not name.startswith(".") and Path(name).suffix.lower() not in suffixes for name in files
+        )
     return sorted(found), others
 
 
@@ -78,7 +86,9 @@ def read_image(path: str | Path) -> np.ndarray:
             picture = _to_rgb(ImageOps.exif_transpose(image))
     except Rejected:
         raise
-    except Exception as error:  # Pillow's readers let struct, value, index and system errors through when a file is damaged
+    except (
+        Exception
+    ) as error:  # Pillow's readers let struct, value, index and system errors through when a file is damaged
         raise Rejected(f"cannot be read: {_plain(error)}") from error
     if min(picture.shape[:2]) < SMALLEST_SIDE:
         raise Rejected(f"image too small: {picture.shape[1]} x {picture.shape[0]}")
@@ -88,7 +98,9 @@ def read_image(path: str | Path) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float32)
-        image = Image.fromarray(np.clip(values / (257.0 if values.max() > 255 else 1.0) + 0.5, 0, 255).astype(np.uint8))
+        image = Image.fromarray(
+            np.clip(values / (257.0 if values.max() > 255 else 1.0) + 0.5, 0, 255).astype(np.uint8)
+        )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -119,7 +131,15 @@ def probe_video(path: str | Path) -> Video:
             stream = container.streams.video[0]
             rate = float(stream.average_rate or stream.base_rate or 0)
             seconds = float(container.duration or 0) / av.time_base
-            return Video(path, rate, stream.frames, _count_packets(container, stream), stream.width, stream.height, seconds)
+            return Video(
+                path,
+                rate,
+                stream.frames,
+                _count_packets(container, stream),
+                stream.width,
+                stream.height,
+                seconds,
+            )
     except (av.error.FFmpegError, ValueError, OverflowError) as error:
         raise Rejected(f"cannot be read: {_plain(error)}") from error
 
@@ -156,7 +176,9 @@ def _decord_frames(path: str | Path, indices: Sequence[int]) -> Iterator[tuple[i
         if index >= len(reader):
             return
         picture = reader[index].asnumpy()
-        if picture.shape[2] != 3:  # a turned video less than 64 pixels wide: the padding of its lines is taken for a colour
+        if (
+            picture.shape[2] != 3
+        ):  # a turned video less than 64 pixels wide: the padding of its lines is taken for a colour
             raise RuntimeError("lines are padded")
         yield index, float(reader.get_frame_timestamp(index)[0]), picture
 
@@ -168,7 +190,9 @@ def _pyav_frames(path: str | Path, indices: Sequence[int]) -> Iterator[tuple[int
             container.streams.video[0].thread_count = 1
             for index, frame in enumerate(islice(container.decode(video=0), last + 1)):
                 if index in wanted:
-                    picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)  # decord turns the picture by itself
+                    picture = np.rot90(
+                        frame.to_ndarray(format="rgb24"), frame.rotation // 90
+                    )  # decord turns the picture by itself
                     yield index, float(frame.time or 0.0), np.ascontiguousarray(picture)
     except (av.error.FFmpegError, IndexError):
         return
@@ -176,5 +200,9 @@ def _pyav_frames(path: str | Path, indices: Sequence[int]) -> Iterator[tuple[int
 
 def _plain(error: Exception) -> str:
     """The library's own words, without addresses and paths, so that equal files give equal tables wherever they lie."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    text = (
+        error.strerror
+        if isinstance(error, OSError) and error.strerror
+        else str(error) or type(error).__name__
+    )
     return re.sub(r"\s*(<[^>]*>|'[^']*/[^']*'|\"[^\"]*/[^\"]*\")", "", text.splitlines()[0])[:120]

@@ -25,7 +25,15 @@ from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
 from pipeline.ingest.detector import Face, FaceFinder, face_size
-from pipeline.ingest.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Rejected, find_files, probe_video, read_frames, read_image
+from pipeline.ingest.reader import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Rejected,
+    find_files,
+    probe_video,
+    read_frames,
+    read_image,
+)
 from pipeline.store.shards import Sample, encode_png
 from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, write_table
 
@@ -37,7 +45,9 @@ Row = dict[str, Any]
 GOOD = {"status": "ok", "reason": ""}
 
 
-def ingest(settings: Ingest, image: int, machine: Machine, portraits: Path, clips: Path, out: Path) -> dict[str, Any]:
+def ingest(
+    settings: Ingest, image: int, machine: Machine, portraits: Path, clips: Path, out: Path
+) -> dict[str, Any]:
     """Ingest the two folders at `image` pixels; writes portraits, clips and frames .parquet and shards/ to `out`, returns the metrics.
 
     Raises UserError when a folder holds nothing, nothing of it can be used, or there are not three clips, one for each split.
@@ -47,7 +57,12 @@ def ingest(settings: Ingest, image: int, machine: Machine, portraits: Path, clip
     units = units_of("portraits", portrait_files, settings.shard_size)
     units += [WorkUnit(f"clips-{number:06d}", [file]) for number, file in enumerate(clip_files)]
     worker = partial(Ingester, settings, image, portraits.resolve(), clips.resolve())
-    scratch = scratch_folder("ingest", fingerprint(__file__, settings, image, _stamps(portraits, portrait_files), _stamps(clips, clip_files)))
+    scratch = scratch_folder(
+        "ingest",
+        fingerprint(
+            __file__, settings, image, _stamps(portraits, portrait_files), _stamps(clips, clip_files)
+        ),
+    )
     done = run_units(units, worker, scratch, machine, "ingest", {"files": 1})
 
     portrait_rows, clip_rows, frame_rows = _rows(done)
@@ -58,7 +73,11 @@ def ingest(settings: Ingest, image: int, machine: Machine, portraits: Path, clip
         row["split"] = splits[row["key"]]
     for row in frame_rows:
         row["split"] = splits[row["clip"]]
-    for name, schema, rows in (("portraits", PORTRAITS, portrait_rows), ("clips", CLIPS, clip_rows), ("frames", FRAMES, frame_rows)):
+    for name, schema, rows in (
+        ("portraits", PORTRAITS, portrait_rows),
+        ("clips", CLIPS, clip_rows),
+        ("frames", FRAMES, frame_rows),
+    ):
         write_table(out / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
     publish(scratch, out / "shards")
     return _metrics(portrait_rows, clip_rows, frame_rows, other_images, other_videos)
@@ -84,7 +103,11 @@ def split_clips(rows: Sequence[Row], settings: Ingest) -> dict[str, str]:
         splits = {row["key"]: found[row["file"]] for row in rows}
     counts = Counter(splits[row["key"]] for row in usable)
     if len(counts) < len(SPLITS):
-        more = "Add clips to ingest.clips" if settings.source == "folder" else "Raise ingest.train_clips, validation_clips and test_clips"
+        more = (
+            "Add clips to ingest.clips"
+            if settings.source == "folder"
+            else "Raise ingest.train_clips, validation_clips and test_clips"
+        )
         reasons = _reasons(rows)
         raise UserError(
             f"of {len(rows)} clips {len(usable)} can be used, but training, validation and testing need one each at least"
@@ -123,7 +146,14 @@ class Ingester:
 
     def _clip(self, file: str, shard: str, record: dict[str, list[Row]]) -> Iterator[Sample]:
         path = self.clips / file
-        row: Row = {"key": key_of(file), "file": file, "fps": 0.0, "seconds": 0.0, "width": 0, "height": 0} | GOOD
+        row: Row = {
+            "key": key_of(file),
+            "file": file,
+            "fps": 0.0,
+            "seconds": 0.0,
+            "width": 0,
+            "height": 0,
+        } | GOOD
         row |= {"frames_declared": 0, "frames_decoded": 0, "frames_ok": 0}
         record["clips"].append(row)
         rows = record["frames"]
@@ -148,7 +178,13 @@ class Ingester:
     def _look(self, path: Path, row: Row, frames: list[Row]) -> dict[int, Face]:
         """Probe the clip, fill its row and those of its frames, and return the faces of the good ones. Raises Rejected."""
         video = probe_video(path)
-        row |= {"fps": video.fps, "frames_declared": video.declared, "width": video.width, "height": video.height, "seconds": video.seconds}
+        row |= {
+            "fps": video.fps,
+            "frames_declared": video.declared,
+            "width": video.width,
+            "height": video.height,
+            "seconds": video.seconds,
+        }
         if video.packets < video.declared:
             raise Rejected(f"truncated: {video.packets} of {video.declared} frames")
         chosen = choose_frames(video.packets, self.settings.frames)
@@ -156,9 +192,17 @@ class Ingester:
             raise Rejected(f"clip too short: {len(chosen)} frames, {self.settings.min_frames} needed")
         faces = {}
         for index, seconds, picture in read_frames(path, chosen):
-            frame = {"key": f"{row['key']}-{index:06d}", "clip": row["key"], "index": index, "seconds": seconds} | GOOD
+            frame = {
+                "key": f"{row['key']}-{index:06d}",
+                "clip": row["key"],
+                "index": index,
+                "seconds": seconds,
+            } | GOOD
             frames.append(frame)
-            row |= {"width": picture.shape[1], "height": picture.shape[0]}  # the container gives the size before it is turned
+            row |= {
+                "width": picture.shape[1],
+                "height": picture.shape[0],
+            }  # the container gives the size before it is turned
             try:
                 faces[index] = self.faces.find(picture)
             except Rejected as reason:
@@ -182,14 +226,28 @@ class Ingester:
 
 def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:
     landmarks = to_aligned(face.mesh_478, crop).astype("<f4")
-    packed = base64.b64encode(landmarks.tobytes()).decode()  # as text in the engine's JSON a float would take 20 letters
-    return {"box": list(face.box), "score": face.score, "landmarks": packed, "crop": crop.tolist(), "shard": shard}
+    packed = base64.b64encode(
+        landmarks.tobytes()
+    ).decode()  # as text in the engine's JSON a float would take 20 letters
+    return {
+        "box": list(face.box),
+        "score": face.score,
+        "landmarks": packed,
+        "crop": crop.tolist(),
+        "shard": shard,
+    }
 
 
 def _list(folder: Path, suffixes: frozenset[str], key: str, settings: Ingest) -> tuple[list[str], int]:
     files, others = find_files(folder, suffixes)
     if not files:
-        state = "does not exist" if not folder.is_dir() else f"holds none ({others} other files)" if others else "is empty"
+        state = (
+            "does not exist"
+            if not folder.is_dir()
+            else f"holds none ({others} other files)"
+            if others
+            else "is empty"
+        )
         raise UserError(
             f"no {key} to read: the folder {folder} (ingest.{key}) {state}. Put {' '.join(sorted(suffixes))} files there, "
             "name another folder in params.yaml, or set ingest.source: generated."
@@ -200,15 +258,26 @@ def _list(folder: Path, suffixes: frozenset[str], key: str, settings: Ingest) ->
 def _stamps(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
     """What tells changed files from unchanged ones; reading all of them would take as long as the work."""
     found = [(file, folder / file) for file in files]
-    return [(file, path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else (file, -1, 0) for file, path in found]
+    return [
+        (file, path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else (file, -1, 0)
+        for file, path in found
+    ]
 
 
 def _rows(done: Sequence[Done]) -> tuple[list[Row], list[Row], list[Row]]:
     """All rows of portraits, clips and frames in order, with the landmarks as numbers again."""
-    tables = [[row for unit in done for row in unit.record.get(kind, [])] for kind in ("portraits", "clips", "frames")]
+    tables = [
+        [row for unit in done for row in unit.record.get(kind, [])]
+        for kind in ("portraits", "clips", "frames")
+    ]
     for unit in done:
         for reject in unit.rejects:
-            row = {"key": key_of(reject.item), "file": reject.item, "status": "rejected", "reason": f"given up: {reject.reason}"}
+            row = {
+                "key": key_of(reject.item),
+                "file": reject.item,
+                "status": "rejected",
+                "reason": f"given up: {reject.reason}",
+            }
             tables[0 if unit.name.startswith("portraits") else 1].append(row | {"width": 0, "height": 0})
     for table in tables[:2]:
         table.sort(key=lambda row: row["file"])  # as they were listed
@@ -242,7 +311,9 @@ def _check_some(rows: Sequence[Row], folder: Path, key: str) -> None:
         )
 
 
-def _metrics(portraits: list[Row], clips: list[Row], frames: list[Row], other_images: int, other_videos: int) -> dict[str, Any]:
+def _metrics(
+    portraits: list[Row], clips: list[Row], frames: list[Row], other_images: int, other_videos: int
+) -> dict[str, Any]:
     """Counts of what was taken and why the rest was not, the share of readable portraits with a face, face sizes in source pixels."""
     result: dict[str, Any] = {
         name: {"ok": sum(row["status"] == "ok" for row in rows), "rejected": _rejected(rows)}
@@ -252,7 +323,9 @@ def _metrics(portraits: list[Row], clips: list[Row], frames: list[Row], other_im
         sizes = [_source_size(row) for row in rows if row["status"] == "ok"]
         result[name]["median_face_pixels"] = round(float(np.median(sizes)), 1)
     readable = [row for row in portraits if row["width"]]
-    result["portraits"]["face_share"] = round(sum(_kind(row["reason"]) != "no face" for row in readable) / len(readable), 4)
+    result["portraits"]["face_share"] = round(
+        sum(_kind(row["reason"]) != "no face" for row in readable) / len(readable), 4
+    )
     result["portraits"]["ignored_files"], result["clips"]["ignored_files"] = other_images, other_videos
     for split in SPLITS:
         result["clips"][split] = sum(row["status"] == "ok" and row["split"] == split for row in clips)

@@ -13,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.foreign.checkpoint_file import CheckpointFile, class_and_attributes, is_tensor, module_tensors, shape_of
+from model.foreign.checkpoint_file import (
+    CheckpointFile,
+    class_and_attributes,
+    is_tensor,
+    module_tensors,
+    shape_of,
+)
 from model.foreign.pickled_arrays import real_value
 from model.foreign.safe_pickle import Record
 from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame, save_head
@@ -26,7 +32,10 @@ from pipeline.core.files import sha256
 from pipeline.networks.published import NEEDED, expected_state, facts_of, weights_path
 
 TAKEN = "G_ema"  # the moving average, which the official programs use, too
-DROPPED = ("deformer.", "dataset_label_std")  # FLAME's data, under FLAME's licence, and a statistic of the training set
+DROPPED = (
+    "deformer.",
+    "dataset_label_std",
+)  # FLAME's data, under FLAME's licence, and a statistic of the training set
 LISTED = 500  # problems that a message lists
 DESCRIBED, DEEPEST = 1000, 20  # values of a file's own description that are kept, and how deep they may lie
 PUBLISHED = Sizes()
@@ -48,7 +57,9 @@ class _Kind:
     """How a network is recognised and what of a file belongs to it."""
 
     mark: str  # the name of a tensor that no other kind has
-    spare: tuple[str, ...] = ()  # beginnings of names that are left out; "" is any that the network does not have
+    spare: tuple[
+        str, ...
+    ] = ()  # beginnings of names that are left out; "" is any that the network does not have
     ones: bool | None = None  # the only value of the init argument `use_ws_ones` that our network knows
 
 
@@ -89,14 +100,24 @@ def _refuse_array_file(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
             names = f"{ADDITIONS[0]}, {SIMPLIFIED} and {EMBEDDING}"
-            raise ValueError(f"{path} is an array file. Put FLAME's side files ({names}) beside generic_model.pkl and import that")
+            raise ValueError(
+                f"{path} is an array file. Put FLAME's side files ({names}) beside generic_model.pkl and import that"
+            )
 
 
 def _import_flame(path: Path, out: Path) -> Imported:
     head = read_flame(path)
-    files = {file.name: sha256(file) for file in (path, *(path.with_name(name) for name in (*ADDITIONS, SIMPLIFIED, EMBEDDING))) if file.is_file()}
+    files = {
+        file.name: sha256(file)
+        for file in (path, *(path.with_name(name) for name in (*ADDITIONS, SIMPLIFIED, EMBEDDING)))
+        if file.is_file()
+    }
     target = out / "flame.safetensors"
-    written = save_head(target, head, {"imported": {"sha256": files}, "licence": "FLAME's: derived files may not be passed on"})
+    written = save_head(
+        target,
+        head,
+        {"imported": {"sha256": files}, "licence": "FLAME's: derived files may not be passed on"},
+    )
     return Imported(target, "flame", written["tensors"], written["values"], [])
 
 
@@ -115,7 +136,9 @@ def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
             "init_args": _plain(attributes.get("_init_args"), left),
             "init_kwargs": _plain(attributes.get("_init_kwargs"), left),
             "training_set_kwargs": _plain(content.get("training_set_kwargs"), left),
-            "other_entries": [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")][:100],
+            "other_entries": [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")][
+                :100
+            ],
         }
         try:
             return told, module_tensors(module)
@@ -124,10 +147,14 @@ def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
     return {}, {name: node for name, node in content.items() if isinstance(name, str) and is_tensor(node)}
 
 
-def _import_network(file: CheckpointFile, name: str, nodes: dict[str, Any], told: dict[str, Any], out: Path, sizes: Sizes) -> Imported:
+def _import_network(
+    file: CheckpointFile, name: str, nodes: dict[str, Any], told: dict[str, Any], out: Path, sizes: Sizes
+) -> Imported:
     kind = KINDS[name]
     if kind.ones is not None and (not kind.ones) in _found(told, "use_ws_ones"):
-        raise ValueError(f"{file.path} was made with use_ws_ones {not kind.ones}, which would give other pictures here")
+        raise ValueError(
+            f"{file.path} was made with use_ws_ones {not kind.ones}, which would give other pictures here"
+        )
     if name == PSI:
         facts, wanted = _psi(nodes, sizes)
     else:
@@ -148,16 +175,27 @@ def _import_network(file: CheckpointFile, name: str, nodes: dict[str, Any], told
     if name == PSI and not _is_driven(state):
         facts = {"network": "psi3d", "sizes": facts["sizes"]}
     if name == LPIPS:
-        state |= {key: value for key, value in PublishedTrunk().state_dict().items() if _comes_with_lpips(key)}
+        state |= {
+            key: value for key, value in PublishedTrunk().state_dict().items() if _comes_with_lpips(key)
+        }
     target = weights_path(out, "psi3d" if facts["network"] == "psi3d" else name)
-    origin = {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256(file.path), "dropped": sorted(spare), **told}
+    origin = {
+        "file": file.path.name,
+        "bytes": file.path.stat().st_size,
+        "sha256": sha256(file.path),
+        "dropped": sorted(spare),
+        **told,
+    }
     written = save_weights(target, state, facts | {"imported": origin})
     return Imported(target, facts["network"], written["tensors"], written["values"], sorted(spare))
 
 
 def _psi(nodes: Mapping[str, Any], sizes: Sizes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and layout of a Psi, which is driven by E_mot or by the head model's parameters: that shows in the width of its input."""
-    sizes_of = {motion: expected_state(lambda motion=motion: Psi(sizes.driven_by(motion))) for motion in ("flame", "emot")}
+    sizes_of = {
+        motion: expected_state(lambda motion=motion: Psi(sizes.driven_by(motion)))
+        for motion in ("flame", "emot")
+    }
     width = "encoder_canonical.maps.0.weight"
     shape = shape_of(nodes[width]) if width in nodes else None
     motion = "flame" if shape == sizes_of["flame"][width].shape else "emot"
@@ -170,7 +208,11 @@ def _is_driven(state: Mapping[str, Tensor]) -> bool:
     Psi_3d is trained with a motion scale of 0, so that nothing ever moves its motion related layers: their norms still have the weights 1 and
     the biases 0 that they began with (facts 4.6).
     """
-    norms = {key: value for key, value in state.items() if key.startswith("encoder_canonical.") and ".norm2." in key}
+    norms = {
+        key: value
+        for key, value in state.items()
+        if key.startswith("encoder_canonical.") and ".norm2." in key
+    }
     return any((value != float(key.endswith("weight"))).any() for key, value in norms.items())
 
 
@@ -184,7 +226,9 @@ def _comes_with_lpips(ours: str) -> bool:
     return ours.startswith(("lpips.lin", "lpips.scaling_layer"))
 
 
-def _problems(nodes: Mapping[str, Any], wanted: Mapping[str, Tensor], spare: list[str]) -> Iterator[tuple[str, str]]:
+def _problems(
+    nodes: Mapping[str, Any], wanted: Mapping[str, Tensor], spare: list[str]
+) -> Iterator[tuple[str, str]]:
     """All that is wrong with the names and shapes."""
     for name, tensor in wanted.items():
         if name not in nodes:
@@ -212,7 +256,10 @@ def _numbers(file: CheckpointFile, node: object, dtype: torch.dtype) -> Tensor:
 
 
 def _sentences(start: str, problems: Mapping[str, str]) -> str:
-    lines = [f"{name!r:.150} {problem}" for name, problem in sorted(problems.items(), key=lambda item: (item[1].split()[0], item[0]))]
+    lines = [
+        f"{name!r:.150} {problem}"
+        for name, problem in sorted(problems.items(), key=lambda item: (item[1].split()[0], item[0]))
+    ]
     more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "\n  ".join([start, *lines[:LISTED], *more])
 
@@ -229,7 +276,11 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
     if isinstance(value, Record):
         return _plain(value.items or _numpy(value), left, depth + 1)
     if isinstance(value, dict):
-        return {str(key)[:100]: _plain(item, left, depth + 1) for key, item in list(value.items())[:DESCRIBED] if left[0] > 0}
+        return {
+            str(key)[:100]: _plain(item, left, depth + 1)
+            for key, item in list(value.items())[:DESCRIBED]
+            if left[0] > 0
+        }
     if isinstance(value, list | tuple):
         return [_plain(item, left, depth + 1) for item in value[:DESCRIBED] if left[0] > 0]
     if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
@@ -245,7 +296,9 @@ def _numpy(record: Record) -> Any:
         array = real_value(record) if record.origin.startswith("numpy.") else None
     except ValueError:
         array = None
-    return array.tolist() if isinstance(array, np.ndarray) and array.size <= DESCRIBED else f"<{record.origin}>"
+    return (
+        array.tolist() if isinstance(array, np.ndarray) and array.size <= DESCRIBED else f"<{record.origin}>"
+    )
 
 
 def _found(told: object, key: str) -> list[Any]:
@@ -254,4 +307,6 @@ def _found(told: object, key: str) -> list[Any]:
         return [value for item in told for value in _found(item, key)]
     if not isinstance(told, dict):
         return []
-    return ([told[key]] if key in told else []) + [value for item in told.values() for value in _found(item, key)]
+    return ([told[key]] if key in told else []) + [
+        value for item in told.values() for value in _found(item, key)
+    ]

@@ -40,7 +40,9 @@ class Judges(nn.Module):
             networks["regressor"] = Regressor()
             networks["regressor"].load_state_dict(load_weights(folder / "regressor.safetensors")[0])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`.") from error
+            raise UserError(
+                f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`."
+            ) from error
         return cls(**networks).to(device)  # pyrefly: ignore[missing-argument]
 
     def train(self, mode: bool = True) -> "Judges":

@@ -37,7 +37,9 @@ NEEDED = {
         "genhead",
         "the GenHead pickle of Portrait4D",
         "github.com/YuDeng/Portrait-4D, pre-trained models",
-        lambda sizes: GenHead(sizes, Flame(standin.standin())),  # the head model adds nothing to the state dict
+        lambda sizes: GenHead(
+            sizes, Flame(standin.standin())
+        ),  # the head model adds nothing to the state dict
     ),
     "motion": Published(
         "motion",
@@ -100,6 +102,10 @@ def load_imported(folder: Path, name: str, sizes: Sizes) -> tuple[dict[str, Tens
     if facts.get("network") != published.told or not isinstance(facts.get("imported"), dict):
         raise ValueError(f"{path} is no imported {published.told}: {advice}")
     wanted = expected_state(lambda: published.build(sizes))
-    if {key: value.shape for key, value in state.items()} != {key: value.shape for key, value in wanted.items()}:
-        raise ValueError(f"{path} has other sizes than `networks` of params.yaml; the published ones are those of `psi4d scale paper`")
+    if {key: value.shape for key, value in state.items()} != {
+        key: value.shape for key, value in wanted.items()
+    }:
+        raise ValueError(
+            f"{path} has other sizes than `networks` of params.yaml; the published ones are those of `psi4d scale paper`"
+        )
     return state, facts

@@ -54,7 +54,9 @@ class Fixture:
         """A stored input with a batch of one in front, float32. Raises ValueError when it is missing or has another shape."""
         values = self.arrays[name].values if name in self.arrays else np.zeros(0)
         if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise ValueError(f"the input {name} is missing or is no array {shape} of finite floats, so that nothing can be compared")
+            raise ValueError(
+                f"the input {name} is missing or is no array {shape} of finite floats, so that nothing can be compared"
+            )
         self.inputs.add(name)
         return torch.from_numpy(values.astype(np.float32))[None]
 
@@ -67,7 +69,9 @@ def recorded(**modules: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Collects the last output of each module, by name, while it is entered."""
     seen: dict[str, Tensor] = {}
     hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: seen.__setitem__(name, output.detach()))
+        module.register_forward_hook(
+            lambda _module, _inputs, output, name=name: seen.__setitem__(name, output.detach())
+        )
         for name, module in modules.items()
     ]
     try:
@@ -89,10 +93,14 @@ def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     shapes = {key: tuple(value.shape) for key, value in entries.items() if not key.endswith(AS_CONSTRUCTED)}
     keys = [str(key) for key in fixture.arrays["keys"].values.flat] if "keys" in fixture.arrays else []
     if not keys or not shapes.keys() >= set(keys):
-        raise ValueError("keys is missing or names something else than entries of Psi, so that nothing can be compared")
+        raise ValueError(
+            "keys is missing or names something else than entries of Psi, so that nothing can be compared"
+        )
     fixture.inputs.add("keys")
-    # pyrefly: ignore[missing-attribute]
-    values = [rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED)).astype(np.float64).ravel() for key in keys]
+    values = []
+    for key in keys:
+        weight = rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED))
+        values.append(weight.astype(np.float64).ravel())  # pyrefly: ignore[missing-attribute]
     return {
         "unit_test": rule.unit("test", (16,)),
         "image_app": rule.image("img_app", 512)[0, :, ::64, ::64],
@@ -154,7 +162,14 @@ def pdfgc_motion_encoder(rule: NumberRule, fixture: Fixture) -> dict[str, Found]
     crop = rule.image("face224", 224)
     with recorded(fan_feature=encoder.model) as seen:
         headpose, eye, emotion, mouth = encoder(crop)
-    found = {"headpose": headpose, "eye": eye, "emotion": emotion, "mouth": mouth, "motion548": encoder.embedding(crop), **seen}
+    found = {
+        "headpose": headpose,
+        "eye": eye,
+        "emotion": emotion,
+        "mouth": mouth,
+        "motion548": encoder.embedding(crop),
+        **seen,
+    }
     return {name: value[0] for name, value in found.items()}
 
 
@@ -172,7 +187,10 @@ def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     images = pair("d_image_sr", 512).requires_grad_()
     # The official network takes the silhouette in [-1, 1]; ours takes the opacity and brings it there.
     others = [pair("d_image", 128), (pair("d_seg", 128, 1) + 1) / 2, pair("d_uv", 512), view]
-    with torch.enable_grad(), recorded(b512=network.b512, b32=network.b32, b8=network.b8, cmap=network.mapping) as seen:
+    with (
+        torch.enable_grad(),
+        recorded(b512=network.b512, b32=network.b32, b8=network.b8, cmap=network.mapping) as seen,
+    ):
         logits = network(images, *others)
         (gradient,) = torch.autograd.grad(logits.sum(), images)
     return {
@@ -198,11 +216,26 @@ def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, 
     """Planes, background feature and what the fixtures hold of the way there."""
     psi, source = _psi(rule), rule.image("img_app", 512)
     canonical = psi.encoder_canonical
-    layers = {"encoder_global": psi.encoder_global, "encoder_detail": psi.encoder_detail, "background_logits": psi.background}
+    layers = {
+        "encoder_global": psi.encoder_global,
+        "encoder_detail": psi.encoder_detail,
+        "background_logits": psi.background,
+    }
     with recorded(**layers, canonical_lr=canonical.shuffle, canonical_sr=canonical) as seen:
-        planes = psi.planes(source, *(rule.tensor(name, (1, PAPER.motion.dims)) for name in ("motion_app", "motion")), motion_scale)
+        planes = psi.planes(
+            source,
+            *(rule.tensor(name, (1, PAPER.motion.dims)) for name in ("motion_app", "motion")),
+            motion_scale,
+        )
         background = psi.background_feature(source)
-    steps = {"encoder_global": 2, "encoder_detail": 8, "canonical_lr": 2, "canonical_sr": 8, "background_logits": 8, "planes": 8}
+    steps = {
+        "encoder_global": 2,
+        "encoder_detail": 8,
+        "canonical_lr": 2,
+        "canonical_sr": 8,
+        "background_logits": 8,
+        "planes": 8,
+    }
     found: dict[str, Found] = {}
     for name, step in steps.items():
         value = (seen | {"planes": planes})[name][0]
@@ -238,7 +271,9 @@ def psi_v2(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 
 def psi_3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     of_psi_v2 = ("encoder", "background")  # the same there and here, stored there
-    planes = {name: value for name, value in _psi_planes(rule, 0.0)[2].items() if not name.startswith(of_psi_v2)}
+    planes = {
+        name: value for name, value in _psi_planes(rule, 0.0)[2].items() if not name.startswith(of_psi_v2)
+    }
     return planes | _psi_picture(rule, 0.0)
 
 
@@ -287,7 +322,11 @@ def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
     for automatic in (False, True):
         rays = network.rays(planes, _parts(), camera()[None], automatic=automatic)
-        arrays = {"feature": rays.colour[0, 0], "depth": rays.depth[0, 0], "transmittance": 1 - rays.opacity[0, 0]}
+        arrays = {
+            "feature": rays.colour[0, 0],
+            "depth": rays.depth[0, 0],
+            "transmittance": 1 - rays.opacity[0, 0],
+        }
         found |= {f"part_{key}_fuse{automatic:d}": array for key, array in arrays.items()}
     return found
 
@@ -311,7 +350,9 @@ def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     up = torch.stack([landmarks[..., 0], 511 - landmarks[..., 1]], -1)
 
     def three(points: Tensor) -> Tensor:
-        return torch.stack([points[:, part].mean(1) for part in (slice(36, 42), slice(42, 48), slice(60, 68))], 1)
+        return torch.stack(
+            [points[:, part].mean(1) for part in (slice(36, 42), slice(42, 48), slice(60, 68))], 1
+        )
 
     template = torch.tensor(EYES_AND_MOUTH)
     # The official warp counts pixels by their centres; fractions of the image count from its edge.
@@ -328,5 +369,15 @@ def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 PSI_CASES: dict[str, ParityCase] = {"psi_v2": psi_v2, "psi_3d": psi_3d, "psi_v2_posed": psi_v2_posed}
 CASES: dict[str, ParityCase] = PSI_CASES | {
     case.__name__: case
-    for case in (rule_check, renderer, superresolution, pdfgc_motion_encoder, arcface_iresnet18, discriminator, flame, genhead, preprocess)
+    for case in (
+        rule_check,
+        renderer,
+        superresolution,
+        pdfgc_motion_encoder,
+        arcface_iresnet18,
+        discriminator,
+        flame,
+        genhead,
+        preprocess,
+    )
 }

@@ -50,7 +50,9 @@ def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
     """One line for each array of a fixture, or a single one that says why there is nothing to compare."""
     name = path.stem
     if name not in CASES:
-        return [Line(name, "unknown", detail=f"there is no such fixture; known are {', '.join(sorted(CASES))}")]
+        return [
+            Line(name, "unknown", detail=f"there is no such fixture; known are {', '.join(sorted(CASES))}")
+        ]
     try:
         fixture = Fixture(path.parent, read_fixture(path))
         with torch.no_grad():
@@ -58,7 +60,10 @@ def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
     except (ValueError, RuntimeError) as error:  # unreadable, or with inputs that the networks refuse
         return [Line(name, "fail", detail=" ".join(str(error).split()))]
     names = sorted(found.keys() | fixture.arrays.keys())
-    return [_compare(f"{name}.{key}", key in fixture.inputs, found.get(key), fixture.arrays.get(key)) for key in names]
+    return [
+        _compare(f"{name}.{key}", key in fixture.inputs, found.get(key), fixture.arrays.get(key))
+        for key in names
+    ]
 
 
 def _compare(name: str, is_input: bool, found: Found | None, stored: Stored | None) -> Line:

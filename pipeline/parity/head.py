@@ -44,7 +44,9 @@ def fake_head(rule: NumberRule, landmark_faces: np.ndarray, landmark_weights: np
     skin[:, 1] = np.clip((template[:, 1] + 0.11) / 0.06, 0, 1)
     skin[:, 0] = 1 - skin[:, 1]
     regressor = np.zeros((5, count))
-    for joint, place in enumerate([(0, -0.11, 0), (0, -0.08, -0.01), (0, -0.02, 0.02), (-0.03, 0.03, 0.07), (0.03, 0.03, 0.07)]):
+    for joint, place in enumerate(
+        [(0, -0.11, 0), (0, -0.08, -0.01), (0, -0.02, 0.02), (-0.03, 0.03, 0.07), (0.03, 0.03, 0.07)]
+    ):
         regressor[joint, np.argsort(((template - np.array(place)) ** 2).sum(1), kind="stable")[:8]] = 1 / 8
     some = np.arange(3)
     return HeadModel(

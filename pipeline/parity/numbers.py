@@ -46,9 +46,14 @@ class NumberRule:
     def image(self, name: str, size: int, channels: int = 3) -> Tensor:
         """A picture (1, channels, size, size) of waves and noise, float32 in about [-1, 1]."""
         key = f"input:{name}"
-        phase, noise = float(self.unit(f"{key}:phase", (1,))[0]), self.unit(key, (channels, size, size)).astype(np.float64)
+        phase, noise = (
+            float(self.unit(f"{key}:phase", (1,))[0]),
+            self.unit(key, (channels, size, size)).astype(np.float64),
+        )
         y, x = np.arange(size)[:, None] / size, np.arange(size)[None] / size
-        waves = [0.7 * np.sin(2 * np.pi * (1.5 * (k + 1) * y + (3 - k) * x) + k + phase) for k in range(channels)]
+        waves = [
+            0.7 * np.sin(2 * np.pi * (1.5 * (k + 1) * y + (3 - k) * x) + k + phase) for k in range(channels)
+        ]
         return torch.from_numpy(np.stack(waves) + 0.3 / math.sqrt(3) * noise)[None].float()
 
     def weight(self, key: str, shape: tuple[int, ...], equalised: bool) -> np.ndarray | None:
@@ -70,7 +75,9 @@ class NumberRule:
             return 0.1 * u
         if leaf not in ("weight", "bias"):
             raise ValueError(f"the number rule says nothing about the entry {key}")
-        if "mapping.fc" in key:  # their learning rate is a hundredth, and so are the weights when they are used
+        if (
+            "mapping.fc" in key
+        ):  # their learning rate is a hundredth, and so are the weights when they are used
             return u * (100 if leaf == "weight" else 10)
         if leaf == "bias":
             return 0.1 * u + key.endswith("affine.bias")
@@ -101,11 +108,15 @@ class NumberRule:
 
 def camera(yaw: float = 0.3, pitch: float = 0.1, radius: float = 4.2, up: float = 0.01) -> Tensor:
     """A camera of the fixtures (1, 25) float32: turned by pitch, then yaw (radians), `radius` from a point `up` above the origin."""
-    (sin_yaw, cos_yaw), (sin_pitch, cos_pitch) = ((math.sin(angle), math.cos(angle)) for angle in (yaw, pitch))
+    (sin_yaw, cos_yaw), (sin_pitch, cos_pitch) = (
+        (math.sin(angle), math.cos(angle)) for angle in (yaw, pitch)
+    )
     about_y = np.array([[cos_yaw, 0, sin_yaw], [0, 1, 0], [-sin_yaw, 0, cos_yaw]])
     about_x = np.array([[1, 0, 0], [0, cos_pitch, -sin_pitch], [0, sin_pitch, cos_pitch]])
     cam2world = np.eye(4)
     cam2world[:3, :3] = about_y @ about_x
     cam2world[:3, 3] = cam2world[:3, 2] * radius + [0, up, 0]
     focal = 4.757182
-    return torch.from_numpy(np.concatenate([cam2world.ravel(), [focal, 0, 0.5, 0, focal, 0.5, 0, 0, 1]])[None]).float()
+    return torch.from_numpy(
+        np.concatenate([cam2world.ravel(), [focal, 0, 0.5, 0, focal, 0.5, 0, 0, 1]])[None]
+    ).float()

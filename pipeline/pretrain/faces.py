@@ -28,7 +28,13 @@ class Faces:
     def batch(self, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Images (B, 3, S, S) in [-1, 1], landmarks, people, targets and fitted of the chosen rows."""
         image = torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return (image, *(torch.from_numpy(array[chosen]) for array in (self.landmarks, self.people, self.targets, self.fitted)))
+        return (
+            image,
+            *(
+                torch.from_numpy(array[chosen])
+                for array in (self.landmarks, self.people, self.targets, self.fitted)
+            ),
+        )
 
 
 def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
@@ -36,21 +42,39 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
     a clip.
     """
     reader = ShardReader(ingest / "shards")
-    rows = [row | {"person": f"clip {row['clip']}"} for row in _rows(ingest / "frames.parquet") if row["split"] == split]
+    rows = [
+        row | {"person": f"clip {row['clip']}"}
+        for row in _rows(ingest / "frames.parquet")
+        if row["split"] == split
+    ]
     if split == "train":
         known = truth / "portraits.parquet"
-        person = {row["file"]: f"identity {row['identity']}" for row in _rows(known)} if known.exists() else {}
-        rows += [row | {"person": person.get(row["file"], f"portrait {row['key']}")} for row in _rows(ingest / "portraits.parquet")]
+        person = (
+            {row["file"]: f"identity {row['identity']}" for row in _rows(known)} if known.exists() else {}
+        )
+        rows += [
+            row | {"person": person.get(row["file"], f"portrait {row['key']}")}
+            for row in _rows(ingest / "portraits.parquet")
+        ]
     rows = [row for row in rows if row["status"] == "ok"]
     if not rows:
-        raise UserError(f"pretrain perception: {ingest} holds no usable face of the {split} split. See the reasons in its tables.")
-    fits = {row["key"]: row["label"] for name in ("ffhq", "vfhq") for row in _rows(labels / f"{name}.parquet") if row["status"] == "ok"}
+        raise UserError(
+            f"pretrain perception: {ingest} holds no usable face of the {split} split. See the reasons in its tables."
+        )
+    fits = {
+        row["key"]: row["label"]
+        for name in ("ffhq", "vfhq")
+        for row in _rows(labels / f"{name}.parquet")
+        if row["status"] == "ok"
+    }
     numbers = {person: i for i, person in enumerate(sorted({row["person"] for row in rows}))}
     return Faces(
         images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
         landmarks=landmarks_70(np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)),
         people=np.array([numbers[row["person"]] for row in rows]),
-        targets=regression_targets(np.array([fits.get(row["key"], np.eye(1, 437)[0]) for row in rows], np.float32)),
+        targets=regression_targets(
+            np.array([fits.get(row["key"], np.eye(1, 437)[0]) for row in rows], np.float32)
+        ),
         fitted=np.array([row["key"] in fits for row in rows]),
     )
 
@@ -64,7 +88,9 @@ def regression_targets(labels_NL: np.ndarray) -> np.ndarray:
     matrix.
     """
     world2cam = labels_NL[:, :16].reshape(-1, 4, 4)[:, :3, :3].transpose(0, 2, 1)
-    return np.concatenate([labels_NL[:, 325:425], labels_NL[:, 428:434], rotation_vectors(world2cam)], axis=1).astype(np.float32)
+    return np.concatenate(
+        [labels_NL[:, 325:425], labels_NL[:, 428:434], rotation_vectors(world2cam)], axis=1
+    ).astype(np.float32)
 
 
 def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
@@ -82,7 +108,9 @@ def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
     return skew / 2 * np.where(sine > 1e-8, np.arctan2(sine, cosine) / np.maximum(sine, 1e-8), 1.0)
 
 
-def augment(image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generator, geometry: float) -> tuple[Tensor, Tensor, Tensor]:
+def augment(
+    image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generator, geometry: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Randomly shifted and scaled (by up to `geometry` of the image), recoloured, blurred and noisy copies; also the landmarks and, as (B,
     2), how
     blurred and how noisy each is (0 to 1)."""
@@ -93,7 +121,12 @@ def augment(image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generato
 
     scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
     theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
-    image = F.grid_sample(image_BCHW, F.affine_grid(theta, image_BCHW.shape, align_corners=False), padding_mode="border", align_corners=False)
+    image = F.grid_sample(
+        image_BCHW,
+        F.affine_grid(theta, image_BCHW.shape, align_corners=False),
+        padding_mode="border",
+        align_corners=False,
+    )
     landmarks = (landmarks_BN2 - 0.5 - shift[:, None]) / scale[:, None] + 0.5
     image = image * uniform(0.75, 1.25, 1, 1, 1) * uniform(0.9, 1.1, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
     blurred = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)

@@ -79,13 +79,19 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
     held = held_out(portraits.z)
     trained = np.setdiff1d(np.arange(count), held)
 
-    def planes_and_background(index: np.ndarray, strangers: np.ndarray, update_average: bool = False) -> tuple[Tensor, Tensor]:
+    def planes_and_background(
+        index: np.ndarray, strangers: np.ndarray, update_average: bool = False
+    ) -> tuple[Tensor, Tensor]:
         # The camera that the mapping is told is somebody else's, so that the planes cannot hold what only holds from one side (facts 3.3).
         condition = torch.cat([portraits.label[strangers, :25], portraits.label[index, 25:325]], dim=1)
         z = portraits.z[index]
-        return genhead.planes(z, condition, update_average=update_average), genhead.background_feature(z, update_average=update_average)
+        return genhead.planes(z, condition, update_average=update_average), genhead.background_feature(
+            z, update_average=update_average
+        )
 
-    def whole(planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator) -> dict[str, Tensor]:
+    def whole(
+        planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         batch = portraits.rows(index)
         rendering = genhead.render(planes, background, states(index), batch.camera[:, None], generator)
         return {
@@ -95,7 +101,9 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
             "depth": losses.depth_l1(rendering.depth, batch.depth, batch.opacity),
         }
 
-    def some(planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator, sparse: SparseRays) -> dict[str, Tensor]:
+    def some(
+        planes: Tensor, background: Tensor, index: np.ndarray, generator: torch.Generator, sparse: SparseRays
+    ) -> dict[str, Tensor]:
         """The same without super-resolution, on the rays of a sparse step."""
         batch = portraits.rows(index)
         cameras = sparse.cameras(batch.camera, sizes.rays)[:, None]
@@ -109,18 +117,27 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
         }
 
     def step(i: int, index: np.ndarray) -> dict[str, Tensor | float]:
-        jitter, fields = torch_rng(params.seed, "genhead-rays", i), planes_and_background(*index, update_average=True)
+        jitter, fields = (
+            torch_rng(params.seed, "genhead-rays", i),
+            planes_and_background(*index, update_average=True),
+        )
         sparse = rays_of_step(params.seed, "genhead-thin", i, WHOLE_EVERY)
         terms = some(*fields, index[0], jitter, sparse) if sparse else whole(*fields, index[0], jitter)
         terms = {name: value.mean() for name, value in terms.items()}
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):  # half a cosine: what is fine settles while the steps get small
+        for group, rate in zip(
+            optimiser.param_groups, rates, strict=True
+        ):  # half a cosine: what is fine settles while the steps get small
             group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * i / training.steps))
         update(optimiser, sum(WEIGHTS[name] * value for name, value in terms.items()))
         return {name: value.detach() for name, value in terms.items()}
 
     @torch.no_grad()
     def shown(index: np.ndarray) -> Rendering:
-        return genhead.render(*planes_and_background(index, (index + 1) % count), states(index), portraits.camera[index][:, None])
+        return genhead.render(
+            *planes_and_background(index, (index + 1) % count),
+            states(index),
+            portraits.camera[index][:, None],
+        )
 
     def validate() -> dict[str, float]:
         if not len(held):
@@ -139,12 +156,18 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
     def preview(done: int) -> None:
         index = np.arange(min(8, count))
         rendering = shown(index)
-        save_grid(training.folder / f"preview-{done:07d}.jpg", [portraits.image[index], rendering.image, rendering.foreground])
+        save_grid(
+            training.folder / f"preview-{done:07d}.jpg",
+            [portraits.image[index], rendering.image, rendering.foreground],
+        )
 
     training = TrainingLoop(
         label="pretrain genhead",
         folder=scratch_folder(
-            "pretrain_genhead", fingerprint(__file__, section, sizes, params.flame, params.seed, params.threads, ingested, labels, truth)
+            "pretrain_genhead",
+            fingerprint(
+                __file__, section, sizes, params.flame, params.seed, params.threads, ingested, labels, truth
+            ),
         ),
         steps=section.steps,
         batch=section.batch,
@@ -155,24 +178,44 @@ def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, 
 
     def load(i: int) -> np.ndarray:
         draw = rng(params.seed, "genhead-batch", i)
-        return trained[draw.choice(len(trained), (2, section.batch), replace=2 * section.batch > len(trained))]
+        return trained[
+            draw.choice(len(trained), (2, section.batch), replace=2 * section.batch > len(trained))
+        ]
 
     history = training.run(load, step, preview, max(1, section.steps // 5), validate)
-    save_weights(out / "genhead.safetensors", genhead.state_dict(), {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps})
+    save_weights(
+        out / "genhead.safetensors",
+        genhead.state_dict(),
+        {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps},
+    )
     known = asdict(portraits) | {"image": torch.from_numpy(to_uint8(portraits.image))}
     save_weights(out / "portraits.safetensors", known, {"network": "portraits that genhead knows"})
-    known = [psnr(shown(index).image, portraits.image[index]) for index in np.array_split(trained[:64], max(1, min(len(trained), 64) // 8))]
+    known = [
+        psnr(shown(index).image, portraits.image[index])
+        for index in np.array_split(trained[:64], max(1, min(len(trained), 64) // 8))
+    ]
     write_json(out / "moved.json", training.moved)
     training.finish()
     people = len(portraits.z.unique(dim=0))
-    return {"history": history, "portraits": count, "people": people, "psnr_training_portraits": round(float(torch.cat(known).mean()), 4)}
+    return {
+        "history": history,
+        "portraits": count,
+        "people": people,
+        "psnr_training_portraits": round(float(torch.cat(known).mean()), 4),
+    }
 
 
 def haste_optimiser(genhead: GenHead, learning_rate: float) -> torch.optim.Adam:
     """Adam on all weights, with the factors of HASTE."""
     parts: dict[str, list[torch.nn.Parameter]] = {part: [] for part in HASTE}
     for name, parameter in genhead.named_parameters():
-        part = "mapping" if ".mapping." in name else "superresolution" if name.startswith("superresolution.") else "other"
+        part = (
+            "mapping"
+            if ".mapping." in name
+            else "superresolution"
+            if name.startswith("superresolution.")
+            else "other"
+        )
         parts[part].append(parameter)
     groups = [{"params": parameters, "lr": learning_rate * HASTE[part]} for part, parameters in parts.items()]
     return torch.optim.Adam(groups, betas=(0.5, 0.99), eps=1e-8)
@@ -196,9 +239,15 @@ class States:
     def __init__(self, genhead: GenHead, portraits: Portraits) -> None:
         self.genhead, self.label = genhead, portraits.label
         cells = genhead.sizes.genhead.deformation_cells
-        self.offsets = torch.cat([genhead.offsets(label, cells) for label in portraits.label.split(LABELS_AT_ONCE)]) if cells else None
+        self.offsets = (
+            torch.cat([genhead.offsets(label, cells) for label in portraits.label.split(LABELS_AT_ONCE)])
+            if cells
+            else None
+        )
         parts = []
-        for label, camera in zip(portraits.label.split(LABELS_AT_ONCE), portraits.camera.split(LABELS_AT_ONCE), strict=True):
+        for label, camera in zip(
+            portraits.label.split(LABELS_AT_ONCE), portraits.camera.split(LABELS_AT_ONCE), strict=True
+        ):
             state = genhead.state(label, camera[:, None])
             parts.append((state.eye_boxes_BE23, state.eye_mask_BVnn, state.mouth_mask_BVnn))
         self.boxes, *self.masks = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -207,7 +256,9 @@ class States:
         """Of some portraits, the masks at all rays or at those of a sparse step."""
         deform = self.genhead.deform(self.label[index], None if self.offsets is None else self.offsets[index])
         masks = (mask[index] for mask in self.masks)
-        return HeadState(deform, self.boxes[index], *(sparse(mask).contiguous() if sparse else mask for mask in masks))
+        return HeadState(
+            deform, self.boxes[index], *(sparse(mask).contiguous() if sparse else mask for mask in masks)
+        )
 
 
 def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:
@@ -218,12 +269,26 @@ def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:
 
 def load_portraits(ingested: Path, labels: Path, truth: Path, sizes: Sizes, seed: int) -> Portraits:
     """The portraits that ingest and fit_flame accepted. Raises UserError when there is none."""
-    rows = {row["key"]: row for row in pq.read_table(ingested / "portraits.parquet").to_pylist() if row["status"] == "ok"}
-    fitted = {row["key"]: row["label"] for row in pq.read_table(labels / "ffhq.parquet").to_pylist() if row["status"] == "ok"}
+    rows = {
+        row["key"]: row
+        for row in pq.read_table(ingested / "portraits.parquet").to_pylist()
+        if row["status"] == "ok"
+    }
+    fitted = {
+        row["key"]: row["label"]
+        for row in pq.read_table(labels / "ffhq.parquet").to_pylist()
+        if row["status"] == "ok"
+    }
     keys = sorted(rows.keys() & fitted.keys())
     if not keys:
-        raise UserError("pretrain genhead: no portrait was both accepted and fitted. metrics/ingest.json and metrics/fit_flame_ffhq.json say why.")
-    describe = _TrueHeads(truth, sizes.rays) if (truth / "portraits.parquet").exists() else _FittedHeads(fitted, sizes, seed)
+        raise UserError(
+            "pretrain genhead: no portrait was both accepted and fitted. metrics/ingest.json and metrics/fit_flame_ffhq.json say why."
+        )
+    describe = (
+        _TrueHeads(truth, sizes.rays)
+        if (truth / "portraits.parquet").exists()
+        else _FittedHeads(fitted, sizes, seed)
+    )
     images = ShardReader(ingested / "shards")
     columns = []
     for key in keys:
@@ -237,7 +302,9 @@ class _TrueHeads:
 
     def __init__(self, truth: Path, rays: int) -> None:
         self.known = {row["file"]: row for row in pq.read_table(truth / "portraits.parquet").to_pylist()}
-        self.codes = {row["identity"]: row["z"] for row in pq.read_table(truth / "identities.parquet").to_pylist()}
+        self.codes = {
+            row["identity"]: row["z"] for row in pq.read_table(truth / "identities.parquet").to_pylist()
+        }
         self.masks, self.rays = ShardReader(truth), rays
 
     def __call__(self, row: dict[str, Any], fields: dict[str, bytes]) -> tuple[Tensor, ...]:
@@ -262,7 +329,11 @@ class _FittedHeads:
     def __call__(self, row: dict[str, Any], fields: dict[str, bytes]) -> tuple[Tensor, ...]:
         opacity = shrink(image_tensor(fields["mask.png"])[None], self.sizes.rays)[0]
         label = torch.tensor(self.fitted[row["key"]])
-        code = rng(self.seed, "portrait code", row["key"]).normal(size=self.sizes.genhead.z_dim).astype(np.float32)
+        code = (
+            rng(self.seed, "portrait code", row["key"])
+            .normal(size=self.sizes.genhead.z_dim)
+            .astype(np.float32)
+        )
         return opacity, torch.full_like(opacity, torch.inf), torch.from_numpy(code), label, label[:25]
 
 
@@ -290,4 +361,6 @@ def _resample(raw_HW: np.ndarray, crop: list[float], side: int, method: int) -> 
     scale, tx, ty = crop
     centres = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = np.meshgrid((centres - tx) / scale - 0.5, (centres - ty) / scale - 0.5)
-    return cv2.remap(raw_HW, x.astype(np.float32), y.astype(np.float32), method, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        raw_HW, x.astype(np.float32), y.astype(np.float32), method, borderMode=cv2.BORDER_REPLICATE
+    )

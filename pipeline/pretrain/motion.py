@@ -36,8 +36,17 @@ from pipeline.store.shards import ShardReader, decode_png
 from pipeline.train.loop import TrainingLoop, update
 
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
-WEIGHTS = {"eye": 0.6, "emotion": 0.3, "mouth": 0.3, POSE: 0.2}  # of Huber losses in standard deviations, against L1 of the pictures
-MAPPED = [68, 69, *range(2, 68)]  # what the 68 landmark maps show: two points of the contour, which tell little, make room for the pupils
+WEIGHTS = {
+    "eye": 0.6,
+    "emotion": 0.3,
+    "mouth": 0.3,
+    POSE: 0.2,
+}  # of Huber losses in standard deviations, against L1 of the pictures
+MAPPED = [
+    68,
+    69,
+    *range(2, 68),
+]  # what the 68 landmark maps show: two points of the contour, which tell little, make room for the pupils
 MAPS_WEIGHT = 10.0  # of distances in widths of the crop
 GENERATOR_RATE = 0.2
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
@@ -52,10 +61,16 @@ class MotionFaces:
     images: np.ndarray  # (N, S, S, 3) uint8
     points: np.ndarray  # (N, 70, 2) fractions
     clips: np.ndarray  # (N,) name of the clip; empty for portraits
-    pose: np.ndarray  # (N, 3) head rotation, axis-angle in radians; NaN where the fit was rejected, also in `frontal`
-    frontal: np.ndarray  # (N, 70, 2) landmarks of the fitted head from the front and far away, world units, y down
+    pose: (
+        np.ndarray
+    )  # (N, 3) head rotation, axis-angle in radians; NaN where the fit was rejected, also in `frontal`
+    frontal: (
+        np.ndarray
+    )  # (N, 70, 2) landmarks of the fitted head from the front and far away, world units, y down
 
-    def crops(self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def crops(
+        self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What the encoder is shown of these rows, the same in its own colours, both (B, 3, size, size) in [-1, 1], and where the landmarks
         lie in them, (B, 70, 2) fractions. With a generator framing and colours are random.
         """
@@ -77,16 +92,27 @@ def read_motion_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> M
         rows += [row | {"clip": ""} for row in pq.read_table(ingest / "portraits.parquet").to_pylist()]
     rows = [row for row in rows if row["status"] == "ok"]
     if not any(row["clip"] for row in rows):
-        raise UserError(f"pretrain motion: {ingest} has no usable frame of a {split} clip. Look into the reasons in its tables.")
-    fits = [row for item in ("ffhq", "vfhq") for row in pq.read_table(labels / f"{item}.parquet").to_pylist() if row["status"] == "ok"]
+        raise UserError(
+            f"pretrain motion: {ingest} has no usable frame of a {split} clip. Look into the reasons in its tables."
+        )
+    fits = [
+        row
+        for item in ("ffhq", "vfhq")
+        for row in pq.read_table(labels / f"{item}.parquet").to_pylist()
+        if row["status"] == "ok"
+    ]
     fitted = {row["key"]: row["label"] for row in fits}
     label = torch.tensor([fitted.get(row["key"], [np.nan] * 437) for row in rows])
     with torch.no_grad():
-        frontal = torch.cat([flame.landmarks(head_vertices(flame, part)) for part in label.split(64)])[..., :2]
+        frontal = torch.cat([flame.landmarks(head_vertices(flame, part)) for part in label.split(64)])[
+            ..., :2
+        ]
     reader = ShardReader(ingest / "shards")
     return MotionFaces(
         images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
-        points=landmarks_70(np.array([row["landmarks"] for row in rows], np.float32).reshape(len(rows), -1, 3)),
+        points=landmarks_70(
+            np.array([row["landmarks"] for row in rows], np.float32).reshape(len(rows), -1, 3)
+        ),
         clips=np.array([row["clip"] for row in rows]),
         pose=label[:, 425:428].numpy(),
         frontal=frontal.numpy() * np.array([1.0, -1.0]),
@@ -110,7 +136,10 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
     rates = [(teacher.reenactor, GENERATOR_RATE), (teacher.encoder, 1.0), (teacher.readouts, 1.0)]
     groups = [{"params": list(part.parameters()), "lr": section.learning_rate * rate} for part, rate in rates]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.02)
-    folder = scratch_folder("pretrain_motion", fingerprint(__file__, section, sizes, params.flame, seed, params.threads, ingest, labels))
+    folder = scratch_folder(
+        "pretrain_motion",
+        fingerprint(__file__, section, sizes, params.flame, seed, params.threads, ingest, labels),
+    )
     training = TrainingLoop(
         label="pretrain motion",
         folder=folder,
@@ -130,7 +159,9 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
         return {name: value.detach() for name, value in losses.items()}
 
     unseen = read_motion_faces(flame, ingest, labels, "validation")
-    looked_at = to_device(_draw(unseen, VALIDATION_PAIRS, sizes.input, rng(seed, "motion validation")), device)
+    looked_at = to_device(
+        _draw(unseen, VALIDATION_PAIRS, sizes.input, rng(seed, "motion validation")), device
+    )
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
@@ -139,14 +170,26 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
         teacher.train()
         return {"loss": loss}
 
-    history = training.run(lambda i: _draw(faces, section.batch, sizes.input, rng(seed, "motion", i)), step, validate=validate)
+    history = training.run(
+        lambda i: _draw(faces, section.batch, sizes.input, rng(seed, "motion", i)), step, validate=validate
+    )
     teacher.eval()
     note = {"network": "motion encoder", "sizes": asdict(sizes), "trained_on": len(faces.images)}
     save_weights(out / "motion.safetensors", teacher.encoder.state_dict(), note)
     write_json(out / "moved.json", training.moved)
     training.finish()
-    last = {f"{name}_loss": value for row in history for name, value in row.items() if name not in ("step", "images")}
-    return {"history": history, "trained_on": len(faces.images), **last, **measure_unseen(teacher, faces, unseen)}
+    last = {
+        f"{name}_loss": value
+        for row in history
+        for name, value in row.items()
+        if name not in ("step", "images")
+    }
+    return {
+        "history": history,
+        "trained_on": len(faces.images),
+        **last,
+        **measure_unseen(teacher, faces, unseen),
+    }
 
 
 @dataclass
@@ -169,7 +212,9 @@ def _draw(faces: MotionFaces, batch: int, size: int, generator: np.random.Genera
     rows = np.concatenate([np.stack([first, second], axis=1).reshape(-1), alone])
     shown, crops, places = faces.crops(rows, size, generator)
     # Mirrored after cropping, since the crop is symmetrical; the two of a pair together.
-    mirrored = np.concatenate([np.repeat(generator.random(batch) < 0.5, 2), generator.random(len(alone)) < 0.5])
+    mirrored = np.concatenate(
+        [np.repeat(generator.random(batch) < 0.5, 2), generator.random(len(alone)) < 0.5]
+    )
     turned = torch.from_numpy(mirrored)[:, None, None, None]
     flipped = (places * places.new_tensor([-1.0, 1.0]) + places.new_tensor([1.0, 0.0]))[:, MIRROR]
     frontal, pose = faces.frontal[rows], faces.pose[rows]
@@ -187,7 +232,9 @@ def _draw(faces: MotionFaces, batch: int, size: int, generator: np.random.Genera
 
 def _in_crop(points_NK2: Tensor, framing_NK2: Tensor) -> Tensor:
     """Image fractions to fractions of the square that `motion_crop` cuts with the landmarks `framing`."""
-    reference = torch.stack([framing_NK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1)
+    reference = torch.stack(
+        [framing_NK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1
+    )
     matrix = similarity(reference, reference.new_tensor(EYES_AND_MOUTH))
     placed = points_NK2 @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
     return (placed + 0.5 - placed.new_tensor([(CROP - KEPT) / 2, 0.0])) / KEPT
@@ -199,7 +246,9 @@ def _jitter(points_N70x2: np.ndarray, generator: np.random.Generator) -> np.ndar
     middle = points_N70x2.mean(1, keepdims=True)
     factor = (1 + 0.04 * generator.normal(size=count)) * np.exp(1j * 0.05 * generator.normal(size=count))
     z = (points_N70x2 - middle) @ np.array([1, 1j])
-    z = z * factor[:, None] + 0.008 * (generator.normal(size=(count, 1)) + 1j * generator.normal(size=(count, 1)))
+    z = z * factor[:, None] + 0.008 * (
+        generator.normal(size=(count, 1)) + 1j * generator.normal(size=(count, 1))
+    )
     return np.stack([z.real, z.imag], axis=-1) + middle
 
 
@@ -212,7 +261,11 @@ def _recolour(image_BCHW: Tensor, generator: np.random.Generator) -> Tensor:
 
     grey = torch.from_numpy(generator.random((count, 1, 1, 1)).astype(np.float32)).pow(2)
     image = torch.lerp(image_BCHW, image_BCHW.mean(1, keepdim=True), grey)
-    image = image * normal(0.2, 1, 1, 1).exp() * normal(0.1, 3, 1, 1).exp() + normal(0.12, 1, 1, 1) + normal(0.08, 3, 1, 1)
+    image = (
+        image * normal(0.2, 1, 1, 1).exp() * normal(0.1, 3, 1, 1).exp()
+        + normal(0.12, 1, 1, 1)
+        + normal(0.08, 3, 1, 1)
+    )
     return (image + normal(0.03, *image.shape[1:])).clamp(-1, 1)
 
 
@@ -227,11 +280,20 @@ class _Teacher(nn.Module):
         self.encoder.model.l0.register_forward_hook(self._keep_maps)
         self.reenactor = Reenactor(sizes.dims + sizes.headpose, sizes.width)
         targets = motion_targets(faces.frontal) | {POSE: faces.pose}
-        parts = {POSE: sizes.headpose, "eye": sizes.eye, "emotion": sizes.emotion, "mouth": sizes.feature}  # as the encoder returns them
-        self.readouts = nn.ModuleDict({name: nn.Linear(width, targets[name].shape[1]) for name, width in parts.items()})
+        parts = {
+            POSE: sizes.headpose,
+            "eye": sizes.eye,
+            "emotion": sizes.emotion,
+            "mouth": sizes.feature,
+        }  # as the encoder returns them
+        self.readouts = nn.ModuleDict(
+            {name: nn.Linear(width, targets[name].shape[1]) for name, width in parts.items()}
+        )
         for name, values in targets.items():
             self.register_buffer(f"{name}_mean", torch.from_numpy(np.nan_to_num(np.nanmean(values, axis=0))))
-            self.register_buffer(f"{name}_spread", torch.from_numpy(np.nan_to_num(np.nanstd(values, axis=0)).clip(1e-3)))
+            self.register_buffer(
+                f"{name}_spread", torch.from_numpy(np.nan_to_num(np.nanstd(values, axis=0)).clip(1e-3))
+            )
 
     def forward(self, batch: _Batch) -> dict[str, Tensor]:
         """The losses, scalars."""
@@ -242,7 +304,9 @@ class _Teacher(nn.Module):
             known = ~wanted.isnan()
             error = (readout(parts[name]) - wanted.nan_to_num())[known]
             losses[name] = WEIGHTS[name] * nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
-        losses["maps"] = MAPS_WEIGHT * (_peaks(self.maps) - batch.places[:, MAPPED[: self.maps.shape[1]]]).abs().mean()
+        losses["maps"] = (
+            MAPS_WEIGHT * (_peaks(self.maps) - batch.places[:, MAPPED[: self.maps.shape[1]]]).abs().mean()
+        )
         motion = torch.cat(list(parts.values()), dim=1)[: batch.reenacted]
         made, wanted = self.reenact(batch.crops[: batch.reenacted], motion)
         return losses | {"l1": (made - wanted).abs().mean(), "gradient": _gradient_difference(made, wanted)}
@@ -274,7 +338,9 @@ def _gradient_difference(a: Tensor, b: Tensor) -> Tensor:
 def measure_unseen(teacher: _Teacher, train: MotionFaces, test: MotionFaces) -> dict[str, float]:
     """The metrics of `pretrain_motion`."""
     known = np.flatnonzero(train.clips != "")
-    inputs, unseen = (_embed(teacher, faces, rows) for faces, rows in ((train, known), (test, np.arange(len(test.clips)))))
+    inputs, unseen = (
+        _embed(teacher, faces, rows) for faces, rows in ((train, known), (test, np.arange(len(test.clips))))
+    )
     mean, spread = inputs.mean(0), inputs.std(0).clip(1e-6)
     inputs, unseen = ((x - mean) / spread for x in (inputs, unseen))
     normal = inputs.T @ inputs + RIDGE * len(inputs) * np.eye(inputs.shape[1])
@@ -284,25 +350,39 @@ def measure_unseen(teacher: _Teacher, train: MotionFaces, test: MotionFaces) -> 
         middle = values.mean()
         guess = unseen @ np.linalg.solve(normal, inputs.T @ (values - middle)) + middle
         metrics[f"{name}_r2"] = _explained(answers[name], guess)
-        metrics[f"{name}_r2_in_clip"] = _explained(_centred(answers[name], test.clips), _centred(guess, test.clips))
+        metrics[f"{name}_r2_in_clip"] = _explained(
+            _centred(answers[name], test.clips), _centred(guess, test.clips)
+        )
     made, copied = [], []
     for clip in dict.fromkeys(test.clips.tolist()):
         rows = np.flatnonzero(test.clips == clip)
-        rows = np.stack([rows[: len(rows) // 2], rows[-(len(rows) // 2) :]], axis=1).reshape(-1)  # half a clip apart
+        rows = np.stack([rows[: len(rows) // 2], rows[-(len(rows) // 2) :]], axis=1).reshape(
+            -1
+        )  # half a clip apart
         if not len(rows):
             continue
         shown, crops, _ = to_device(test.crops(rows, teacher.encoder.sizes.input), teacher.eye_mean.device)
         result, target = teacher.reenact(crops, torch.cat(teacher.encoder(shown), dim=1))
         made.append(float((result - target).abs().mean()))
         copied.append(float((crops[torch.arange(len(crops)) ^ 1] - target).abs().mean()))
-    return metrics | {"reenactment_l1": round(float(np.mean(made)), 5), "copied_source_l1": round(float(np.mean(copied)), 5)}
+    return metrics | {
+        "reenactment_l1": round(float(np.mean(made)), 5),
+        "copied_source_l1": round(float(np.mean(copied)), 5),
+    }
 
 
 def _embed(teacher: _Teacher, faces: MotionFaces, rows: np.ndarray) -> np.ndarray:
     """Embeddings (N, dims) as Psi gets them."""
     encoder = teacher.encoder
-    crops = (faces.crops(rows[start : start + 64], encoder.sizes.input)[0] for start in range(0, len(rows), 64))
-    return torch.cat([encoder.embedding(crop.to(teacher.eye_mean.device)) for crop in crops]).double().cpu().numpy()
+    crops = (
+        faces.crops(rows[start : start + 64], encoder.sizes.input)[0] for start in range(0, len(rows), 64)
+    )
+    return (
+        torch.cat([encoder.embedding(crop.to(teacher.eye_mean.device)) for crop in crops])
+        .double()
+        .cpu()
+        .numpy()
+    )
 
 
 def _centred(values: np.ndarray, clips: np.ndarray) -> np.ndarray:
@@ -315,4 +395,6 @@ def _centred(values: np.ndarray, clips: np.ndarray) -> np.ndarray:
 
 def _explained(values: np.ndarray, guess: np.ndarray) -> float:
     """R^2."""
-    return round(1.0 - float(np.square(values - guess).sum() / max(np.square(values - values.mean()).sum(), 1e-12)), 4)
+    return round(
+        1.0 - float(np.square(values - guess).sum() / max(np.square(values - values.mean()).sum(), 1e-12)), 4
+    )

@@ -42,12 +42,16 @@ PARTS = {"expression": EXPRESSION, "jaw": JAW, "eyes": EYES, "rotation": ROTATIO
 MARGIN, SCALE = 0.3, 24.0  # of ArcFace; the published 0.5 and 64 need more faces than a small run has
 
 
-def arcface_loss(embedding_BE: Tensor, centres_CE: Tensor, people_B: Tensor, margin: float = MARGIN, scale: float = SCALE) -> Tensor:
+def arcface_loss(
+    embedding_BE: Tensor, centres_CE: Tensor, people_B: Tensor, margin: float = MARGIN, scale: float = SCALE
+) -> Tensor:
     """Additive angular margin softmax over the people: the angle to the own centre counts as if it were larger by `margin` radians."""
     cosine = F.normalize(embedding_BE, dim=1) @ F.normalize(centres_CE, dim=1).T
     own = cosine.gather(1, people_B[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
     # Past pi - margin the cosine would rise again; there the loss goes on linearly.
-    pushed = torch.where(own > -np.cos(margin), torch.cos(torch.acos(own) + margin), own - margin * np.sin(margin))
+    pushed = torch.where(
+        own > -np.cos(margin), torch.cos(torch.acos(own) + margin), own - margin * np.sin(margin)
+    )
     return F.cross_entropy(scale * cosine.scatter(1, people_B[:, None], pushed), people_B)
 
 
@@ -62,11 +66,29 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
         params,
         faces,
         unseen,
-        fingerprint(__file__, params.pretrain.perception, params.networks.identity, params.flame, params.seed, params.threads, ingest, labels, truth),
+        fingerprint(
+            __file__,
+            params.pretrain.perception,
+            params.networks.identity,
+            params.flame,
+            params.seed,
+            params.threads,
+            ingest,
+            labels,
+            truth,
+        ),
     )
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
-    note = {"trained_on": len(faces.images), "people": int(faces.people.max()) + 1, "image": faces.images.shape[1]}
-    save_weights(out / "identity.safetensors", identity.state_dict(), note | {"network": "identity", "sizes": asdict(params.networks.identity)})
+    note = {
+        "trained_on": len(faces.images),
+        "people": int(faces.people.max()) + 1,
+        "image": faces.images.shape[1],
+    }
+    save_weights(
+        out / "identity.safetensors",
+        identity.state_dict(),
+        note | {"network": "identity", "sizes": asdict(params.networks.identity)},
+    )
     save_weights(out / "trunk.safetensors", trunk.state_dict(), note | {"network": "lpips-alex trunk"})
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
     export_identity(identity, out / "identity.onnx")
@@ -80,11 +102,17 @@ class PerceptionTrainer:
     """Trains one network after the other on the same faces."""
 
     def __init__(self, params: Params, faces: Faces, unseen: Faces, name: str) -> None:
-        self.section, self.seed, self.sizes = params.pretrain.perception, params.seed, params.networks.identity
+        self.section, self.seed, self.sizes = (
+            params.pretrain.perception,
+            params.seed,
+            params.networks.identity,
+        )
         self.faces, self.name, self.device = faces, name, choose_device(params.machine.device)
         self.unseen = Unseen(unseen, self.device)
         flame = Flame(head_model.load(params.flame.model)).to(self.device)
-        self.parameter_loss = ParameterLoss(flame, torch.from_numpy(faces.targets[faces.fitted]).to(self.device))
+        self.parameter_loss = ParameterLoss(
+            flame, torch.from_numpy(faces.targets[faces.fitted]).to(self.device)
+        )
         self.losses: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.moved: dict[str, float] = {}
@@ -95,7 +123,9 @@ class PerceptionTrainer:
         people = int(self.faces.people.max()) + 1
         centres = self._new("centres", lambda: nn.Linear(self.sizes.embedding, people, bias=False))
 
-        def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, people_B: Tensor, *_: Tensor) -> Tensor:
+        def loss(
+            generator: torch.Generator, image: Tensor, landmarks: Tensor, people_B: Tensor, *_: Tensor
+        ) -> Tensor:
             image, _, _ = augment(image, landmarks, generator, 0.0)
             five = landmarks[:, list(FIVE_POINTS)]
             five = five + 0.01 * torch.randn(five.shape, generator=generator).to(five.device)
@@ -104,7 +134,14 @@ class PerceptionTrainer:
             return arcface_loss(network(torch.where(mirrored, crop.flip(3), crop)), centres.weight, people_B)
 
         # The dearest, and the first to be good.
-        self._fit("identity", {"identity": network, "centres": centres}, loss, partial(self.unseen.people, network), rate=2.0, share=1 / 3)
+        self._fit(
+            "identity",
+            {"identity": network, "centres": centres},
+            loss,
+            partial(self.unseen.people, network),
+            rate=2.0,
+            share=1 / 3,
+        )
         return network
 
     def trunk(self) -> Trunk:
@@ -115,7 +152,14 @@ class PerceptionTrainer:
         average, spread = self.parameter_loss.average, self.parameter_loss.deviation
         centre = torch.from_numpy(self.faces.landmarks.mean(0)).to(self.device)
 
-        def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, people_B: Tensor, targets: Tensor, fitted: Tensor) -> Tensor:
+        def loss(
+            generator: torch.Generator,
+            image: Tensor,
+            landmarks: Tensor,
+            people_B: Tensor,
+            targets: Tensor,
+            fitted: Tensor,
+        ) -> Tensor:
             image, landmarks, damage = augment(image, landmarks, generator, 0.08)
             who, where, what, how = heads(trunk(image)).split([people, points, 109, 2], dim=1)
             moved = (landmarks - centre).flatten(1)
@@ -126,7 +170,14 @@ class PerceptionTrainer:
                 + F.l1_loss(how, damage)
             )
 
-        self._fit("trunk", {"trunk": trunk, "heads": heads}, loss, partial(self.unseen.distances, trunk), rate=0.4, share=1.0)
+        self._fit(
+            "trunk",
+            {"trunk": trunk, "heads": heads},
+            loss,
+            partial(self.unseen.distances, trunk),
+            rate=0.4,
+            share=1.0,
+        )
         self._calibrate(trunk)
         return trunk
 
@@ -145,11 +196,25 @@ class PerceptionTrainer:
         network.mean.copy_(self.parameter_loss.average)
         network.spread.copy_(self.parameter_loss.deviation)
 
-        def loss(generator: torch.Generator, image: Tensor, landmarks: Tensor, _: Tensor, targets: Tensor, fitted: Tensor) -> Tensor:
+        def loss(
+            generator: torch.Generator,
+            image: Tensor,
+            landmarks: Tensor,
+            _: Tensor,
+            targets: Tensor,
+            fitted: Tensor,
+        ) -> Tensor:
             image, _, _ = augment(image, landmarks, generator, 0.03)
             return _masked_mean(self.parameter_loss(network(image), targets), fitted)
 
-        self._fit("regressor", {"regressor": network}, loss, partial(self.unseen.parameters, network), rate=1.0, share=1.0)
+        self._fit(
+            "regressor",
+            {"regressor": network},
+            loss,
+            partial(self.unseen.parameters, network),
+            rate=1.0,
+            share=1.0,
+        )
         return network
 
     def _new(self, name: str, make: Callable[[], nn.Module]) -> Any:
@@ -158,7 +223,13 @@ class PerceptionTrainer:
             return make().to(self.device)
 
     def _fit(
-        self, name: str, modules: dict[str, nn.Module], loss: Callable[..., Tensor], look: Callable[[], Numbers], rate: float, share: float
+        self,
+        name: str,
+        modules: dict[str, nn.Module],
+        loss: Callable[..., Tensor],
+        look: Callable[[], Numbers],
+        rate: float,
+        share: float,
     ) -> None:
         """Train for `share` of the steps with `rate` times the learning rate of the section; `look` measures people who are not trained on."""
         section, count = self.section, len(self.faces.images)
@@ -176,13 +247,19 @@ class PerceptionTrainer:
         )
 
         def load(step: int) -> tuple[Tensor, ...]:
-            return self.faces.batch(rng(self.seed, "perception", name, step).integers(count, size=section.batch))
+            return self.faces.batch(
+                rng(self.seed, "perception", name, step).integers(count, size=section.batch)
+            )
 
         def step(i: int, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
             # Half a cosine down to nothing: a short run ends in a settled network.
-            optimiser.param_groups[0]["lr"] = section.learning_rate * rate * 0.5 * (1.0 + np.cos(np.pi * i / steps))
+            optimiser.param_groups[0]["lr"] = (
+                section.learning_rate * rate * 0.5 * (1.0 + np.cos(np.pi * i / steps))
+            )
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(self.seed, "perception", name, "dropout", i) % 2**63)  # dropout knows no other generator
+                torch.manual_seed(
+                    derive_seed(self.seed, "perception", name, "dropout", i) % 2**63
+                )  # dropout knows no other generator
                 value = loss(torch_rng(self.seed, "perception", name, "augment", i), *batch)
             update(optimiser, value)
             return {"loss": value.detach()}
@@ -224,11 +301,17 @@ class ParameterLoss:
         self.units = [part.abs().mean() + 1e-6 for part in self._parts(targets_N109 - self.average)]
 
     def _parts(self, difference_B109: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return difference_B109[:, :106] @ self.linear, difference_B109[:, EXPRESSION], difference_B109[:, ROTATION]
+        return (
+            difference_B109[:, :106] @ self.linear,
+            difference_B109[:, EXPRESSION],
+            difference_B109[:, ROTATION],
+        )
 
     def __call__(self, found_B109: Tensor, wanted_B109: Tensor) -> Tensor:
         parts = self._parts(found_B109 - wanted_B109)
-        return sum(part.abs().mean(1) / unit for part, unit in zip(parts, self.units, strict=True)) / len(parts)
+        return sum(part.abs().mean(1) / unit for part, unit in zip(parts, self.units, strict=True)) / len(
+            parts
+        )
 
 
 def _masked_mean(values_B: Tensor, mask_B: Tensor) -> Tensor:
@@ -241,7 +324,9 @@ def export_identity(network: IdentityNet, path: Path) -> Path:
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that insightface's readers understand is the older one, and says so
+        warnings.simplefilter(
+            "ignore"
+        )  # the exporter that insightface's readers understand is the older one, and says so
         torch.onnx.export(
             copy.deepcopy(network).cpu().eval(),
             (torch.zeros(1, 3, 112, 112),),
@@ -263,7 +348,11 @@ def _fold_identities(graph: onnx.GraphProto) -> None:
     expect.
     """
     constants = {tensor.name for tensor in graph.initializer}
-    renamed = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity" and node.input[0] in constants}
+    renamed = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in constants
+    }
     kept = [node for node in graph.node if not node.output or node.output[0] not in renamed]
     for node in kept:
         for index, name in enumerate(node.input):
@@ -278,14 +367,18 @@ class Unseen:
     def __init__(self, faces: Faces, device: torch.device, limit: int = 192) -> None:
         """Of the faces `limit`, evenly spread."""
         chosen = np.unique(np.linspace(0, len(faces.images) - 1, limit).astype(int))
-        self.image, self.landmarks, self.who, self.targets, self.fitted = to_device(faces.batch(chosen), device)
+        self.image, self.landmarks, self.who, self.targets, self.fitted = to_device(
+            faces.batch(chosen), device
+        )
 
     @torch.no_grad()
     def people(self, network: IdentityNet) -> Numbers:
         """Cosines of the features of the same person and of others, a number a pair."""
         crops = identity_crop(self.image, self.landmarks[:, list(FIVE_POINTS)])
         embedding = F.normalize(network(crops), dim=1)
-        same = (self.who[:, None] == self.who[None]) & ~torch.eye(len(self.who), dtype=torch.bool, device=self.who.device)
+        same = (self.who[:, None] == self.who[None]) & ~torch.eye(
+            len(self.who), dtype=torch.bool, device=self.who.device
+        )
         cosine = embedding @ embedding.T
         return {"cosine_same": cosine[same], "cosine_other": cosine[self.who[:, None] != self.who[None]]}
 
@@ -304,11 +397,18 @@ class Unseen:
         """The error of estimated parameters over that of always answering the mean, one number each; 1 is no knowledge."""
         wanted = self.targets[self.fitted]
         wrong, unknown = (network(self.image)[self.fitted] - wanted).abs(), (wanted - network.mean).abs()
-        return {f"{name}_relative_error": wrong[:, part].mean() / unknown[:, part].mean().clamp_min(1e-8) for name, part in PARTS.items()}
+        return {
+            f"{name}_relative_error": wrong[:, part].mean() / unknown[:, part].mean().clamp_min(1e-8)
+            for name, part in PARTS.items()
+        }
 
 
 def measure_unseen(judges: Judges, faces: Faces) -> dict[str, float]:
     """How good the networks are on people they have not seen."""
     unseen = Unseen(faces, judges.regressor.mean.device)
-    numbers = unseen.people(judges.identity_net) | unseen.distances(judges.trunk) | unseen.parameters(judges.regressor)
+    numbers = (
+        unseen.people(judges.identity_net)
+        | unseen.distances(judges.trunk)
+        | unseen.parameters(judges.regressor)
+    )
     return {name: round(float(value.mean()), 6) for name, value in numbers.items() if value.numel()}

@@ -37,7 +37,15 @@ def take(params: Params, item: str, out: Path) -> dict[str, dict[str, Tensor]]:
             problems.append(str(error))
     if problems:
         instead = "or set pretrain.source to generated to train small networks"
-        raise UserError("\n  ".join(["pretrain.source is official, but imported weights are not as they should be:", *problems, instead]))
+        raise UserError(
+            "\n  ".join(
+                [
+                    "pretrain.source is official, but imported weights are not as they should be:",
+                    *problems,
+                    instead,
+                ]
+            )
+        )
     for name, (state, facts) in loaded.items():
         save_weights(weights_path(out, name), state, facts)
     return {name: state for name, (state, _) in loaded.items()}
@@ -46,7 +54,11 @@ def take(params: Params, item: str, out: Path) -> dict[str, dict[str, Tensor]]:
 def genhead(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
     """Write `out`/genhead.safetensors, and portraits.safetensors without any: nobody knows the codes of those it was trained on."""
     states = take(params, "genhead", out)
-    save_weights(out / "portraits.safetensors", {"z": torch.zeros(0, params.networks.genhead.z_dim)}, {"network": "portraits that genhead knows"})
+    save_weights(
+        out / "portraits.safetensors",
+        {"z": torch.zeros(0, params.networks.genhead.z_dim)},
+        {"network": "portraits that genhead knows"},
+    )
     return _report(states)
 
 
@@ -63,7 +75,16 @@ def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Pat
     trunk.load_state_dict(states["trunk"])
     export_identity(identity, out / "identity.onnx")
     faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
-    inputs = (params.pretrain.perception, params.flame, params.seed, params.threads, "official", ingest, labels, truth)
+    inputs = (
+        params.pretrain.perception,
+        params.flame,
+        params.seed,
+        params.threads,
+        "official",
+        ingest,
+        labels,
+        truth,
+    )
     trainer = PerceptionTrainer(params, faces, unseen, fingerprint(__file__, *inputs))
     regressor = trainer.regressor()
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
@@ -75,7 +96,13 @@ def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Pat
 
 def _report(states: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
     """Metrics of what was only taken: numbers in each network, and curves without points."""
-    return {f"{name}_values": sum(value.numel() for value in state.values()) for name, state in states.items()} | {"history": []}
+    return {
+        f"{name}_values": sum(value.numel() for value in state.values()) for name, state in states.items()
+    } | {"history": []}
 
 
-PUBLISHED: dict[str, Callable[..., dict[str, Any]]] = {"perception": perception, "motion": motion, "genhead": genhead}
+PUBLISHED: dict[str, Callable[..., dict[str, Any]]] = {
+    "perception": perception,
+    "motion": motion,
+    "genhead": genhead,
+}

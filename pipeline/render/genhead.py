@@ -37,9 +37,18 @@ from pipeline.render.position_map import position_map
 from pipeline.store.samples import PHOTO
 from pipeline.store.shards import Sample, encode_npy, encode_png
 
-SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a head allows, and heads
+SAMPLES_AT_ONCE, HEADS_AT_ONCE = (
+    1 << 19,
+    8,
+)  # what one pass may hold: coarse samples, as far as a head allows, and heads
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
-CAMERA, SHAPE, NECK, JAW, EYES = slice(0, 25), slice(25, 325), slice(425, 428), slice(428, 431), slice(431, 437)
+CAMERA, SHAPE, NECK, JAW, EYES = (
+    slice(0, 25),
+    slice(25, 325),
+    slice(425, 428),
+    slice(428, 431),
+    slice(431, 437),
+)
 MOTION = slice(325, 431)  # expression, neck, jaw
 
 
@@ -56,7 +65,15 @@ def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> di
     renderer = partial(HeadRenderer, params, labels.resolve(), genhead.resolve())
     size = sample_bytes(2 * section.views * params.networks.image**2, 6 + 2 * section.views)
     size += 2 * section.points * (3 + params.networks.plane_channels)
-    done = run_units(units, renderer, scratch, params.machine, "render_genhead", {"heads": 1, "images": section.views}, size)
+    done = run_units(
+        units,
+        renderer,
+        scratch,
+        params.machine,
+        "render_genhead",
+        {"heads": 1, "images": section.views},
+        size,
+    )
     publish(scratch, out)
     heads = sum(result.record.get("heads", 0) for result in done)
     return {
@@ -100,9 +117,13 @@ def _usable(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N, 437) and clips (N,) of the usable rows of a table that are trained on, in the order of their keys."""
     if not path.is_file():
         raise UserError(f"render_genhead: {path} is missing. Run the stage fit_flame: dvc repro.")
-    rows = [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok" and row["split"] == "train"]
+    rows = [
+        row for row in pq.read_table(path).to_pylist() if row["status"] == "ok" and row["split"] == "train"
+    ]
     if not rows:
-        raise UserError(f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected.")
+        raise UserError(
+            f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected."
+        )
     rows.sort(key=lambda row: row["key"])
     return np.array([row["label"] for row in rows], np.float32), np.array([row["clip"] or "" for row in rows])
 
@@ -118,7 +139,9 @@ class Head:
     photo: int | None  # the portrait that view 0 shows, where it is one
 
 
-def draw_head(index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]) -> Head:
+def draw_head(
+    index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]
+) -> Head:
     """The draws of head `index`; `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on.
 
     With z: portraits it is one of those people, for a GenHead that has seen a few hundred of them has no clear idea of others; then
@@ -153,7 +176,10 @@ class HeadRenderer:
         self.section, self.seed, self.sizes = params.render_genhead, params.seed, params.networks
         self.device = choose_device(params.machine.device)
         self.pools = Pools(labels)
-        self.known = {name: values.numpy() for name, values in load_weights(genhead / "portraits.safetensors")[0].items()}
+        self.known = {
+            name: values.numpy()
+            for name, values in load_weights(genhead / "portraits.safetensors")[0].items()
+        }
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.genhead = GenHead(self.sizes, self.flame).to(self.device).eval().requires_grad_(False)
         self.genhead.load_state_dict(load_weights(genhead / "genhead.safetensors")[0])
@@ -168,7 +194,9 @@ class HeadRenderer:
         for start in range(0, len(indices), step):
             chosen = indices[start : start + step]
             heads = [draw_head(index, self.section, self.seed, self.pools, self.known) for index in chosen]
-            for index, head, (fields, foreground) in zip(chosen, heads, self.render(chosen, heads), strict=True):
+            for index, head, (fields, foreground) in zip(
+                chosen, heads, self.render(chosen, heads), strict=True
+            ):
                 record["foreground"] += foreground
                 yield f"{'head' if head.photo is None else PHOTO}-{index:08d}", fields
 
@@ -176,40 +204,67 @@ class HeadRenderer:
     def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[dict[str, bytes], float]]:
         """Fields and share of foreground of each head."""
         z, label, condition, cameras = (
-            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device) for name in ("z", "label", "condition", "cameras")
+            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device)
+            for name in ("z", "label", "condition", "cameras")
         )
         planes = self.genhead.planes(z, condition, self.section.truncation)
         cells = self.sizes.genhead.deformation_cells
         state = self.genhead.state(label, cameras, self.genhead.offsets(label, cells) if cells else None)
-        rendering = self.genhead.render(planes, self.genhead.background_feature(z, self.section.truncation), state, cameras)
+        rendering = self.genhead.render(
+            planes, self.genhead.background_feature(z, self.section.truncation), state, cameras
+        )
         shape = cameras.shape[:2]
-        opacity, depth = (values[:, 0].unflatten(0, shape).cpu().numpy() for values in (rendering.opacity.clamp(0, 1), rendering.depth))
+        opacity, depth = (
+            values[:, 0].unflatten(0, shape).cpu().numpy()
+            for values in (rendering.opacity.clamp(0, 1), rendering.depth)
+        )
         for i, head in enumerate(heads):
             if head.photo is not None:
-                opacity[i, 0], known = self.known["opacity"][head.photo, 0], self.known["depth"][head.photo, 0]
+                opacity[i, 0], known = (
+                    self.known["opacity"][head.photo, 0],
+                    self.known["depth"][head.photo, 0],
+                )
                 depth[i, 0] = np.where(np.isfinite(known), known, depth[i, 0])
         face = (state.eye_mask_BVnn + state.mouth_mask_BVnn == 0).cpu().numpy()
         points = np.stack(
             [
-                sample_points(head.cameras, *seen, rng(self.seed, "genhead-points", index), self.section.points, self.sizes.box)
+                sample_points(
+                    head.cameras,
+                    *seen,
+                    rng(self.seed, "genhead-points", index),
+                    self.section.points,
+                    self.sizes.box,
+                )
                 for index, head, *seen in zip(indices, heads, face, opacity, depth, strict=True)
             ]
         )
-        features = self.genhead.plane_features(planes, torch.from_numpy(points).to(self.device), state).cpu().numpy()
-        uv = position_map(self.flame, label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1), self.sizes.image)
+        features = (
+            self.genhead.plane_features(planes, torch.from_numpy(points).to(self.device), state).cpu().numpy()
+        )
+        uv = position_map(
+            self.flame, label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1), self.sizes.image
+        )
         views, maps, backgrounds = (
-            to_uint8(picture).reshape(*shape, *picture.shape[2:], 3) for picture in (rendering.image, uv, rendering.background)
+            to_uint8(picture).reshape(*shape, *picture.shape[2:], 3)
+            for picture in (rendering.image, uv, rendering.background)
         )
         grey = (opacity * 255.0).round().astype(np.uint8)
         for i, head in enumerate(heads):
             if head.photo is not None:
                 views[i, 0] = self.known["image"][head.photo]
-            pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])}
-            pictures |= {"opacity.png": grey[i].reshape(-1, grey.shape[-1]), "background.png": backgrounds[i, 0]}
+            pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {
+                f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])
+            }
+            pictures |= {
+                "opacity.png": grey[i].reshape(-1, grey.shape[-1]),
+                "background.png": backgrounds[i, 0],
+            }
             arrays = {"cameras.npy": head.cameras, "label.npy": head.label}
             arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
             arrays |= {"features.npy": features[i].astype(np.float16)}
-            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {name: encode_npy(array) for name, array in arrays.items()}
+            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {
+                name: encode_npy(array) for name, array in arrays.items()
+            }
             yield fields, float(opacity[i].mean())
 
 

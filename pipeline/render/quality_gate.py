@@ -36,7 +36,12 @@ class Thresholds(Protocol):
 
 
 def measure(
-    judges: Judges, image_B3SS: Tensor, opacity_B1SS: Tensor, real_B3SS: Tensor, mask_B1SS: Tensor, points_B52: Tensor
+    judges: Judges,
+    image_B3SS: Tensor,
+    opacity_B1SS: Tensor,
+    real_B3SS: Tensor,
+    mask_B1SS: Tensor,
+    points_B52: Tensor,
 ) -> list[dict[str, float]]:
     """The quality of each frame. Images in [-1, 1], opacity and mask in [0, 1], the five points of the face as fractions (facts 4.2)."""
     area = mask_B1SS.sum((1, 2, 3)).clamp_min(1.0)
@@ -44,9 +49,14 @@ def measure(
     found = {
         "psnr": 10.0 * torch.log10(4.0 / error.clamp(4e-6, 4.0)),
         "coverage": (opacity_B1SS * mask_B1SS).sum((1, 2, 3)) / area,
-        "identity": F.cosine_similarity(judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)),
+        "identity": F.cosine_similarity(
+            judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)
+        ),
     }
-    columns = [[round(value, DIGITS[name]) for value in values.nan_to_num(nan=WORST[name]).tolist()] for name, values in found.items()]
+    columns = [
+        [round(value, DIGITS[name]) for value in values.nan_to_num(nan=WORST[name]).tolist()]
+        for name, values in found.items()
+    ]
     return [dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
@@ -68,19 +78,28 @@ def gate_summary(index: pa.Table) -> dict[str, Any]:
     }
     values = {name: index[name].to_numpy() for name in QUALITY}
     quantiles = {
-        f"{name}_{level}": round(float(np.quantile(values[name], share)), DIGITS[name]) for name in QUALITY for level, share in LEVELS.items()
+        f"{name}_{level}": round(float(np.quantile(values[name], share)), DIGITS[name])
+        for name in QUALITY
+        for level, share in LEVELS.items()
     }
     return {"kept_out": kept_out} | quantiles
 
 
-def save_worst(path: Path, index: pa.Table, reconstruct: Callable[[Sequence[str]], tuple[Tensor, Tensor]]) -> None:
+def save_worst(
+    path: Path, index: pa.Table, reconstruct: Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+) -> None:
     """Write a JPEG of the frames that are worst by each measure, the real frame above the reconstruction.
 
     `reconstruct` gives both (n, 3, S, S) in [-1, 1] for the keys of frames.
     """
     rows = []
     for name in QUALITY:
-        worst = index.sort_by([(name, "ascending"), ("key", "ascending")]).slice(0, SHOWN).select(["key", name, "kept"]).to_pylist()
+        worst = (
+            index.sort_by([(name, "ascending"), ("key", "ascending")])
+            .slice(0, SHOWN)
+            .select(["key", name, "kept"])
+            .to_pylist()
+        )
         pictures = [to_uint8(images) for images in reconstruct([row["key"] for row in worst])]
         tiles = []
         for i, row in enumerate(worst):

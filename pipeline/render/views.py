@@ -47,11 +47,23 @@ from pipeline.store.samples import image_tensor
 from pipeline.store.shards import Sample, ShardReader, encode_npy, encode_png
 from pipeline.store.view_index import describe_frame, write_index
 
-SAMPLES_AT_ONCE, FRAMES_AT_ONCE = 1 << 19, 8  # what one pass may hold: coarse samples, as far as a frame allows, and frames
+SAMPLES_AT_ONCE, FRAMES_AT_ONCE = (
+    1 << 19,
+    8,
+)  # what one pass may hold: coarse samples, as far as a frame allows, and frames
 FRAME = ("key", "clip", "split", "index")
 
 
-def render_views(params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path, out: Path, worst: Path) -> dict[str, Any]:
+def render_views(
+    params: Params,
+    ingested: Path,
+    labels: Path,
+    motion: Path,
+    perception: Path,
+    psi3d: Path,
+    out: Path,
+    worst: Path,
+) -> dict[str, Any]:
     """Render the views of all usable frames into `out`/shards and `out`/index.parquet; returns the metrics.
 
     `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the clips' labels. `worst` becomes a
@@ -65,7 +77,9 @@ def render_views(params: Params, ingested: Path, labels: Path, motion: Path, per
     scratch = scratch_folder("render_views", mark)
     worker = partial(ViewRenderer, params, *(path.resolve() for path in inputs))
     size = sample_bytes((2 + section.views) * params.networks.image**2, 7 + 2 * section.views)
-    done = run_units(units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size)
+    done = run_units(
+        units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size
+    )
     given_up = {reject.item for result in done for reject in result.rejects}
     frames = [frame for frame in frames if frame["key"] not in given_up]
     counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in SPLITS}
@@ -86,11 +100,20 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
     for path, stage in ((frames, "ingest"), (labels, "fit_flame")):
         if not path.is_file():
             raise UserError(f"render_views: {path} is missing. Run the stage {stage}: dvc repro.")
-    fitted = {row["key"] for row in pq.read_table(labels, columns=["key", "status"]).to_pylist() if row["status"] == "ok"}
+    fitted = {
+        row["key"]
+        for row in pq.read_table(labels, columns=["key", "status"]).to_pylist()
+        if row["status"] == "ok"
+    }
     rows = pq.read_table(frames, columns=[*FRAME, "status"]).to_pylist()
-    usable = sorted((row for row in rows if row["status"] == "ok" and row["key"] in fitted), key=lambda row: (row["clip"], row["index"]))
+    usable = sorted(
+        (row for row in rows if row["status"] == "ok" and row["key"] in fitted),
+        key=lambda row: (row["clip"], row["index"]),
+    )
     if not usable:
-        raise UserError(f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why.")
+        raise UserError(
+            f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why."
+        )
     without_face = sum(row["status"] != "ok" for row in rows)
     counts = {split: sum(row["split"] == split for row in usable) for split in SPLITS}
     rejected = {"without_face": without_face, "without_label": len(rows) - without_face - len(usable)}
@@ -113,7 +136,9 @@ class Real:
 class ViewRenderer:
     """The worker of one process: a unit's items are keys of frames."""
 
-    def __init__(self, params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path) -> None:
+    def __init__(
+        self, params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path
+    ) -> None:
         self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards")
@@ -135,7 +160,10 @@ class ViewRenderer:
         step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
         frames = self._frames(keys)
         batches = [frames[start : start + step] for start in range(0, len(keys), step)]
-        rendered = (self.render(to_device(real, self.device)) for _, real in prefetch(lambda i: self._read(batches[i]), 0, len(batches)))
+        rendered = (
+            self.render(to_device(real, self.device))
+            for _, real in prefetch(lambda i: self._read(batches[i]), 0, len(batches))
+        )
         for batch, samples in zip(batches, write_behind(encode, rendered), strict=True):
             yield from zip((frame["key"] for frame in batch), samples, strict=True)
 
@@ -145,14 +173,24 @@ class ViewRenderer:
         pairs = []
         for frame in self._frames(keys):
             real = to_device(self._read([frame]), self.device)
-            pairs.append((real.image[0], self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0]))
+            pairs.append(
+                (
+                    real.image[0],
+                    self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0],
+                )
+            )
         images, reconstructions = zip(*pairs, strict=True)
         return torch.stack(images), torch.stack(reconstructions)
 
     def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of both tables, of which no worker could hold all at paper scale."""
         labels, frames = (
-            {row["key"]: row for row in pq.read_table(table, columns=columns, filters=pc.field("key").isin(keys)).to_pylist()}
+            {
+                row["key"]: row
+                for row in pq.read_table(
+                    table, columns=columns, filters=pc.field("key").isin(keys)
+                ).to_pylist()
+            }
             for table, columns in ((self.labels, ["key", "label"]), (self.frames, [*FRAME, "landmarks"]))
         )
         return [frames[key] | labels[key] for key in keys]
@@ -160,14 +198,26 @@ class ViewRenderer:
     def _read(self, frames: list[dict[str, Any]]) -> Real:
         files = [self.reader.read(frame["key"]) for frame in frames]
         label = np.array([frame["label"] for frame in frames], np.float32)
-        cameras = np.stack([self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)])
+        cameras = np.stack(
+            [self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)]
+        )
         mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(frames), -1, 3)
-        image, mask = (torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png"))
+        image, mask = (
+            torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png")
+        )
         points = torch.from_numpy(landmarks_70(mesh))
         return Real(frames, files, image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))
 
     def _cameras(self, frame: dict[str, Any], own: np.ndarray) -> np.ndarray:
-        return np.stack([own, *(sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view)) for view in range(self.views))])
+        return np.stack(
+            [
+                own,
+                *(
+                    sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view))
+                    for view in range(self.views)
+                ),
+            ]
+        )
 
     @torch.inference_mode()
     def render(self, real: Real) -> list[dict[str, bytes | np.ndarray]]:
@@ -176,7 +226,10 @@ class ViewRenderer:
         rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)
         size = real.image.shape[-1]
         opacity = F.interpolate(rendering.opacity, size=(size, size), mode="bilinear", align_corners=False)
-        images, opacities = (values.unflatten(0, real.cameras.shape[:2]) for values in (rendering.image.clamp(-1, 1), opacity.clamp(0, 1)))
+        images, opacities = (
+            values.unflatten(0, real.cameras.shape[:2])
+            for values in (rendering.image.clamp(-1, 1), opacity.clamp(0, 1))
+        )
         motion = self._motion(real, images[:, 1:])
         points = landmarks(self.flame, real.label, real.cameras[:, :1])[:, 0, list(FIVE_POINTS)]
         quality = measure(self.judges, images[:, 0], opacities[:, 0], real.image, real.mask, points)
@@ -185,9 +238,17 @@ class ViewRenderer:
         uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
         fields = []
         for i, file in enumerate(real.files):
-            known: dict[str, bytes | np.ndarray] = {"image.png": file["image.png"], "mask.png": file["mask.png"], "uv.png": uv[i]}
-            known["frame.json"] = describe_frame(*(real.frames[i][name] for name in ("clip", "index", "split")), quality[i])
-            known |= {f"view{v}.png": pictures[i, 1 + v] for v in range(self.views)} | {f"alpha{v}.png": alphas[i, 1 + v] for v in range(self.views)}
+            known: dict[str, bytes | np.ndarray] = {
+                "image.png": file["image.png"],
+                "mask.png": file["mask.png"],
+                "uv.png": uv[i],
+            }
+            known["frame.json"] = describe_frame(
+                *(real.frames[i][name] for name in ("clip", "index", "split")), quality[i]
+            )
+            known |= {f"view{v}.png": pictures[i, 1 + v] for v in range(self.views)} | {
+                f"alpha{v}.png": alphas[i, 1 + v] for v in range(self.views)
+            }
             arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
             fields.append(known | {name: array.cpu().numpy() for name, array in arrays.items()})
         return fields
@@ -205,5 +266,9 @@ def encode(samples: list[dict[str, bytes | np.ndarray]]) -> list[dict[str, bytes
     """The samples with their pictures and arrays as the bytes of PNG and .npy files."""
     writers = {"png": encode_png, "npy": encode_npy}
     return [
-        {name: value if isinstance(value, bytes) else writers[name.rpartition(".")[2]](value) for name, value in fields.items()} for fields in samples
+        {
+            name: value if isinstance(value, bytes) else writers[name.rpartition(".")[2]](value)
+            for name, value in fields.items()
+        }
+        for fields in samples
     ]

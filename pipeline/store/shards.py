@@ -68,7 +68,9 @@ def write_shard(path: str | Path, samples: Iterable[Sample]) -> ShardRecord:
         write_bytes(sidecar_path(path), sidecar.encode())
         os.replace(temporary, path)  # the tar comes last: a tar that is there has its sidecar
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again."
+        ) from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -82,7 +84,9 @@ def _check_names(path: Path, key: str, fields: Mapping[str, bytes], known: Mappi
         raise ValueError(f"{path.name}: the key {key} comes twice")
     for field in fields:
         if not FIELD.fullmatch(field) or len(key) + 1 + len(field) > LONGEST_NAME:
-            raise ValueError(f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters")
+            raise ValueError(
+                f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters"
+            )
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -98,9 +102,13 @@ def read_sidecar(path: str | Path) -> tuple[ShardRecord, dict[str, dict[str, lis
         members = content.pop("members")
         return ShardRecord(**content), members
     except FileNotFoundError as error:
-        raise UserError(f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage.") from error
+        raise UserError(
+            f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{sidecar_path(path)} is damaged. Make the shard again by running its stage.") from error
+        raise UserError(
+            f"{sidecar_path(path)} is damaged. Make the shard again by running its stage."
+        ) from error
 
 
 def check_shard(path: str | Path) -> ShardRecord:
@@ -109,7 +117,9 @@ def check_shard(path: str | Path) -> ShardRecord:
     if not Path(path).is_file():
         raise UserError(f"the shard {path} is missing. Make it again by running its stage.")
     if sha256(path) != record.sha256:
-        raise UserError(f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage.")
+        raise UserError(
+            f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage."
+        )
     return record
 
 
@@ -121,7 +131,9 @@ def read_fields(path: str | Path, key: str, places: Mapping[str, Sequence[int]])
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"cannot open {path}: {error.strerror}. Make it again by running its stage.") from error
+        raise UserError(
+            f"cannot open {path}: {error.strerror}. Make it again by running its stage."
+        ) from error
     try:
         found = {name: os.pread(descriptor, size, offset) for name, (offset, size, _) in places.items()}
     finally:
@@ -139,7 +151,9 @@ def damage(data: bytes, size: int, crc: int) -> str:
 
 def damaged_field(shard: str | Path, name: str, key: str, what: str) -> UserError:
     """The error of a field that must not be used."""
-    return UserError(f"{shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage.")
+    return UserError(
+        f"{shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage."
+    )
 
 
 class ShardReader:
@@ -161,7 +175,9 @@ class ShardReader:
                     )
                 self._places[key] = (path.name, fields)
         if not self.records:
-            raise UserError(f"there is no shard (*.tar) in {self.folder}. Run the stage that makes it: dvc repro.")
+            raise UserError(
+                f"there is no shard (*.tar) in {self.folder}. Run the stage that makes it: dvc repro."
+            )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -197,7 +213,9 @@ class ShardReader:
         """All fields of a sample, or one. Raises UserError that names shard, key and field when it is absent, cut short or altered."""
         shard, places = self._place(key)
         if field is not None and field not in places:
-            raise UserError(f"{self.folder / shard}: the sample {key} has no field {field}, only {', '.join(places)}.")
+            raise UserError(
+                f"{self.folder / shard}: the sample {key} has no field {field}, only {', '.join(places)}."
+            )
         found = read_fields(self.folder / shard, key, {field: places[field]} if field else places)
         return found[field] if field else found
 
@@ -212,8 +230,12 @@ def encode_png(image: np.ndarray) -> bytes:
 
     Raises ValueError for another shape or type.
     """
-    if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise ValueError(f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {image.dtype} of shape {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) or not (
+        image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    ):
+        raise ValueError(
+            f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {image.dtype} of shape {image.shape}"
+        )
     if image.ndim == 3:
         image = image[:, :, ::-1]
     return cv2.imencode(".png", np.ascontiguousarray(image), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

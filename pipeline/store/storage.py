@@ -44,7 +44,9 @@ class Storage:
         except Exception as error:
             raise self._failure(name, error) from error
         if any(len(data) > stop - start for data, (start, stop) in zip(found, spans, strict=True)):
-            raise UserError(f"{self.address}/{name}: the server sends the whole file when asked for a part. Use one that knows range requests.")
+            raise UserError(
+                f"{self.address}/{name}: the server sends the whole file when asked for a part. Use one that knows range requests."
+            )
         return found
 
     def _files(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -52,7 +54,11 @@ class Storage:
 
     def _failure(self, name: str, error: Exception) -> UserError:
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        what = "Look whether the address is right and the server answers." if self.is_remote else f"`psi4d verify {self.address}` says what is wrong."
+        what = (
+            "Look whether the address is right and the server answers."
+            if self.is_remote
+            else f"`psi4d verify {self.address}` says what is wrong."
+        )
         return UserError(f"cannot read {self.address}/{name}: {reason}. {what}")
 
 

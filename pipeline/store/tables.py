@@ -12,10 +12,20 @@ _FACE = {"box": _FLOATS, "score": pa.float32(), "landmarks": _FLOATS, "crop": _F
 _STATE = {"status": _TEXT, "reason": _TEXT}
 PORTRAITS = pa.schema({"key": _TEXT, "file": _TEXT, **_STATE, "width": _INT, "height": _INT, **_FACE})
 CLIPS = pa.schema(
-    {"key": _TEXT, "file": _TEXT, "split": _TEXT, **_STATE, "fps": pa.float64(), "frames_declared": _INT, "frames_decoded": _INT}
+    {
+        "key": _TEXT,
+        "file": _TEXT,
+        "split": _TEXT,
+        **_STATE,
+        "fps": pa.float64(),
+        "frames_declared": _INT,
+        "frames_decoded": _INT,
+    }
     | {"frames_ok": _INT, "width": _INT, "height": _INT, "seconds": pa.float64()}
 )
-FRAMES = pa.schema({"key": _TEXT, "clip": _TEXT, "index": _INT, "seconds": pa.float64(), "split": _TEXT, **_STATE, **_FACE})
+FRAMES = pa.schema(
+    {"key": _TEXT, "clip": _TEXT, "index": _INT, "seconds": pa.float64(), "split": _TEXT, **_STATE, **_FACE}
+)
 
 
 ROW_GROUP = 1 << 13  # rows of a table that are read together: a worker wants those of a few clips only

@@ -28,7 +28,12 @@ NAME = "index.parquet"
 QUALITY = ("psnr", "coverage", "identity")
 SCHEMA = pa.schema(
     {"key": pa.string(), "clip": pa.string(), "split": pa.string(), "index": pa.int64(), "shard": pa.string()}
-    | {"offset": pa.int64(), "size": pa.int64(), "sizes": pa.list_(pa.uint32()), "crcs": pa.list_(pa.uint32())}
+    | {
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "sizes": pa.list_(pa.uint32()),
+        "crcs": pa.list_(pa.uint32()),
+    }
     | {"cameras": pa.list_(pa.float32())}
     | {name: pa.float32() for name in QUALITY}
     | {"kept": pa.bool_(), "reason": pa.string()}
@@ -41,7 +46,9 @@ GAP = 1 << 16  # bytes between two fields for which it is not worth to read twic
 
 def describe_frame(clip: str, index: int, split: str, quality: Mapping[str, float]) -> bytes:
     """The field `frame.json` of a sample: what the index needs and its other fields do not tell."""
-    return json.dumps({"clip": clip, "index": index, "split": split} | dict(quality), sort_keys=True, allow_nan=False).encode()
+    return json.dumps(
+        {"clip": clip, "index": index, "split": split} | dict(quality), sort_keys=True, allow_nan=False
+    ).encode()
 
 
 def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
@@ -54,10 +61,18 @@ def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
     names = list(next(iter(members.values()), {}))
     for key, places in members.items():
         if list(places) != names or not {"cameras.npy", "frame.json"} <= places.keys():
-            raise UserError(f"{shard}: the fields of the sample {key} are not those of a multi-view cache. Make it again by running its stage.")
+            raise UserError(
+                f"{shard}: the fields of the sample {key} are not those of a multi-view cache. Make it again by running its stage."
+            )
         found = read_fields(shard, key, {name: places[name] for name in ("cameras.npy", "frame.json")})
         offsets, sizes, crcs = zip(*places.values(), strict=True)
-        row: dict[str, Any] = {"key": key, "shard": shard.name, "cameras": decode_npy(found["cameras.npy"]).ravel(), "sizes": sizes, "crcs": crcs}
+        row: dict[str, Any] = {
+            "key": key,
+            "shard": shard.name,
+            "cameras": decode_npy(found["cameras.npy"]).ravel(),
+            "sizes": sizes,
+            "crcs": crcs,
+        }
         row |= {"offset": offsets[0] - BLOCK, "size": offsets[-1] + _padded(sizes[-1]) - offsets[0] + BLOCK}
         row |= json.loads(found["frame.json"])
         for name, column in columns.items():
@@ -80,13 +95,19 @@ def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            with pq.ParquetWriter(file, SCHEMA.with_metadata({"fields": json.dumps(fields)}), compression="zstd") as writer:
+            with pq.ParquetWriter(
+                file, SCHEMA.with_metadata({"fields": json.dumps(fields)}), compression="zstd"
+            ) as writer:
                 for shard in paths:
                     names, rows = shard_rows(shard)
                     if names != fields:
-                        raise UserError(f"{shard}: its samples have other fields than those of {paths[0].name}. Run the stage that made them again.")
+                        raise UserError(
+                            f"{shard}: its samples have other fields than those of {paths[0].name}. Run the stage that made them again."
+                        )
                     reasons = [judge(quality) for quality in rows.select(QUALITY).to_pylist()]
-                    rows = rows.append_column("kept", pa.array([not reason for reason in reasons], pa.bool_()))
+                    rows = rows.append_column(
+                        "kept", pa.array([not reason for reason in reasons], pa.bool_())
+                    )
                     waiting.append(rows.append_column("reason", pa.array(reasons, pa.string())))
                     kept.append(waiting[-1].drop_columns(["cameras", "sizes", "crcs"]))
                     if sum(map(len, waiting)) >= ROW_GROUP or shard == paths[-1]:
@@ -96,7 +117,9 @@ def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], 
             os.fsync(file.fileno())
         os.replace(temporary, out)
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}. Make the folder writable or free some space, then run again.") from error
+        raise UserError(
+            f"cannot write {out}: {error.strerror}. Make the folder writable or free some space, then run again."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return pa.concat_tables(kept)
@@ -111,7 +134,9 @@ def disagreements(index: pa.Table, rows: pa.Table) -> Iterator[tuple[str, str]]:
     """(key, column) wherever `index` says something else than `rows`, which have the same keys in the same order."""
     for name in rows.column_names:
         if not index[name].combine_chunks().equals(rows[name].combine_chunks()):
-            for key, mine, other in zip(rows["key"].to_pylist(), index[name].to_pylist(), rows[name].to_pylist(), strict=True):
+            for key, mine, other in zip(
+                rows["key"].to_pylist(), index[name].to_pylist(), rows[name].to_pylist(), strict=True
+            ):
                 if mine != other:
                     yield key, name
 
@@ -137,10 +162,14 @@ class ViewIndex:
                 self._facts = pq.ParquetFile(file).metadata
             schema = self._facts.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views.") from error
+            raise UserError(
+                f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views."
+            ) from error
         self.fields = fields_of(schema)
         if not self.fields or not set(SCHEMA.names) <= set(schema.names):
-            raise UserError(f"{self.storage}/{NAME} is of an older form. Run the stage that makes it: dvc repro render_views.")
+            raise UserError(
+                f"{self.storage}/{NAME} is of an older form. Run the stage that makes it: dvc repro render_views."
+            )
         groups = [self._facts.row_group(group).num_rows for group in range(self._facts.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
         self._places: dict[int, Places] = {}
@@ -160,9 +189,15 @@ class ViewIndex:
         try:
             with self.storage.open(NAME) as file:
                 parquet = pq.ParquetFile(file, metadata=self._facts, read_dictionary=texts)
-                return parquet.read(list(names)) if groups is None else parquet.read_row_groups(list(groups), list(names))
+                return (
+                    parquet.read(list(names))
+                    if groups is None
+                    else parquet.read_row_groups(list(groups), list(names))
+                )
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views.") from error
+            raise UserError(
+                f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views."
+            ) from error
 
     def clips(self, split: str) -> tuple[dict[str, np.ndarray], int]:
         """The kept frames of each clip of `split` by its name, in their order, and how many frames of that split are not kept."""
@@ -220,8 +255,12 @@ class ViewIndex:
             table = self.columns(PLACES, [group]).combine_chunks()
             names, codes = _codes(table["shard"])
             shape = (len(table), len(self.fields))
-            sizes, crcs = (pc.list_flatten(table[name]).to_numpy().reshape(shape) for name in ("sizes", "crcs"))
-            self._places[group] = Places(np.array(names, object)[codes], table["offset"].to_numpy(), sizes, crcs)
+            sizes, crcs = (
+                pc.list_flatten(table[name]).to_numpy().reshape(shape) for name in ("sizes", "crcs")
+            )
+            self._places[group] = Places(
+                np.array(names, object)[codes], table["offset"].to_numpy(), sizes, crcs
+            )
         return self._places[group]
 
 
@@ -230,7 +269,9 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
     chunks = column.unify_dictionaries().chunks
     if not chunks:
         return [], np.zeros(0, np.int32)
-    return chunks[0].dictionary.to_pylist(), np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks])
+    return chunks[0].dictionary.to_pylist(), np.concatenate(
+        [chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks]
+    )
 
 
 def _padded(size: int) -> int:

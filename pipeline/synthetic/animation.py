@@ -14,15 +14,44 @@ from pipeline.geometry.standin_directions import EXPRESSION_NAMES
 from pipeline.synthetic.scene import EXTRA, Moment
 
 REST_PITCH = 0.15  # radians; a head that looks straight ahead is tilted by this in FLAME's frame (facts 5.4)
-NECK_SHARE = 0.35  # how much of the head's turn the shoulders do not follow; people who talk turn from the waist, too
+NECK_SHARE = (
+    0.35  # how much of the head's turn the shoulders do not follow; people who talk turn from the waist, too
+)
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
     "smile": {"smile": 1.0, "cheek raise": 0.4, "squint": 0.3, "dimples": 0.6},
-    "laugh": {"smile": 1.25, "cheek raise": 0.8, "squint": 0.7, "upper lip raise": 0.5, "jaw": 0.11, "dimples": 0.8, "nostrils": 0.6},
+    "laugh": {
+        "smile": 1.25,
+        "cheek raise": 0.8,
+        "squint": 0.7,
+        "upper lip raise": 0.5,
+        "jaw": 0.11,
+        "dimples": 0.8,
+        "nostrils": 0.6,
+    },
     "surprise": {"brow raise": 1.3, "lid wide": 1.0, "jaw": 0.17, "pucker": 0.4, "wrinkles": 1.0},
-    "anger": {"brow furrow": 1.4, "squint": 0.5, "lips inwards": 0.5, "frown": 0.5, "frown_lines": 1.0, "nostrils": 1.0},
-    "sadness": {"inner brow raise": 1.2, "frown": 1.2, "chin raise": 0.6, "lid close left": 0.25, "lid close right": 0.25},
-    "disgust": {"nose wrinkle": 1.2, "upper lip raise": 1.0, "brow furrow": 0.6, "squint": 0.5, "asymmetry": 0.5},
+    "anger": {
+        "brow furrow": 1.4,
+        "squint": 0.5,
+        "lips inwards": 0.5,
+        "frown": 0.5,
+        "frown_lines": 1.0,
+        "nostrils": 1.0,
+    },
+    "sadness": {
+        "inner brow raise": 1.2,
+        "frown": 1.2,
+        "chin raise": 0.6,
+        "lid close left": 0.25,
+        "lid close right": 0.25,
+    },
+    "disgust": {
+        "nose wrinkle": 1.2,
+        "upper lip raise": 1.0,
+        "brow furrow": 0.6,
+        "squint": 0.5,
+        "asymmetry": 0.5,
+    },
     "doubt": {"brow raise left": 1.3, "mouth right": 0.6, "asymmetry": -0.8, "squint": 0.3, "wrinkles": 0.4},
     "smirk": {"smile left": 1.1, "asymmetry": 0.8, "brow raise right": 0.7, "dimples": 0.4},
     "puff": {"puff_left": 1.0, "puff_right": 1.0, "pucker": 0.5, "brow raise": 0.4},
@@ -50,14 +79,18 @@ class Shot:
     rotation: np.ndarray  # (3,) rotation vector of world-to-camera = head rotation (facts 5.4)
 
 
-def _moment(weights: Mapping[str, float], eyes: np.ndarray, rotation: np.ndarray, twist: np.ndarray, fine: np.ndarray) -> Moment:
+def _moment(
+    weights: Mapping[str, float], eyes: np.ndarray, rotation: np.ndarray, twist: np.ndarray, fine: np.ndarray
+) -> Moment:
     """A moment from named weights (expression directions, "jaw" in radians, names of EXTRA) and small values for all 100 directions."""
     expression = fine.copy()
     for number, name in enumerate(EXPRESSION_NAMES):
         expression[number] += weights.get(name, 0.0)
     for side in ("left", "right"):  # eyelids meet, they do not cross
         number = EXPRESSION_NAMES.index(f"lid close {side}")
-        expression[number] = np.clip(expression[number], -0.3, 1.0 - 0.9 * np.clip(weights.get("squint", 0.0), 0, 1) * 0.24)
+        expression[number] = np.clip(
+            expression[number], -0.3, 1.0 - 0.9 * np.clip(weights.get("squint", 0.0), 0, 1) * 0.24
+        )
     turn = Rotation.from_rotvec(rotation)
     body = (turn.inv() * Rotation.from_euler("x", REST_PITCH)).as_rotvec() * NECK_SHARE
     return Moment(
@@ -97,7 +130,13 @@ def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 def _gaze(head: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     """Rotation of the eyes: where the person looks, partly making up for the turn of the head."""
     yaw_head, pitch_head, _ = Rotation.from_rotvec(head).as_euler("YXZ")
-    return np.array([np.clip(pitch - 0.4 * (pitch_head - REST_PITCH), -0.35, 0.30), np.clip(yaw - 0.55 * yaw_head, -0.5, 0.5), 0.0])
+    return np.array(
+        [
+            np.clip(pitch - 0.4 * (pitch_head - REST_PITCH), -0.35, 0.30),
+            np.clip(yaw - 0.55 * yaw_head, -0.5, 0.5),
+            0.0,
+        ]
+    )
 
 
 def _blend(parts: list[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
@@ -118,13 +157,20 @@ def photo(rng: np.random.Generator) -> Shot:
     first, second = (list(MOODS.values())[number] for number in rng.choice(len(MOODS), 2))
     speech = SYLLABLES[rng.integers(len(SYLLABLES))] if rng.uniform() < 0.35 else {}
     shut = {"lid close left": 1.0, "lid close right": 1.0} if rng.uniform() < 0.04 else {}
-    parts = [(rng.uniform(0.2, 1.0), first), (rng.uniform(0, 0.3), second), (rng.uniform(0.4, 1.0), speech), (1.0, shut)]
+    parts = [
+        (rng.uniform(0.2, 1.0), first),
+        (rng.uniform(0, 0.3), second),
+        (rng.uniform(0.4, 1.0), speech),
+        (1.0, shut),
+    ]
     weights = _blend(parts)
     weights |= {"sway_side": float(rng.normal(0, 0.2)), "sway_depth": float(rng.normal(0, 0.2))}
     eyes = _gaze(rotation, rng.normal(0, 0.14), rng.normal(0, 0.07))
     moment = _moment(weights, eyes, rotation, rng.normal(0, 0.008, 2), rng.normal(0, 0.22, 100))
     place = np.array([rng.normal(0, 0.02), rng.normal(0, 0.02), -rng.uniform(4.05, 4.35)])
-    return Shot(moment, _camera(rotation, place, rng.uniform(0.70, 0.88), 0.5 + rng.uniform(-0.05, 0.05, 2)), rotation)
+    return Shot(
+        moment, _camera(rotation, place, rng.uniform(0.70, 0.88), 0.5 + rng.uniform(-0.05, 0.05, 2)), rotation
+    )
 
 
 def _drift(rng: np.random.Generator, seconds: np.ndarray, slow: float, fast: float) -> np.ndarray:
@@ -140,7 +186,9 @@ def _ease(x: np.ndarray | float) -> np.ndarray | float:
     return x * x * (3 - 2 * x)
 
 
-def _phases(rng: np.random.Generator, seconds: np.ndarray, table: int, length: tuple[float, float], change: float) -> np.ndarray:
+def _phases(
+    rng: np.random.Generator, seconds: np.ndarray, table: int, length: tuple[float, float], change: float
+) -> np.ndarray:
     """Amounts (frames, table) of one entry after the other, each held for a while, with eased changes of `change` seconds."""
     amounts = np.zeros((len(seconds), table))
     time, current = -rng.uniform(0, length[0]), np.zeros(table)
@@ -148,7 +196,9 @@ def _phases(rng: np.random.Generator, seconds: np.ndarray, table: int, length: t
         wanted = np.zeros(table)
         wanted[rng.integers(table)] = rng.uniform(0.65, 1.15)
         after = seconds >= time
-        amounts[after] = current + (wanted - current) * np.asarray(_ease((seconds[after] - time) / change))[:, None]
+        amounts[after] = (
+            current + (wanted - current) * np.asarray(_ease((seconds[after] - time) / change))[:, None]
+        )
         current, time = wanted, time + rng.uniform(*length)
     return amounts
 
@@ -177,10 +227,18 @@ def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
     for number in range(frames):
         target = looks[held[number] % frames]
         look[number] = target if number == 0 else look[number - 1] + 0.7 * (target - look[number - 1])
-    blinks, fine = _blinks(rng, seconds), np.stack([_drift(rng, seconds, 0.4, 1.6) for _ in range(100)], 1) * 0.18
-    twist, sway = np.stack([_drift(rng, seconds, 0.5, 2.0) for _ in range(2)], 1) * 0.008, np.stack([yaw, pitch - REST_PITCH], 1)
+    blinks, fine = (
+        _blinks(rng, seconds),
+        np.stack([_drift(rng, seconds, 0.4, 1.6) for _ in range(100)], 1) * 0.18,
+    )
+    twist, sway = (
+        np.stack([_drift(rng, seconds, 0.5, 2.0) for _ in range(2)], 1) * 0.008,
+        np.stack([yaw, pitch - REST_PITCH], 1),
+    )
     place = np.array([rng.normal(0, 0.02), rng.normal(0, 0.02), -rng.uniform(4.05, 4.35)])
-    step = np.stack([_drift(rng, seconds, 0.2, 0.6), _drift(rng, seconds, 0.2, 0.8), _drift(rng, seconds, 0.15, 0.5)], 1) * [
+    step = np.stack(
+        [_drift(rng, seconds, 0.2, 0.6), _drift(rng, seconds, 0.2, 0.8), _drift(rng, seconds, 0.15, 0.5)], 1
+    ) * [
         0.030,
         0.015,
         0.04,
@@ -189,9 +247,18 @@ def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
     shots = []
     for k in range(frames):
         spoken = _blend([(float(syllables[k, j] * talking[k]), SYLLABLES[j]) for j in range(len(SYLLABLES))])
-        mood = _blend([(float(moods[k, j] * (1 - 0.35 * talking[k])), weights) for j, weights in enumerate(MOODS.values())])
+        mood = _blend(
+            [
+                (float(moods[k, j] * (1 - 0.35 * talking[k])), weights)
+                for j, weights in enumerate(MOODS.values())
+            ]
+        )
         stress = float(talking[k] * max(0.0, np.sin(5 * seconds[k])))  # brows go up with the voice
-        upper = {"lid close left": float(blinks[k]), "lid close right": float(blinks[k]), "brow raise": 0.5 * stress}
+        upper = {
+            "lid close left": float(blinks[k]),
+            "lid close right": float(blinks[k]),
+            "brow raise": 0.5 * stress,
+        }
         weights = _blend([(1.0, spoken), (1.0, mood), (1.0, upper)])
         lag = sway[max(0, k - 3)] - sway[k]  # long hair comes after the head
         weights |= {"sway_side": float(2.5 * lag[0]), "sway_depth": float(2.5 * lag[1])}

@@ -38,9 +38,17 @@ NOVEL_VIEWS = 4  # per frame
 NOVEL_EVERY = 8  # frames of a held-out clip
 _FLOATS = pa.list_(pa.float32())
 IDENTITIES = pa.schema({"identity": pa.string(), "z": _FLOATS})
-PORTRAITS = pa.schema({"file": pa.string(), "identity": pa.string(), "camera": _FLOATS, "label": _FLOATS, "landmarks": _FLOATS})
+PORTRAITS = pa.schema(
+    {"file": pa.string(), "identity": pa.string(), "camera": _FLOATS, "label": _FLOATS, "landmarks": _FLOATS}
+)
 FRAMES = pa.schema(
-    {"file": pa.string(), "clip": pa.string(), "index": pa.int64(), "identity": pa.string(), "split": pa.string()}
+    {
+        "file": pa.string(),
+        "clip": pa.string(),
+        "index": pa.int64(),
+        "identity": pa.string(),
+        "split": pa.string(),
+    }
     | {"camera": _FLOATS, "label": _FLOATS, "landmarks": _FLOATS, "extra": _FLOATS}
 )
 
@@ -53,7 +61,9 @@ def latent(seed: int, identity: str) -> np.ndarray:
 def true_label(someone: Person, shot: Shot) -> np.ndarray:
     """The 437 numbers (facts 5.4): the camera holds the whole head rotation, which the neck part says once more."""
     m = shot.moment
-    return np.concatenate([shot.camera, someone.shape, m.expression, shot.rotation, m.jaw, m.eyes]).astype(np.float32)
+    return np.concatenate([shot.camera, someone.shape, m.expression, shot.rotation, m.jaw, m.eyes]).astype(
+        np.float32
+    )
 
 
 def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
@@ -61,7 +71,9 @@ def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
     model = standin()
     vertices = pose(body, shot.moment)[: len(model.template_V3)]
     corner = vertices[model.faces_F3[model.landmark_faces]]
-    return (project((corner * model.landmark_weights[..., None]).sum(1), shot.camera) * size).astype(np.float32)
+    return (project((corner * model.landmark_weights[..., None]).sum(1), shot.camera) * size).astype(
+        np.float32
+    )
 
 
 def _grey(alpha: np.ndarray) -> bytes:
@@ -89,7 +101,10 @@ class Artist:
         rows.append(_row(body, shot, size, file=file, identity=identity))
         distance = np.where(np.isfinite(picture.depth), picture.depth / DEPTH_UNIT, 0)
         depth = encode_png(np.round(distance).astype(np.uint16))
-        yield key_of(file), {"image.png": encode_png(picture.rgb), "mask.png": _grey(picture.alpha), "depth.png": depth}
+        yield (
+            key_of(file),
+            {"image.png": encode_png(picture.rgb), "mask.png": _grey(picture.alpha), "depth.png": depth},
+        )
 
     def _clip(self, file: str, rows: list[dict]) -> Iterator[Sample]:
         identity, size, split = f"clip-{Path(file).stem}", self.settings.clip_size, file.split("-")[0]
@@ -98,7 +113,14 @@ class Artist:
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
         yield key_of(file), {"clip.mp4": encode_mp4(pictures, self.settings.fps)}
         for index, shot in enumerate(shots):
-            extra = {"file": file, "clip": file, "index": index, "identity": identity, "split": split, "extra": shot.moment.extra.tolist()}
+            extra = {
+                "file": file,
+                "clip": file,
+                "index": index,
+                "identity": identity,
+                "split": split,
+                "extra": shot.moment.extra.tolist(),
+            }
             rows.append(_row(body, shot, size, **extra))
             if split != "train" and index % NOVEL_EVERY == NOVEL_EVERY // 2:
                 yield self._novel(file, index, body, shot, shots[0])
@@ -114,7 +136,9 @@ class Artist:
         for number, view in enumerate(views):
             fields |= {f"view{number}.png": encode_png(view.rgb), f"alpha{number}.png": _grey(view.alpha)}
             fields[f"depth{number}.npy"] = encode_npy(view.depth)
-        fields["unmoved.png"] = encode_png(render(body, with_face_of(shot.moment, first.moment), cameras[0], self.image, room).rgb)
+        fields["unmoved.png"] = encode_png(
+            render(body, with_face_of(shot.moment, first.moment), cameras[0], self.image, room).rgb
+        )
         return f"{key_of(file)}-{index:06d}", fields
 
 
@@ -136,19 +160,40 @@ def generate(params: Params, out: Path = Path("data/generated"), truth: Path = P
     clips = [f"{split}-{i:04d}.mp4" for split in SPLITS for i in range(getattr(settings, f"{split}_clips"))]
     plan = units_of("portraits", portraits, settings.shard_size) + units_of("clip", clips, 1)
     scratch = scratch_folder("generated", fingerprint(__file__, settings, params.networks.image, params.seed))
-    done = run_units(plan, partial(Artist, settings, params.networks.image, params.seed), scratch, params.machine, "generate", {"files": 1})
-    if rejects := [reject for unit in done for reject in unit.rejects]:  # no file of a user's, which may be broken: a fault of ours
-        raise UserError(f"generate: {len(rejects)} files could not be drawn, the first {rejects[0].item}: {rejects[0].reason}")
-    rows = {kind: [row for unit in done if unit.name.startswith(kind) for row in unit.record["rows"]] for kind in ("portraits", "clip")}
+    done = run_units(
+        plan,
+        partial(Artist, settings, params.networks.image, params.seed),
+        scratch,
+        params.machine,
+        "generate",
+        {"files": 1},
+    )
+    if rejects := [
+        reject for unit in done for reject in unit.rejects
+    ]:  # no file of a user's, which may be broken: a fault of ours
+        raise UserError(
+            f"generate: {len(rejects)} files could not be drawn, the first {rejects[0].item}: {rejects[0].reason}"
+        )
+    rows = {
+        kind: [row for unit in done if unit.name.startswith(kind) for row in unit.record["rows"]]
+        for kind in ("portraits", "clip")
+    }
     for folder in (out / "portraits", out / "clips", truth):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    files = {key_of(file): out / kind / file for kind, names in (("portraits", portraits), ("clips", clips)) for file in names}
+    files = {
+        key_of(file): out / kind / file
+        for kind, names in (("portraits", portraits), ("clips", clips))
+        for file in names
+    }
     reader = ShardReader(scratch)
     for key, path in files.items():
         write_bytes(path, reader.read(key, "image.png" if path.suffix == ".png" else "clip.mp4"))
     for unit in units_of("masks", portraits, settings.shard_size):
-        known = ({name: reader.read(key_of(file), name) for name in ("mask.png", "depth.png")} for file in unit.items)
+        known = (
+            {name: reader.read(key_of(file), name) for name in ("mask.png", "depth.png")}
+            for file in unit.items
+        )
         write_shard(truth / f"{unit.name}.tar", zip(map(key_of, unit.items), known, strict=True))
     novel = sorted(set(reader.keys()) - set(files))
     for unit in units_of("views", novel, settings.shard_size):

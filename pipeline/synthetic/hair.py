@@ -37,7 +37,11 @@ def hairline(person: Person, turn: np.ndarray) -> np.ndarray:
     trait = person.trait
     side = np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
     fringe = np.clip((trait["fringe"] - 0.68) / 0.25, 0, 1)
-    recede = (1 - fringe) * np.exp(-(((side - 0.62) / 0.26) ** 2)) * (3 + 7 * trait["age"] * np.clip(2 * trait["beard"], 0, 1))
+    recede = (
+        (1 - fringe)
+        * np.exp(-(((side - 0.62) / 0.26) ** 2))
+        * (3 + 7 * trait["age"] * np.clip(2 * trait["beard"], 0, 1))
+    )
     front = np.radians(48.5 - recede + 15 * fringe) + 0.07 * np.sin(turn + 6 * (trait["parting"] - 0.5))
     length = trait["length"]
     nape = np.radians(np.interp(length, [0, 0.45, 0.55, 1.0], [96, 122, 140, 265]))
@@ -55,21 +59,40 @@ def hair_points(person: Person, surface: Surface) -> tuple[np.ndarray, np.ndarra
     ragged = 0.035 * np.sin(turn * 23 + person.phase[0]) * np.sin(turn * 9 + person.phase[1])
     polar = s * (hairline(person, turn) + ragged * (0.6 + trait["length"]))
     on_skull = np.minimum(polar, HANG)
-    direction = np.stack([np.sin(on_skull) * np.sin(turn), np.cos(on_skull), np.sin(on_skull) * np.cos(turn)], -1)
+    direction = np.stack(
+        [np.sin(on_skull) * np.sin(turn), np.cos(on_skull), np.sin(on_skull) * np.cos(turn)], -1
+    )
     c, n = np.cos(TILT), np.sin(TILT)
     direction = direction @ np.array([[1, 0, 0], [0, c, -n], [0, n, c]])  # tips the crown backwards
     skin = surface(direction)
     side = np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
-    volume = 0.012 + 0.055 * trait["volume"] * (0.35 + 0.65 * np.clip(trait["length"] * 1.8, 0, 1)) + 0.018 * over_ears(person)
+    volume = (
+        0.012
+        + 0.055 * trait["volume"] * (0.35 + 0.65 * np.clip(trait["length"] * 1.8, 0, 1))
+        + 0.018 * over_ears(person)
+    )
     edge = np.where(polar < HANG + 0.1, np.clip((1 - s) / 0.22, 0, 1) ** 0.6, 1.0)
     edge = np.maximum(edge, 0.10 + 0.5 * np.clip((trait["fringe"] - 0.68) / 0.25, 0, 1) * (side < 1.0))
-    part = np.exp(-(((side - 0.12) * np.sin(on_skull) / 0.06) ** 2)) * (side < 1.4) * np.exp(-(((on_skull - 0.5) / 0.5) ** 2))
+    part = (
+        np.exp(-(((side - 0.12) * np.sin(on_skull) / 0.06) ** 2))
+        * (side < 1.4)
+        * np.exp(-(((on_skull - 0.5) / 0.5) ** 2))
+    )
     wave = np.sin(turn * 7 + 5 * polar + person.phase[2]) * np.sin(3 * turn + 7 * polar + person.phase[3])
     bumps = trait["wave"] * np.sin(13 * turn + person.phase[4]) * np.sin(17 * polar + person.phase[5])
-    quiff = (1 - trait["fringe"]) * trait["volume"] * np.exp(-(((side - 0.1) / 0.8) ** 2)) * np.exp(-(((s - 0.75) / 0.22) ** 2))
-    thick = cover(person) * volume * edge * (1 - 0.35 * part + 0.16 * wave + 0.25 * bumps + 1.1 * quiff) + 0.004
+    quiff = (
+        (1 - trait["fringe"])
+        * trait["volume"]
+        * np.exp(-(((side - 0.1) / 0.8) ** 2))
+        * np.exp(-(((s - 0.75) / 0.22) ** 2))
+    )
+    thick = (
+        cover(person) * volume * edge * (1 - 0.35 * part + 0.16 * wave + 0.25 * bumps + 1.1 * quiff) + 0.004
+    )
     points = skin + direction * thick[:, None]
     hang = np.clip(polar - HANG, 0, None)
     points[:, 1] -= 0.19 * hang
-    points[:, [0, 2]] *= (1 + 0.10 * np.sin(1.1 * hang) - 0.03 * hang + 0.015 * trait["wave"] * np.sin(6 * hang + 5 * turn))[:, None]
+    points[:, [0, 2]] *= (
+        1 + 0.10 * np.sin(1.1 * hang) - 0.03 * hang + 0.015 * trait["wave"] * np.sin(6 * hang + 5 * turn)
+    )[:, None]
     return points, direction

@@ -56,7 +56,9 @@ def _mix(colour: Array, other: Array, amount: Array) -> Array:
 
 def _noise(x: Array, y: Array, phase: Array) -> Array:
     """Cheap smooth noise in about [-1, 1]."""
-    return np.sin(x + 1.7 * np.sin(0.7 * y + phase[0]) + phase[1]) * np.sin(1.1 * y + 1.3 * np.sin(0.8 * x + phase[2]) + phase[3])
+    return np.sin(x + 1.7 * np.sin(0.7 * y + phase[0]) + phase[1]) * np.sin(
+        1.1 * y + 1.3 * np.sin(0.8 * x + phase[2]) + phase[3]
+    )
 
 
 def _scalp(person: Person, x: Array, y: Array, z: Array) -> Array:
@@ -78,12 +80,27 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     ear = (side > 0.226) & (np.abs(z - 0.015) < 0.075) & (y < 0.14)
     smile = float(np.clip(moment.expression[0] + 0.6 * moment.expression[[19, 20]].mean(), 0, 2))
     speck = _noise(90 * x + 40 * z, 90 * y, person.phase)
-    albedo = person.skin.astype(np.float32) * (1 + 0.035 * speck + 0.03 * _noise(31 * x, 27 * y, person.phase[4:]))[:, None]
-    warm = 0.55 * _blob(side, y, 0.135, -0.015, 0.055, 0.045) + 0.45 * _blob(side, y, 0.0, 0.0, 0.05, 0.03) + 0.4 * ear
-    albedo *= 1 - (0.20 + 0.35 * trait["blush"]) * warm[:, None] * front[:, None] * np.array([0.05, 0.32, 0.30], np.float32)
+    albedo = (
+        person.skin.astype(np.float32)
+        * (1 + 0.035 * speck + 0.03 * _noise(31 * x, 27 * y, person.phase[4:]))[:, None]
+    )
+    warm = (
+        0.55 * _blob(side, y, 0.135, -0.015, 0.055, 0.045)
+        + 0.45 * _blob(side, y, 0.0, 0.0, 0.05, 0.03)
+        + 0.4 * ear
+    )
+    albedo *= 1 - (0.20 + 0.35 * trait["blush"]) * warm[:, None] * front[:, None] * np.array(
+        [0.05, 0.32, 0.30], np.float32
+    )
     if trait["freckles"] > 0.75:
-        spots = smooth(_noise(420 * x, 410 * y, person.phase), 0.55, 0.8) * _blob(side, y, 0.07, 0.015, 0.10, 0.05) * front
-        albedo *= 1 - (2.0 * (trait["freckles"] - 0.75)) * spots[:, None] * np.array([0.25, 0.45, 0.55], np.float32)
+        spots = (
+            smooth(_noise(420 * x, 410 * y, person.phase), 0.55, 0.8)
+            * _blob(side, y, 0.07, 0.015, 0.10, 0.05)
+            * front
+        )
+        albedo *= 1 - (2.0 * (trait["freckles"] - 0.75)) * spots[:, None] * np.array(
+            [0.25, 0.45, 0.55], np.float32
+        )
     # hair on skin
     above = ((y > 0.02) | (z < 0.12)) & ~ear
     scalp = np.zeros_like(x)
@@ -95,25 +112,40 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
         gap = 0.9 * _blob(x, y, 0.0, -0.128, 0.012, 0.008)
         zone = smooth(line - y, -0.012, 0.016) * smooth(s.lip, 0.47, 0.34) * smooth(z, 0.03, 0.10) * (1 - gap)
         density = np.clip((bearded - 0.6) / 0.3, 0, 1) ** 0.8
-        albedo = _mix(albedo, 0.75 * person.hair, zone * density * (0.86 + 0.07 * _noise(410 * x, 190 * y, person.phase)))
+        albedo = _mix(
+            albedo,
+            0.75 * person.hair,
+            zone * density * (0.86 + 0.07 * _noise(410 * x, 190 * y, person.phase)),
+        )
     # brows
     top = np.interp(side, BROW_X, BROW_Y)
-    thick = (0.013 + 0.014 * trait["brow"]) * (1 - 0.55 * smooth(side, 0.10, 0.172)) * smooth(side, 0.022, 0.050)
+    thick = (
+        (0.013 + 0.014 * trait["brow"]) * (1 - 0.55 * smooth(side, 0.10, 0.172)) * smooth(side, 0.022, 0.050)
+    )
     soft = max(0.0035, 0.7 * s.pixel)
     hairs = (0.92 + 0.08 * np.sin(380 * side + 200 * (y - top))) * smooth(side, 0.020, 0.052)
-    brow = smooth(top + 0.001 - y, -soft, soft) * smooth(y - (top - thick), -soft, soft) * smooth(side, 0.176, 0.160) * front
+    brow = (
+        smooth(top + 0.001 - y, -soft, soft)
+        * smooth(y - (top - thick), -soft, soft)
+        * smooth(side, 0.176, 0.160)
+        * front
+    )
     albedo = _mix(albedo, person.brow, brow * hairs * (0.62 + 0.33 * trait["brow_dark"]))
     # lids: shadow on the lid, crease, lashes
     eye_line = 0.0875
     upper = smooth(y - eye_line, -0.004, 0.002)
     albedo *= (1 - 0.13 * smooth(s.lid, 0.35, 0.8))[:, None]
     albedo *= (1 - (0.34 + 0.2 * trait["age"]) * np.exp(-(((s.lid - 0.52) / 0.11) ** 2)) * upper)[:, None]
-    albedo *= (1 - (0.10 + 0.24 * trait["age"]) * np.exp(-(((s.lid - 0.30) / 0.16) ** 2)) * (1 - upper))[:, None]
+    albedo *= (1 - (0.10 + 0.24 * trait["age"]) * np.exp(-(((s.lid - 0.30) / 0.16) ** 2)) * (1 - upper))[
+        :, None
+    ]
     lash = smooth(s.lid, 0.80, 0.93) * (0.25 + 0.70 * upper)
     albedo = _mix(albedo, 0.10 * person.brow + 0.004, np.clip(lash, 0, 0.95))
     # lips
     lips = smooth(s.lip, 0.46, 0.60)
-    lipstick = person.lips.astype(np.float32) * (1 + 0.10 * np.sin(430 * x) * smooth(s.lip, 0.5, 0.9))[:, None]
+    lipstick = (
+        person.lips.astype(np.float32) * (1 + 0.10 * np.sin(430 * x) * smooth(s.lip, 0.5, 0.9))[:, None]
+    )
     albedo = albedo + lips[:, None] * (lipstick - albedo)
     albedo *= (1 - 0.45 * smooth(s.lip, 0.985, 1.0) * np.exp(-(((y + 0.0915) / 0.0035) ** 2)))[:, None]
     # folds and occlusion
@@ -122,9 +154,13 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     dark = (0.08 + 0.22 * trait["age"] + 0.22 * smile) * fold
     dark += 0.30 * extra["dimples"] * _blob(side, y, 0.118, -0.075, 0.008, 0.016)
     dark += 0.85 * _blob(side, y, 0.0205, -0.0265, 0.0105, 0.0052) * smooth(z, 0.25, 0.30)  # nostrils
-    dark += 0.22 * _blob(side, y, 0.054, -0.010, 0.006, 0.018) + 0.16 * _blob(side, y, 0.0, -0.135, 0.045, 0.010)
+    dark += 0.22 * _blob(side, y, 0.054, -0.010, 0.006, 0.018) + 0.16 * _blob(
+        side, y, 0.0, -0.135, 0.045, 0.010
+    )
     dark += 0.20 * _blob(side, y, 0.045, 0.10, 0.014, 0.030) + 0.16 * _blob(x, y, 0.0, -0.04, 0.006, 0.014)
-    dark += 0.35 * smooth(y, -0.20, -0.245) * smooth(z, 0.34, 0.2) + 0.30 * (side > 0.225) * _blob(z, y, 0.015, 0.025, 0.02, 0.035)
+    dark += 0.35 * smooth(y, -0.20, -0.245) * smooth(z, 0.34, 0.2) + 0.30 * (side > 0.225) * _blob(
+        z, y, 0.015, 0.025, 0.02, 0.035
+    )
     if extra["wrinkles"] or trait["age"] > 0.6:
         brow_to_hair = smooth(y, 0.185, 0.20) * smooth(y, 0.285, 0.265) * smooth(side, 0.16, 0.08) * front
         lines = np.sin(235 * y + 0.9 * np.sin(18 * x)) ** 6 * brow_to_hair
@@ -141,13 +177,19 @@ def paint_bust(person: Person, moment: Moment, s: Surfel) -> Coat:
     depth = 0.02 + 0.16 * person.trait["neckline"]
     neckline = -0.335 - depth * smooth(z, -0.05, 0.12) * np.exp(-((x / 0.16) ** 2))
     shirt = smooth(neckline - y, -0.004, 0.004)
-    weave = 1 + 0.05 * np.sin(260 * x + 30 * z) * np.sin(260 * y) + 0.10 * np.sin(17 * x + 9 * y + person.phase[6])
+    weave = (
+        1
+        + 0.05 * np.sin(260 * x + 30 * z) * np.sin(260 * y)
+        + 0.10 * np.sin(17 * x + 9 * y + person.phase[6])
+    )
     collar = np.exp(-(((neckline - y - 0.012) / 0.007) ** 2))
     cloth = person.shirt.astype(np.float32) * (weave * (1 - 0.35 * collar))[:, None]
     skin = person.skin.astype(np.float32) * (0.95 + 0.03 * _noise(60 * x, 50 * y, person.phase))[:, None]
     chin = 0.50 * smooth(y, -0.36, -0.21) * smooth(z, -0.14, 0.05) + 0.25 * smooth(y, -0.30, -0.18)
     hollow = 0.22 * _blob(x, y, 0.0, -0.385, 0.02, 0.02) * smooth(z, 0.0, 0.05)
-    occlusion = np.clip(1 - chin - hollow * (1 - shirt) - 0.25 * np.exp(-(((neckline - y + 0.008) / 0.01) ** 2)), 0.2, 1)
+    occlusion = np.clip(
+        1 - chin - hollow * (1 - shirt) - 0.25 * np.exp(-(((neckline - y + 0.008) / 0.01) ** 2)), 0.2, 1
+    )
     return Coat(skin + shirt[:, None] * (cloth - skin), occlusion, 0.06 * (1 - shirt), 18.0)
 
 
@@ -165,7 +207,12 @@ def paint_eye(person: Person, moment: Moment, s: Surfel) -> Coat:
     albedo = ring + smooth(angle, radius - soft, radius + soft)[:, None] * (white - ring)
     albedo = _mix(albedo, np.full(3, 0.004), smooth(angle, 0.185 + 0.6 * soft, 0.185 - 0.6 * soft))
     n = s.normal
-    occlusion = 1 - 0.62 * smooth(n[:, 1], 0.05, 0.42) - 0.22 * smooth(np.abs(n[:, 0]), 0.45, 0.9) - 0.15 * smooth(-n[:, 1], 0.15, 0.4)
+    occlusion = (
+        1
+        - 0.62 * smooth(n[:, 1], 0.05, 0.42)
+        - 0.22 * smooth(np.abs(n[:, 0]), 0.45, 0.9)
+        - 0.15 * smooth(-n[:, 1], 0.15, 0.4)
+    )
     return Coat(albedo, np.clip(occlusion, 0.15, 1), 0.9, 160.0)
 
 
@@ -173,7 +220,9 @@ def paint_mouth(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Inside of the mouth: red, darker inwards; the tongue below."""
     y, z = s.paint[:, 1], s.paint[:, 2]
     tongue = smooth(-0.0915 - y, 0.004, 0.022) * smooth(z, 0.19, 0.26)
-    albedo = _mix(np.tile(np.array([0.13, 0.022, 0.020], np.float32), (len(y), 1)), np.array([0.44, 0.12, 0.11]), tongue)
+    albedo = _mix(
+        np.tile(np.array([0.13, 0.022, 0.020], np.float32), (len(y), 1)), np.array([0.44, 0.12, 0.11]), tongue
+    )
     return Coat(albedo, 0.16 + 0.55 * smooth(z, 0.22, 0.335), 0.10, 30.0)
 
 
@@ -212,7 +261,9 @@ def background(person: Person, size: int) -> Array:
     colour = (1 - v) * ((1 - u) * c[0] + u * c[1]) + v * ((1 - u) * c[2] + u * c[3])
     for k in range(2):
         cu, cv = 0.5 + 0.45 * np.sin(person.phase[2 * k]), 0.35 + 0.35 * np.sin(person.phase[2 * k + 1])
-        colour = colour * (1 + (0.35 if k else -0.30) * np.exp(-(((u - cu) / 0.20) ** 2) - ((v - cv) / 0.28) ** 2))
+        colour = colour * (
+            1 + (0.35 if k else -0.30) * np.exp(-(((u - cu) / 0.20) ** 2) - ((v - cv) / 0.28) ** 2)
+        )
     return colour
 
 

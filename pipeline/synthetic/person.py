@@ -54,7 +54,12 @@ def linear(rgb: np.ndarray | tuple) -> np.ndarray:
 
 def _palette(colours: list[tuple], place: float) -> np.ndarray:
     """Colour at `place` in [0, 1] along a list of colours."""
-    return np.array([np.interp(place * (len(colours) - 1), np.arange(len(colours)), linear(colours)[:, k]) for k in range(3)])
+    return np.array(
+        [
+            np.interp(place * (len(colours) - 1), np.arange(len(colours)), linear(colours)[:, k])
+            for k in range(3)
+        ]
+    )
 
 
 def _hue(turn: float, saturation: float, value: float) -> np.ndarray:
@@ -79,10 +84,16 @@ def person(z_512: np.ndarray) -> Person:
     hair = (1 - 0.7 * ginger) * hair + 0.7 * ginger * linear((150, 66, 30))
     grey = np.clip((trait["grey"] - 0.8) / 0.18, 0, 1) * 0.8
     hair = (1 - grey) * hair + grey * linear((168, 166, 164))
-    lips = skin * (np.array([0.80, 0.50, 0.50]) * (1 - trait["lips"]) + np.array([0.86, 0.26, 0.30]) * trait["lips"])
+    lips = skin * (
+        np.array([0.80, 0.50, 0.50]) * (1 - trait["lips"]) + np.array([0.86, 0.26, 0.30]) * trait["lips"]
+    )
     brow = (0.35 + 0.35 * (1 - trait["brow_dark"])) * hair + 0.04 * skin
     iris = _palette(IRIS, np.clip(trait["iris"] * (1.25 - 0.9 * trait["skin"]), 0, 1))
-    shirt = _hue(1.3 * trait["shirt_hue"], 0.35 + 0.5 * abs(2 * trait["shirt_light"] - 1), 0.18 + 0.72 * trait["shirt_light"])
+    shirt = _hue(
+        1.3 * trait["shirt_hue"],
+        0.35 + 0.5 * abs(2 * trait["shirt_light"] - 1),
+        0.18 + 0.72 * trait["shirt_light"],
+    )
     turn, light = 1.4 * trait["back_hue"], 0.25 + 0.65 * trait["back_light"]
     corners = [
         (turn, light),

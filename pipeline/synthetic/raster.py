@@ -63,14 +63,20 @@ def _visible(corner_F32: np.ndarray, inverse_F3: np.ndarray, size: int) -> tuple
     face, row, first, last = _spans(corner_F32, size)
     length = last - first + 1
     start = np.cumsum(length) - length
-    base = inverse_F3[face, 0] + (first + 0.5 - a[face, 0]) * by_x[face] + (row + 0.5 - a[face, 1]) * by_y[face]
+    base = (
+        inverse_F3[face, 0] + (first + 0.5 - a[face, 0]) * by_x[face] + (row + 0.5 - a[face, 1]) * by_y[face]
+    )
     step = np.arange(length.sum()) - np.repeat(start, length)
     inverse = (np.repeat(base, length) + step * np.repeat(by_x[face], length)).astype(np.float32)
     place = np.repeat(row * size + first, length) + step
-    key = inverse.view(np.uint32).astype(np.uint64) << np.uint64(32) | np.repeat(face + 1, length).astype(np.uint64)
+    key = inverse.view(np.uint32).astype(np.uint64) << np.uint64(32) | np.repeat(face + 1, length).astype(
+        np.uint64
+    )
     best = np.zeros(size * size, np.uint64)  # positive floats sort like their bits
     np.maximum.at(best, place, key)
-    return (best & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1, (best >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    return (best & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1, (best >> np.uint64(32)).astype(
+        np.uint32
+    ).view(np.float32)
 
 
 def _lights(person: Person, room_33: np.ndarray) -> list[tuple[np.ndarray, float, np.ndarray]]:
@@ -78,7 +84,10 @@ def _lights(person: Person, room_33: np.ndarray) -> list[tuple[np.ndarray, float
     contrast = 0.55 + 0.5 * person.trait["contrast"]
     key = room_33 @ person.light
     fill = room_33 @ (np.array([-person.light[0], 0.15, 0.8]) / np.linalg.norm([person.light[0], 0.15, 0.8]))
-    return [(key, 0.30, contrast * np.array([1.0, 0.96, 0.90])), (fill, 0.55, (0.62 - 0.3 * contrast) * np.array([0.88, 0.94, 1.0]))]
+    return [
+        (key, 0.30, contrast * np.array([1.0, 0.96, 0.90])),
+        (fill, 0.55, (0.62 - 0.3 * contrast) * np.array([0.88, 0.94, 1.0])),
+    ]
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,9 @@ class _View:
     pixel: float  # its size in world units
 
 
-def _shade(body: Figure, moment: Moment, face_N: np.ndarray, weight_N3: np.ndarray, back_N: np.ndarray, view: _View) -> np.ndarray:
+def _shade(
+    body: Figure, moment: Moment, face_N: np.ndarray, weight_N3: np.ndarray, back_N: np.ndarray, view: _View
+) -> np.ndarray:
     """sRGB in [0, 1], (N, 3), of points given by triangle and barycentric weights; `back_N`: the triangle is seen from behind."""
     shared, person = shared_parts(), body.person
     colour = np.zeros((len(face_N), 3), np.float32)
@@ -109,7 +120,9 @@ def _shade(body: Figure, moment: Moment, face_N: np.ndarray, weight_N3: np.ndarr
             around = [table[corner[chosen, k], 1] for k in range(3)]
             seam = np.maximum(np.maximum(around[0], around[1]), around[2]) - np.pi
             for k in range(3):
-                values[k][:, 1] += np.where(around[k] < seam, 2 * np.pi, 0).astype(np.float32) * weight_N3[chosen, k]
+                values[k][:, 1] += (
+                    np.where(around[k] < seam, 2 * np.pi, 0).astype(np.float32) * weight_N3[chosen, k]
+                )
         mixed = values[0] + values[1] + values[2]
         normal = mixed[:, 3:6]
         length = np.sqrt(np.einsum("nc,nc->n", normal, normal) + 1e-12)
@@ -121,7 +134,11 @@ def _shade(body: Figure, moment: Moment, face_N: np.ndarray, weight_N3: np.ndarr
         for direction, wrap, strength in lights:
             facing = normal @ direction.astype(np.float32)
             # red light goes deeper into skin and hair, so it wraps further around
-            reach = np.clip((facing[:, None] + np.array([wrap + 0.12, wrap, wrap - 0.04], np.float32)) / (1 + wrap), 0, None)
+            reach = np.clip(
+                (facing[:, None] + np.array([wrap + 0.12, wrap, wrap - 0.04], np.float32)) / (1 + wrap),
+                0,
+                None,
+            )
             light += reach * strength.astype(np.float32)
             half = direction + view.eye_3
             half = (half / np.linalg.norm(half)).astype(np.float32)
@@ -133,10 +150,14 @@ def _shade(body: Figure, moment: Moment, face_N: np.ndarray, weight_N3: np.ndarr
 
 def srgb(colour: np.ndarray) -> np.ndarray:
     """Linear light to sRGB in [0, 1] with soft highlights."""
-    return np.clip(np.where(colour < 0.7, colour, 0.7 + 0.3 * np.tanh((colour - 0.7) / 0.3)), 0, 1) ** (1 / 2.2)
+    return np.clip(np.where(colour < 0.7, colour, 0.7 + 0.3 * np.tanh((colour - 0.7) / 0.3)), 0, 1) ** (
+        1 / 2.2
+    )
 
 
-def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_33: np.ndarray | None = None) -> Picture:
+def render(
+    body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_33: np.ndarray | None = None
+) -> Picture:
     """The person at a moment through a camera (25 numbers in the head's own frame, any intrinsics), `size` x `size` pixels.
 
     `room_33` turns the frame of the room, where the lights stand, into the head's; by default the room is the camera's frame.
@@ -155,7 +176,9 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     inverse = (1.0 / depth_V)[shared.faces]
     ab, ac = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
     area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    drawn = np.where(shared.two_sided, np.abs(area) > 1e-9, area < -1e-9) & (inverse > 0).all(1)  # the image's y points down
+    drawn = np.where(shared.two_sided, np.abs(area) > 1e-9, area < -1e-9) & (inverse > 0).all(
+        1
+    )  # the image's y points down
     if hair.cover(person) == 0:
         drawn &= shared.material != HAIR
     drawn = np.flatnonzero(drawn)
@@ -166,13 +189,22 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     covered = face >= 0
     far, near, edge = seen[0], seen[0], np.zeros(size * size, bool)
     for k in range(1, SAMPLES**2):
-        far, near, edge = np.minimum(far, seen[k]), np.maximum(near, seen[k]), edge | (material[k] != material[0])
+        far, near, edge = (
+            np.minimum(far, seen[k]),
+            np.maximum(near, seen[k]),
+            edge | (material[k] != material[0]),
+        )
     edge |= near - far > EDGE * near**2
     inner, rim = np.flatnonzero(~edge & covered[0]), np.flatnonzero(edge)
     rim_sample, rim_at = np.nonzero(covered[:, rim])
     pixel = np.concatenate([inner, rim[rim_at]])
     chosen = np.concatenate([face[0, inner], face[rim_sample, rim[rim_at]]])
-    offset = np.concatenate([np.full((len(inner), 2), SAMPLES / 2), np.stack([rim_sample % SAMPLES, rim_sample // SAMPLES], 1) + 0.5])
+    offset = np.concatenate(
+        [
+            np.full((len(inner), 2), SAMPLES / 2),
+            np.stack([rim_sample % SAMPLES, rim_sample // SAMPLES], 1) + 0.5,
+        ]
+    )
     point = np.stack([pixel % size, pixel // size], 1) * SAMPLES + offset
     a, u, v = corner[chosen, 0], ab[chosen], ac[chosen]
     to = point - a
@@ -183,7 +215,9 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     pixel_size = float(np.median(depth_V)) / (intrinsics[0, 0] * size)
     view = _View(normals(vertices), room, centre / np.linalg.norm(centre), pixel_size)
     colours = _shade(body, moment, chosen, weight, area[chosen] > 0, view)
-    image = cv2.resize(srgb(background(person, BACKGROUND)), (size, size), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
+    image = cv2.resize(
+        srgb(background(person, BACKGROUND)), (size, size), interpolation=cv2.INTER_LINEAR
+    ).reshape(-1, 3)
     image[inner] = colours[: len(inner)]
     rims = np.repeat(image[None, rim], SAMPLES**2, axis=0)
     rims[rim_sample, rim_at] = colours[len(inner) :]
@@ -191,7 +225,11 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
     count = covered.sum(0)
     ray = np.linalg.inv(intrinsics)
     grid = (np.arange(size) + 0.5) / size
-    slope = np.sqrt((ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]) ** 2 + (ray[1, 1] * grid[:, None] + ray[1, 2]) ** 2 + 1)
+    slope = np.sqrt(
+        (ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]) ** 2
+        + (ray[1, 1] * grid[:, None] + ray[1, 2]) ** 2
+        + 1
+    )
     along = np.full(size * size, np.inf, np.float32)
     hit = count > 0
     along[hit] = slope.ravel()[hit] * count[hit] / seen.sum(0)[hit]
@@ -204,4 +242,10 @@ def render(body: Figure, moment: Moment, camera_25: np.ndarray, size: int, room_
 
 def _by_sample(values: np.ndarray, size: int) -> np.ndarray:
     """Values on the fine grid as (SAMPLES^2, size*size): one row per sample of a pixel."""
-    return np.stack([values.reshape(size * SAMPLES, -1)[j::SAMPLES, i::SAMPLES].ravel() for j in range(SAMPLES) for i in range(SAMPLES)])
+    return np.stack(
+        [
+            values.reshape(size * SAMPLES, -1)[j::SAMPLES, i::SAMPLES].ravel()
+            for j in range(SAMPLES)
+            for i in range(SAMPLES)
+        ]
+    )

@@ -61,7 +61,10 @@ class Shared:
 def _teeth() -> np.ndarray:
     """Upper then lower row: two strips on a dental arc, TEETH_ROWS x TEETH_COLUMNS vertices each."""
     rows = []
-    for heights, back, reach in (((-0.062, -0.082, -0.0985), 0.0, 1.2), ((-0.0985, -0.113, -0.128), 0.010, 0.85)):
+    for heights, back, reach in (
+        ((-0.062, -0.082, -0.0985), 0.0, 1.2),
+        ((-0.0985, -0.113, -0.128), 0.010, 0.85),
+    ):
         angle = np.linspace(-reach, reach, TEETH_COLUMNS)
         for y, tuck in zip(heights, (0.004, 0.0, 0.002), strict=True):
             z = 0.310 - back - tuck - 0.078 * (1 - np.cos(angle))
@@ -151,7 +154,9 @@ def _beyond(points_V3: np.ndarray, moment: Moment) -> np.ndarray:
     e = moment.beyond
     moved = np.zeros_like(points_V3)
     if e["asymmetry"]:
-        lift = bump(points_V3, (0.07, -0.09, 0.30), (0.035, 0.035, 0.08), "left" if e["asymmetry"] > 0 else "right")
+        lift = bump(
+            points_V3, (0.07, -0.09, 0.30), (0.035, 0.035, 0.08), "left" if e["asymmetry"] > 0 else "right"
+        )
         moved += lift[:, None] * np.array([0.008 * e["asymmetry"], 0.016 * abs(e["asymmetry"]), 0.004])
     for name, sign in (("left", 1.0), ("right", -1.0)):
         puff = e[f"puff_{name}"]
@@ -159,9 +164,17 @@ def _beyond(points_V3: np.ndarray, moment: Moment) -> np.ndarray:
             cheek = bump(points_V3, (0.125, -0.065, 0.25), (0.045, 0.05, 0.07), name)
             moved += (puff * cheek**1.5)[:, None] * np.array([sign * 0.018, 0.0, 0.022])
     if e["dimples"]:
-        moved -= e["dimples"] * bump(points_V3, (0.118, -0.075, 0.27), (0.010, 0.014, 0.04))[:, None] * np.array([0.0, 0.0, 0.012])
+        moved -= (
+            e["dimples"]
+            * bump(points_V3, (0.118, -0.075, 0.27), (0.010, 0.014, 0.04))[:, None]
+            * np.array([0.0, 0.0, 0.012])
+        )
     if e["lip_bite"]:
-        moved += e["lip_bite"] * bump(points_V3, (0, -0.108, 0.335), (0.04, 0.016, 0.05))[:, None] * np.array([0.0, 0.010, -0.014])
+        moved += (
+            e["lip_bite"]
+            * bump(points_V3, (0, -0.108, 0.335), (0.04, 0.016, 0.05))[:, None]
+            * np.array([0.0, 0.010, -0.014])
+        )
     if e["nostrils"]:
         wings = bump(points_V3, (0.046, -0.018, 0.315), (0.014, 0.016, 0.03))
         moved[:, 0] += 0.007 * e["nostrils"] * wings * np.sign(points_V3[:, 0])
@@ -175,11 +188,19 @@ def pose(body: Figure, moment: Moment) -> np.ndarray:
     points[shared.head] += body.expression @ moment.expression.astype(np.float32)
     points[shared.head] += _beyond(shared.template[shared.head], moment)
     corners = points[standin_mesh().rings["lip0"][[0, 10]]]
-    narrow = np.clip(0.5 * (corners[0, 0] - corners[1, 0]) / 0.070, 0.35, 1.0)  # a pursed mouth keeps its teeth to itself
-    points[shared.teeth] += (points[shared.teeth] - points[shared.teeth].mean(0)) * [narrow - 1, 0, 0] - [0, 0, 0.03 * (1 - narrow)]
+    narrow = np.clip(
+        0.5 * (corners[0, 0] - corners[1, 0]) / 0.070, 0.35, 1.0
+    )  # a pursed mouth keeps its teeth to itself
+    points[shared.teeth] += (points[shared.teeth] - points[shared.teeth].mean(0)) * [narrow - 1, 0, 0] - [
+        0,
+        0,
+        0.03 * (1 - narrow),
+    ]
     jaw = Rotation.from_rotvec(moment.jaw).as_matrix()
     if moment.jaw.any():
-        points[shared.head] += UNIT * ((jaw - np.eye(3)).reshape(9) @ model.pose_directions[9:18]).reshape(-1, 3)
+        points[shared.head] += UNIT * ((jaw - np.eye(3)).reshape(9) @ model.pose_directions[9:18]).reshape(
+            -1, 3
+        )
     bust, *eyes = Rotation.from_rotvec(np.concatenate([moment.body, moment.eyes]).reshape(3, 3)).as_matrix()
     turns = np.stack([bust, np.eye(3), jaw, *eyes])
     pivots = body.joints * np.array([0, 0, 1, 1, 1])[:, None]  # the bust turns about the origin

@@ -11,7 +11,12 @@ from pipeline.train.loop import update
 from pipeline.train.rates import adam
 
 R1_EVERY = 16  # lazy regularisation (facts 4.1)
-R1_GAMMA = {"image": 1.0, "raw": 1.0, "uv": 10.0, "opacity": 0.25}  # facts 4.5; opacity in [0, 1] has twice the official gradient
+R1_GAMMA = {
+    "image": 1.0,
+    "raw": 1.0,
+    "uv": 10.0,
+    "opacity": 0.25,
+}  # facts 4.5; opacity in [0, 1] has twice the official gradient
 
 
 class Adversary:
@@ -39,12 +44,20 @@ class Adversary:
         regular = step % R1_EVERY == 0
         if regular:
             real = {name: value.detach().requires_grad_(True) for name, value in real.items()}
-        fake = self.network(rendering.image.detach(), rendering.raw.detach(), rendering.opacity.detach(), target.uv, target.camera)
+        fake = self.network(
+            rendering.image.detach(),
+            rendering.raw.detach(),
+            rendering.opacity.detach(),
+            target.uv,
+            target.camera,
+        )
         judged = self.network(real["image"], real["raw"], real["opacity"], real["uv"], target.camera)
         loss = losses.discriminator_adversarial(fake, judged)
         scalars = {"discriminator": loss.detach()}
         if regular:
-            penalty = losses.r1_penalty(judged, {name: (value, R1_GAMMA[name]) for name, value in real.items()})
+            penalty = losses.r1_penalty(
+                judged, {name: (value, R1_GAMMA[name]) for name, value in real.items()}
+            )
             loss = loss + R1_EVERY * penalty
         update(self.optimiser, loss)
         return scalars

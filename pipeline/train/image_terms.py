@@ -23,17 +23,25 @@ class Target:
     five_points: Tensor  # (B, 5, 2) fractions
     camera: Tensor  # (B, 25)
     uv: Tensor  # (B, 3, S, S): where on the canonical head a pixel lies (facts 2.8)
-    weight: Tensor  # (B, 1, S, S): how much a pixel counts in L_1; ones, as published, or more where a face moves
+    weight: (
+        Tensor  # (B, 1, S, S): how much a pixel counts in L_1; ones, as published, or more where a face moves
+    )
 
 
 def image_terms(rendering: Rendering, target: Target, judges: Judges) -> dict[str, Tensor]:
     """L_1, L_LPIPS and L_opa of each sample, (B,): on the final image, the raw image, the foreground over black and the background (facts 4.2)."""
-    raw, weight = shrink(target.image, rendering.raw.shape[-1]), shrink(target.weight, rendering.raw.shape[-1])
+    raw, weight = (
+        shrink(target.image, rendering.raw.shape[-1]),
+        shrink(target.weight, rendering.raw.shape[-1]),
+    )
     pairs = [
         (rendering.image, target.image),
         (rendering.raw, raw),
         (rendering.foreground, losses.over_black(raw, target.opacity)),
-        (losses.over_black(rendering.background, target.background_mask), losses.over_black(target.background, target.background_mask)),
+        (
+            losses.over_black(rendering.background, target.background_mask),
+            losses.over_black(target.background, target.background_mask),
+        ),
     ]
     weights = (target.weight, weight, weight, torch.ones_like(weight))
     return {
@@ -48,7 +56,9 @@ def sparse_terms(rendering: Rendering, target: Target, sparse: SparseRays) -> di
     rays = target.opacity.shape[-1]
     raw, weight = sparse(shrink(target.image, rays)), sparse(shrink(target.weight, rays))
     opacity, known = sparse(target.opacity), sparse(target.background_mask)
-    background = losses.l1(losses.over_black(rendering.background, known), losses.over_black(sparse(target.background), known))
+    background = losses.l1(
+        losses.over_black(rendering.background, known), losses.over_black(sparse(target.background), known)
+    )
     return {
         "l1": 2 * losses.weighted_l1(rendering.raw, raw, weight)
         + losses.weighted_l1(rendering.foreground, losses.over_black(raw, opacity), weight)

@@ -84,9 +84,18 @@ class TrainingLoop:
                 if validate:
                     self._validate(done, validate)
                 self.moved = moves.measure()
-                LOG.info("%s, step %d: the layers that have moved least, over their size\n%s", self.label, done, moves.table(self.moved))
+                LOG.info(
+                    "%s, step %d: the layers that have moved least, over their size\n%s",
+                    self.label,
+                    done,
+                    moves.table(self.moved),
+                )
             # Only where the sums are empty, so that a resumed run has the same history as an undisturbed one.
-            if not sums and done < self.steps and done % max(interval, self.checkpoint_every // interval * interval) == 0:
+            if (
+                not sums
+                and done < self.steps
+                and done % max(interval, self.checkpoint_every // interval * interval) == 0
+            ):
                 self._checkpoint(done)
         return self.history
 
@@ -104,7 +113,9 @@ class TrainingLoop:
         row = {name: round(sum(values) / len(values), 6) for name, values in sums.items()}
         for name, value in row.items():
             if value != value or abs(value) == float("inf"):
-                raise UserError(f"{self.label}: '{name}' is {value} around step {done}. Lower the learning rate of this stage and run again.")
+                raise UserError(
+                    f"{self.label}: '{name}' is {value} around step {done}. Lower the learning rate of this stage and run again."
+                )
         self.history.append({"step": done, "images": done * self.batch, **row})
 
     def _average(self, images: int) -> None:
@@ -123,13 +134,20 @@ class TrainingLoop:
         tensors = {}
         for kind, modules in (("module", self.modules), ("average", self.averages)):
             for name, module in modules.items():
-                tensors |= {f"{kind}.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()}
+                tensors |= {
+                    f"{kind}.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()
+                }
         for name, optimiser in self.optimisers.items():
             for index, state in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in state.items()}
+                tensors |= {
+                    f"optimiser.{name}.{index}.{key}": torch.as_tensor(value).contiguous()
+                    for key, value in state.items()
+                }
         path = write_bytes(self.folder / "checkpoint.safetensors", save(to_device(tensors, "cpu")))
         # The record comes last: weights without it are an unfinished write.
-        write_json(self.folder / "checkpoint.json", {"done": done, "history": self.history, "sha256": sha256(path)})
+        write_json(
+            self.folder / "checkpoint.json", {"done": done, "history": self.history, "sha256": sha256(path)}
+        )
 
     def _resume(self) -> int:
         record, path = self.folder / "checkpoint.json", self.folder / "checkpoint.safetensors"
@@ -143,14 +161,22 @@ class TrainingLoop:
         for kind, modules in (("module", self.modules), ("average", self.averages)):
             for name, module in modules.items():
                 prefix = f"{kind}.{name}."
-                module.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+                module.load_state_dict(
+                    {
+                        key.removeprefix(prefix): value
+                        for key, value in tensors.items()
+                        if key.startswith(prefix)
+                    }
+                )
         for name, optimiser in self.optimisers.items():
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"optimiser.{name}."):
                     index, entry = key.removeprefix(f"optimiser.{name}.").split(".", 1)
                     state.setdefault(int(index), {})[entry] = value
-            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+            optimiser.load_state_dict(
+                {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+            )
         self.history[:] = facts["history"]
         return int(facts["done"])
 

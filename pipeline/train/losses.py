@@ -64,4 +64,7 @@ def r1_penalty(logits: Tensor, inputs: dict[str, tuple[Tensor, float]]) -> Tenso
     tensors = [tensor for tensor, _ in inputs.values()]
     gradients = torch.autograd.grad(logits.sum(), tensors, create_graph=True)
     gammas = [gamma for _, gamma in inputs.values()]
-    return sum((0.5 * gamma * gradient.square().flatten(1).sum(1)).mean() for gradient, gamma in zip(gradients, gammas, strict=True))
+    return sum(
+        (0.5 * gamma * gradient.square().flatten(1).sum(1)).mean()
+        for gradient, gamma in zip(gradients, gammas, strict=True)
+    )

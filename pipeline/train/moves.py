@@ -13,7 +13,12 @@ class Moves:
     """Remembers the weights of `modules` that `optimisers` train, as they are when it is made."""
 
     def __init__(self, modules: Mapping[str, nn.Module], optimisers: Iterable[torch.optim.Optimizer]) -> None:
-        owners = {parameter: optimiser for optimiser in optimisers for group in optimiser.param_groups for parameter in group["params"]}
+        owners = {
+            parameter: optimiser
+            for optimiser in optimisers
+            for group in optimiser.param_groups
+            for parameter in group["params"]
+        }
         self.groups: dict[str, list[tuple[Tensor, nn.Parameter]]] = {}
         self.owner: dict[str, torch.optim.Optimizer] = {}
         for module, network in modules.items():
@@ -35,7 +40,9 @@ class Moves:
             if not self.owner[group].state:
                 continue
             way = _length([parameter.cpu() - start for start, parameter in pairs])
-            size = max(_length([start for start, _ in pairs]), _length([parameter.cpu() for _, parameter in pairs]))
+            size = max(
+                _length([start for start, _ in pairs]), _length([parameter.cpu() for _, parameter in pairs])
+            )
             moved[group] = way / size if size else 0.0
         return moved
 

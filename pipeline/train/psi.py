@@ -63,7 +63,9 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
     flame = Flame(head_model.load(params.flame.model)).to(device)
     judges = Judges.load(perception, device)
     objective = ReenactmentObjective(params, psi, adversary, judges, flame)
-    validation = Validation(CachedClips(views, section.motion, "validation", device), judges, average.superresolution.enlarge)
+    validation = Validation(
+        CachedClips(views, section.motion, "validation", device), judges, average.superresolution.enlarge
+    )
 
     def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -76,7 +78,10 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         with torch.no_grad():
             moved = average(batch.source, batch.motion_source, batch.motion_driving, batch.camera)
             still = average(batch.source, batch.motion_source, batch.motion_source, batch.camera)
-        save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, moved.image, still.image])
+        save_grid(
+            training.folder / f"preview-{done:07d}.jpg",
+            [batch.source, batch.target, moved.image, still.image],
+        )
 
     def validate() -> dict[str, float]:
         def draw(pairs: Pairs) -> Rendering:
@@ -86,7 +91,12 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
     training = TrainingLoop(
         label="train",
-        folder=scratch_folder("train", fingerprint(__file__, section, sizes, params.flame, params.seed, params.threads, views, perception, psi3d)),
+        folder=scratch_folder(
+            "train",
+            fingerprint(
+                __file__, section, sizes, params.flame, params.seed, params.threads, views, perception, psi3d
+            ),
+        ),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},
@@ -96,8 +106,18 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         checkpoint_every=section.checkpoint_every // section.batch,
         device=device,
     )
-    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch, validate)
-    save_weights(out / "psi.safetensors", average.state_dict(), {"network": "psi", "sizes": asdict(sizes), "motion": section.motion})
+    history = training.run(
+        lambda i: data.batch(i, section.batch),
+        step,
+        preview,
+        section.preview_every // section.batch,
+        validate,
+    )
+    save_weights(
+        out / "psi.safetensors",
+        average.state_dict(),
+        {"network": "psi", "sizes": asdict(sizes), "motion": section.motion},
+    )
     write_json(out / "moved.json", training.moved)
     training.finish()
     drawn = [choice for i in range(training.steps) for choice in data.choose(i, section.batch)]
@@ -114,7 +134,9 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
 def start_from_static(psi: Psi, static: dict[str, Tensor]) -> None:
     """Psi_3d's weights, but for the motion-related layers, which keep their random values (paper section 4.3)."""
-    psi.load_state_dict(psi.state_dict() | {key: value for key, value in static.items() if not is_motion(key)})
+    psi.load_state_dict(
+        psi.state_dict() | {key: value for key, value in static.items() if not is_motion(key)}
+    )
 
 
 class ReenactmentObjective:
@@ -129,13 +151,19 @@ class ReenactmentObjective:
         section, real = self.section, batch.real > 0
         weights, count, terms = section.weights, len(real), {}
         jitter = torch_rng(self.seed, "psi-rays", step)
-        sparse = rays_of_step(self.seed, "psi-thin", step, section.whole_every, section.whole_from // section.batch)
+        sparse = rays_of_step(
+            self.seed, "psi-thin", step, section.whole_every, section.whole_from // section.batch
+        )
         adversarial = bool(real.any()) and step * section.batch >= section.adversarial_from and not sparse
-        if sparse and real.any():  # L_LPIPS needs whole pictures, so that pseudo targets have no part in a sparse step
+        if (
+            sparse and real.any()
+        ):  # L_LPIPS needs whole pictures, so that pseudo targets have no part in a sparse step
             found = self._thin(batch, real, jitter, sparse)
             terms = {name: value.sum() / count for name, value in found.items()}
         else:
-            rendering = self.psi(batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter)
+            rendering = self.psi(
+                batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter
+            )
             pseudo = ~real
             if pseudo.any():
                 drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
@@ -143,21 +171,31 @@ class ReenactmentObjective:
                 terms["lpips_pseudo"] = self.judges.lpips(drawn, wanted).sum() / count
             if real.any():
                 shown, target = rendering[real], self._target(batch, real)
-                found = image_terms(shown, target, self.judges) | {"identity": identity_term(shown, target, self.judges)}
+                found = image_terms(shown, target, self.judges) | {
+                    "identity": identity_term(shown, target, self.judges)
+                }
                 if adversarial:
                     found["adversarial"] = self.adversary.term(shown, target)
                 terms |= {name: value.sum() / count for name, value in found.items()}
         factors = weights.model_dump() | {"lpips_pseudo": weights.lpips}
         loss = sum(factors[name] * value for name, value in terms.items())
         scalars = {name: value.detach() for name, value in terms.items()}
-        return loss, scalars, lambda: self.adversary.train(step // section.whole_every, shown, target) if adversarial else {}
+        return (
+            loss,
+            scalars,
+            lambda: self.adversary.train(step // section.whole_every, shown, target) if adversarial else {},
+        )
 
-    def _thin(self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, sparse: SparseRays) -> dict[str, Tensor]:
+    def _thin(
+        self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, sparse: SparseRays
+    ) -> dict[str, Tensor]:
         """What a sparse step asks of the samples whose target is a real frame."""
         source = batch.source[real]
         planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
         cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
-        rendering = self.psi.volume(planes, sparse(self.psi.background_feature(source)), cameras, generator=jitter)
+        rendering = self.psi.volume(
+            planes, sparse(self.psi.background_feature(source)), cameras, generator=jitter
+        )
         return sparse_terms(rendering, self._target(batch, real), sparse)
 
     def _target(self, batch: FrameBatch, real: Tensor) -> Target:
@@ -167,4 +205,13 @@ class ReenactmentObjective:
             points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0]
             weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
         # Behind the head nobody knows the background of a real frame (facts 4.2).
-        return Target(image, opacity, shrink(image, rays), 1.0 - opacity, points[:, list(FIVE_POINTS)], batch.camera[real, 0], batch.uv[real], weight)
+        return Target(
+            image,
+            opacity,
+            shrink(image, rays),
+            1.0 - opacity,
+            points[:, list(FIVE_POINTS)],
+            batch.camera[real, 0],
+            batch.uv[real],
+            weight,
+        )

@@ -34,10 +34,17 @@ from pipeline.train.sparse_rays import rays_of_step
 from pipeline.train.synthetic_batches import HeadBatch, SyntheticHeads
 from pipeline.train.validation import Validation
 
-SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25  # density regularisation (facts 4.3)
+SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = (
+    16,
+    1000,
+    0.004,
+    0.25,
+)  # density regularisation (facts 4.3)
 
 
-def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, ingest: Path, labels: Path, out: Path) -> dict[str, Any]:
+def train_psi3d(
+    params: Params, heads: Path, perception: Path, genhead: Path, ingest: Path, labels: Path, out: Path
+) -> dict[str, Any]:
     """Train Psi_3d on the shards in `heads` and write its moving average to `out`/psi3d.safetensors; returns the metrics.
 
     `perception` and `genhead` are the folders of the pretrained networks; the validation clips in `ingest`, with their fitted `labels`, are
@@ -59,7 +66,9 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, in
     flame = Flame(head_model.load(params.flame.model)).to(device)
     judges = Judges.load(perception, device)
     objective = StaticObjective(params, psi, adversary, judges, flame)
-    validation = Validation(IngestedClips(ingest, labels, "validation", device), judges, average.superresolution.enlarge)
+    validation = Validation(
+        IngestedClips(ingest, labels, "validation", device), judges, average.superresolution.enlarge
+    )
 
     def step(i: int, batch: HeadBatch) -> dict[str, Tensor | float]:
         loss, scalars, finish = objective(i, batch)
@@ -71,14 +80,19 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, in
         batch = to_device(data.batch(0, 6), device)
         with torch.no_grad():
             rendering = average(batch.source, None, None, batch.camera, motion_scale=0.0)
-        save_grid(training.folder / f"preview-{done:07d}.jpg", [batch.source, batch.target, rendering.image, rendering.foreground])
+        save_grid(
+            training.folder / f"preview-{done:07d}.jpg",
+            [batch.source, batch.target, rendering.image, rendering.foreground],
+        )
 
     def validate() -> dict[str, float]:
         return validation(lambda pairs: average(pairs.source, None, None, pairs.camera, motion_scale=0.0))
 
     training = TrainingLoop(
         label="train_psi3d",
-        folder=scratch_folder("train_psi3d", fingerprint(__file__, section, sizes, params.seed, params.threads, *inputs)),
+        folder=scratch_folder(
+            "train_psi3d", fingerprint(__file__, section, sizes, params.seed, params.threads, *inputs)
+        ),
         steps=section.images // section.batch,
         batch=section.batch,
         modules={"psi": psi, "discriminator": adversary.network},
@@ -88,12 +102,30 @@ def train_psi3d(params: Params, heads: Path, perception: Path, genhead: Path, in
         checkpoint_every=section.checkpoint_every // section.batch,
         device=device,
     )
-    history = training.run(lambda i: data.batch(i, section.batch), step, preview, section.preview_every // section.batch, validate)
-    save_weights(out / "psi3d.safetensors", average.state_dict(), {"network": "psi3d", "sizes": asdict(sizes), "images": section.images})
-    save_weights(out / "discriminator.safetensors", adversary.network.state_dict(), {"network": "discriminator", "sizes": asdict(sizes)})
+    history = training.run(
+        lambda i: data.batch(i, section.batch),
+        step,
+        preview,
+        section.preview_every // section.batch,
+        validate,
+    )
+    save_weights(
+        out / "psi3d.safetensors",
+        average.state_dict(),
+        {"network": "psi3d", "sizes": asdict(sizes), "images": section.images},
+    )
+    save_weights(
+        out / "discriminator.safetensors",
+        adversary.network.state_dict(),
+        {"network": "discriminator", "sizes": asdict(sizes)},
+    )
     training.finish()
     write_json(out / "moved.json", training.moved)
-    return {"history": history, "heads": len(data.keys), "parameters": sum(p.numel() for p in psi.parameters())}
+    return {
+        "history": history,
+        "heads": len(data.keys),
+        "parameters": sum(p.numel() for p in psi.parameters()),
+    }
 
 
 def take_over_decoder(psi: Psi, genhead: dict[str, Tensor]) -> None:
@@ -117,12 +149,22 @@ class StaticObjective:
         section, weights = self.section, self.section.weights
         images = step * section.batch
         jitter = torch_rng(self.seed, "psi3d-rays", step)
-        sparse = rays_of_step(self.seed, "psi3d-thin", step, section.whole_every, section.whole_from // section.batch)
-        planes, background = self.psi.planes(batch.source, None, None, motion_scale=0.0), self.psi.background_feature(batch.source)
+        sparse = rays_of_step(
+            self.seed, "psi3d-thin", step, section.whole_every, section.whole_from // section.batch
+        )
+        planes, background = (
+            self.psi.planes(batch.source, None, None, motion_scale=0.0),
+            self.psi.background_feature(batch.source),
+        )
         target, opacity, depth = self._target(batch), batch.opacity, batch.depth
         if sparse:
             opacity, depth = sparse(opacity), sparse(depth)
-            rendering = self.psi.volume(planes, sparse(background), sparse.cameras(batch.camera, background.shape[-1]), generator=jitter)
+            rendering = self.psi.volume(
+                planes,
+                sparse(background),
+                sparse.cameras(batch.camera, background.shape[-1]),
+                generator=jitter,
+            )
             terms = sparse_terms(rendering, target, sparse)
         else:
             rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
@@ -141,14 +183,29 @@ class StaticObjective:
         if step % SMOOTH_EVERY == 0:
             loss = loss + SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
         scalars = {name: value.detach() for name, value in terms.items()}
-        return loss, scalars, lambda: self.adversary.train(step // section.whole_every, rendering, target) if adversarial else {}
+        return (
+            loss,
+            scalars,
+            lambda: (
+                self.adversary.train(step // section.whole_every, rendering, target) if adversarial else {}
+            ),
+        )
 
     def _target(self, batch: HeadBatch) -> Target:
         with torch.no_grad():
             five_points = landmarks(self.flame, batch.label, batch.camera)[:, 0, list(FIVE_POINTS)]
         everywhere = torch.ones_like(batch.opacity)  # GenHead's background is known behind the head as well
         evenly = torch.ones_like(batch.target[:, :1])
-        return Target(batch.target, batch.opacity, batch.background, everywhere, five_points, batch.camera[:, 0], batch.uv, evenly)
+        return Target(
+            batch.target,
+            batch.opacity,
+            batch.background,
+            everywhere,
+            five_points,
+            batch.camera[:, 0],
+            batch.uv,
+            evenly,
+        )
 
     def _roughness(self, planes: Tensor, jitter: torch.Generator) -> Tensor:
         """L1 between densities at random points and close by (facts 4.3)."""

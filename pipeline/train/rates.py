@@ -23,13 +23,17 @@ def synthesizer_optimiser(psi: Psi, section: Training, motion_scale: float = 0.0
     for name, parameter in psi.named_parameters():
         kind = motion if is_motion(name) else equalised if _is_equalised(name) else other
         kind.append(parameter)
-    scaled = [(other, 1.0), (equalised, section.equalised_learning_rate_scale)] + ([(motion, motion_scale)] if motion_scale else [])
+    scaled = [(other, 1.0), (equalised, section.equalised_learning_rate_scale)] + (
+        [(motion, motion_scale)] if motion_scale else []
+    )
     return adam(scaled, section)
 
 
 def adam(scaled: Iterable[tuple[Iterable[nn.Parameter], float]], section: Training) -> torch.optim.Adam:
     """Adam with the constants of `section` on groups of parameters, each with a factor of the learning rate."""
-    groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": section.learning_rate * scale} for parameters, scale in scaled]
+    groups: list[dict[str, Any]] = [
+        {"params": list(parameters), "lr": section.learning_rate * scale} for parameters, scale in scaled
+    ]
     return torch.optim.Adam(groups, betas=BETAS, eps=section.adam_eps)
 
 

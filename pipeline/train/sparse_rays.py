@@ -30,7 +30,9 @@ class SparseRays:
         return cameras_25
 
 
-def rays_of_step(seed: int, label: str, step: int, whole_every: int, whole_from: int = 0) -> SparseRays | None:
+def rays_of_step(
+    seed: int, label: str, step: int, whole_every: int, whole_from: int = 0
+) -> SparseRays | None:
     """The rays of `step`, drawn from (seed, label, step); None where all are rendered, in every `whole_every`-th step from the step
     `whole_from` on."""
     if step >= whole_from and step % whole_every == 0:

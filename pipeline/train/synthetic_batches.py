@@ -51,8 +51,12 @@ class SyntheticHeads:
         fields = self.reader.read(key)
         cameras = torch.from_numpy(decode_npy(fields["cameras.npy"]))
         views = len(cameras)
-        p, q = (0, draw.integers(views)) if key.startswith(PHOTO) else draw.choice(views, 2, replace=views < 2)
-        opacity = image_tensor(fields["opacity.png"]).reshape(1, views, -1, image_tensor(fields["background.png"]).shape[-1])
+        p, q = (
+            (0, draw.integers(views)) if key.startswith(PHOTO) else draw.choice(views, 2, replace=views < 2)
+        )
+        opacity = image_tensor(fields["opacity.png"]).reshape(
+            1, views, -1, image_tensor(fields["background.png"]).shape[-1]
+        )
         return (
             image_tensor(fields[f"view{p}.png"]),
             image_tensor(fields[f"view{q}.png"]),

@@ -51,7 +51,9 @@ class Validation:
         self.judges, self.enlarge = judges, enlarge
         keys = clips.self_pairs(-(-PAIRS // len(clips.clips)))[:PAIRS]
         frames = {key: clips.frame(key) for key in sorted({key for pair in keys for key in pair})}
-        self.pairs = Pairs.of([frames[source] for source, _ in keys], [frames[driving] for _, driving in keys])
+        self.pairs = Pairs.of(
+            [frames[source] for source, _ in keys], [frames[driving] for _, driving in keys]
+        )
 
     @torch.no_grad()
     def __call__(self, draw: Draw, draw_still: Draw | None = None) -> dict[str, float]:
@@ -62,7 +64,10 @@ class Validation:
         which the driving motion changes a picture, in [-1, 1].
         """
         count = len(self.pairs.source)
-        rows = [self._measure(self.pairs.rows(slice(start, start + BATCH)), draw, draw_still) for start in range(0, count, BATCH)]
+        rows = [
+            self._measure(self.pairs.rows(slice(start, start + BATCH)), draw, draw_still)
+            for start in range(0, count, BATCH)
+        ]
         means = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
         if "response" in means:
             means["response"] **= 0.5

@@ -65,14 +65,21 @@ class PseudoMultiView:
         Raises UserError when the index cannot be read, or has not so many clips with frames enough that passed the quality gate.
         """
         self.index = ViewIndex(folder)
-        self.seed, self.motion, self.substitute_p, self.substitute_q = seed, motion, substitute_p, substitute_q
+        self.seed, self.motion, self.substitute_p, self.substitute_q = (
+            seed,
+            motion,
+            substitute_p,
+            substitute_q,
+        )
         self.rank, self.world = rank, world
         found, self.frames_left_out = self.index.clips("train")
         self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
         self.clips_left_out = len(found) - len(self.clips)
         self.names = sorted(self.clips)
         if clips > len(self.names):
-            raise UserError(f"train.clips is {clips}, but only {len(self.names)} training clips have usable frames. Lower it, or 0 for all of them.")
+            raise UserError(
+                f"train.clips is {clips}, but only {len(self.names)} training clips have usable frames. Lower it, or 0 for all of them."
+            )
         self.names = self.names[: clips or None]
         if not self.names:
             raise UserError(
@@ -91,7 +98,9 @@ class PseudoMultiView:
         source, driving = draw.integers(len(frames), size=2)
         real_p, real_q = draw.random() < self.substitute_p, draw.random() < self.substitute_q
         p, q = draw.integers(1, self.index.views + 1, size=2)
-        return Choice(int(frames[source]), int(frames[driving]), 0 if real_p else int(p), 0 if real_q else int(q))
+        return Choice(
+            int(frames[source]), int(frames[driving]), 0 if real_p else int(p), 0 if real_q else int(q)
+        )
 
     def batch(self, step: int, size: int) -> FrameBatch:
         """This process's part of the batch of `step`, which has `size` samples in all processes together (at least one for each).

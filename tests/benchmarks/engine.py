@@ -42,7 +42,16 @@ def make_inputs(folder: Path, params: Params, count: int) -> list[str]:
         image = draw.integers(0, 255, (size, size, 3), np.uint8)
         mesh = draw.uniform(0.3, 0.7, 478 * 3).astype(np.float32)
         samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(image[..., 0])}))
-        rows.append({"key": key, "clip": clip, "index": index, "split": split, "status": "ok", "landmarks": mesh.tolist()})
+        rows.append(
+            {
+                "key": key,
+                "clip": clip,
+                "index": index,
+                "split": split,
+                "status": "ok",
+                "landmarks": mesh.tolist(),
+            }
+        )
     write_shard(folder / "ingest/shards/clips-000000.tar", samples)
     write_table(folder / "ingest/frames.parquet", pa.Table.from_pylist(rows))
     torch.manual_seed(0)
@@ -70,7 +79,9 @@ def engine(make, units: list[WorkUnit], scratch: Path, params: Params, workers: 
     run_units(units, make, scratch, machine, f"{workers} workers", {"frames": 1})
     whole = time.monotonic() - started
     ends = [record_path(unit, scratch).stat().st_mtime for unit in units]
-    starts = [end - finished(unit, scratch, verify=False).seconds for unit, end in zip(units, ends, strict=True)]
+    starts = [
+        end - finished(unit, scratch, verify=False).seconds for unit, end in zip(units, ends, strict=True)
+    ]
     frames = sum(len(unit.items) for unit in units)
     return frames / (max(ends) - min(starts)), frames / whole
 
@@ -82,17 +93,26 @@ def main() -> None:
         keys = make_inputs(folder, params, int(sys.argv[1]) if len(sys.argv) > 1 else 256)
         units = units_of("views", keys, max(len(keys) // 8, 1))
         make = partial(
-            ViewRenderer, params, folder / "ingest", folder / "labels.parquet", *(folder / part for part in ("motion", "perception", "psi3d"))
+            ViewRenderer,
+            params,
+            folder / "ingest",
+            folder / "labels.parquet",
+            *(folder / part for part in ("motion", "perception", "psi3d")),
         )
         loop = bare(make, units)
         print(f"bare loop   {loop:6.2f} frames/s", flush=True)
         rates = {}
         for workers in (1, 2):
             rates[workers], whole = engine(make, units, folder / f"scratch{workers}", params, workers)
-            print(f"{workers} workers   {rates[workers]:6.2f} frames/s, {whole:.2f} with start and end", flush=True)
+            print(
+                f"{workers} workers   {rates[workers]:6.2f} frames/s, {whole:.2f} with start and end",
+                flush=True,
+            )
         again = bare(make, units)
         print(f"bare loop   {again:6.2f} frames/s, again")
-        print(f"one worker over the mean bare loop {2 * rates[1] / (loop + again):.2f}, two workers over one {rates[2] / rates[1]:.2f}")
+        print(
+            f"one worker over the mean bare loop {2 * rates[1] / (loop + again):.2f}, two workers over one {rates[2] / rates[1]:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -57,24 +57,34 @@ def write_rows(folder: Path) -> None:
     """An index of ROWS frames of no shards, with the sizes of the paper: 200 frames a clip, 256 a shard, 4 views."""
     draw = np.random.default_rng(0)
     with pq.ParquetWriter(
-        folder / NAME, SCHEMA.with_metadata({"fields": json.dumps([f"view{i}.png" for i in range(FIELDS)])}), compression="zstd"
+        folder / NAME,
+        SCHEMA.with_metadata({"fields": json.dumps([f"view{i}.png" for i in range(FIELDS)])}),
+        compression="zstd",
     ) as out:
         for start in range(0, ROWS, ROW_GROUP):
             frames = np.arange(start, min(start + ROW_GROUP, ROWS))
             n = len(frames)
             clips, lists = frames // FRAMES_OF_A_CLIP, pa.array(np.arange(n + 1) * FIELDS, pa.int32())
             columns = {
-                "key": [f"clip-of-somebody-{clip:06d}-abcdef-{frame % FRAMES_OF_A_CLIP:06d}" for clip, frame in zip(clips, frames, strict=True)],
+                "key": [
+                    f"clip-of-somebody-{clip:06d}-abcdef-{frame % FRAMES_OF_A_CLIP:06d}"
+                    for clip, frame in zip(clips, frames, strict=True)
+                ],
                 "clip": [f"clip-of-somebody-{clip:06d}-abcdef" for clip in clips],
                 "split": ["test" if clip % 100 == 0 else "train" for clip in clips],
                 "index": frames % FRAMES_OF_A_CLIP,
                 "shard": [f"views-{frame // 256:06d}.tar" for frame in frames],
                 "offset": frames % 256 * 3_000_000,
                 "size": np.full(n, 3_000_000),
-                "sizes": pa.ListArray.from_arrays(lists, pa.array(draw.integers(1000, 400_000, n * FIELDS).astype(np.uint32))),
-                "crcs": pa.ListArray.from_arrays(lists, pa.array(draw.integers(0, 2**32, n * FIELDS, dtype=np.uint32))),
+                "sizes": pa.ListArray.from_arrays(
+                    lists, pa.array(draw.integers(1000, 400_000, n * FIELDS).astype(np.uint32))
+                ),
+                "crcs": pa.ListArray.from_arrays(
+                    lists, pa.array(draw.integers(0, 2**32, n * FIELDS, dtype=np.uint32))
+                ),
                 "cameras": pa.ListArray.from_arrays(
-                    pa.array(np.arange(n + 1) * 125, pa.int32()), pa.array(draw.normal(size=n * 125).astype(np.float32))
+                    pa.array(np.arange(n + 1) * 125, pa.int32()),
+                    pa.array(draw.normal(size=n * 125).astype(np.float32)),
                 ),
                 **{name: draw.random(n).astype(np.float32) for name in ("psnr", "coverage", "identity")},
                 "kept": (kept := draw.random(n) > 0.02),
@@ -134,7 +144,11 @@ class InOrder:
 def rates(data: PseudoMultiView, views: Path, scratch: Path, steps: int) -> dict[str, float]:
     """Samples a CPU second of the loader, and of the same choices from elsewhere."""
     batch, index = 4, data.index
-    readers = {"loader": index, "files": Files(index, scratch / "files"), "WebDataset in order": InOrder(views)}
+    readers = {
+        "loader": index,
+        "files": Files(index, scratch / "files"),
+        "WebDataset in order": InOrder(views),
+    }
     found = {}
     for name, data.index in readers.items():
         found[name] = round(batch / cpu_seconds(lambda i: data.batch(i, batch), steps), 1)
@@ -153,18 +167,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         scratch = Path(folder)
         write_rows(scratch)
-        opened = subprocess.run([sys.executable, "-c", OPEN, str(scratch)], capture_output=True, text=True, check=True).stdout.split()
+        opened = subprocess.run(
+            [sys.executable, "-c", OPEN, str(scratch)], capture_output=True, text=True, check=True
+        ).stdout.split()
         (scratch / NAME).unlink()
         names = ("open_seconds", "open_bytes", "all_places_seconds", "all_places_bytes", "imports_bytes")
-        results["two_million_rows"] = rows = {name: round(float(value), 3) for name, value in zip(names, opened, strict=True)}
+        results["two_million_rows"] = rows = {
+            name: round(float(value), 3) for name, value in zip(names, opened, strict=True)
+        }
         print(f"2,000,000 rows: open in {rows['open_seconds']:.2f} s; peak memory {rows['open_bytes'] / 2**20:.0f} MiB, "
               f"{rows['all_places_bytes'] / 2**20:.0f} MiB with all places loaded, {rows['imports_bytes'] / 2**20:.0f} MiB of imports")  # fmt: skip
 
         data = loader(params, arguments.views)
-        step, batches = training_step(params, Path("data/pretrain/perception")), [data.batch(i, params.train.batch) for i in range(8)]
+        step, batches = (
+            training_step(params, Path("data/pretrain/perception")),
+            [data.batch(i, params.train.batch) for i in range(8)],
+        )
         consumed = params.train.batch / cpu_seconds(lambda i: step(i, batches[i % 8]), 12) * params.threads
         results["trainer"] = round(consumed, 2)
-        print(f"the trainer at scale {params.scale}: at most {consumed:.1f} samples a second with {params.threads} threads")
+        print(
+            f"the trainer at scale {params.scale}: at most {consumed:.1f} samples a second with {params.threads} threads"
+        )
         (scratch / "small").mkdir()
         results["demo"] = found = rates(data, arguments.views, scratch / "small", 100)
         report(found, consumed)
@@ -172,7 +195,9 @@ def main() -> None:
         enlarge(arguments.views, scratch / "big")
         found = rates(loader(params, scratch / "big"), scratch / "big", scratch / "big", 12)
         results["paper"], results["paper_trainer_a_gpu"] = found, round(PAPER_A_GPU, 2)
-        print(f"at {BIG} x {BIG}; the paper's trainer takes at most {PAPER_A_GPU:.1f} samples a second and GPU, {PAPER_A_GPU * GPUS:.0f} with {GPUS}")
+        print(
+            f"at {BIG} x {BIG}; the paper's trainer takes at most {PAPER_A_GPU:.1f} samples a second and GPU, {PAPER_A_GPU * GPUS:.0f} with {GPUS}"
+        )
         report(found, PAPER_A_GPU)
     if arguments.json:
         write_json(arguments.json, results)
@@ -180,7 +205,9 @@ def main() -> None:
 
 def report(found: dict[str, float], consumed: float) -> None:
     for name, value in found.items():
-        print(f"  {name:20} {value:8.1f} samples a second, {value / consumed:6.1f} times what the trainer takes")
+        print(
+            f"  {name:20} {value:8.1f} samples a second, {value / consumed:6.1f} times what the trainer takes"
+        )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     params = params.model_copy(update={"train": section})
     psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section)
     optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
-    objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception), Flame(head_model.load(params.flame.model)))
+    objective = ReenactmentObjective(
+        params, psi, adversary, Judges.load(perception), Flame(head_model.load(params.flame.model))
+    )
 
     def step(i: int, batch: FrameBatch) -> None:
         loss, _, finish = objective(i, batch)

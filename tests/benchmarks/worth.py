@@ -41,12 +41,20 @@ class InsideTheStep:
     @torch.inference_mode()
     def __call__(self, i: int) -> None:
         chosen = self.data.choose(i, self.size)
-        fields = [self.data.index.read(choice.driving, ["image.png", "label.npy", "cameras.npy"]) for choice in chosen]
+        fields = [
+            self.data.index.read(choice.driving, ["image.png", "label.npy", "cameras.npy"])
+            for choice in chosen
+        ]
         real = torch.stack([image_tensor(field["image.png"]) for field in fields])
         cameras = torch.stack([torch.from_numpy(decode_npy(field["cameras.npy"])) for field in fields])
         label = torch.stack([torch.from_numpy(decode_npy(field["label.npy"])) for field in fields])
         driving = self._views(chosen, real, cameras)
-        source = torch.stack([image_tensor(self.data.index.read(choice.source, ["image.png"])["image.png"]) for choice in chosen])
+        source = torch.stack(
+            [
+                image_tensor(self.data.index.read(choice.source, ["image.png"])["image.png"])
+                for choice in chosen
+            ]
+        )
         for image, rows in ((source, [0] * len(chosen)), (driving, [choice.p for choice in chosen])):
             points = landmarks(self.worker.flame, label, cameras[range(len(rows)), rows][:, None])[:, 0]
             self.worker.motion.embedding(motion_crop(image, points, self.worker.sizes.motion.input))
@@ -57,12 +65,20 @@ class InsideTheStep:
         if not rendered:
             return driving
         psi3d = self.worker.psi3d
-        planes, background = psi3d.planes(real[rendered], None, None, motion_scale=0.0), psi3d.background_feature(real[rendered])
-        for is_driving, rows in ((True, [choice.p for choice in chosen]), (False, [choice.q for choice in chosen])):
+        planes, background = (
+            psi3d.planes(real[rendered], None, None, motion_scale=0.0),
+            psi3d.background_feature(real[rendered]),
+        )
+        for is_driving, rows in (
+            (True, [choice.p for choice in chosen]),
+            (False, [choice.q for choice in chosen]),
+        ):
             wanted = [(place, k, rows[k]) for place, k in enumerate(rendered) if rows[k]]
             if wanted:
                 places, samples, views = (list(column) for column in zip(*wanted, strict=True))
-                image = psi3d.render(planes[places], background[places], cameras[samples, views][:, None]).image
+                image = psi3d.render(
+                    planes[places], background[places], cameras[samples, views][:, None]
+                ).image
                 if is_driving:
                     driving[samples] = image.clamp(-1, 1)
         return driving
@@ -103,14 +119,27 @@ def main() -> None:
     print(f"scale {params.scale}, CPU seconds of one thread, steps of {batch}")
     print(f"  a step from the cache           {training + reading:7.4f}  (reading {reading:.4f})")
     times = (training + rendering) / (training + reading)
-    print(f"  a step that renders its views   {training + rendering:7.4f}  (rendering {rendering:.4f}), {times:.2f} times")
-    print(f"  making the cache                {a_frame:7.4f}  a frame, {frames * a_frame:.0f} for {frames:,} frames")
-    print(f"  the cache has paid for itself after {steps:,.0f} steps; a run at this scale has {params.train.images // batch:,}")
+    print(
+        f"  a step that renders its views   {training + rendering:7.4f}  (rendering {rendering:.4f}), {times:.2f} times"
+    )
+    print(
+        f"  making the cache                {a_frame:7.4f}  a frame, {frames * a_frame:.0f} for {frames:,} frames"
+    )
+    print(
+        f"  the cache has paid for itself after {steps:,.0f} steps; a run at this scale has {params.train.images // batch:,}"
+    )
     section = params.train
-    planes, views = 1 - section.substitute_p * section.substitute_q, 2 - section.substitute_p - section.substitute_q
+    planes, views = (
+        1 - section.substitute_p * section.substitute_q,
+        2 - section.substitute_p - section.substitute_q,
+    )
     sample, frame = planes * PLANES + views * VIEW, PLANES + (1 + PAPER_VIEWS) * VIEW
-    print(f"published sizes, calculated: {sample:,.0f} GFLOP a sample inside the step, {frame:,} a frame of the cache; a sample trains for at least")
-    print(f"  {3 * (PLANES + VIEW):,}, so a step that renders takes at most {1 + sample / 3 / (PLANES + VIEW):.2f} times as long")
+    print(
+        f"published sizes, calculated: {sample:,.0f} GFLOP a sample inside the step, {frame:,} a frame of the cache; a sample trains for at least"
+    )
+    print(
+        f"  {3 * (PLANES + VIEW):,}, so a step that renders takes at most {1 + sample / 3 / (PLANES + VIEW):.2f} times as long"
+    )
     for count in (50, 200):
         images = 10_000 * count * frame / sample
         print(f"  10,000 clips of {count} frames: paid for after {images / 1e6:.2f} M images, {images / PAPER_BATCH:,.0f} steps of {PAPER_BATCH}; "

@@ -33,7 +33,10 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_angles_are_those_of_look_at():
     yaws, pitches, radii = (-0.7, 0.0, 0.4), (-0.1, 0.2, 0.6), (3.7, 4.0, 4.4)
-    cameras = [look_at(yaw, pitch * math.pi / 2, radius, np.zeros(3)) for yaw, pitch, radius in zip(yaws, pitches, radii, strict=True)]
+    cameras = [
+        look_at(yaw, pitch * math.pi / 2, radius, np.zeros(3))
+        for yaw, pitch, radius in zip(yaws, pitches, radii, strict=True)
+    ]
     wanted = np.stack([np.degrees(yaws), np.degrees(np.arcsin(pitches)), radii], axis=1)
     assert np.allclose(angles(np.stack(cameras)), wanted, atol=1e-4)
 
@@ -42,19 +45,43 @@ def test_the_summary_counts(project):
     text = summary(Cache(VIEWS))
     table = rows(text)
     assert "multi-view cache, 10 samples in 3 shards" in text
-    assert (table["train"], table["test"], table["all"]) == (["2", "6", "12", "6"], ["1", "4", "8", "4"], ["3", "10", "20", "10"])
+    assert (table["train"], table["test"], table["all"]) == (
+        ["2", "6", "12", "6"],
+        ["1", "4", "8", "4"],
+        ["3", "10", "20", "10"],
+    )
     assert sum(int(table[reason][0]) for reason in ("no fitted head", "no face")) == 2
-    cameras = np.stack([decode_npy(ShardReader(VIEWS / "shards").read(key, "cameras.npy")) for key in ShardReader(VIEWS / "shards")])
+    cameras = np.stack(
+        [
+            decode_npy(ShardReader(VIEWS / "shards").read(key, "cameras.npy"))
+            for key in ShardReader(VIEWS / "shards")
+        ]
+    )
     yaw = angles(cameras[:, 1:].reshape(-1, 25))[:, 0]
-    assert [float(table["pseudo yaw °"][i]) for i in (0, 3, 6)] == pytest.approx([yaw.min(), np.median(yaw), yaw.max()], rel=1e-3)
-    assert {"psnr", "coverage", "identity", "real yaw °", "real pitch °", "real radius", "pseudo pitch °", "pseudo radius"} <= table.keys()
+    assert [float(table["pseudo yaw °"][i]) for i in (0, 3, 6)] == pytest.approx(
+        [yaw.min(), np.median(yaw), yaw.max()], rel=1e-3
+    )
+    assert {
+        "psnr",
+        "coverage",
+        "identity",
+        "real yaw °",
+        "real pitch °",
+        "real radius",
+        "pseudo pitch °",
+        "pseudo radius",
+    } <= table.keys()
 
 
 def test_frames_that_are_not_trained_on_are_counted(project):
     cache = Cache(VIEWS)
     assert all(entry.kept for entry in cache.entries) and "not trained on" not in summary(cache)
     worst = min(entry.quality["psnr"] for entry in cache.entries)
-    write_index(VIEWS / "shards", VIEWS / "index.parquet", lambda quality: "psnr" if quality["psnr"] < worst + 1e-3 else "")
+    write_index(
+        VIEWS / "shards",
+        VIEWS / "index.parquet",
+        lambda quality: "psnr" if quality["psnr"] < worst + 1e-3 else "",
+    )
     cache = Cache(VIEWS)
     table = rows(summary(cache))
     assert table["all"] == ["3", "10", "20", "9"] and table["not trained on, low psnr"] == ["1"]
@@ -64,7 +91,11 @@ def test_frames_that_are_not_trained_on_are_counted(project):
 
 def test_the_summary_of_heads(project):
     table = rows(summary(Cache(HEADS)))
-    assert table["all"] == ["0", "5", "15"] and {"view yaw °", "view radius"} <= table.keys() and "psnr" not in table
+    assert (
+        table["all"] == ["0", "5", "15"]
+        and {"view yaw °", "view radius"} <= table.keys()
+        and "psnr" not in table
+    )
 
 
 def test_a_sample_with_all_its_fields(project):
@@ -107,8 +138,14 @@ def test_the_page_holds_all_numbers_and_loads_its_pictures(project, monkeypatch)
     text = page.read_text()
     assert page == Path("out/page/index.html") and len(text) < 40_000 and "base64" not in text
     assert not REMOTE.findall(text) and "{{" not in text
-    content = json.loads(re.search(r'<script id="content" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
-    assert content["pictures"] == ["real", "0", "1", "mask"] and content["qualities"] == ["psnr", "coverage", "identity"]
+    content = json.loads(
+        re.search(r'<script id="content" type="application/json">(.*?)</script>', text, re.DOTALL)[1]
+    )
+    assert content["pictures"] == ["real", "0", "1", "mask"] and content["qualities"] == [
+        "psnr",
+        "coverage",
+        "identity",
+    ]
     assert [(clip["name"], clip["split"], len(clip["frames"])) for clip in content["clips"]] == [
         ("a", "train", 3),
         ("b", "train", 3),
@@ -121,8 +158,13 @@ def test_the_page_holds_all_numbers_and_loads_its_pictures(project, monkeypatch)
             with Image.open(page.parent / name) as image:
                 assert image.size == (4 * side, min(len(clip["frames"]) - 3 * number, 3) * side)
     frame = content["clips"][0]["frames"][0]
-    assert frame["key"] == "a-000000" and np.allclose(frame["cameras"], angles(cache.cameras("a-000000")), atol=0.01)
-    assert write_page(cache, cache.entries, Path("out/one.html")) == Path("out/one.html") and Path("out/one-sheets").is_dir()
+    assert frame["key"] == "a-000000" and np.allclose(
+        frame["cameras"], angles(cache.cameras("a-000000")), atol=0.01
+    )
+    assert (
+        write_page(cache, cache.entries, Path("out/one.html")) == Path("out/one.html")
+        and Path("out/one-sheets").is_dir()
+    )
 
 
 def test_the_command(project):

@@ -69,14 +69,18 @@ def test_a_flipped_byte_is_named(project):
     shard = VIEWS / "shards/views-000001.tar"
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "view1.png") + 40)
-    assert findings(VIEWS) == [f"shards/views-000001.tar, sample {key}, field view1.png: altered: its CRC-32 is another one"]
+    assert findings(VIEWS) == [
+        f"shards/views-000001.tar, sample {key}, field view1.png: altered: its CRC-32 is another one"
+    ]
 
 
 def test_a_flipped_byte_outside_of_fields_is_named(project):
     shard = VIEWS / "shards/views-000001.tar"
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "mask.png") - 512)  # in the header
-    assert findings(VIEWS) == [f"shards/views-000001.tar, sample {key}, field mask.png: the tar's header is not what the sidecar says"]
+    assert findings(VIEWS) == [
+        f"shards/views-000001.tar, sample {key}, field mask.png: the tar's header is not what the sidecar says"
+    ]
     flip(shard, place(shard, key, "mask.png") - 512)
     flip(shard, shard.stat().st_size - 1)
     assert len(found := findings(VIEWS)) == 1 and "padding or the sidecar" in found[0]
@@ -103,7 +107,9 @@ def test_missing_and_strange_files_are_named(project, recorded):
         "shards/views-000001.tar: missing",
         "shards/notes.txt: does not belong here",
     ]
-    assert len(found) == 4 and "shards/views-000001.tar: 4 rows of index.parquet have no sample" in "\n".join(found)
+    assert len(found) == 4 and "shards/views-000001.tar: 4 rows of index.parquet have no sample" in "\n".join(
+        found
+    )
 
 
 def test_a_missing_or_altered_index_is_named(project):
@@ -113,7 +119,8 @@ def test_a_missing_or_altered_index_is_named(project):
     write_table(index, table.set_column(table.column_names.index("psnr"), "psnr", pa.array(psnr)))
     keys = table["key"].to_pylist()
     assert findings(VIEWS) == [
-        f"index.parquet, sample {key}: the column psnr is not what shards/views-{i // 4:06d}.tar has" for i, key in enumerate(keys)
+        f"index.parquet, sample {key}: the column psnr is not what shards/views-{i // 4:06d}.tar has"
+        for i, key in enumerate(keys)
     ]
     cut(index, 300)
     assert findings(VIEWS)[0].startswith("index.parquet: damaged")
@@ -128,7 +135,10 @@ def test_index_and_shards_are_compared(project):
     rows[1]["key"], rows[5]["shard"] = "nobody", "views-000000.tar"
     rows[8] |= {"psnr": float("nan"), "offset": 512}
     rows[9] |= {"crcs": rows[9]["crcs"][::-1], "kept": False}
-    write_table(VIEWS / "index.parquet", pa.Table.from_pylist([*rows, rows[0]], pq.read_schema(VIEWS / "index.parquet")))
+    write_table(
+        VIEWS / "index.parquet",
+        pa.Table.from_pylist([*rows, rows[0]], pq.read_schema(VIEWS / "index.parquet")),
+    )
     assert sorted(findings(VIEWS)) == sorted(
         [
             f"index.parquet, sample {keys[0]}: has two rows",
@@ -148,7 +158,10 @@ def test_a_missing_record_is_named(project):
     reader = ShardReader(VIEWS / "shards")
     left = [(key, reader.read(key)) for key in reader.keys()[8:]][1:]
     write_shard(VIEWS / "shards/views-000002.tar", left)
-    assert f"shards/views-000002.tar, sample {reader.keys()[8]}: index.parquet has a row for it, but it is not there" in findings(VIEWS)
+    assert (
+        f"shards/views-000002.tar, sample {reader.keys()[8]}: index.parquet has a row for it, but it is not there"
+        in findings(VIEWS)
+    )
     before = {path: path.stat().st_ino for path in VIEWS.glob("shards/*-00000[01].tar")}
     assert mend(VIEWS) == ["shards/views-000002.tar"] and findings(VIEWS) == []
     assert {path: path.stat().st_ino for path in before} == before
@@ -169,7 +182,11 @@ def test_what_a_sample_must_have(project):
     first, second = reader.read(a), reader.read(b)
     del first["alpha1.png"]
     first["motion.npy"] = encode_npy(np.zeros((3, 7), np.float64))
-    second |= {"image.png": encode_png(np.zeros((8, 9, 3), np.uint8)), "more.png": second["mask.png"], "uv.png": b"no picture"}
+    second |= {
+        "image.png": encode_png(np.zeros((8, 9, 3), np.uint8)),
+        "more.png": second["mask.png"],
+        "uv.png": b"no picture",
+    }
     write_shard(VIEWS / "shards/views-000002.tar", [(a, first), (b, second)])
     image = load_params().networks.image
     dims = load_params().networks.motion.dims
@@ -185,25 +202,44 @@ def test_what_a_sample_must_have(project):
 def test_heads_are_numbered_without_a_gap(project):
     for file in (HEADS / "shards").glob("heads-000001.tar*"):
         file.unlink()
-    assert set(findings(HEADS)) == {"shards/heads-000001.tar: missing", "shards/heads-000001.tar.json: missing"}
+    assert set(findings(HEADS)) == {
+        "shards/heads-000001.tar: missing",
+        "shards/heads-000001.tar.json: missing",
+    }
     shutil.rmtree(".dvc")
     assert findings(HEADS) == ["shards/heads-000001.tar: missing"]
 
 
 def test_ingested_faces(tmp_path):
-    fields = {"image.png": encode_png(np.zeros((8, 8, 3), np.uint8)), "mask.png": encode_png(np.zeros((8, 8), np.uint8))}
+    fields = {
+        "image.png": encode_png(np.zeros((8, 8, 3), np.uint8)),
+        "mask.png": encode_png(np.zeros((8, 8), np.uint8)),
+    }
     rows = [
-        {"key": f"p{i}", "file": f"p{i}.png", "status": "ok" if i else "rejected", "shard": "portraits-000000.tar" if i else None} for i in range(3)
+        {
+            "key": f"p{i}",
+            "file": f"p{i}.png",
+            "status": "ok" if i else "rejected",
+            "shard": "portraits-000000.tar" if i else None,
+        }
+        for i in range(3)
     ]
-    frames = [{"key": f"c-{i:06d}", "clip": "c", "index": i, "status": "ok", "shard": "clips-000000.tar"} for i in range(2)]
+    frames = [
+        {"key": f"c-{i:06d}", "clip": "c", "index": i, "status": "ok", "shard": "clips-000000.tar"}
+        for i in range(2)
+    ]
     write_shard(tmp_path / "shards/portraits-000000.tar", [(row["key"], fields) for row in rows[1:]])
     write_shard(tmp_path / "shards/clips-000000.tar", [(row["key"], fields) for row in frames])
     for name, content in (("portraits", rows), ("clips", [{"key": "c"}]), ("frames", frames)):
-        write_table(tmp_path / f"{name}.parquet", pa.Table.from_pylist(content, getattr(worker, name.upper())))
+        write_table(
+            tmp_path / f"{name}.parquet", pa.Table.from_pylist(content, getattr(worker, name.upper()))
+        )
     assert findings(tmp_path) == []
     rows[0]["status"], rows[0]["shard"] = "ok", "portraits-000000.tar"
     write_table(tmp_path / "portraits.parquet", pa.Table.from_pylist(rows, tables.PORTRAITS))
-    assert findings(tmp_path) == ["shards/portraits-000000.tar, sample p0: portraits.parquet has a row for it, but it is not there"]
+    assert findings(tmp_path) == [
+        "shards/portraits-000000.tar, sample p0: portraits.parquet has a row for it, but it is not there"
+    ]
 
 
 def test_no_cache(tmp_path):
@@ -282,7 +318,9 @@ def test_repair_refuses_other_inputs(project):
     with pytest.raises(UserError, match="data/psi3d"):
         mend(VIEWS)
     write_bytes("data/code/render_views.txt", b"0  model.psi.network\n")
-    with pytest.raises(UserError, match=r"other inputs than there are now \(model, model\.fast, model\.fast\.blocks and"):
+    with pytest.raises(
+        UserError, match=r"other inputs than there are now \(model, model\.fast, model\.fast\.blocks and"
+    ):
         mend(VIEWS)
     assert shard.read_bytes() == damaged
 
@@ -328,6 +366,13 @@ def test_the_command_says_it_and_ends_with_status_1(project):
     flip(VIEWS / "shards/views-000002.tar", 600)
     result = psi4d("verify", "data/views")
     assert result.returncode == 1 and result.stdout.startswith("shards/views-000002.tar, sample ")
-    assert result.stderr.startswith("psi4d: data/views is not whole: 1 findings.") and "Traceback" not in result.stderr
+    assert (
+        result.stderr.startswith("psi4d: data/views is not whole: 1 findings.")
+        and "Traceback" not in result.stderr
+    )
     result = psi4d("verify", "data/views", "--repair")
-    assert result.returncode == 0 and "made again: shards/views-000002.tar\ndata/views is whole: 10 samples in 3 shards" in result.stdout
+    assert (
+        result.returncode == 0
+        and "made again: shards/views-000002.tar\ndata/views is whole: 10 samples in 3 shards"
+        in result.stdout
+    )

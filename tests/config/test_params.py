@@ -33,7 +33,9 @@ def put(path: str, value):
 def test_the_file_of_a_fresh_clone_is_the_demo_scale():
     """As git has it: the working copy is the user's to change."""
     files = ("params.yaml", "pipeline/config/presets/demo.yaml")
-    texts = [subprocess.run(["git", "show", f":{file}"], capture_output=True, check=True).stdout for file in files]
+    texts = [
+        subprocess.run(["git", "show", f":{file}"], capture_output=True, check=True).stdout for file in files
+    ]
     assert texts[0] == texts[1]
 
 
@@ -69,7 +71,11 @@ def test_the_paper_scale_has_the_published_numbers():
     assert params.networks == Sizes()
     assert (params.train_psi3d.images, params.train.images, params.train.batch) == (10_000_000, 6_000_000, 32)
     assert (params.train_psi3d.identity_from, params.train_psi3d.adversarial_from) == (400_000, 1_000_000)
-    assert (params.train.learning_rate, params.train.motion_learning_rate_scale, params.train.ema_half_life) == (1e-4, 2.5, 10_000)
+    assert (
+        params.train.learning_rate,
+        params.train.motion_learning_rate_scale,
+        params.train.ema_half_life,
+    ) == (1e-4, 2.5, 10_000)
     assert (params.train.substitute_p, params.train.substitute_q) == (0.1, 0.8)
 
 
@@ -79,18 +85,30 @@ def test_the_paper_scale_has_the_published_numbers():
         ("train.substitut_q", 0.5, "unknown key train.substitut_q; did you mean train.substitute_q?"),
         ("networks.psi.dimm", 64, "unknown key networks.psi.dimm; did you mean networks.psi.dim?"),
         ("ingset", {}, "unknown key ingset; did you mean ingest?"),
-        ("train.substitute_q", 1.5, "train.substitute_q is 1.5, but must be a number, at least 0 and at most 1"),
+        (
+            "train.substitute_q",
+            1.5,
+            "train.substitute_q is 1.5, but must be a number, at least 0 and at most 1",
+        ),
         ("train.init", "gan", 'train.init is "gan", but must be one of psi3d, random'),
         ("train.images", True, "train.images is true, but must be a whole number, at least 1"),
         ("train.images", 3.5, "train.images is 3.5, but must be a whole number"),
         ("train.learning_rate", float("nan"), "train.learning_rate is NaN"),
         ("train.weights", None, "train.weights is null, but must be a section with the keys l1"),
         ("ingest.clip_size", 255, "ingest.clip_size is 255"),
-        ("networks.psi.encoder_blocks", 3, "networks.psi.encoder_blocks is 3, but must be a list of whole numbers"),
+        (
+            "networks.psi.encoder_blocks",
+            3,
+            "networks.psi.encoder_blocks is 3, but must be a list of whole numbers",
+        ),
         ("networks.w_dim", 0, "networks.w_dim is 0, but must be above 0"),
         ("networks.image", 128, "image is 128"),
         ("ingest.test_clips", 1, "pairs need ingest.test_clips of at least 2"),
-        ("networks.planes", "sideways", 'networks.planes is "sideways", but must be one of published, upright'),
+        (
+            "networks.planes",
+            "sideways",
+            'networks.planes is "sideways", but must be one of published, upright',
+        ),
         ("train.adam_eps", 0, "train.adam_eps is 0, but must be a number, above 0"),
         ("ingest.frames", 4, "ingest.frames is 4, but must be at least ingest.min_frames 8"),
         ("train.clips", 1000, "must be at most ingest.train_clips"),
@@ -106,7 +124,9 @@ def test_a_wrong_value_is_named_with_what_is_allowed(path, value, words):
 
 
 def test_a_missing_key_is_named():
-    assert "the key train.batch is missing (a whole number, at least 1)" in refusal(lambda data: data["train"].pop("batch"))
+    assert "the key train.batch is missing (a whole number, at least 1)" in refusal(
+        lambda data: data["train"].pop("batch")
+    )
 
 
 def test_all_problems_come_at_once():

@@ -30,7 +30,13 @@ def test_a_cluster_of_two_nodes_makes_the_same_bytes(tmp_path, monkeypatch):
         cluster.add_node(**node)
         machine = SimpleNamespace(workers=2, device="cpu", ray_address=cluster.address, object_store_mb=100)
         (tmp_path / "there").mkdir()
-        run_units(killing.UNITS, partial(Rooted, tmp_path / "there/log"), tmp_path / "there/scratch", machine, "cluster")
+        run_units(
+            killing.UNITS,
+            partial(Rooted, tmp_path / "there/log"),
+            tmp_path / "there/scratch",
+            machine,
+            "cluster",
+        )
     finally:
         cluster.shutdown()
     assert killing.shards(tmp_path / "there") == killing.shards(tmp_path / "here")

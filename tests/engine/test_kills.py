@@ -57,7 +57,9 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_space(workers, u
         assert not enlarge(100_000_000)
         begun = len((tmp_path / "disk/log").read_text().splitlines())
         killing.drive(tmp_path / "disk", workers)
-        assert killing.shards(tmp_path / "disk") == undisturbed and not list((tmp_path / "disk/scratch").glob(".*"))
+        assert killing.shards(tmp_path / "disk") == undisturbed and not list(
+            (tmp_path / "disk/scratch").glob(".*")
+        )
         again = (tmp_path / "disk/log").read_text().splitlines()[begun:]
         assert not {path.name.split(".")[0] for path in done} & set(again)
 

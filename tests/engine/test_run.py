@@ -36,7 +36,9 @@ class Worker:
     """Puts into the shard, for each item, its place among those done together and a matrix product; writes down that it was called, and
     misbehaves for chosen items: it raises for the `bad` ones and dies of the `deadly` ones, once or always."""
 
-    def __init__(self, calls: Path, bad: tuple[str, ...] = (), deadly: tuple[str, ...] = (), always: bool = False):
+    def __init__(
+        self, calls: Path, bad: tuple[str, ...] = (), deadly: tuple[str, ...] = (), always: bool = False
+    ):
         self.calls, self.bad, self.deadly, self.always = calls, bad, deadly, always
         calls.mkdir(exist_ok=True)
 
@@ -55,7 +57,13 @@ class Worker:
                 os.kill(os.getpid(), signal.SIGKILL)
             record["items"] += 1
             matrix = torch.from_numpy(rng(0, item).normal(size=(300, 300)).astype(np.float32))
-            yield item, {"place.npy": encode_npy(np.array(place)), "product.npy": encode_npy((matrix @ matrix).numpy())}
+            yield (
+                item,
+                {
+                    "place.npy": encode_npy(np.array(place)),
+                    "product.npy": encode_npy((matrix @ matrix).numpy()),
+                },
+            )
 
 
 def shards(folder: Path) -> dict[str, str]:
@@ -79,16 +87,32 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     """In this process; with one worker that is killed once; with two and three workers one unit of which fails, then in this process to the end."""
     scratch = {workers: tmp_path / f"scratch{workers}" for workers in range(4)}
     done = run_units(UNITS, partial(Worker, tmp_path / "calls0"), scratch[0], machine(0), "test")
-    assert [(result.name, result.shard.samples, result.record) for result in done] == [(u.name, len(u.items), {"items": len(u.items)}) for u in UNITS]
+    assert [(result.name, result.shard.samples, result.record) for result in done] == [
+        (u.name, len(u.items), {"items": len(u.items)}) for u in UNITS
+    ]
     assert all(result.seconds > 0 and not result.rejects for result in done)
-    assert run_units(UNITS, partial(Worker, tmp_path / "calls1", deadly=("item-005",)), scratch[1], machine(1), "test") == done
+    assert (
+        run_units(
+            UNITS, partial(Worker, tmp_path / "calls1", deadly=("item-005",)), scratch[1], machine(1), "test"
+        )
+        == done
+    )
     assert (tmp_path / "calls1/died").exists()
     for workers in (2, 3):
         broken = partial(Worker, tmp_path / f"calls{workers}", bad=UNITS[1].items)
-        with pytest.raises(UserError, match="test: the unit part-000001 failed: RuntimeError: nobody expected this"):
+        with pytest.raises(
+            UserError, match="test: the unit part-000001 failed: RuntimeError: nobody expected this"
+        ):
             run_units(UNITS, broken, scratch[workers], machine(workers), "test")
-        assert str(os.getpid()) not in {path.name.rsplit("-", 1)[1] for path in (tmp_path / f"calls{workers}").iterdir()}
-        assert run_units(UNITS, partial(Worker, tmp_path / f"again{workers}"), scratch[workers], machine(0), "test") == done
+        assert str(os.getpid()) not in {
+            path.name.rsplit("-", 1)[1] for path in (tmp_path / f"calls{workers}").iterdir()
+        }
+        assert (
+            run_units(
+                UNITS, partial(Worker, tmp_path / f"again{workers}"), scratch[workers], machine(0), "test"
+            )
+            == done
+        )
         assert [path.name[:11] for path in (tmp_path / f"again{workers}").iterdir()] == ["part-000001"]
     for workers, folder in scratch.items():
         publish(folder, tmp_path / f"out{workers}")
@@ -109,18 +133,40 @@ def test_what_always_kills_its_worker_is_given_up_and_the_rest_complete(tmp_path
         (Reject("item-006", "RuntimeError: nobody expected this"),),
         (Reject("item-008", killed),),
     ]
-    done = run_units(units, partial(Worker, tmp_path / "calls2", **trouble), tmp_path / "scratch2", machine(2), "test")
-    assert [result.rejects for result in done] == rejects and [result.record for result in done] == [{"items": 2}, {"items": 3}, {}]
+    done = run_units(
+        units, partial(Worker, tmp_path / "calls2", **trouble), tmp_path / "scratch2", machine(2), "test"
+    )
+    assert [result.rejects for result in done] == rejects and [result.record for result in done] == [
+        {"items": 2},
+        {"items": 3},
+        {},
+    ]
     assert done[2].shard is None and not list((tmp_path / "scratch2").glob("*.tries.json"))
     codes = []
     while not codes or codes[-1]:
         assert len(codes) < 12
-        codes.append(run_apart(units, partial(Worker, tmp_path / "calls0", **trouble), tmp_path / "scratch0", machine(0), "test"))
-    assert codes == [-signal.SIGKILL] * 7 + [0]  # of the first unit together, of two items twice, of the single item twice
-    assert run_units(units, partial(Worker, tmp_path / "calls0"), tmp_path / "scratch0", machine(0), "test") == done
+        codes.append(
+            run_apart(
+                units,
+                partial(Worker, tmp_path / "calls0", **trouble),
+                tmp_path / "scratch0",
+                machine(0),
+                "test",
+            )
+        )
+    assert codes == [-signal.SIGKILL] * 7 + [
+        0
+    ]  # of the first unit together, of two items twice, of the single item twice
+    assert (
+        run_units(units, partial(Worker, tmp_path / "calls0"), tmp_path / "scratch0", machine(0), "test")
+        == done
+    )
     assert shards(tmp_path / "scratch0") == shards(tmp_path / "scratch2")
     # The others are what they are without the bad ones among the items.
-    plain = [WorkUnit("part-000000", ["item-000", "item-003"]), WorkUnit("part-000001", ["item-004", "item-005", "item-007"])]
+    plain = [
+        WorkUnit("part-000000", ["item-000", "item-003"]),
+        WorkUnit("part-000001", ["item-004", "item-005", "item-007"]),
+    ]
     run_units(plain, partial(Worker, tmp_path / "plain"), tmp_path / "scratch", machine(0), "test")
     assert shards(tmp_path / "scratch") == shards(tmp_path / "scratch0")
 
@@ -132,21 +178,40 @@ def test_a_death_from_outside_costs_no_item(tmp_path):
     want = run_units(UNITS[:1], work, tmp_path / "undisturbed", machine(0), "test")
     for deadly in (("item-002",), ("item-001",)):
         (tmp_path / "calls/died").unlink(missing_ok=True)
-        assert run_apart(UNITS[:1], partial(work, deadly=deadly), scratch, machine(0), "test") == -signal.SIGKILL
-    assert run_units(UNITS[:1], work, scratch, machine(0), "test") == want and shards(scratch) == shards(tmp_path / "undisturbed")
+        assert (
+            run_apart(UNITS[:1], partial(work, deadly=deadly), scratch, machine(0), "test") == -signal.SIGKILL
+        )
+    assert run_units(UNITS[:1], work, scratch, machine(0), "test") == want and shards(scratch) == shards(
+        tmp_path / "undisturbed"
+    )
 
 
 @pytest.mark.process
 def test_a_worker_that_nothing_passes_stops_the_run(tmp_path):
     """A fault that kills or raises for everything is no fault of the items."""
-    deadly = UNITS[:1], partial(Worker, tmp_path / "calls", deadly=UNITS[0].items, always=True), tmp_path / "scratch", machine(0), "test"
+    deadly = (
+        UNITS[:1],
+        partial(Worker, tmp_path / "calls", deadly=UNITS[0].items, always=True),
+        tmp_path / "scratch",
+        machine(0),
+        "test",
+    )
     assert [run_apart(*deadly) for _ in range(7)] == [-signal.SIGKILL] * 7
     with pytest.raises(UserError, match="the first 3 items that were tried alone killed their worker"):
         run_units(*deadly)
     alone = units_of("part", ["a", "b"], 1)
     for _ in range(2):
-        with pytest.raises(UserError, match="every one of the 2 items failed, the first with: RuntimeError: nobody expected this"):
-            run_units(alone, partial(Worker, tmp_path / "alone", bad=("a", "b")), tmp_path / "single", machine(0), "test")
+        with pytest.raises(
+            UserError,
+            match="every one of the 2 items failed, the first with: RuntimeError: nobody expected this",
+        ):
+            run_units(
+                alone,
+                partial(Worker, tmp_path / "alone", bad=("a", "b")),
+                tmp_path / "single",
+                machine(0),
+                "test",
+            )
     with pytest.raises(UserError, match="part-000000 failed: RuntimeError: CUDA is out of order"):
         run_units(UNITS[:1], Unmade, tmp_path / "unmade", machine(0), "test")
 
@@ -159,9 +224,17 @@ def test_a_machine_in_trouble_costs_no_item(tmp_path):
 
 def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
     with pytest.raises(UserError, match="the unit part-000001 failed: RuntimeError"):
-        run_units(UNITS, partial(Worker, tmp_path / "calls", bad=UNITS[1].items), tmp_path / "scratch", machine(0), "test")
+        run_units(
+            UNITS,
+            partial(Worker, tmp_path / "calls", bad=UNITS[1].items),
+            tmp_path / "scratch",
+            machine(0),
+            "test",
+        )
     assert "nobody expected this" in (tmp_path / "scratch/part-000001.error.txt").read_text()
-    assert not list((tmp_path / "scratch").glob(".*")) and not list((tmp_path / "scratch").glob("*.tries.json"))
+    assert not list((tmp_path / "scratch").glob(".*")) and not list(
+        (tmp_path / "scratch").glob("*.tries.json")
+    )
     assert len(list((tmp_path / "scratch").glob("*.tar"))) == len(UNITS) - 1
 
 
@@ -170,9 +243,13 @@ def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp
     with pytest.raises(UserError, match=r"takes about 18\.0 TB, but the disk of .* has only .* free"):
         run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1, "views": 4}, 1e12)
     assert not shards(scratch) and not list(tmp_path.glob("calls/*"))
-    assert json.loads((scratch / "plan.json").read_text())["units"] == [{"name": unit.name, "items": unit.items} for unit in UNITS]
+    assert json.loads((scratch / "plan.json").read_text())["units"] == [
+        {"name": unit.name, "items": unit.items} for unit in UNITS
+    ]
     said = capfd.readouterr().err
-    assert said.startswith("test: 5 of 5 shards to do: 18 frames, 72 views; about 18.0 TB, ") and said.endswith("free; time not known yet\n")
+    assert said.startswith(
+        "test: 5 of 5 shards to do: 18 frames, 72 views; about 18.0 TB, "
+    ) and said.endswith("free; time not known yet\n")
     with Costs("nothing", "smoke") as costs:
         run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})
     assert costs.work["test"]["items"] == 18 and costs.work["test"]["items_per_second"] > 0
@@ -190,7 +267,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert run_apart(UNITS, work, scratch, machine(0), "test") == -signal.SIGKILL
     assert len(list(scratch.glob("*.done.json"))) == 2 and len(list(scratch.glob(".*.tmp"))) == 1
     done = run_units(UNITS, partial(Worker, tmp_path / "again"), scratch, machine(0), "test")
-    assert {path.name[:11] for path in (tmp_path / "again").iterdir()} == {"part-000002", "part-000003", "part-000004"}
+    assert {path.name[:11] for path in (tmp_path / "again").iterdir()} == {
+        "part-000002",
+        "part-000003",
+        "part-000004",
+    }
     publish(scratch, tmp_path / "out")
     assert run_units(UNITS, partial(Worker, tmp_path / "whole"), scratch, machine(0), "test") == done
     publish(scratch, tmp_path / "undisturbed")
@@ -226,9 +307,14 @@ def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
     (scratch / "part-000003.done.json").write_text("{")
     again = run_units(UNITS, partial(Worker, tmp_path / "again"), scratch, machine(0), "test")
     assert again == first and shards(scratch) == before
-    assert sorted(path.name[:11] for path in (tmp_path / "again").iterdir()) == [f"part-00000{index}" for index in range(4)]
+    assert sorted(path.name[:11] for path in (tmp_path / "again").iterdir()) == [
+        f"part-00000{index}" for index in range(4)
+    ]
     other = [WorkUnit(UNITS[0].name, UNITS[1].items), *UNITS[1:]]
-    assert run_units(other, partial(Worker, tmp_path / "other"), scratch, machine(0), "test")[0].shard != first[0].shard
+    assert (
+        run_units(other, partial(Worker, tmp_path / "other"), scratch, machine(0), "test")[0].shard
+        != first[0].shard
+    )
     assert len(list((tmp_path / "other").iterdir())) == 1
 
 
@@ -262,7 +348,10 @@ def test_publishing_replaces_what_was_there(tmp_path):
     (tmp_path / "out/stale.tar").touch()
     run_units(UNITS[:1], partial(Worker, tmp_path / "calls"), tmp_path / "scratch", machine(0), "test")
     publish(tmp_path / "scratch", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["part-000000.tar", "part-000000.tar.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "part-000000.tar",
+        "part-000000.tar.json",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calls", "out"]
 
 
@@ -281,6 +370,13 @@ def test_fingerprint_sees_every_input(tmp_path):
 
 def test_fingerprint_depends_on_the_code_that_is_imported():
     names = set(closure("pipeline.render.views"))
-    assert {"pipeline.render.views", "model.psi.network", "pipeline.engine.run", "pipeline.engine.isolation"} <= names
+    assert {
+        "pipeline.render.views",
+        "model.psi.network",
+        "pipeline.engine.run",
+        "pipeline.engine.isolation",
+    } <= names
     assert not {"model.genhead", "pipeline.train.loop", "pipeline.engine.estimate", "pipeline.cli"} & names
-    assert fingerprint(str(SOURCE / "pipeline/render/views.py")) != fingerprint(str(SOURCE / "pipeline/ingest/worker.py"))
+    assert fingerprint(str(SOURCE / "pipeline/render/views.py")) != fingerprint(
+        str(SOURCE / "pipeline/ingest/worker.py")
+    )

@@ -34,7 +34,9 @@ def perception(folder, sizes) -> None:
 
 
 def run(folder, own, out) -> Evaluation:
-    places = {name: folder / name for name in ("ingest", "labels", "perception", "psi3d", "views", "psi", "truth")}
+    places = {
+        name: folder / name for name in ("ingest", "labels", "perception", "psi3d", "views", "psi", "truth")
+    }
     return evaluate(own, out=folder / out, **places)
 
 
@@ -59,9 +61,15 @@ def test_every_method_has_every_number(world):
     assert {"id", "expression_error", "faces_found"} <= set(scores["self"]["real"])
     # The miniature's views are the frames themselves.
     assert scores["novel_views"]["copy"] == {"psnr_foreground": 60.0, "lpips": 0.0, "lpips_thumbnail": 32.0}
-    assert scores["response"]["true_rms"] > 0 and scores["response"]["rms"] > 0 and -1 <= scores["response"]["agreement"] <= 1
+    assert (
+        scores["response"]["true_rms"] > 0
+        and scores["response"]["rms"] > 0
+        and -1 <= scores["response"]["agreement"] <= 1
+    )
     assert scores["ingest"]["landmark_error"] == pytest.approx(0.0, abs=1e-5)
-    assert scores["fit_flame"] == pytest.approx({"rotation_degrees": 0.0, "jaw_degrees": 0.0, "vertices_mm": 0.0}, abs=0.05)
+    assert scores["fit_flame"] == pytest.approx(
+        {"rotation_degrees": 0.0, "jaw_degrees": 0.0, "vertices_mm": 0.0}, abs=0.05
+    )
     assert -1 <= scores["consistency"]["psi"] <= 1
 
 
@@ -149,8 +157,12 @@ def test_missing_weights_end_in_a_clear_message(world):
 
 
 def test_cameras():
-    assert rotation_between(frontal_camera(), look_at(0.0, 0.0, 4.0, np.zeros(3))) == pytest.approx(0.0, abs=1e-3)
-    assert rotation_between(look_at(0.5, 0.0, 4.0, np.zeros(3)), look_at(-0.5, 0.0, 4.0, np.zeros(3))) == pytest.approx(np.degrees(1.0), abs=1e-3)
+    assert rotation_between(frontal_camera(), look_at(0.0, 0.0, 4.0, np.zeros(3))) == pytest.approx(
+        0.0, abs=1e-3
+    )
+    assert rotation_between(
+        look_at(0.5, 0.0, 4.0, np.zeros(3)), look_at(-0.5, 0.0, 4.0, np.zeros(3))
+    ) == pytest.approx(np.degrees(1.0), abs=1e-3)
 
 
 def test_numbers_are_rounded_and_what_is_not_finite_left_out():
@@ -158,8 +170,17 @@ def test_numbers_are_rounded_and_what_is_not_finite_left_out():
 
 
 def test_best_value_of_each_column_is_marked():
-    text = section("self", "Title", "Note", {"psi": {"lpips": 0.2, "id": 0.8}, "copy": {"lpips": 0.3, "id": 1.0}, "real": {"id": 2.0}})
-    assert '<td class="best">0.2000</td>' in text and '<td class="best">1.0000</td>' in text and '<td class="best">2' not in text
+    text = section(
+        "self",
+        "Title",
+        "Note",
+        {"psi": {"lpips": 0.2, "id": 0.8}, "copy": {"lpips": 0.3, "id": 1.0}, "real": {"id": 2.0}},
+    )
+    assert (
+        '<td class="best">0.2000</td>' in text
+        and '<td class="best">1.0000</td>' in text
+        and '<td class="best">2' not in text
+    )
 
 
 def test_video_bytes_repeat():
@@ -167,4 +188,6 @@ def test_video_bytes_repeat():
     first = encode_mp4(iter(pictures), 12)
     assert first == encode_mp4(iter(pictures), 12)
     with av.open(io.BytesIO(first)) as container:
-        assert [round(frame.to_ndarray(format="rgb24").mean(), -1) for frame in container.decode(video=0)] == [0, 100, 200]
+        assert [
+            round(frame.to_ndarray(format="rgb24").mean(), -1) for frame in container.decode(video=0)
+        ] == [0, 100, 200]

@@ -35,11 +35,15 @@ def test_foreground_psnr_counts_the_mask_alone():
     mask[:, :, :2] = 1.0
     result[:, :, 2:] = 1.0  # outside: must not count
     result[0, :, :2] = 0.2  # error 0.04 of peak 4: 20 dB
-    assert torch.allclose(metrics.foreground_psnr(result, wanted, mask), torch.tensor([20.0, 60.0]), atol=1e-4)
+    assert torch.allclose(
+        metrics.foreground_psnr(result, wanted, mask), torch.tensor([20.0, 60.0]), atol=1e-4
+    )
 
 
 def test_foreground_psnr_without_foreground_takes_the_whole_image():
-    values = metrics.foreground_psnr(torch.full((1, 3, 4, 4), 0.2), torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
+    values = metrics.foreground_psnr(
+        torch.full((1, 3, 4, 4), 0.2), torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
+    )
     assert torch.allclose(values, torch.tensor([20.0]), atol=1e-4)
 
 
@@ -86,14 +90,19 @@ def test_head_region_is_the_foreground_above_the_chin():
     mask = torch.zeros(2, 1, 20, 20)
     mask[0, 0, 2:, 5:15] = 1.0  # down to the shoulders
     landmarks = torch.full((2, 70, 2), 0.5)
-    assert metrics.head_region(mask, landmarks) == [(slice(2, 11), slice(5, 15)), (slice(0, 20), slice(0, 20))]
+    assert metrics.head_region(mask, landmarks) == [
+        (slice(2, 11), slice(5, 15)),
+        (slice(0, 20), slice(0, 20)),
+    ]
 
 
 def test_head_lpips_looks_at_the_region_alone(perception):
     a = torch.rand(1, 3, 64, 64) * 2 - 1
     b = a.clone()
     b[..., 40:] = 0.0
-    assert metrics.head_lpips(perception, a, b, [(slice(0, 64), slice(0, 40))])[0] == pytest.approx(0.0, abs=1e-6)
+    assert metrics.head_lpips(perception, a, b, [(slice(0, 64), slice(0, 40))])[0] == pytest.approx(
+        0.0, abs=1e-6
+    )
     assert metrics.head_lpips(perception, a, b, [(slice(0, 64), slice(0, 64))])[0] > 0.01
 
 
@@ -148,9 +157,15 @@ def test_response_knows_size_and_place():
 def test_a_correlation_within_clips_does_not_see_who_it_is():
     clips = ["a"] * 3 + ["b"] * 3
     driver = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 7.0])
-    assert metrics.within_clips(driver, driver + np.array([9.0] * 3 + [-9.0] * 3), clips) == pytest.approx(1.0)
-    assert metrics.within_clips(np.array([1.0] * 3 + [6.0] * 3), driver, clips) != metrics.within_clips(driver, driver, clips)
-    assert np.isnan(metrics.within_clips(np.array([1.0] * 3 + [6.0] * 3), driver, clips))  # nothing moves within a clip
+    assert metrics.within_clips(driver, driver + np.array([9.0] * 3 + [-9.0] * 3), clips) == pytest.approx(
+        1.0
+    )
+    assert metrics.within_clips(np.array([1.0] * 3 + [6.0] * 3), driver, clips) != metrics.within_clips(
+        driver, driver, clips
+    )
+    assert np.isnan(
+        metrics.within_clips(np.array([1.0] * 3 + [6.0] * 3), driver, clips)
+    )  # nothing moves within a clip
     lost = np.array([np.nan, 1.0, 2.0, 5.0, np.nan, 7.0])
     assert metrics.within_clips(lost, driver, clips) == pytest.approx(1.0)
 

@@ -23,7 +23,9 @@ from pipeline.geometry.landmarks import MESH_TO_70, interocular, landmarks_70
 from pipeline.geometry.standin import standin
 from pipeline.store.tables import write_table
 
-SETTINGS = FitFlame(camera_steps=3, steps=6, shape_weight=1e-3, expression_weight=1e-3, temporal_weight=0.1, max_error=0.1)
+SETTINGS = FitFlame(
+    camera_steps=3, steps=6, shape_weight=1e-3, expression_weight=1e-3, temporal_weight=0.1, max_error=0.1
+)
 
 
 @cache
@@ -60,11 +62,15 @@ def people(count: int, frames: int = 1) -> list[str]:
 def test_the_landmark_model_is_the_head_model() -> None:
     labels, points = known(6)
     model = LandmarkModel(standin())
-    coefficients = np.concatenate([labels[:, 25:325] @ model.shape_basis, labels[:, 325:425] @ model.expression_basis], axis=1)
+    coefficients = np.concatenate(
+        [labels[:, 25:325] @ model.shape_basis, labels[:, 325:425] @ model.expression_basis], axis=1
+    )
     places = np.linalg.inv(labels[:, :16].reshape(-1, 4, 4).astype(np.float64))[:, :3, 3]
     pose = torch.as_tensor(np.concatenate([labels[:, 425:434], places], axis=1).astype(np.float64))
     groups = model.groups(torch.as_tensor(coefficients.astype(np.float64)))
-    assert np.abs(model.project(groups, pose).numpy() - points).max() < 3e-3  # what the short basis leaves out: 1.5 pixels of 512
+    assert (
+        np.abs(model.project(groups, pose).numpy() - points).max() < 3e-3
+    )  # what the short basis leaves out: 1.5 pixels of 512
 
     def at(flat: torch.Tensor) -> torch.Tensor:
         return model.project(model.groups(flat[:, :-12]), flat[:, -12:])
@@ -92,14 +98,23 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
     result = fit(standin(), points, people(4), SETTINGS)
     for label in result.labels:
         world2cam = np.linalg.inv(label[:16].reshape(4, 4))
-        assert np.allclose(world2cam[:3, :3], rotation_matrices(torch.as_tensor(label[425:428])).numpy(), atol=1e-5)
+        assert np.allclose(
+            world2cam[:3, :3], rotation_matrices(torch.as_tensor(label[425:428])).numpy(), atol=1e-5
+        )
         assert np.array_equal(label[431:434], label[434:437])
     label = torch.as_tensor(result.labels[:1])
     flame = Flame(standin())
-    vertices = flame.vertices(label[:, 25:325], label[:, 325:425], torch.cat([torch.zeros(1, 3), label[:, 428:431]], 1), label[:, 431:])
+    vertices = flame.vertices(
+        label[:, 25:325],
+        label[:, 325:425],
+        torch.cat([torch.zeros(1, 3), label[:, 428:431]], 1),
+        label[:, 431:],
+    )
     again = project(flame.landmarks(vertices)[0].numpy(), result.labels[0, :25])
     assert np.allclose(again, result.points[0], atol=1e-5)
-    assert result.errors[0] == pytest.approx(np.linalg.norm(again - points[0], axis=1).mean() / interocular(points[0]), abs=1e-4)
+    assert result.errors[0] == pytest.approx(
+        np.linalg.norm(again - points[0], axis=1).mean() / interocular(points[0]), abs=1e-4
+    )
 
 
 def test_a_clip_has_one_shape_and_moves_smoothly() -> None:
@@ -135,7 +150,9 @@ def test_mesh_mapping() -> None:
     points = landmarks_70(mesh)
     assert points.shape == (3, 70, 2)
     assert len(set(MESH_TO_70.tolist())) == 70
-    assert np.array_equal(points[:, 68], mesh[:, 468, :2])  # the pupil of the person's right eye, left in the image
+    assert np.array_equal(
+        points[:, 68], mesh[:, 468, :2]
+    )  # the pupil of the person's right eye, left in the image
 
 
 def table(points: np.ndarray, **columns: list) -> pa.Table:
@@ -157,7 +174,9 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     indices = list(range(16)) * 2
     keys = [f"f{i:02}" for i in range(32)]
     clips = ["b"] * 16 + ["a"] * 16
-    frames = table(spoiled, key=keys, clip=clips, split=["train"] * 16 + ["test"] * 16, index=indices, status=status)
+    frames = table(
+        spoiled, key=keys, clip=clips, split=["train"] * 16 + ["test"] * 16, index=indices, status=status
+    )
     write_table(tmp_path / "frames.parquet", frames)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     params = scale_params("smoke").model_copy(update={"fit_flame": SETTINGS})
@@ -170,18 +189,31 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.process
-def test_clips_are_fitted_the_same_by_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_are_fitted_the_same_by_any_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Chunks of six clips and of two, which is what `fit` makes of them with threads; a clip without numbers costs no other one."""
     _, points = known(8, 16)
     keys = [f"f{i:03}" for i in range(len(points))]
     clips = [f"c{i // 16}" for i in range(len(points))]
-    ingested = table(points, key=keys, clip=clips, split=["train"] * len(points), index=list(range(16)) * 8, status=["ok"] * len(points))
+    ingested = table(
+        points,
+        key=keys,
+        clip=clips,
+        split=["train"] * len(points),
+        index=list(range(16)) * 8,
+        status=["ok"] * len(points),
+    )
     write_table(tmp_path / "frames.parquet", ingested)
     tables = {}
     for workers in (0, 2):
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / str(workers)))
         params = scale_params("smoke").model_copy(update={"fit_flame": SETTINGS})
-        tables[workers] = fit_table(params.model_copy(update={"machine": params.machine.model_copy(update={"workers": workers})}), "vfhq", tmp_path)
+        tables[workers] = fit_table(
+            params.model_copy(update={"machine": params.machine.model_copy(update={"workers": workers})}),
+            "vfhq",
+            tmp_path,
+        )
     assert tables[0][0].equals(tables[2][0]) and tables[0][1] == tables[2][1]
     mesh = np.array(ingested["landmarks"].to_pylist(), np.float64).reshape(len(points), 478, 3)
     result = fit(standin(), landmarks_70(mesh), clips, SETTINGS)
@@ -190,7 +222,14 @@ def test_clips_are_fitted_the_same_by_any_number_of_workers(tmp_path: Path, monk
     monkeypatch.setattr("pipeline.store.tables.ROW_GROUP", 50)
     spoiled = points.copy()
     spoiled[20] = np.nan
-    bad = table(spoiled, key=keys, clip=clips, split=["train"] * len(points), index=list(range(16)) * 8, status=["ok"] * len(points))
+    bad = table(
+        spoiled,
+        key=keys,
+        clip=clips,
+        split=["train"] * len(points),
+        index=list(range(16)) * 8,
+        status=["ok"] * len(points),
+    )
     write_table(tmp_path / "frames.parquet", bad)
     rows = fit_table(params, "vfhq", tmp_path)[0].to_pylist()
     reasons = {row["clip"]: row["reason"] for row in rows if row["status"] != "ok"}

@@ -44,7 +44,9 @@ def test_the_camera_looks_at_its_target_and_rolls():
     target = np.array([0.02, -0.01, 0.1])
     seen = camera.look_at(-0.6, 0.3, 3.9, target, roll=0.2)
     assert camera.project(target[None], seen)[0] == pytest.approx([0.5, 0.5], abs=1e-6)
-    above = camera.project(np.array([[0.0, 0.3, 0.0]]), camera.look_at(0.0, 0.0, 4.0, np.zeros(3), roll=0.2))[0]
+    above = camera.project(np.array([[0.0, 0.3, 0.0]]), camera.look_at(0.0, 0.0, 4.0, np.zeros(3), roll=0.2))[
+        0
+    ]
     assert above[0] < 0.5  # the camera's top leans to the right, so the world's leans to the left
 
 

@@ -45,7 +45,9 @@ def test_size_and_origin_are_those_of_flame(flame):
 
 def test_the_official_camera_sees_the_official_framing(flame):
     points = flame.landmarks(vertices(flame))[0].numpy()
-    pitch = np.array([[1, 0, 0], [0, np.cos(0.17), -np.sin(0.17)], [0, np.sin(0.17), np.cos(0.17)]])  # how official heads are held
+    pitch = np.array(
+        [[1, 0, 0], [0, np.cos(0.17), -np.sin(0.17)], [0, np.sin(0.17), np.cos(0.17)]]
+    )  # how official heads are held
     seen = 512 * project(points @ pitch.T, look_at(0.0, 0.0, 4.2, np.zeros(3)))
     wanted = [OFFICIAL["right eye"], OFFICIAL["left eye"], OFFICIAL["nose"]]
     assert np.abs(seen[[68, 69, 30]] - wanted).max() < 20
@@ -77,7 +79,9 @@ def test_eyes_turn_about_their_centres(flame):
     still, turned = vertices(flame)[0], vertices(flame, eye=0.3)[0]
     ball = flame.head.regions["left_eye"]
     assert torch.allclose(still[ball].mean(0), turned[ball].mean(0), atol=1e-5)
-    assert flame.landmarks(turned[None])[0, 69, 0] > flame.landmarks(still[None])[0, 69, 0] + 0.008  # towards +x
+    assert (
+        flame.landmarks(turned[None])[0, 69, 0] > flame.landmarks(still[None])[0, 69, 0] + 0.008
+    )  # towards +x
 
 
 def test_random_shapes_look_like_heads(flame):
@@ -95,7 +99,9 @@ def test_the_mesh_is_whole():
     model = standin.standin()
     assert set(np.unique(model.faces_F3)) == set(range(len(model.template_V3)))
     corner = model.template_V3[model.faces_F3]
-    assert np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1).min() > 0
+    assert (
+        np.linalg.norm(np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1).min() > 0
+    )
     skull = np.isin(model.faces_F3, standin.standin_mesh().part["skull"]).all(axis=1)
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])[skull]
     assert (np.einsum("fc,fc->f", normal, corner[skull].mean(1)) > 0).mean() > 0.97  # outwards
@@ -111,7 +117,10 @@ def test_it_is_the_same_in_every_process():
 def test_it_can_be_written_as_flame_and_read_back(tmp_path):
     model = standin.standin()
     count = len(model.template_V3)
-    np_save = lambda name, content: np.save(tmp_path / name, np.array(content, dtype=object), allow_pickle=True)  # noqa: E731
+
+    def np_save(name: str, content: dict) -> None:
+        np.save(tmp_path / name, np.array(content, dtype=object), allow_pickle=True)
+
     content = {
         "v_template": model.template_V3,
         "f": model.faces_F3.astype(np.uint32),
@@ -122,10 +131,20 @@ def test_it_can_be_written_as_flame_and_read_back(tmp_path):
         "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32),
     }
     (tmp_path / "generic_model.pkl").write_bytes(pickle.dumps(content))
-    embedding = {"full_lmk_faces_idx": model.landmark_faces[None], "full_lmk_bary_coords": model.landmark_weights[None]}
+    embedding = {
+        "full_lmk_faces_idx": model.landmark_faces[None],
+        "full_lmk_bary_coords": model.landmark_weights[None],
+    }
     np_save("landmark_embedding_with_eyes.npy", embedding)
-    np_save("simplify_baricentric2.npy", {"idxs": model.simple_vertices, "baris": model.simple_weights, "faces": model.simple_faces})
-    addition = {"eye_idxs": model.regions["eyes"], "face_idxs": model.regions["face"], "eyelids_idxs": model.regions["eyelids"]}
+    np_save(
+        "simplify_baricentric2.npy",
+        {"idxs": model.simple_vertices, "baris": model.simple_weights, "faces": model.simple_faces},
+    )
+    addition = {
+        "eye_idxs": model.regions["eyes"],
+        "face_idxs": model.regions["face"],
+        "eyelids_idxs": model.regions["eyelids"],
+    }
     np_save("flame_addition_info_new_smallface.npy", addition | {"vertices_region_idxs": model.neighbours})
     read = head_model.load(str(tmp_path / "generic_model.pkl"))
     for key in (

@@ -6,7 +6,10 @@ from pipeline.ingest.crop import TEMPLATE_53, cut, fit_crop, five_points, smooth
 
 
 def test_crop_of_the_template_itself():
-    points = np.array([300.0, 200.0]) + 90.0 * TEMPLATE_53[:, :2] * [1, -1]  # half the official size, centred at (300, 200)
+    points = np.array([300.0, 200.0]) + 90.0 * TEMPLATE_53[:, :2] * [
+        1,
+        -1,
+    ]  # half the official size, centred at (300, 200)
     crop = fit_crop(points)
     assert 1 / crop[0] == pytest.approx(256.0)  # 512 pixels hold 180 pixels a unit
     np.testing.assert_allclose(to_aligned(np.array([300.0, 200.0]), crop), [0.5, 0.5], atol=1e-12)

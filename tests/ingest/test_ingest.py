@@ -21,13 +21,17 @@ SETTINGS = Ingest(
     portrait_size=64, clip_size=64, fps=25, min_face=48, min_frames=3, detection_score=0.5, smooth_crop=True, validation_share=0.1,
     test_share=0.1, shard_size=2,
 )  # fmt: skip
-MACHINE = Machine(workers=0, device="cpu", ray_address="", object_store_mb=100, activation_checkpointing=False)
+MACHINE = Machine(
+    workers=0, device="cpu", ray_address="", object_store_mb=100, activation_checkpointing=False
+)
 FACE = astronaut()[:300, 80:380]  # a photograph of a person that comes with scikit-image
 
 
 def film(count, start=0):
     """A camera that moves over the photograph."""
-    return [cut(astronaut(), np.array([1 / 280, -(80 + start + 2 * i) / 280, 0.0]), 200) for i in range(count)]
+    return [
+        cut(astronaut(), np.array([1 / 280, -(80 + start + 2 * i) / 280, 0.0]), 200) for i in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +73,17 @@ def result(folders, tmp_path_factory):
 
 def test_every_file_has_a_row_with_a_reason(result):
     out, metrics = result
-    reasons = {file: row["reason"] for file, row in (table(out / "portraits.parquet") | table(out / "clips.parquet")).items()}
-    assert {file for file, reason in reasons.items() if not reason} == {"person.png", "more/grey.jpg", "one.mp4", "two.mkv", "mixed.mp4"}
+    reasons = {
+        file: row["reason"]
+        for file, row in (table(out / "portraits.parquet") | table(out / "clips.parquet")).items()
+    }
+    assert {file for file, reason in reasons.items() if not reason} == {
+        "person.png",
+        "more/grey.jpg",
+        "one.mp4",
+        "two.mkv",
+        "mixed.mp4",
+    }
     for file, start in {
         "twins.png": "two faces", "far.png": "face too small: ", "coffee.png": "no face", "dot.png": "image too small: 1 x 1",
         "nothing.png": "empty file", "short.mp4": "clip too short: 2 frames, 3 needed", "blank.mp4": "no face", "cut.mp4": "truncated: ",
@@ -78,7 +91,13 @@ def test_every_file_has_a_row_with_a_reason(result):
     }.items():  # fmt: skip
         assert reasons[file].startswith(start), (file, reasons[file])
     assert metrics["portraits"]["ok"] == 2 and metrics["portraits"]["ignored_files"] == 1
-    assert metrics["portraits"]["rejected"] == {"empty file": 1, "face too small": 1, "image too small": 1, "no face": 1, "two faces": 1}
+    assert metrics["portraits"]["rejected"] == {
+        "empty file": 1,
+        "face too small": 1,
+        "image too small": 1,
+        "no face": 1,
+        "two faces": 1,
+    }
     assert metrics["portraits"]["face_share"] == 0.8
     assert metrics["clips"]["ok"] == 3
     assert [metrics["clips"][split] for split in ("train", "validation", "test")] == [1, 1, 1]
@@ -111,7 +130,9 @@ def test_shards_hold_what_the_tables_say(result):
         assert mask[30:40, 28:36].mean() > 200  # the face belongs to the person
         points = np.array(row["landmarks"], np.float32).reshape(478, 3)
         assert (points[:, :2] > 0.15).all() and (points[:, :2] < 0.95).all()
-        assert 0.18 < np.linalg.norm(points[468, :2] - points[473, :2]) < 0.26  # 112 of 512 pixels in the official frame
+        assert (
+            0.18 < np.linalg.norm(points[468, :2] - points[473, :2]) < 0.26
+        )  # 112 of 512 pixels in the official frame
 
 
 def test_generated_clips_say_their_split_in_the_name():
@@ -160,7 +181,9 @@ def test_nothing_usable(folders, tmp_path, monkeypatch):
     one = tmp_path / "one"
     one.mkdir()
     shutil.copy(folders[1] / "one.mp4", one)
-    with pytest.raises(UserError, match="1 clips 1 can be used, but training, validation and testing need one each"):
+    with pytest.raises(
+        UserError, match="1 clips 1 can be used, but training, validation and testing need one each"
+    ):
         ingest(SETTINGS, 64, MACHINE, folders[0], one, tmp_path / "out")
     bad = tmp_path / "bad"
     bad.mkdir()

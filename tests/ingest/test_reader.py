@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from pipeline.ingest import reader
-from pipeline.ingest.reader import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Rejected, find_files, probe_video, read_frames, read_image
+from pipeline.ingest.reader import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Rejected,
+    find_files,
+    probe_video,
+    read_frames,
+    read_image,
+)
 from pipeline.store.shards import decode_png, encode_png
 from tests.support.videos import write_video
 
@@ -27,7 +35,10 @@ def test_files_are_sorted_and_others_counted(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
-    assert find_files(tmp_path, IMAGE_SUFFIXES) == (["a.png", "b/2.PNG", "c.jpeg", "folder.png", "gone.png"], 2)
+    assert find_files(tmp_path, IMAGE_SUFFIXES) == (
+        ["a.png", "b/2.PNG", "c.jpeg", "folder.png", "gone.png"],
+        2,
+    )
     assert find_files(tmp_path, VIDEO_SUFFIXES)[0] == ["film.mp4"]
     assert find_files(tmp_path / "absent", VIDEO_SUFFIXES) == ([], 0)
 
@@ -70,7 +81,9 @@ def test_bad_images_have_reasons(tmp_path, monkeypatch):
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "text.png").write_text("this is no picture")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        tmp_path / "whole.png"
+    )
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
     monkeypatch.setattr(reader, "MOST_PIXELS", 5000)
     Image.new("RGB", (100, 60)).save(tmp_path / "huge.png")
@@ -110,7 +123,9 @@ def test_probe_and_decode(tmp_path, name):
 
 def test_decord_and_pyav_agree(tmp_path):
     path = write_video(tmp_path / "x.mp4", pictures(12))
-    for (i, s, a), (j, t, b) in zip(reader._decord_frames(path, range(1, 12, 3)), reader._pyav_frames(path, range(1, 12, 3)), strict=True):
+    for (i, s, a), (j, t, b) in zip(
+        reader._decord_frames(path, range(1, 12, 3)), reader._pyav_frames(path, range(1, 12, 3)), strict=True
+    ):
         assert i == j and s == pytest.approx(t, abs=1e-4)
         np.testing.assert_array_equal(a, b)
 
@@ -118,7 +133,9 @@ def test_decord_and_pyav_agree(tmp_path):
 def test_time_stamps_of_a_variable_frame_rate(tmp_path):
     times = [0, 1, 2, 8, 9, 20]
     path = write_video(tmp_path / "x.mkv", pictures(6), times=times)
-    np.testing.assert_allclose([seconds for _, seconds, _ in read_frames(path, range(6))], np.array(times) / 25, atol=2e-3)
+    np.testing.assert_allclose(
+        [seconds for _, seconds, _ in read_frames(path, range(6))], np.array(times) / 25, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (96, 128)])
@@ -138,7 +155,9 @@ def test_bad_videos_have_reasons(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("this is no film\n" * 50)
     whole = write_video(tmp_path / "whole.mp4", pictures(50)).read_bytes()
-    (tmp_path / "no-index.mp4").write_bytes(write_video(tmp_path / "late.mp4", pictures(50), faststart=False).read_bytes()[:900])
+    (tmp_path / "no-index.mp4").write_bytes(
+        write_video(tmp_path / "late.mp4", pictures(50), faststart=False).read_bytes()[:900]
+    )
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")

@@ -20,14 +20,40 @@ from tests.support.sizes import SMOKE_SIZES
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 2 << 30
-WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "pickle.find_class", "ctypes.dlopen")
+WATCHED = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+    "pickle.find_class",
+    "ctypes.dlopen",
+)
 
 
 def odd_tensors() -> dict[str, torch.Tensor]:
     """Tensors whose storage is not what they are."""
     base = torch.arange(24.0)
-    state = {"whole": base, "turned": base.view(4, 6).T, "part": base[5:9], "steps": base[1::3], "none": torch.zeros(0, 3), "one": torch.tensor(2.5)}
-    types = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+    state = {
+        "whole": base,
+        "turned": base.view(4, 6).T,
+        "part": base[5:9],
+        "steps": base[1::3],
+        "none": torch.zeros(0, 3),
+        "one": torch.tensor(2.5),
+    }
+    types = (
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
     return state | {str(dtype): torch.tensor([0, 1, 2]).to(dtype) for dtype in types}
 
 
@@ -36,8 +62,14 @@ def test_tensors_are_what_was_saved(tmp_path, kind):
     state = odd_tensors()
     if kind == "module":
         state = {key.replace(".", "_"): value for key, value in state.items()}
-        file = CheckpointFile(write_pickle(tmp_path / "file", {f"deformer.{key}": value for key, value in state.items()}, "Some"))
-        nodes = {key.removeprefix("deformer."): node for key, node in module_tensors(file.content["G_ema"]).items()}
+        file = CheckpointFile(
+            write_pickle(
+                tmp_path / "file", {f"deformer.{key}": value for key, value in state.items()}, "Some"
+            )
+        )
+        nodes = {
+            key.removeprefix("deformer."): node for key, node in module_tensors(file.content["G_ema"]).items()
+        }
         assert not {"passing", "none_of_these"} & nodes.keys()
     else:
         file = CheckpointFile(write_state(tmp_path / "file", state, legacy=kind == "old"))
@@ -68,7 +100,9 @@ def test_hostile_files_end_in_a_clear_error(tmp_path):
     found = child(tmp_path)
     assert found.keys() == files.keys()
     for name, (outcome, _) in found.items():
-        assert outcome.startswith((f"nothing was imported. {name}.pkl", "nothing was imported. flame_addition")), (name, outcome)
+        assert outcome.startswith(
+            (f"nothing was imported. {name}.pkl", "nothing was imported. flame_addition")
+        ), (name, outcome)
 
 
 @pytest.mark.process
@@ -85,9 +119,9 @@ def read_all(folder: Path) -> None:
     """What the child process does: prints for every file of the folder how reading it ended."""
     events: list[str] = []
     sys.addaudithook(lambda event, _: events.append(event) if event in WATCHED else None)
-    used = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")).split()[1]) * 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY - resident,) * 2)  # what torch reserves when it is loaded does not count
+    # What torch reserves when it is loaded does not count.
+    limit = own_memory("VmSize") + MEMORY - own_memory("VmHWM")
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for path in sorted(folder.glob("*.pkl")):
         started = time.monotonic()
         try:
@@ -99,7 +133,17 @@ def read_all(folder: Path) -> None:
             outcome += every_tensor(path)
         print(json.dumps([path.stem, outcome, round(time.monotonic() - started, 3)]))
     assert not events, events
-    print(json.dumps(["peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+    print(json.dumps(["peak", own_memory("VmHWM")]))
+
+
+def own_memory(name: str) -> int:
+    """Bytes that Linux states of this process under `name` of /proc/self/status.
+
+    getrusage will not do: a process begins with the peak of the one that started it, here all of pytest's.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
 def every_tensor(path: Path) -> str:

@@ -56,11 +56,22 @@ def random_batch(stage: str, sizes: Sizes, count: int) -> HeadBatch | FrameBatch
     cameras = torch.from_numpy(np.stack([look_at(0.2 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)]))
     label = torch.cat([cameras, torch.zeros(count, 412)], 1)
     if stage == "train_psi3d":
-        pictures = draw(3, *image), draw(3, *image), draw(1, *rays, low=0.0), 4.2 + draw(1, *rays), draw(3, *rays), draw(3, *image)
-        return HeadBatch(*pictures, cameras[:, None], label, draw(4000, 3) / 2, draw(4000, sizes.plane_channels))
+        pictures = (
+            draw(3, *image),
+            draw(3, *image),
+            draw(1, *rays, low=0.0),
+            4.2 + draw(1, *rays),
+            draw(3, *rays),
+            draw(3, *image),
+        )
+        return HeadBatch(
+            *pictures, cameras[:, None], label, draw(4000, 3) / 2, draw(4000, sizes.plane_channels)
+        )
     motions = draw(sizes.motion.dims), draw(sizes.motion.dims)
     pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
-    return FrameBatch(draw(3, *image), *motions, *pictures, cameras[:, None], label, 1.0 - torch.arange(count) % 2)
+    return FrameBatch(
+        draw(3, *image), *motions, *pictures, cameras[:, None], label, 1.0 - torch.arange(count) % 2
+    )
 
 
 def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:
@@ -69,7 +80,9 @@ def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:
 
 def objective(stage: str, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> Callable:
     flame = Flame(standin.standin()).to(psi.w_avg.device)
-    return (StaticObjective if stage == "train_psi3d" else ReenactmentObjective)(params, psi, adversary, judges, flame)
+    return (StaticObjective if stage == "train_psi3d" else ReenactmentObjective)(
+        params, psi, adversary, judges, flame
+    )
 
 
 @pytest.fixture
@@ -143,8 +156,12 @@ def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
         "psi": size(weights),
         "average": size([*average.parameters(), *average.buffers()]),
         "others": size([*discriminator.parameters(), *judges.parameters()]),
-        "moments": size(value for each in moments for state in each.state.values() for value in state.values()),
-        "gradients": size(p.grad for p in [*psi.parameters(), *discriminator.parameters()] if p.grad is not None),
+        "moments": size(
+            value for each in moments for state in each.state.values() for value in state.values()
+        ),
+        "gradients": size(
+            p.grad for p in [*psi.parameters(), *discriminator.parameters()] if p.grad is not None
+        ),
     }
 
 
@@ -158,7 +175,11 @@ def test_a_step_of_the_published_sizes_fits_into_24_gb(stage: str, calculated: d
 
 @pytest.mark.slow
 def test_the_parts_of_the_memory_are_what_the_counts_say(calculated: dict) -> None:
-    psi, motion, discriminator = 224_766_123, 101_931_008, sum(p.numel() for p in _meta(Discriminator).parameters())
+    psi, motion, discriminator = (
+        224_766_123,
+        101_931_008,
+        sum(p.numel() for p in _meta(Discriminator).parameters()),
+    )
     for stage, learnt in (("train_psi3d", psi - motion), ("train", psi)):
         facts = calculated[stage, True]
         assert facts["psi"] == facts["average"] >= 4 * psi
@@ -187,4 +208,8 @@ if __name__ == "__main__":  # the table of the README
     for stage in STAGES:
         for saving in (False, True):
             facts = step_memory(stage, saving)
-            print(stage, "with" if saving else "without", {name: round(value / 1e9, 2) for name, value in facts.items()})
+            print(
+                stage,
+                "with" if saving else "without",
+                {name: round(value / 1e9, 2) for name, value in facts.items()},
+            )

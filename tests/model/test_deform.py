@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.head.deform import PARTS, NeckField, PartDeformation, closest_on_mesh, nearest_vertices, surface_offset
+from model.head.deform import (
+    PARTS,
+    NeckField,
+    PartDeformation,
+    closest_on_mesh,
+    nearest_vertices,
+    surface_offset,
+)
 from model.head.flame import Flame, rotation_matrices
 from pipeline.geometry.standin import standin
 from pipeline.parity.cases import NECK_GRIDS
@@ -27,10 +34,19 @@ def squared_distances(points_N3: np.ndarray, corners_F33: np.ndarray) -> np.ndar
         length = (edge**2).sum(-1)
         t = np.clip((to_point * edge).sum(-1) / np.where(length == 0, 1, length), 0, 1)
         best = np.minimum(best, ((to_point - t[..., None] * edge) ** 2).sum(-1))
-    first, second, to_point = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0], points - corners[:, 0]
+    first, second, to_point = (
+        corners[:, 1] - corners[:, 0],
+        corners[:, 2] - corners[:, 0],
+        points - corners[:, 0],
+    )
     normal = np.cross(first, second)
-    area2 = np.where((normal**2).sum(-1) == 0, np.nan, (normal**2).sum(-1))  # no number: such a triangle has no inside
-    u, v = (np.cross(to_point, second) * normal).sum(-1) / area2, (np.cross(first, to_point) * normal).sum(-1) / area2
+    area2 = np.where(
+        (normal**2).sum(-1) == 0, np.nan, (normal**2).sum(-1)
+    )  # no number: such a triangle has no inside
+    u, v = (
+        (np.cross(to_point, second) * normal).sum(-1) / area2,
+        (np.cross(first, to_point) * normal).sum(-1) / area2,
+    )
     return np.where((u >= 0) & (v >= 0) & (u + v <= 1), (to_point * normal).sum(-1) ** 2 / area2, best)
 
 
@@ -43,13 +59,17 @@ def a_mesh(draw: np.random.Generator, thin: float) -> tuple[np.ndarray, np.ndarr
     for face in faces[6:16]:
         face[2] = 30 + face[0]
         along = draw.uniform(-0.5, 1.5)
-        vertices[face[2]] = (1 - along) * vertices[face[0]] + along * vertices[face[1]] + thin * draw.normal(size=3)
+        vertices[face[2]] = (
+            (1 - along) * vertices[face[0]] + along * vertices[face[1]] + thin * draw.normal(size=3)
+        )
     faces[16] = faces[17]
     vertices[faces[18, 1]] = vertices[faces[18, 0]]  # two vertices in one place
     return vertices, faces
 
 
-@pytest.mark.parametrize(("thin", "bound"), [(0.0, 3e-5), (1e-6, 3e-5), (1e-5, 1e-4), (1e-4, 1e-3), (1e-3, 1e-3)])
+@pytest.mark.parametrize(
+    ("thin", "bound"), [(0.0, 3e-5), (1e-6, 3e-5), (1e-5, 1e-4), (1e-4, 1e-3), (1e-3, 1e-3)]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_closest_triangle_against_brute_force(seed: int, thin: float, bound: float) -> None:
     draw = np.random.default_rng(seed)
@@ -57,12 +77,18 @@ def test_closest_triangle_against_brute_force(seed: int, thin: float, bound: flo
     corners = vertices[faces]
     shares = draw.dirichlet([1, 1, 1], len(faces))
     on_edges, on_faces = corners[:, 0] * 0.25 + corners[:, 1] * 0.75, (corners * shares[..., None]).sum(1)
-    apart = [draw.normal(size=(150, 3)), 20 * draw.normal(size=(20, 3)), on_faces + 1e-3 * draw.normal(size=on_faces.shape)]
+    apart = [
+        draw.normal(size=(150, 3)),
+        20 * draw.normal(size=(20, 3)),
+        on_faces + 1e-3 * draw.normal(size=on_faces.shape),
+    ]
     points = np.concatenate([vertices, on_edges, on_faces, *apart]).astype(np.float32)
     face, weights, distance2 = closest_on_mesh(*(torch.from_numpy(a) for a in (points, vertices, faces)))
     wanted = np.sqrt(squared_distances(points, corners).min(1))
     scale = np.maximum(1, wanted)
-    assert (np.abs(np.sqrt(distance2.numpy()) - wanted) / scale).max() < bound  # 3e-5: the root of what rounding leaves of zero
+    assert (
+        np.abs(np.sqrt(distance2.numpy()) - wanted) / scale
+    ).max() < bound  # 3e-5: the root of what rounding leaves of zero
     foot = (corners[face].astype(np.float64) * weights.double().numpy()[..., None]).sum(1)
     assert (np.abs(np.linalg.norm(points - foot, axis=1) - wanted) / scale).max() < 2 * bound
     assert (weights >= 0).all() and (weights.sum(1) - 1).abs().max() < bound
@@ -74,7 +100,14 @@ def test_nearest_vertices_against_brute_force(count: int) -> None:
     draw = torch.Generator().manual_seed(0)
     vertices = torch.randn(2, 200, 3, generator=draw)
     vertices[:, 100:120] = vertices[:, :20]  # two in one place
-    points = torch.cat([torch.randn(2, 300, 3, generator=draw), vertices[:, :50], 10 * torch.randn(2, 20, 3, generator=draw)], 1)
+    points = torch.cat(
+        [
+            torch.randn(2, 300, 3, generator=draw),
+            vertices[:, :50],
+            10 * torch.randn(2, 20, 3, generator=draw),
+        ],
+        1,
+    )
     distance2 = torch.cdist(points.double(), vertices.double()).square()
     found = nearest_vertices(points, vertices, count)
     assert found.shape == (2, 370, count) and (found.sort(-1).values.diff(dim=-1) > 0).all()
@@ -127,7 +160,12 @@ def test_neck_field_takes_the_head_back(flame: Flame) -> None:
 def some_labels() -> list[torch.Tensor]:
     draw = torch.Generator().manual_seed(2)
     shape, expression = 0.5 * torch.randn(2, 300, generator=draw), torch.randn(2, 100, generator=draw)
-    return [shape, expression, torch.tensor([[0.2, 0.0, 0.0], [0.0, 0.0, 0.0]]), 0.1 * torch.randn(2, 6, generator=draw)]
+    return [
+        shape,
+        expression,
+        torch.tensor([[0.2, 0.0, 0.0], [0.0, 0.0, 0.0]]),
+        0.1 * torch.randn(2, 6, generator=draw),
+    ]
 
 
 def test_part_deformation_brings_vertices_to_the_canonical_head(flame: Flame) -> None:
@@ -159,7 +197,10 @@ def test_grids_approach_the_exact_deformation(flame: Flame) -> None:
     exact, whole = deformation.exact(*labels), deformation.meshes(*labels)[0]
     points = whole[:, torch.as_tensor(flame.head.regions["face"])]
     moved = (exact(points, "face") - points).norm(dim=2).mean()
-    errors = [(deformation.grids(*labels, cells)(points, "face") - exact(points, "face")).norm(dim=2).mean() for cells in (8, 16, 32)]
+    errors = [
+        (deformation.grids(*labels, cells)(points, "face") - exact(points, "face")).norm(dim=2).mean()
+        for cells in (8, 16, 32)
+    ]
     assert errors[2] < errors[1] < errors[0] < moved and errors[1] < 0.4 * moved
 
 

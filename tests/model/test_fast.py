@@ -101,7 +101,10 @@ def test_neck_field(scene: Scene, batch: int) -> None:
     reference, fast = ReferencePsi(scene.psi), FastPsi(scene.psi)
     source = fast.source(images, own)
     planes = scene.planes(fast.planes(source, driving), case)
-    found, wanted = fast.render(planes, source, cameras, deform), reference.render(planes, images, cameras, deform)
+    found, wanted = (
+        fast.render(planes, source, cameras, deform),
+        reference.render(planes, images, cameras, deform),
+    )
     assert psnr(found.image, wanted.image) > 60
     assert psnr(found.image, fast.render(planes, source, cameras).image) < 40
     assert {(shape[0], shape[2]) for shape in asked} == {(batch, 3)}
@@ -132,7 +135,9 @@ def test_empty_space(scene: Scene) -> None:
     source = fast.source(images, own)
     planes = torch.zeros_like(fast.planes(source, driving))
     found = fast.render(planes, source, cameras)
-    assert found.opacity.max() < 1e-3 and torch.isfinite(found.depth).all() and torch.isfinite(found.image).all()
+    assert (
+        found.opacity.max() < 1e-3 and torch.isfinite(found.depth).all() and torch.isfinite(found.image).all()
+    )
     assert psnr(found.image, ReferencePsi(scene.psi).render(planes, images, cameras).image) > 60
 
 
@@ -141,7 +146,10 @@ def test_one_source_serves_many_motions(scene: Scene) -> None:
     fast = FastPsi(scene.fog)
     source = fast.source(images, own)
     for motion in (driving, own, driving):
-        assert relative_error(fast.planes(source, motion).numpy(), scene.fog.planes(images, own, motion).numpy()) < 1e-5
+        assert (
+            relative_error(fast.planes(source, motion).numpy(), scene.fog.planes(images, own, motion).numpy())
+            < 1e-5
+        )
 
 
 def test_motion_scale(scene: Scene) -> None:
@@ -160,7 +168,14 @@ def test_motion_scale(scene: Scene) -> None:
 def test_convolution(onednn: bool) -> None:
     x = torch.randn(2, 8, 12, 10)
     for name in layers.ACTIVATIONS:
-        for stride, dilation, groups, side in ((1, 1, 1, 3), (2, 1, 1, 3), (1, 3, 1, 3), (1, 1, 8, 3), (1, 1, 1, 1), (2, 1, 1, 7)):
+        for stride, dilation, groups, side in (
+            (1, 1, 1, 3),
+            (2, 1, 1, 3),
+            (1, 3, 1, 3),
+            (1, 1, 8, 3),
+            (1, 1, 1, 1),
+            (2, 1, 1, 7),
+        ):
             weight, bias = torch.randn(16, 8 // groups, side, side), torch.randn(16)
             layer = Convolution(weight, bias, name, stride, dilation, groups)
             layer.onednn = onednn and layer.onednn
@@ -186,7 +201,9 @@ def test_operations_are_those_of_the_published_network() -> None:
     units = ("convolution", "product", "attention")
     giga = {part: sum(amounts[unit] for unit in units) / 1e9 for part, amounts in parts.items()}
     assert sum(giga.values()) == pytest.approx(1673, abs=0.5)
-    assert giga["rays"] == pytest.approx(13, abs=0.5) and giga["superresolution"] == pytest.approx(198, abs=0.5)
+    assert giga["rays"] == pytest.approx(13, abs=0.5) and giga["superresolution"] == pytest.approx(
+        198, abs=0.5
+    )
     seconds = floor(parts, Rates(convolution=431, product=366, attention=193, look_up=0.0115, softplus=1.0))
     assert sum(seconds.values()) == pytest.approx(5.5, abs=0.2)
 
@@ -220,7 +237,11 @@ def test_official_fixtures(name: str, scale: float) -> None:
         "image_sr": picture.image[0],
         "image_sr_exact": picture.image[0, :, ::8, ::8],
     }
-    errors = {key: stored[key].error(value.reshape(stored[key].shape).numpy()) for key, value in found.items() if key in stored}
+    errors = {
+        key: stored[key].error(value.reshape(stored[key].shape).numpy())
+        for key, value in found.items()
+        if key in stored
+    }
     assert len(errors) >= 6
     bounds = {key: 2e-3 if stored[key].values.dtype == np.float16 else 1e-4 for key in errors}
     assert {key: error for key, error in errors.items() if error > bounds[key]} == {}
@@ -229,21 +250,39 @@ def test_official_fixtures(name: str, scale: float) -> None:
 @pytest.mark.slow
 @pytest.mark.process
 def test_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "bench", "--scale", "smoke", "--json", str(tmp_path / "a.json")]
+    command = [
+        sys.executable,
+        "-c",
+        "from pipeline.cli import main; main()",
+        "bench",
+        "--scale",
+        "smoke",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert (result.returncode, result.stderr) == (0, "")
     numbers = json.loads((tmp_path / "a.json").read_text())
-    assert [(line["case"], line["dtype"]) for line in numbers["results"]] == [(case.name, name) for name in TYPES for case in CASES]
+    assert [(line["case"], line["dtype"]) for line in numbers["results"]] == [
+        (case.name, name) for name in TYPES for case in CASES
+    ]
     assert all(case.name in result.stdout for case in CASES)
 
 
 @pytest.mark.slow
 @pytest.mark.process
-@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler"
+)
 def test_compiled(scene: Scene) -> None:
     inputs = scene.inputs(BenchCase("", batch=2, views=3))
-    torch.testing.assert_close(FastPsi(scene.psi, compiled=True)(*inputs).image, FastPsi(scene.psi)(*inputs).image, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        FastPsi(scene.psi, compiled=True)(*inputs).image,
+        FastPsi(scene.psi)(*inputs).image,
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 def test_batches_of_different_heads(scene: Scene) -> None:

@@ -42,7 +42,9 @@ def test_neck_joint_of_the_canonical_head_is_the_origin(flame: Flame) -> None:
 
 def test_turning_the_neck_moves_the_head_rigidly(flame: Flame) -> None:
     pose = torch.tensor([[0.0, 0.4, 0.0, 0.0, 0.0, 0.0]])
-    rest, turned = (flame.vertices(*zeros(300, 100), p, torch.zeros(1, 6))[0] for p in (torch.zeros(1, 6), pose))
+    rest, turned = (
+        flame.vertices(*zeros(300, 100), p, torch.zeros(1, 6))[0] for p in (torch.zeros(1, 6), pose)
+    )
     rigid = torch.as_tensor(flame.head.regions["eyes"])
     correctives = 3 * 36 * np.abs(flame.head.pose_directions).max()
     wanted = rest[rigid] @ rotation_matrices(pose[0, :3]).T  # the joint is the origin
@@ -86,7 +88,10 @@ def test_a_head_model_survives_its_files(tmp_path: Path) -> None:
         for key in ("face", "eyes", "left_eye", "right_eye", "eyelids"):
             assert set(found.regions[key]) == set(head.regions[key]), key
         mouth = Flame(head).landmarks(torch.from_numpy(np.float32(head.template_V3))[None])[0, 48:68].numpy()
-        assert np.linalg.norm(found.template_V3[found.regions["lips"]][:, None] - mouth, axis=2).min(1).max() < 0.02
+        assert (
+            np.linalg.norm(found.template_V3[found.regions["lips"]][:, None] - mouth, axis=2).min(1).max()
+            < 0.02
+        )
 
 
 @pytest.mark.parametrize("name", ["generic_model.pkl", ADDITIONS[0], SIMPLIFIED, EMBEDDING])
@@ -113,7 +118,11 @@ class _Run:
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     path = write_flame(standin(), tmp_path)
-    for attack in (_Run(open, str(mark), "w"), {"v_template": _Run(open, str(mark), "w")}, [_Run(eval, f"open({str(mark)!r}, 'w')")]):
+    for attack in (
+        _Run(open, str(mark), "w"),
+        {"v_template": _Run(open, str(mark), "w")},
+        [_Run(eval, f"open({str(mark)!r}, 'w')")],
+    ):
         for protocol in (0, 2, 4):
             path.write_bytes(pickle.dumps(attack, protocol))
             with pytest.raises(ValueError, match=r"generic_model\.pkl"):
@@ -135,12 +144,20 @@ def test_hostile_pickles_end_in_a_clear_error() -> None:
     for data in hostile:
         with pytest.raises(ValueError, match="pickle"):
             read_pickle(data)
-    assert read_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".")  # tuples within tuples: odd, but harmless to whom does not look inside
+    assert read_pickle(
+        b"\x80\x02)" + b"\x85" * 100_000 + b"."
+    )  # tuples within tuples: odd, but harmless to whom does not look inside
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_data_is_read_as_python_reads_it(protocol: int) -> None:
-    value = {"a": [1, (2.5, "é", b"bytes" * 500)], 3: [[], {}, {"b": None}], "long": -(1 << 70), "flags": [True, False], "empty": ()}
+    value = {
+        "a": [1, (2.5, "é", b"bytes" * 500)],
+        3: [[], {}, {"b": None}],
+        "long": -(1 << 70),
+        "flags": [True, False],
+        "empty": (),
+    }
     again = [value, value["a"]]
     found = read_pickle(pickle.dumps(again, protocol))
     assert found == again and found[1] is found[0]["a"]
@@ -159,10 +176,16 @@ def test_an_array_must_hold_what_its_shape_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_arrays_of_old_and_new_numpy_are_read(tmp_path: Path, protocol: int) -> None:
-    value = {"a": np.arange(6.0).reshape(2, 3), "b": np.asfortranarray(np.arange(6).reshape(2, 3)), "c": np.array([1, 2], ">i2")}
+    value = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "b": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "c": np.array([1, 2], ">i2"),
+    }
     path = tmp_path / "a.pkl"
     data = pickle.dumps(value, protocol)
-    old = data.replace(b"\x16numpy._core.multiarray", b"\x15numpy.core.multiarray").replace(b"cnumpy._core.", b"cnumpy.core.")
+    old = data.replace(b"\x16numpy._core.multiarray", b"\x15numpy.core.multiarray").replace(
+        b"cnumpy._core.", b"cnumpy.core."
+    )
     for content in (data, old.replace(b"\x13numpy._core.numeric", b"\x12numpy.core.numeric")):
         path.write_bytes(content)
         for key, array in read_mapping(path).items():

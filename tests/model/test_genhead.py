@@ -55,13 +55,17 @@ def labels(jaw: float = 0.3) -> torch.Tensor:
 
 def cameras() -> torch.Tensor:
     turns = [[0.0, 0.4], [-0.3, 0.6]]
-    return torch.from_numpy(np.array([[look_at(yaw, 0.0, 4.2, np.array([0.0, 0.0, 0.1])) for yaw in row] for row in turns]))
+    return torch.from_numpy(
+        np.array([[look_at(yaw, 0.0, 4.2, np.array([0.0, 0.0, 0.1])) for yaw in row] for row in turns])
+    )
 
 
 def test_masks_lie_where_the_eyes_and_the_open_mouth_are(flame: Flame) -> None:
     camera = cameras()[:1, 0]
     pose = torch.zeros(1, 6)
-    closed_mask = part_masks(flame, flame.vertices(torch.zeros(1, 300), torch.zeros(1, 100), pose, torch.zeros(1, 6)), camera, 64)[1]
+    closed_mask = part_masks(
+        flame, flame.vertices(torch.zeros(1, 300), torch.zeros(1, 100), pose, torch.zeros(1, 6)), camera, 64
+    )[1]
     pose[0, 3] = 0.3
     vertices = flame.vertices(torch.zeros(1, 300), torch.zeros(1, 100), pose, torch.zeros(1, 6))
     landmarks = project(flame.landmarks(vertices)[0].numpy(), camera[0].numpy())
@@ -79,11 +83,23 @@ def test_shapes_and_ranges_of_a_rendering(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     state = genhead.state(label, views, genhead.offsets(label, 8))
     found = genhead(torch.randn(2, 32), label[:, :325], state, views)
-    assert found.image.shape == (4, 3, 32, 32) and found.raw.shape == found.foreground.shape == found.background.shape == (4, 3, 16, 16)
-    assert found.opacity.shape == found.depth.shape == (4, 1, 16, 16) and found.feature.shape == (4, 8, 16, 16)
+    assert found.image.shape == (
+        4,
+        3,
+        32,
+        32,
+    ) and found.raw.shape == found.foreground.shape == found.background.shape == (4, 3, 16, 16)
+    assert found.opacity.shape == found.depth.shape == (4, 1, 16, 16) and found.feature.shape == (
+        4,
+        8,
+        16,
+        16,
+    )
     assert found.opacity.min() >= 0 and found.opacity.max() <= 1
     found.image.square().mean().backward()
-    missing = [name for name, p in genhead.named_parameters() if p.grad is None and "noise_strength" not in name]
+    missing = [
+        name for name, p in genhead.named_parameters() if p.grad is None and "noise_strength" not in name
+    ]
     assert not missing
 
 
@@ -93,8 +109,12 @@ def test_views_of_a_head_do_not_depend_on_each_other(genhead: GenHead) -> None:
     with torch.no_grad():
         offsets = genhead.offsets(label, 8)
         together = genhead(z, label[:, :325], genhead.state(label, views, offsets), views)
-        alone = genhead(z[1:], label[1:, :325], genhead.state(label[1:], views[1:, 1:], offsets[1:]), views[1:, 1:])
-    assert torch.allclose(together.raw[3:], alone.raw, atol=1e-5) and torch.allclose(together.image[3:], alone.image, atol=1e-4)
+        alone = genhead(
+            z[1:], label[1:, :325], genhead.state(label[1:], views[1:, 1:], offsets[1:]), views[1:, 1:]
+        )
+    assert torch.allclose(together.raw[3:], alone.raw, atol=1e-5) and torch.allclose(
+        together.image[3:], alone.image, atol=1e-4
+    )
 
 
 def test_without_offsets_the_deformation_is_exact(genhead: GenHead) -> None:
@@ -114,7 +134,11 @@ def test_part_planes_show_only_through_the_masks(genhead: GenHead) -> None:
         state = genhead.state(label, views, genhead.offsets(label, 8))
         other = planes.clone()
         other[:, :3] += 1.0
-        change = (genhead.rays(planes, state, views).colour - genhead.rays(other, state, views).colour).abs().amax(-1)
+        change = (
+            (genhead.rays(planes, state, views).colour - genhead.rays(other, state, views).colour)
+            .abs()
+            .amax(-1)
+        )
     covered = ((state.eye_mask_BVnn > 0) | (state.mouth_mask_BVnn > 0)).flatten(2)
     assert covered.any() and change[covered].max() > 0.01 and change[~covered].max() == 0
 
@@ -122,18 +146,26 @@ def test_part_planes_show_only_through_the_masks(genhead: GenHead) -> None:
 def test_plane_features_are_those_of_the_face_planes_at_the_canonical_point(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     state = genhead.state(label, views)
-    vertices = genhead.deformation.meshes(label[:, 25:325], label[:, 325:425], label[:, 428:431], label[:, 431:])[0]
+    vertices = genhead.deformation.meshes(
+        label[:, 25:325], label[:, 325:425], label[:, 428:431], label[:, 431:]
+    )[0]
     index = torch.as_tensor(genhead.deformation.flame.head.regions["face"][:20])
     planes = torch.randn(2, 6, 8, 16, 16)
     found = genhead.plane_features(planes, vertices[:, index], state)
-    still = HeadState(lambda points, part: points, state.eye_boxes_BE23, state.eye_mask_BVnn, state.mouth_mask_BVnn)
+    still = HeadState(
+        lambda points, part: points, state.eye_boxes_BE23, state.eye_mask_BVnn, state.mouth_mask_BVnn
+    )
     canonical = genhead.deformation.canonical_V3[index].expand(2, -1, -1)
     assert torch.allclose(found, genhead.plane_features(planes, canonical, still), atol=5e-2)
-    assert torch.equal(found, genhead.plane_features(torch.cat([planes[:, 3:], planes[:, 3:]], 1), vertices[:, index], state))
+    assert torch.equal(
+        found, genhead.plane_features(torch.cat([planes[:, 3:], planes[:, 3:]], 1), vertices[:, index], state)
+    )
 
 
 def test_full_masks_replace_the_face() -> None:
-    face, eye, mouth = ((torch.full((1, 4, 2), c), torch.full((1, 4), s)) for c, s in ((0.1, 1.0), (0.5, 2.0), (0.9, 3.0)))
+    face, eye, mouth = (
+        (torch.full((1, 4, 2), c), torch.full((1, 4), s)) for c, s in ((0.1, 1.0), (0.5, 2.0), (0.9, 3.0))
+    )
     everywhere, nowhere = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.bool)
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     for found, wanted in (

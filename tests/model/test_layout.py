@@ -27,7 +27,9 @@ def test_a_pixel_of_the_map_lies_where_the_portrait_shows_it(row: int, column: i
     for plane, place in places.items():
         maps = torch.zeros(1, 3, side, side)
         maps[0, plane, row, column] = 3.0
-        features = sample_planes_reference(lay_out(maps, "upright"), torch.tensor([[place, (0.41, 0.42, 0.43)]]), box=1.0)
+        features = sample_planes_reference(
+            lay_out(maps, "upright"), torch.tensor([[place, (0.41, 0.42, 0.43)]]), box=1.0
+        )
         assert features[0, 0, 0] == pytest.approx(1.0, abs=1e-6), plane
         assert torch.equal(lay_out(maps, "published")[0, plane, 0], maps[0, plane])
 
@@ -71,7 +73,11 @@ def test_the_three_paths_agree(layout: str) -> None:
     generator = torch.Generator().manual_seed(2)
     source = torch.rand(2, 3, SIZES.image, SIZES.image, generator=generator) * 2 - 1
     motions = torch.randn(2, 2, SIZES.motion.dims, generator=generator)
-    cameras = torch.from_numpy(np.stack([look_at(yaw, 0.1, 4.2, np.zeros(3)) for yaw in (-0.3, 0.3)]))[:, None]
+    cameras = torch.from_numpy(np.stack([look_at(yaw, 0.1, 4.2, np.zeros(3)) for yaw in (-0.3, 0.3)]))[
+        :, None
+    ]
     wanted = network(source, *motions, cameras).image
     torch.testing.assert_close(FastPsi(network)(source, *motions, cameras).image, wanted, atol=2e-3, rtol=0)
-    torch.testing.assert_close(ReferencePsi(network)(source, *motions, cameras).image, wanted, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        ReferencePsi(network)(source, *motions, cameras).image, wanted, atol=2e-3, rtol=0
+    )

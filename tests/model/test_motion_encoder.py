@@ -8,7 +8,9 @@ from model.psi.motion_encoder import MotionEncoder, motion_crop
 from model.sizes import MotionSizes
 
 
-def face(size: int, turn: float, place: tuple[float, float], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def face(
+    size: int, turn: float, place: tuple[float, float], scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture with three blobs where eyes and mouth are, and the 68 landmarks (only their means count)."""
     base = torch.tensor([[-0.25, -0.2], [0.25, -0.2], [0.0, 0.41]]) * scale
     rotation = torch.tensor([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]).float()
@@ -18,7 +20,10 @@ def face(size: int, turn: float, place: tuple[float, float], scale: float) -> tu
         landmarks[:, part] = point
     axis = (torch.arange(size) + 0.5) / size
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    picture = sum(k * torch.exp(-((x - p[0]) ** 2 + (y - p[1]) ** 2) / (0.15 * scale) ** 2) for k, p in enumerate(three, start=1))
+    picture = sum(
+        k * torch.exp(-((x - p[0]) ** 2 + (y - p[1]) ** 2) / (0.15 * scale) ** 2)
+        for k, p in enumerate(three, start=1)
+    )
     return (picture / 1.5 - 1).expand(1, 3, -1, -1), landmarks
 
 

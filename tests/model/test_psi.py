@@ -59,7 +59,12 @@ def psi() -> Psi:
 def inputs(batch: int = 2, views: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     cameras = [look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(batch * views)]
     motions = torch.randn(2, batch, SMALL.motion.dims)
-    return torch.rand(batch, 3, 64, 64) * 2 - 1, motions[0], motions[1], torch.from_numpy(np.stack(cameras)).view(batch, views, 25)
+    return (
+        torch.rand(batch, 3, 64, 64) * 2 - 1,
+        motions[0],
+        motions[1],
+        torch.from_numpy(np.stack(cameras)).view(batch, views, 25),
+    )
 
 
 def test_published_counts() -> None:
@@ -72,7 +77,10 @@ def test_published_counts() -> None:
 
 def test_shapes_and_ranges(psi: Psi) -> None:
     out = psi(*inputs())
-    shapes = {name: tuple(getattr(out, name).shape) for name in ("image", "raw", "foreground", "background", "opacity", "depth", "feature")}
+    shapes = {
+        name: tuple(getattr(out, name).shape)
+        for name in ("image", "raw", "foreground", "background", "opacity", "depth", "feature")
+    }
     assert shapes == {
         "image": (4, 3, 64, 64),
         "raw": (4, 3, 32, 32),
@@ -154,13 +162,20 @@ def test_deformation_moves_the_points(psi: Psi) -> None:
 def test_gradients_reach_every_parameter(psi: Psi) -> None:
     out = psi(*inputs(), generator=torch.Generator().manual_seed(0))
     (out.image.square().mean() + out.opacity.mean()).backward()
-    without = [name for name, p in psi.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    without = [
+        name for name, p in psi.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
+    ]
     assert [name for name in without if "noise_strength" not in name] == []
 
 
 def test_plane_features_and_density(psi: Psi) -> None:
     planes, points = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 50, 3) - 0.5
-    torch.testing.assert_close(psi.plane_features(planes, points), sample_planes_reference(planes, points, SMALL.box), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        psi.plane_features(planes, points),
+        sample_planes_reference(planes, points, SMALL.box),
+        atol=1e-5,
+        rtol=1e-5,
+    )
     assert psi.density(planes, points).shape == (2, 50)
 
 

@@ -9,10 +9,17 @@ from pipeline.geometry.camera import FOCAL, look_at, project
 
 
 def draw_mesh(vertices: np.ndarray, faces: np.ndarray, camera: np.ndarray, size: int) -> Raster:
-    return rasterise(torch.from_numpy(np.float32(vertices))[None], torch.from_numpy(faces), torch.from_numpy(camera)[None], size)
+    return rasterise(
+        torch.from_numpy(np.float32(vertices))[None],
+        torch.from_numpy(faces),
+        torch.from_numpy(camera)[None],
+        size,
+    )
 
 
-def brute_force(vertices: np.ndarray, faces: np.ndarray, camera: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def brute_force(
+    vertices: np.ndarray, faces: np.ndarray, camera: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every pixel (size * size): depth of the nearest triangle or infinite, and whether an edge passes within a thousandth of it.
 
     Then the corners' depths. Double precision.
@@ -54,7 +61,11 @@ def test_against_brute_force(seed: int) -> None:
         vertices[face[1]] = eye + 0.95 * (vertices[face[0]] - eye)  # seen from the edge
     found = draw_mesh(vertices, faces, camera, size)
     wanted, at_edge, corner_depth = brute_force(vertices.astype(np.float64), faces, camera, size)
-    depth, face, weights = found.depth.flatten().double().numpy(), found.face.flatten().numpy(), found.weights.reshape(-1, 3).double().numpy()
+    depth, face, weights = (
+        found.depth.flatten().double().numpy(),
+        found.face.flatten().numpy(),
+        found.weights.reshape(-1, 3).double().numpy(),
+    )
     assert at_edge.mean() < 0.05 and np.isfinite(wanted).mean() > 0.2
     assert np.array_equal(np.isfinite(depth), face >= 0)
     assert np.array_equal(face[~at_edge] >= 0, np.isfinite(wanted[~at_edge]))
@@ -88,7 +99,10 @@ def test_no_hole_where_edges_and_corners_lie_on_pixel_centres() -> None:
     size, side = 32, 8
     places = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) * 3 + 4
     corner = (np.arange(side - 1)[:, None] * side + np.arange(side - 1)).ravel()
-    upper, lower = np.stack([corner, corner + 1, corner + side], 1), np.stack([corner + 1, corner + side + 1, corner + side], 1)
+    upper, lower = (
+        np.stack([corner, corner + 1, corner + side], 1),
+        np.stack([corner + 1, corner + side + 1, corner + side], 1),
+    )
     found = draw_mesh(at_pixels(places, size), np.concatenate([upper, lower]), IN_FRONT, size)
     assert (found.face[0, 5:25, 5:25] >= 0).all() and (found.depth[0, 5:25, 5:25] - 4.2).abs().max() < 1e-5
     outside = found.face[0].clone()

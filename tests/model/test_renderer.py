@@ -75,7 +75,9 @@ def test_decoder_equals_the_readable_one_in_value_and_gradient(gain: float) -> N
         feature = data.clone().requires_grad_()
         colour, sigma = run(feature)
         torch.autograd.backward([colour, sigma], weights)
-        results.append([colour.detach(), sigma.detach(), feature.grad, *(p.grad for p in decoder.parameters())])
+        results.append(
+            [colour.detach(), sigma.detach(), feature.grad, *(p.grad for p in decoder.parameters())]
+        )
     for expected, found in zip(*results, strict=True):
         error = (found - expected).norm() / expected.norm()
         assert error < 1e-4

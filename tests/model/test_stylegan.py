@@ -47,7 +47,9 @@ def test_equalised_layer_scales_its_weights() -> None:
 def test_downsampling_convolution_halves(kernel: int) -> None:
     layer = Conv(4, 6, kernel, activation=False, down=True)
     x = torch.randn(2, 4, 8, 8)
-    filtered = blur(F.pad(x, (1, 1, 1, 1)), resample_filter(), 1) if kernel == 3 else blur(x, resample_filter(), 1)
+    filtered = (
+        blur(F.pad(x, (1, 1, 1, 1)), resample_filter(), 1) if kernel == 3 else blur(x, resample_filter(), 1)
+    )
     expected = F.conv2d(filtered, layer.weight * layer.weight_gain, layer.bias)[:, :, ::2, ::2]
     torch.testing.assert_close(layer(x), expected)
     assert layer(x).shape == (2, 6, 4, 4)
@@ -62,10 +64,21 @@ def test_modulated_convolution_is_one_set_of_weights_per_image(up: bool, demodul
         own = weight * scales[None, :, None, None]
         if demodulate:
             own = own / own.square().sum((1, 2, 3), keepdim=True).add(1e-8).sqrt()
-        convolve = (lambda i, w: F.conv_transpose2d(i, w.transpose(0, 1), stride=2)) if up else (lambda i, w: F.conv2d(i, w, padding=1))
+        convolve = (
+            (lambda i, w: F.conv_transpose2d(i, w.transpose(0, 1), stride=2))
+            if up
+            else (lambda i, w: F.conv2d(i, w, padding=1))
+        )
         results.append(convolve(image[None], own))
-        torch.testing.assert_close(modulated_conv(image[None], weight, scales[None], demodulate, up), results[-1], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(modulated_conv(x, weight, style, demodulate, up), torch.cat(results), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            modulated_conv(image[None], weight, scales[None], demodulate, up),
+            results[-1],
+            atol=1e-4,
+            rtol=1e-4,
+        )
+    torch.testing.assert_close(
+        modulated_conv(x, weight, style, demodulate, up), torch.cat(results), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_noise_is_fixed_and_starts_at_strength_zero() -> None:
@@ -84,7 +97,9 @@ def test_generator_and_mapping() -> None:
     ws = mapping(z, condition)
     assert ws.shape == (3, 6, 16)
     assert generator(ws).shape == (3, 6, 16, 16)
-    torch.testing.assert_close(mapping(10 * z, condition), ws, atol=1e-4, rtol=1e-4)  # z counts by its direction
+    torch.testing.assert_close(
+        mapping(10 * z, condition), ws, atol=1e-4, rtol=1e-4
+    )  # z counts by its direction
     torch.testing.assert_close(mapping(z, condition, truncation=0.0), torch.zeros_like(ws))
     mapping(z, condition, update_average=True)
     torch.testing.assert_close(mapping.w_avg, 0.002 * ws[:, 0].detach().mean(0))
@@ -119,7 +134,13 @@ def test_discriminator_at_a_small_size_and_its_gradient_penalty(batch: int) -> N
     )
     network = Discriminator(sizes)
     image = torch.randn(batch, 3, 32, 32, requires_grad=True)
-    logits = network(image, torch.randn(batch, 3, 16, 16), torch.rand(batch, 1, 16, 16), torch.randn(batch, 3, 32, 32), torch.randn(batch, 25))
+    logits = network(
+        image,
+        torch.randn(batch, 3, 16, 16),
+        torch.rand(batch, 1, 16, 16),
+        torch.randn(batch, 3, 32, 32),
+        torch.randn(batch, 25),
+    )
     assert logits.shape == (batch, 1)
     (gradient,) = torch.autograd.grad(logits.sum(), image, create_graph=True)
     gradient.square().sum().backward()

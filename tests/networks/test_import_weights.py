@@ -44,12 +44,16 @@ def state_of(name: str) -> dict[str, torch.Tensor]:
     if name != "trunk":
         return state
     layers = {key: value for key, value in state.items() if key.startswith("lpips.net.")}
-    return {f"features.{key.split('.', 3)[3]}": value for key, value in layers.items()} | {"classifier.6.bias": torch.zeros(1000)}
+    return {f"features.{key.split('.', 3)[3]}": value for key, value in layers.items()} | {
+        "classifier.6.bias": torch.zeros(1000)
+    }
 
 
 def original(folder: Path, name: str, legacy: bool = False) -> Path:
     if name == "genhead":
-        return write_pickle(folder / "genhead.pkl", state_of(name), "PartTriPlaneGeneratorDeform", use_ws_ones=True)
+        return write_pickle(
+            folder / "genhead.pkl", state_of(name), "PartTriPlaneGeneratorDeform", use_ws_ones=True
+        )
     return write_state(folder / f"{name}.pth", state_of(name), legacy)
 
 
@@ -66,14 +70,23 @@ def test_psi_survives_its_file(tmp_path, protocol):
     assert (facts["network"], facts["motion"]) == ("psi", "emot")
     assert told["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (told["class"], told["entry"], told["init_args"]) == (NAME, "G_ema", [512])
-    assert told["init_kwargs"] == {"mot_dims": 548, "rendering_kwargs": {"box_warp": 1.3, "depth_resolution": 48, "scale": 2.0}}
+    assert told["init_kwargs"] == {
+        "mot_dims": 548,
+        "rendering_kwargs": {"box_warp": 1.3, "depth_resolution": 48, "scale": 2.0},
+    }
     assert told["training_set_kwargs"] == {"path": "data/vfhq_512_100/", "size": 3}
-    assert told["dropped"] == ["dataset_label_std", "deformer.flame.faces", "deformer.flame.v_template"] == result.dropped
+    assert (
+        told["dropped"]
+        == ["dataset_label_std", "deformer.flame.faces", "deformer.flame.v_template"]
+        == result.dropped
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["psi.json", "psi.safetensors"]
 
 
 def test_psi_and_psi3d_are_told_apart_by_what_training_moved(tmp_path):
-    static = psi_state() | {key: value for key, value in Psi(SMOKE_SIZES).state_dict().items() if ".norm2." in key}
+    static = psi_state() | {
+        key: value for key, value in Psi(SMOKE_SIZES).state_dict().items() if ".norm2." in key
+    }
     for name, state in (("psi3d", static), ("psi", psi_state())):
         result = import_weights(write_pickle(tmp_path / "a.pkl", state, NAME), tmp_path, SMOKE_SIZES)
         assert (result.network, result.path.name) == (name, f"{name}.safetensors")
@@ -88,7 +101,9 @@ def test_a_psi_that_flame_drives_says_so(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "trunk" else ()) for name in NEEDED])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "trunk" else ()) for name in NEEDED]
+)
 def test_every_needed_network_survives_its_file(tmp_path, name, legacy):
     file = original(tmp_path, name, legacy)
     result = import_weights(file, tmp_path / "out", SMOKE_SIZES)
@@ -98,7 +113,10 @@ def test_every_needed_network_survives_its_file(tmp_path, name, legacy):
     if name == "trunk":
         assert result.dropped == ["classifier.6.bias"]
         assert torch.equal(found["lpips.net.slice5.28.weight"], state["features.28.weight"])
-        assert torch.equal(found["lpips.lin2.model.1.weight"], lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).lin2.model[1].weight)
+        assert torch.equal(
+            found["lpips.lin2.model.1.weight"],
+            lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).lin2.model[1].weight,
+        )
     else:
         assert all(torch.equal(found[key], value) for key, value in state.items())
     assert facts["imported"]["file"] == file.name
@@ -140,7 +158,9 @@ def test_numbers_that_are_none_are_refused(tmp_path):
 
 
 def test_a_genhead_of_another_style_is_refused(tmp_path):
-    file = write_pickle(tmp_path / "genhead.pkl", state_of("genhead"), "PartTriPlaneGeneratorDeform", use_ws_ones=False)
+    file = write_pickle(
+        tmp_path / "genhead.pkl", state_of("genhead"), "PartTriPlaneGeneratorDeform", use_ws_ones=False
+    )
     with pytest.raises(UserError, match="use_ws_ones False"):
         import_weights(file, tmp_path, SMOKE_SIZES)
 
@@ -171,7 +191,9 @@ def test_flame_survives_its_import(tmp_path):
 
 def official_params(folder: Path) -> Params:
     own = small_run.params()
-    return own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"source": "official", "official": str(folder)})})
+    return own.model_copy(
+        update={"pretrain": own.pretrain.model_copy(update={"source": "official", "official": str(folder)})}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +221,13 @@ def test_pretrain_takes_what_was_imported(imported, tmp_path, monkeypatch):
             assert metrics[f"{name}_values"] == sum(value.numel() for value in wanted.values())
     networks = Judges.load(tmp_path / "perception")
     assert isinstance(networks.trunk, PublishedTrunk)
-    assert FaceRecognition(tmp_path / "perception/identity.onnx")(torch.zeros(1, 3, 64, 64), torch.tensor([small_run.FIVE])).shape == (1, 32)
-    assert load_weights(tmp_path / "genhead/portraits.safetensors")[0]["z"].shape == (0, SMOKE_SIZES.genhead.z_dim)
+    assert FaceRecognition(tmp_path / "perception/identity.onnx")(
+        torch.zeros(1, 3, 64, 64), torch.tensor([small_run.FIVE])
+    ).shape == (1, 32)
+    assert load_weights(tmp_path / "genhead/portraits.safetensors")[0]["z"].shape == (
+        0,
+        SMOKE_SIZES.genhead.z_dim,
+    )
 
 
 def test_the_stage_reports_what_it_took(imported, tmp_path, monkeypatch):
@@ -220,7 +247,9 @@ def test_pretrain_lists_all_that_is_missing(imported, tmp_path):
 
 def test_a_damaged_or_foreign_import_is_refused(imported, tmp_path):
     own = official_params(imported)
-    larger = own.model_copy(update={"networks": replace(SMOKE_SIZES, motion=scale_params("demo").networks.motion)})
+    larger = own.model_copy(
+        update={"networks": replace(SMOKE_SIZES, motion=scale_params("demo").networks.motion)}
+    )
     with pytest.raises(UserError, match="has other sizes"):
         motion(larger, tmp_path, tmp_path, tmp_path, tmp_path / "out")
     for suffix in (".safetensors", ".json"):

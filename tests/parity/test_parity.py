@@ -27,7 +27,15 @@ from pipeline.core.errors import UserError
 from pipeline.geometry.standin import standin
 from pipeline.parity.cases import CASES, NECK_GRIDS, Fixture, forget_psi, rule_check
 from pipeline.parity.check import check, check_fixture
-from pipeline.parity.file import KEPT, Stored, kept_places, read_fixture, relative_error, thinned, write_fixture
+from pipeline.parity.file import (
+    KEPT,
+    Stored,
+    kept_places,
+    read_fixture,
+    relative_error,
+    thinned,
+    write_fixture,
+)
 from pipeline.parity.numbers import NumberRule, camera
 from tests.published import MANIFESTS, PARITY
 
@@ -48,7 +56,10 @@ def test_published_layout(name: str) -> None:
     build, count = NETWORKS[name]
     with torch.device("meta"):
         network = build(Sizes())
-    ours = {key: (list(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in network.state_dict().items()}
+    ours = {
+        key: (list(value.shape), str(value.dtype).removeprefix("torch."))
+        for key, value in network.state_dict().items()
+    }
     manifest = json.loads((MANIFESTS / f"{name}.json").read_text())
     assert ours == {key: (shape, dtype) for key, shape, dtype in manifest if not key.startswith(FOREIGN)}
     assert count in (None, sum(p.numel() for p in network.parameters()))
@@ -69,13 +80,18 @@ def _free_psi():
 SLOW = {"discriminator", "superresolution", *(name for name in CASES if name.startswith("psi"))}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(CASES)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(CASES)]
+)
 def test_fixture(name: str) -> None:
     lines = check_fixture(PARITY / f"{name}.npz", NumberRule())
     assert not [str(line) for line in lines if line.verdict not in ("pass", "input", "skipped")]
     assert sum(line.verdict == "pass" for line in lines) >= 1
     # The embedding of FLAME's landmarks is not ours to publish.
-    assert {line.name for line in lines if line.verdict == "skipped"} <= {"flame.landmarks3d", "flame.landmarks2d_512"}
+    assert {line.name for line in lines if line.verdict == "skipped"} <= {
+        "flame.landmarks3d",
+        "flame.landmarks2d_512",
+    }
 
 
 def slow_unit(key: str, count: int) -> list[float]:
@@ -94,7 +110,11 @@ def test_the_number_rule_and_its_salt() -> None:
     assert np.array_equal(NumberRule().unit("test", (50,)), np.float32(slow_unit("test", 50)))
     assert np.array_equal(NumberRule("a:").unit("test", (5, 10)).ravel(), np.float32(slow_unit("a:test", 50)))
     long = NumberRule().unit("test", (1 << 20 | 3,))
-    assert np.array_equal(long[:50], np.float32(slow_unit("test", 50))) and abs(long.mean()) < 1e-3 and abs(long.std() - 1) < 1e-3
+    assert (
+        np.array_equal(long[:50], np.float32(slow_unit("test", 50)))
+        and abs(long.mean()) < 1e-3
+        and abs(long.std() - 1) < 1e-3
+    )
     assert len(np.unique(long[-50:])) == 50
     with pytest.raises(ValueError, match="says nothing about"):
         NumberRule().weight("decoder.scale", (3,), False)
@@ -106,7 +126,9 @@ def write_rule_check(folder: Path, salt: str = "", **changed: np.ndarray) -> Pat
     found = rule_check(NumberRule(salt), Fixture(folder, {"keys": Stored(keys)}))
     arrays = {"keys": keys} | {name: np.asarray(value) for name, value in found.items()} | changed
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "rule_check.npz", **{name: value for name, value in arrays.items() if value is not None})
+    np.savez(
+        folder / "rule_check.npz", **{name: value for name, value in arrays.items() if value is not None}
+    )
     return folder / "rule_check.npz"
 
 
@@ -118,7 +140,10 @@ def test_fixtures_of_other_keys(tmp_path: Path) -> None:
     path = write_rule_check(tmp_path, "mine/")
     assert set(verdicts(path, "mine/").values()) == {"pass", "input"}
     without = verdicts(path)
-    assert {name for name, verdict in without.items() if verdict == "pass"} == {"rule_check.camera_default", "rule_check.camera_b"}
+    assert {name for name, verdict in without.items() if verdict == "pass"} == {
+        "rule_check.camera_default",
+        "rule_check.camera_b",
+    }
     assert without["rule_check.first4"] == without["rule_check.unit_test"] == "fail"
 
 
@@ -135,7 +160,12 @@ def test_a_wrong_array_is_named(tmp_path: Path) -> None:
         found = verdicts(write_rule_check(tmp_path, unit_test=unit_test))
         assert {name for name, verdict in found.items() if verdict == "fail"} == {"rule_check.unit_test"}, why
     assert verdicts(write_rule_check(tmp_path, unit_test=right * 1.00001))["rule_check.unit_test"] == "pass"
-    assert verdicts(write_rule_check(tmp_path, unit_test=(right * 1.001).astype(np.float16)))["rule_check.unit_test"] == "pass"
+    assert (
+        verdicts(write_rule_check(tmp_path, unit_test=(right * 1.001).astype(np.float16)))[
+            "rule_check.unit_test"
+        ]
+        == "pass"
+    )
     assert verdicts(write_rule_check(tmp_path, camera_b=camera().numpy()))["rule_check.camera_b"] == "fail"
     assert verdicts(write_rule_check(tmp_path, more=right))["rule_check.more"] == "unknown"
 
@@ -144,9 +174,18 @@ def test_kept_places() -> None:
     for size, count in ((KEPT + 1, KEPT), (3 * 512 * 512, KEPT), (10**15, 7), (100, 100)):
         places = kept_places(size, count)
         assert places[0] >= 0 and places[-1] < size and (np.diff(places) > 0).all()
-        assert np.abs(places * (count / size) - np.arange(count) - 0.5).max() < 1.5  # about one in each stretch
+        assert (
+            np.abs(places * (count / size) - np.arange(count) - 0.5).max() < 1.5
+        )  # about one in each stretch
     places = kept_places(3 * 512 * 512, KEPT)
-    assert places[:6].tolist() == [95, 289, 440, 605, 891, 1102]  # the fixtures mean these, so they never change
+    assert places[:6].tolist() == [
+        95,
+        289,
+        440,
+        605,
+        891,
+        1102,
+    ]  # the fixtures mean these, so they never change
     for period in (8, 512):  # no column is preferred: 4096 places, by chance within 5 deviations
         columns = np.bincount(places % period, minlength=period)
         assert np.abs(columns - KEPT / period).max() < 5 * math.sqrt(KEPT / period)
@@ -170,7 +209,10 @@ def test_a_thinned_fixture_catches_a_wrong_value(tmp_path: Path) -> None:
     arrays |= {"warp224": Stored(values, (3, 224, 224)), "crop224": Stored(moved, (3, 224, 224))}
     write_fixture(tmp_path / "preprocess.npz", arrays)
     found = verdicts(tmp_path / "preprocess.npz")
-    assert {name for name, verdict in found.items() if verdict == "fail"} == {"preprocess.warp224", "preprocess.crop224"}
+    assert {name for name, verdict in found.items() if verdict == "fail"} == {
+        "preprocess.warp224",
+        "preprocess.crop224",
+    }
 
 
 def test_thinned_arrays_that_are_no_good(tmp_path: Path) -> None:
@@ -198,7 +240,11 @@ def test_thinned_arrays_that_are_no_good(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_full_fixtures_are_thinned_to_equal_bytes(tmp_path: Path) -> None:
     rule, full, once, twice = NumberRule(), tmp_path / "full", tmp_path / "once", tmp_path / "twice"
-    grid, picture, few = rule.unit("a", (3, 24, 24, 24)), rule.unit("b", (2, 80, 70)).astype(np.float16), rule.unit("c", (KEPT,))
+    grid, picture, few = (
+        rule.unit("a", (3, 24, 24, 24)),
+        rule.unit("b", (2, 80, 70)).astype(np.float16),
+        rule.unit("c", (KEPT,)),
+    )
     full.mkdir()
     np.savez(full / "a.npz", grid24_offset=grid, picture=picture, few=few)
     for source, target in ((full, once), (once, twice)):
@@ -224,7 +270,10 @@ def test_landmarks_need_a_file_of_others(tmp_path: Path) -> None:
     found = verdicts(folder / "flame.npz")
     assert {name for name, verdict in found.items() if verdict == "skipped"} == landmarks
     assert set(found.values()) == {"pass", "skipped"}
-    embedding = {"full_lmk_faces_idx": np.arange(70)[None], "full_lmk_bary_coords": np.full((1, 70, 3), 1 / 3)}
+    embedding = {
+        "full_lmk_faces_idx": np.arange(70)[None],
+        "full_lmk_bary_coords": np.full((1, 70, 3), 1 / 3),
+    }
     np.save(folder / EMBEDDING, embedding, allow_pickle=True)
     found = verdicts(folder / "flame.npz")
     assert {name for name, verdict in found.items() if verdict == "fail"} == landmarks
@@ -267,7 +316,14 @@ def test_a_folder_without_fixtures_is_an_error(tmp_path: Path) -> None:
 
 def psi4d(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "parity", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.process

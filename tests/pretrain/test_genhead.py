@@ -15,7 +15,9 @@ def test_a_point_seen_in_the_raw_image_is_seen_at_the_same_place_of_the_crop():
     raw = look_at(0.3, 0.1, 4.1, np.array([0.0, 0.0, 0.1]))
     points = np.array([[0.05, -0.1, 0.2], [0.0, 0.1, 0.3]])
     in_raw_pixels = project(points, raw) * 256
-    assert project(points, aligned_camera(raw, ROW)) == pytest.approx(in_raw_pixels / 128 + [-0.4, -0.3], abs=1e-5)
+    assert project(points, aligned_camera(raw, ROW)) == pytest.approx(
+        in_raw_pixels / 128 + [-0.4, -0.3], abs=1e-5
+    )
 
 
 def test_a_mask_keeps_its_area_and_place():

@@ -31,7 +31,9 @@ def face(opening: float = 0.0, gaze: float = 0.0) -> np.ndarray:
     eyes = [[centre + x, 0.43 + y] for centre in (0.38, 0.62) for x, y in lids]
     outer = [[0.5 - 0.08 * np.cos(a), 0.68 - (0.03 + opening) * np.sin(a)] for a in turn]
     inner = [[0.5 - 0.06 * np.cos(a), 0.68 - opening * np.sin(a)] for a in turn[[0, 2, 3, 4, 6, 8, 9, 10]]]
-    return np.array([*contour, *brows, *nose, *eyes, *outer, *inner, [0.38 + gaze, 0.43], [0.62 + gaze, 0.43]])
+    return np.array(
+        [*contour, *brows, *nose, *eyes, *outer, *inner, [0.38 + gaze, 0.43], [0.62 + gaze, 0.43]]
+    )
 
 
 def test_targets_know_no_place_size_or_tilt() -> None:
@@ -67,7 +69,9 @@ def test_the_reenactor_begins_as_a_copy() -> None:
 def small() -> Params:
     own = scale_params("smoke")
     motion = own.pretrain.motion.model_copy(update={"steps": 3, "batch": 4})
-    return own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"motion": motion}), "threads": 1})
+    return own.model_copy(
+        update={"pretrain": own.pretrain.model_copy(update={"motion": motion}), "threads": 1}
+    )
 
 
 def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "validation")) -> None:
@@ -102,12 +106,24 @@ def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "valida
 def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_run(tmp_path)
-    runs = [pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / out) for out in ("a", "b")]
+    runs = [
+        pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / out)
+        for out in ("a", "b")
+    ]
     assert runs[0] == runs[1]
-    assert {"mouth_opening_r2", "eye_opening_r2", "gaze_r2", "reenactment_l1", "copied_source_l1", "l1_loss"} <= runs[0].keys()
+    assert {
+        "mouth_opening_r2",
+        "eye_opening_r2",
+        "gaze_r2",
+        "reenactment_l1",
+        "copied_source_l1",
+        "l1_loss",
+    } <= runs[0].keys()
     assert runs[0].pop("history")[-1]["step"] == 3
     assert all(np.isfinite(value) for value in runs[0].values())
-    assert (tmp_path / "a" / "motion.safetensors").read_bytes() == (tmp_path / "b" / "motion.safetensors").read_bytes()
+    assert (tmp_path / "a" / "motion.safetensors").read_bytes() == (
+        tmp_path / "b" / "motion.safetensors"
+    ).read_bytes()
     weights, facts = load_weights(tmp_path / "a" / "motion.safetensors")
     sizes = small().networks.motion
     encoder = MotionEncoder(sizes)
@@ -120,4 +136,6 @@ def test_without_a_validation_clip_it_says_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_run(tmp_path, ("train", "train", "train"))
     with pytest.raises(UserError, match="no usable frame of a validation clip"):
-        pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "out")
+        pretrain_motion(
+            small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "out"
+        )

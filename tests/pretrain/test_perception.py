@@ -27,7 +27,9 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     own = small_run.params()
     small_run.build(tmp_path, own)
-    result = pretrain_perception(own, tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "perception")
+    result = pretrain_perception(
+        own, tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "perception"
+    )
     return own, tmp_path, result
 
 
@@ -35,7 +37,10 @@ def trained(tmp_path, monkeypatch):
 def test_lpips_is_that_of_the_package(size):
     trunk = Trunk()
     a, b = torch.rand(2, 2, 3, size, size) * 2 - 1
-    big = [torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear") if size < 64 else x for x in (a, b)]
+    big = [
+        torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear") if size < 64 else x
+        for x in (a, b)
+    ]
     assert torch.allclose(trunk.distance(a, b), trunk.lpips(*big).flatten(), atol=1e-5)
     assert trunk.distance(a, a).abs().max() == 0
 
@@ -58,7 +63,13 @@ def test_equal_seeds_make_equal_trunks_and_leave_the_global_generator_alone():
 
 def test_arcface_loss_by_hand():
     """Two people at right angles, a face at angle 0 to its own centre: logits s*cos(margin) and 0."""
-    loss = arcface_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([0]), margin=0.3, scale=4.0)
+    loss = arcface_loss(
+        torch.tensor([[2.0, 0.0]]),
+        torch.tensor([[3.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([0]),
+        margin=0.3,
+        scale=4.0,
+    )
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-4 * math.cos(0.3))), abs=1e-3)
 
 
@@ -71,11 +82,16 @@ def test_augmented_landmarks_stay_on_their_pixels():
     """A white dot that marks a landmark is still there after shift and scale."""
     points = torch.full((8, 1, 2), 0.5) + torch.linspace(-0.2, 0.2, 8)[:, None, None]
     grid = (torch.arange(64) + 0.5) / 64
-    squared = (grid[None, :] - points[:, 0, :1])[:, None, :] ** 2 + (grid[None, :] - points[:, 0, 1:])[:, :, None] ** 2
+    squared = (grid[None, :] - points[:, 0, :1])[:, None, :] ** 2 + (grid[None, :] - points[:, 0, 1:])[
+        :, :, None
+    ] ** 2
     image = (2 * torch.exp(-squared / 0.002) - 1)[:, None].expand(-1, 3, -1, -1)
     moved, landmarks, damage = augment(image, points, torch.Generator().manual_seed(0), 0.1)
     weight = (moved.mean(1) - moved.mean(1).flatten(1).quantile(0.97, dim=1)[:, None, None]).clamp_min(0)
-    found = torch.stack([(weight.sum(1) * grid).sum(1), (weight.sum(2) * grid).sum(1)], 1) / weight.sum((1, 2))[:, None]
+    found = (
+        torch.stack([(weight.sum(1) * grid).sum(1), (weight.sum(2) * grid).sum(1)], 1)
+        / weight.sum((1, 2))[:, None]
+    )
     assert (found - landmarks[:, 0]).abs().max() < 0.02
     assert (landmarks - points).abs().max() > 0.03
     assert damage.min() >= 0 and damage.max() <= 1
@@ -116,7 +132,11 @@ def test_training_writes_networks_that_load_and_stay_frozen(trained):
     features = judges.identity(image.requires_grad_(), FIVE.expand(2, 5, 2))
     assert features.shape == (2, own.networks.identity.embedding)
     assert torch.allclose(features.norm(dim=1), torch.ones(2), atol=1e-5)
-    (judges.lpips(image, image.detach().flip(0)).sum() + features.sum() + judges.expression_pose(image).sum()).backward()
+    (
+        judges.lpips(image, image.detach().flip(0)).sum()
+        + features.sum()
+        + judges.expression_pose(image).sum()
+    ).backward()
     assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
     assert FaceRecognition(folder / "perception/identity.onnx").model.taskname == "recognition"
     assert result["people"] == 6  # four identities of two portraits each, two training clips

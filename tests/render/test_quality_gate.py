@@ -37,13 +37,20 @@ def test_known_pictures():
 
 
 def test_the_gate():
-    gate = scale_params("demo").render_views.model_copy(update={"min_psnr": 10.0, "min_coverage": 0.5, "min_identity": 0.1})
+    gate = scale_params("demo").render_views.model_copy(
+        update={"min_psnr": 10.0, "min_coverage": 0.5, "min_identity": 0.1}
+    )
     good = {"psnr": 10.0, "coverage": 0.5, "identity": 0.1}
-    assert failed_measures(gate, good) == "" and failed_measures(gate, good | {"psnr": 9.99, "identity": -0.5}) == "psnr, identity"
+    assert (
+        failed_measures(gate, good) == ""
+        and failed_measures(gate, good | {"psnr": 9.99, "identity": -0.5}) == "psnr, identity"
+    )
     for name in SCALES:
         section = scale_params(name).render_views
         worst = {"psnr": 0.0, "coverage": 0.0, "identity": -1.0}
-        assert (failed_measures(section, worst) == "") == (name == "smoke")  # untrained networks: everything is kept
+        assert (failed_measures(section, worst) == "") == (
+            name == "smoke"
+        )  # untrained networks: everything is kept
 
 
 def test_what_the_metrics_count():
@@ -58,7 +65,16 @@ def test_what_the_metrics_count():
     ]
     index = pa.Table.from_pylist(
         [
-            {"key": str(i), "clip": clip, "split": split, "kept": not reason, "reason": reason, "psnr": float(i), "coverage": 1.0, "identity": 0.5}
+            {
+                "key": str(i),
+                "clip": clip,
+                "split": split,
+                "kept": not reason,
+                "reason": reason,
+                "psnr": float(i),
+                "coverage": 1.0,
+                "identity": 0.5,
+            }
             for i, (clip, split, reason) in enumerate(rows)
         ]
     )

@@ -36,7 +36,9 @@ VIEW_INPUTS = ("ingest", "labels/vfhq.parquet", "motion", "perception", "psi3d")
 def params_with(workers: int = 0, **sections):
     params = scale_params("smoke")
     updated = {name: getattr(params, name).model_copy(update=values) for name, values in sections.items()}
-    return params.model_copy(update=updated | {"machine": params.machine.model_copy(update={"workers": workers})})
+    return params.model_copy(
+        update=updated | {"machine": params.machine.model_copy(update={"workers": workers})}
+    )
 
 
 def views(inputs: Path, out: Path, workers: int = 0, **sections) -> dict:
@@ -53,7 +55,12 @@ def test_views_of_frames(inputs, tmp_path):
     metrics = views(inputs, tmp_path / "out")
     sizes = scale_params("smoke").networks
     assert metrics["frames"] == {"train": 6, "validation": 0, "test": 4}
-    assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 0, "given_up_frames": []}
+    assert metrics["rejected"] == {
+        "without_face": 1,
+        "without_label": 1,
+        "given_up": 0,
+        "given_up_frames": [],
+    }
     assert metrics["views"] == 20 and metrics["shards"] == 3 and metrics["clips"] == 3
     index = pq.read_table(tmp_path / "out/index.parquet").to_pylist()
     reader = ShardReader(tmp_path / "out/shards")
@@ -63,21 +70,43 @@ def test_views_of_frames(inputs, tmp_path):
     for row in index:
         key = row["key"]
         fields = reader.read(key)
-        assert row["shard"] == reader.shard(key) and 0 < row["psnr"] < 60 and 0 <= row["coverage"] <= 1 and -1 <= row["identity"] <= 1
+        assert (
+            row["shard"] == reader.shard(key)
+            and 0 < row["psnr"] < 60
+            and 0 <= row["coverage"] <= 1
+            and -1 <= row["identity"] <= 1
+        )
         assert (row["kept"], row["reason"]) == (True, "")
         told = json.loads(fields["frame.json"])
-        assert told == {name: pytest.approx(row[name]) for name in ("clip", "split", "index", "psnr", "coverage", "identity")}
+        assert told == {
+            name: pytest.approx(row[name])
+            for name in ("clip", "split", "index", "psnr", "coverage", "identity")
+        }
         assert {name: fields[name] for name in ("image.png", "mask.png")} == ingested.read(key)
-        assert [decode_png(fields[f"view{v}.png"]).shape for v in range(2)] == [(sizes.image, sizes.image, 3)] * 2
-        assert [decode_png(fields[f"alpha{v}.png"]).shape for v in range(2)] == [(sizes.image, sizes.image)] * 2
+        assert [decode_png(fields[f"view{v}.png"]).shape for v in range(2)] == [
+            (sizes.image, sizes.image, 3)
+        ] * 2
+        assert [decode_png(fields[f"alpha{v}.png"]).shape for v in range(2)] == [
+            (sizes.image, sizes.image)
+        ] * 2
         assert decode_png(fields["uv.png"]).shape == (sizes.image, sizes.image, 3)
         assert np.array_equal(decode_npy(fields["label.npy"]), label(key))
         cameras, motion = decode_npy(fields["cameras.npy"]), decode_npy(fields["motion.npy"])
-        assert cameras.shape == (3, 25) and cameras.dtype == np.float32 and np.array_equal(cameras[0], label(key)[:25])
-        assert motion.shape == (3, sizes.motion.dims) and motion.dtype == np.float32 and np.isfinite(motion).all()
+        assert (
+            cameras.shape == (3, 25)
+            and cameras.dtype == np.float32
+            and np.array_equal(cameras[0], label(key)[:25])
+        )
+        assert (
+            motion.shape == (3, sizes.motion.dims)
+            and motion.dtype == np.float32
+            and np.isfinite(motion).all()
+        )
     everything = np.concatenate([decode_npy(reader.read(key, "cameras.npy"))[1:] for key in reader])
     assert len(np.unique(everything, axis=0)) == 20
-    assert not (tmp_path / ".cache/psi4d/scratch/render_views").exists() or not list((tmp_path / ".cache/psi4d/scratch/render_views").iterdir())
+    assert not (tmp_path / ".cache/psi4d/scratch/render_views").exists() or not list(
+        (tmp_path / ".cache/psi4d/scratch/render_views").iterdir()
+    )
 
 
 def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
@@ -89,8 +118,15 @@ def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
     content[read_sidecar(shard)[1]["b-000001"]["image.png"][0] + 20] ^= 1
     shard.write_bytes(content)
     params = params_with(render_views={"views": 2, "shard_size": 4})
-    metrics = render_views(params, ingested, *(inputs / name for name in VIEW_INPUTS[1:]), tmp_path / "out", tmp_path / "out.jpg")
-    assert metrics["rejected"] == {"without_face": 1, "without_label": 1, "given_up": 1, "given_up_frames": ["b-000001"]}
+    metrics = render_views(
+        params, ingested, *(inputs / name for name in VIEW_INPUTS[1:]), tmp_path / "out", tmp_path / "out.jpg"
+    )
+    assert metrics["rejected"] == {
+        "without_face": 1,
+        "without_label": 1,
+        "given_up": 1,
+        "given_up_frames": ["b-000001"],
+    }
     assert metrics["frames"] == {"train": 5, "validation": 0, "test": 4} and metrics["views"] == 18
     keys = [row["key"] for row in pq.read_table(tmp_path / "out/index.parquet").to_pylist()]
     assert keys == ShardReader(tmp_path / "out/shards").keys() and len(keys) == 9 and "b-000001" not in keys
@@ -102,28 +138,49 @@ def test_the_views_are_what_the_network_renders(inputs, tmp_path):
     fields = ShardReader(tmp_path / "out/shards").read("b-000001")
     psi = Psi(scale_params("smoke").networks)
     psi.load_state_dict(load_weights(inputs / "psi3d/psi3d.safetensors")[0])
-    source = torch.from_numpy(decode_png(fields["image.png"]).astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    source = (
+        torch.from_numpy(decode_png(fields["image.png"]).astype(np.float32)).permute(2, 0, 1)[None] / 127.5
+        - 1
+    )
     with torch.no_grad():
-        image = psi(source, None, None, torch.from_numpy(decode_npy(fields["cameras.npy"]))[None, 2:3], motion_scale=0.0).image
+        image = psi(
+            source,
+            None,
+            None,
+            torch.from_numpy(decode_npy(fields["cameras.npy"]))[None, 2:3],
+            motion_scale=0.0,
+        ).image
     wanted = (image[0].clamp(-1, 1) + 1).permute(1, 2, 0).numpy() * 127.5
     assert np.abs(decode_png(fields["view1.png"]) - wanted).max() < 0.51
 
 
 def test_frames_below_a_threshold_are_kept_out(inputs, tmp_path):
     everything = views(inputs, tmp_path / "one")
-    assert everything["kept_out"] == {"frames": 0, "below": {"psnr": 0, "coverage": 0, "identity": 0}, "clips": 0}
+    assert everything["kept_out"] == {
+        "frames": 0,
+        "below": {"psnr": 0, "coverage": 0, "identity": 0},
+        "clips": 0,
+    }
     rows = pq.read_table(tmp_path / "one/index.parquet").to_pylist()
     train = [row for row in rows if row["split"] == "train"]
     psnr = sorted(row["psnr"] for row in train)[2]
     last = max(row["identity"] for row in train if row["clip"] == "b")
     gated = views(inputs, tmp_path / "two", min_psnr=psnr - 1e-4, min_identity=last - 1e-5)
-    low = {name: [row["key"] for row in rows if row[name] < least] for name, least in (("psnr", psnr - 1e-4), ("identity", last - 1e-5))}
+    low = {
+        name: [row["key"] for row in rows if row[name] < least]
+        for name, least in (("psnr", psnr - 1e-4), ("identity", last - 1e-5))
+    }
     found = pq.read_table(tmp_path / "two/index.parquet").to_pylist()
     for row in found:
-        assert row["reason"] == ", ".join(name for name, keys in low.items() if row["key"] in keys) and row["kept"] == (not row["reason"])
+        assert row["reason"] == ", ".join(name for name, keys in low.items() if row["key"] in keys) and row[
+            "kept"
+        ] == (not row["reason"])
     out = gated["kept_out"]
     assert out["frames"] == sum(not row["kept"] for row in found if row["split"] == "train") >= 2
-    assert out["below"] == {name: sum(row["key"] in low.get(name, ()) for row in train) for name in ("psnr", "coverage", "identity")}
+    assert out["below"] == {
+        name: sum(row["key"] in low.get(name, ()) for row in train)
+        for name in ("psnr", "coverage", "identity")
+    }
     kept = [row["clip"] for row in found if row["kept"] and row["split"] == "train"]
     assert out["clips"] == sum(kept.count(clip) < 2 for clip in "ab") >= 1
     assert checksums(tmp_path / "one/shards") == checksums(tmp_path / "two/shards")
@@ -147,7 +204,11 @@ def test_views_depend_on_the_inputs_alone(inputs, tmp_path):
 
 def test_views_say_what_is_missing(inputs, tmp_path):
     arguments = [inputs / name for name in VIEW_INPUTS]
-    for position, message in ((0, "frames.parquet is missing"), (1, "nowhere is missing"), *((later, "missing") for later in (2, 3, 4))):
+    for position, message in (
+        (0, "frames.parquet is missing"),
+        (1, "nowhere is missing"),
+        *((later, "missing") for later in (2, 3, 4)),
+    ):
         changed = [*arguments[:position], tmp_path / "nowhere", *arguments[position + 1 :]]
         with pytest.raises(UserError, match=message):
             render_views(params_with(), *changed, tmp_path / "out", tmp_path / "out.jpg")
@@ -155,14 +216,18 @@ def test_views_say_what_is_missing(inputs, tmp_path):
 
 
 def heads(inputs: Path, out: Path, workers: int = 0, **section) -> dict:
-    params = params_with(workers, render_genhead={"heads": 5, "views": 3, "points": 40, "shard_size": 2} | section)
+    params = params_with(
+        workers, render_genhead={"heads": 5, "views": 3, "points": 40, "shard_size": 2} | section
+    )
     return render_genhead(params, inputs / "labels", inputs / "genhead", out)
 
 
 def test_heads(inputs, tmp_path):
     metrics = heads(inputs, tmp_path / "out")
     sizes = scale_params("smoke").networks
-    assert (metrics["heads"], metrics["images"], metrics["shards"]) == (5, 15, 3) and 0.1 < metrics["foreground"] <= 1
+    assert (metrics["heads"], metrics["images"], metrics["shards"]) == (5, 15, 3) and 0.1 < metrics[
+        "foreground"
+    ] <= 1
     reader = ShardReader(tmp_path / "out")
     assert [int(key.removeprefix("head-").removeprefix("photo-")) for key in reader.keys()] == list(range(5))  # noqa: SIM118
     for key in reader:
@@ -180,7 +245,10 @@ def test_heads(inputs, tmp_path):
             "features.npy": ((40, sizes.plane_channels), "float16"),
         }
         assert all(np.isfinite(array).all() for array in arrays.values())
-        assert np.array_equal(arrays["label.npy"][:25], arrays["cameras.npy"][0]) and (arrays["label.npy"][425:428] == 0).all()
+        assert (
+            np.array_equal(arrays["label.npy"][:25], arrays["cameras.npy"][0])
+            and (arrays["label.npy"][425:428] == 0).all()
+        )
 
 
 def test_portraits_among_the_heads(inputs, tmp_path):
@@ -194,7 +262,9 @@ def test_portraits_among_the_heads(inputs, tmp_path):
         photos[key], cameras = decode_png(fields["view0.png"]), decode_npy(fields["cameras.npy"])
         row = int((known["camera"].numpy() == cameras[0]).all(1).argmax())
         assert key.startswith("photo-") and np.array_equal(photos[key], known["image"][row].numpy())
-        assert np.array_equal(decode_png(fields["opacity.png"])[:rays], 255 * known["opacity"][row, 0].numpy())
+        assert np.array_equal(
+            decode_png(fields["opacity.png"])[:rays], 255 * known["opacity"][row, 0].numpy()
+        )
         assert (decode_npy(fields["depth.npy"])[0][known["opacity"][row, 0].numpy() > 0] == 4.0).all()
     data, targets = SyntheticHeads(tmp_path / "out", 0), set()
     for step in range(12):
@@ -215,7 +285,9 @@ def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
     *first, last = one.keys()
     for key in first:
         assert one.read(key) == more.read(key)
-    assert one.read(last, "label.npy") == more.read(last, "label.npy")  # rendered with a neighbour now, which may change last bits
+    assert one.read(last, "label.npy") == more.read(
+        last, "label.npy"
+    )  # rendered with a neighbour now, which may change last bits
 
 
 def test_the_draws_of_heads(inputs):
@@ -226,27 +298,55 @@ def test_the_draws_of_heads(inputs):
         update={"look_at_share": 0.5, "jaw_share": 0.25, "views": 3, "z": "portraits", "portrait_share": 0.0}
     )
     draw = np.random.default_rng(0)
-    known = {"z": draw.normal(size=(3, 512)).astype(np.float32), "label": np.stack([label(f"known {i}") for i in range(3)])}
+    known = {
+        "z": draw.normal(size=(3, 512)).astype(np.float32),
+        "label": np.stack([label(f"known {i}") for i in range(3)]),
+    }
     known["camera"] = known["label"][:, :25]
     drawn = [draw_head(index, section, 0, pools, known) for index in range(600)]
     assert np.array_equal(drawn[7].z, draw_head(7, section, 0, pools, known).z)
     frames = pools.frames_M437
     matches = [int(np.flatnonzero((frames[:, 325:425] == head.label[325:425]).all(1))[0]) for head in drawn]
-    jaws = np.array([head.label[428] != frames[match, 428] for head, match in zip(drawn, matches, strict=True)])
+    jaws = np.array(
+        [head.label[428] != frames[match, 428] for head, match in zip(drawn, matches, strict=True)]
+    )
     assert abs(jaws.mean() - 0.25) < 0.06 and max(head.label[428] for head in drawn) <= 0.2
-    assert abs(np.mean([(frames[match, 431:] == head.label[431:]).all() for head, match in zip(drawn, matches, strict=True)]) - 1 / 7) < 0.05
+    assert (
+        abs(
+            np.mean(
+                [
+                    (frames[match, 431:] == head.label[431:]).all()
+                    for head, match in zip(drawn, matches, strict=True)
+                ]
+            )
+            - 1 / 7
+        )
+        < 0.05
+    )
     pool = pools.appearance_N437
-    from_pool = np.array([[(pool[:, :25] == camera).all(1).any() for camera in head.cameras] for head in drawn])
+    from_pool = np.array(
+        [[(pool[:, :25] == camera).all(1).any() for camera in head.cameras] for head in drawn]
+    )
     assert np.abs(from_pool.mean(0) - 0.5).max() < 0.08
-    assert all((pool[:, :25] == head.condition[:25]).all(1).any() and np.array_equal(head.condition[25:], head.label[25:325]) for head in drawn)
+    assert all(
+        (pool[:, :25] == head.condition[:25]).all(1).any()
+        and np.array_equal(head.condition[25:], head.label[25:325])
+        for head in drawn
+    )
     people = [int(np.flatnonzero((known["z"] == head.z).all(1))[0]) for head in drawn]
     assert set(people) == {0, 1, 2} and all(
-        np.array_equal(head.label[25:325], known["label"][i, 25:325]) for head, i in zip(drawn, people, strict=True)
+        np.array_equal(head.label[25:325], known["label"][i, 25:325])
+        for head, i in zip(drawn, people, strict=True)
     )
     none = {name: values[:0] for name, values in known.items()}  # as of an imported GenHead
     normal = draw_head(0, section.model_copy(update={"z": "normal"}), 0, pools, none)
-    assert (pool[:, 25:325] == normal.label[25:325]).all(1).any() and not (known["z"] == normal.z).all(1).any()
-    share = [draw_head(index, section.model_copy(update={"portrait_share": 0.4}), 0, pools, known) for index in range(300)]
+    assert (pool[:, 25:325] == normal.label[25:325]).all(1).any() and not (known["z"] == normal.z).all(
+        1
+    ).any()
+    share = [
+        draw_head(index, section.model_copy(update={"portrait_share": 0.4}), 0, pools, known)
+        for index in range(300)
+    ]
     photos = [head for head in share if head.photo is not None]
     assert abs(len(photos) / len(share) - 0.4) < 0.08
     assert all(

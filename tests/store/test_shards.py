@@ -8,7 +8,17 @@ import pytest
 import webdataset
 
 from pipeline.core.errors import UserError
-from pipeline.store.shards import ShardReader, check_shard, decode_npy, decode_png, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
+from pipeline.store.shards import (
+    ShardReader,
+    check_shard,
+    decode_npy,
+    decode_png,
+    encode_npy,
+    encode_png,
+    read_sidecar,
+    sidecar_path,
+    write_shard,
+)
 
 
 def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
@@ -25,7 +35,9 @@ def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
     ]
 
 
-@pytest.mark.parametrize("shape, kind", [((7, 5), np.uint8), ((7, 5, 3), np.uint8), ((7, 5), np.uint16), ((1, 1, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "shape, kind", [((7, 5), np.uint8), ((7, 5, 3), np.uint8), ((7, 5), np.uint16), ((1, 1, 3), np.uint8)]
+)
 def test_png_holds_every_number(shape, kind):
     image = np.random.default_rng(1).integers(0, np.iinfo(kind).max, shape).astype(kind)
     again = decode_png(encode_png(image))
@@ -70,7 +82,10 @@ def test_plain_tar_and_webdataset_read_the_shard(tmp_path):
             assert members[key][field][:2] == [info.offset_data, info.size]
             assert (info.mtime, info.uid, info.gid, info.mode, info.uname) == (0, 0, 0, 0o444, "psi4d")
     found = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False, nodesplitter=None))
-    assert [(sample["__key__"], {"image.png": sample["image.png"], "label.npy": sample["label.npy"]}) for sample in found] == samples()
+    assert [
+        (sample["__key__"], {"image.png": sample["image.png"], "label.npy": sample["label.npy"]})
+        for sample in found
+    ] == samples()
 
 
 def test_reader_finds_samples_by_key_across_shards(tmp_path):
@@ -79,12 +94,28 @@ def test_reader_finds_samples_by_key_across_shards(tmp_path):
     reader = pickle.loads(pickle.dumps(ShardReader(tmp_path)))
     assert reader.keys() == [key for key, _ in samples()] and len(reader) == 5
     for key, fields in samples():
-        assert key in reader and reader.read(key) == fields and reader.read(key, "label.npy") == fields["label.npy"]
-    assert reader.shard("clip-000004") == "a-000001.tar" and reader.fields("clip-000004") == ["image.png", "label.npy"]
+        assert (
+            key in reader
+            and reader.read(key) == fields
+            and reader.read(key, "label.npy") == fields["label.npy"]
+        )
+    assert reader.shard("clip-000004") == "a-000001.tar" and reader.fields("clip-000004") == [
+        "image.png",
+        "label.npy",
+    ]
 
 
 @pytest.mark.parametrize(
-    "key, field", [("a.b", "x.png"), ("A", "x.png"), ("a/b", "x.png"), ("", "x.png"), ("a", "xpng"), ("a", "x/y.png"), ("a" * 99, "x.png")]
+    "key, field",
+    [
+        ("a.b", "x.png"),
+        ("A", "x.png"),
+        ("a/b", "x.png"),
+        ("", "x.png"),
+        ("a", "xpng"),
+        ("a", "x/y.png"),
+        ("a" * 99, "x.png"),
+    ],
 )
 def test_bad_names_are_refused_and_leave_nothing(tmp_path, key, field):
     with pytest.raises(ValueError):

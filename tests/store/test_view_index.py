@@ -16,7 +16,15 @@ from pipeline.cli import app
 from pipeline.core.errors import UserError
 from pipeline.store.shards import ShardReader, decode_npy, encode_npy, read_sidecar, write_shard
 from pipeline.store.storage import Storage
-from pipeline.store.view_index import GAP, ROW_GROUP, SCHEMA, ViewIndex, describe_frame, shard_rows, write_index
+from pipeline.store.view_index import (
+    GAP,
+    ROW_GROUP,
+    SCHEMA,
+    ViewIndex,
+    describe_frame,
+    shard_rows,
+    write_index,
+)
 from tests.support.range_server import serve
 from tests.support.views_cache import cache, reader, same
 
@@ -32,10 +40,16 @@ def test_the_index_says_what_the_shards_have(cache):
         assert list(places) == fields and [place[1:] for place in places.values()] == [
             list(pair) for pair in zip(row["sizes"], row["crcs"], strict=True)
         ]
-        assert np.array_equal(np.float32(row["cameras"]).reshape(-1, 25), decode_npy(shards.read(row["key"], "cameras.npy")))
-        assert row["key"] == f"{row['clip']}-{row['index']:06d}" and row["split"] == ("test" if row["clip"] == "clip0" else "train")
+        assert np.array_equal(
+            np.float32(row["cameras"]).reshape(-1, 25), decode_npy(shards.read(row["key"], "cameras.npy"))
+        )
+        assert row["key"] == f"{row['clip']}-{row['index']:06d}" and row["split"] == (
+            "test" if row["clip"] == "clip0" else "train"
+        )
         whole = (cache / "shards" / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]
-        with tarfile.open(fileobj=io.BytesIO(whole)) as tar:  # the part that is the sample is a tar by itself, but for its end
+        with tarfile.open(
+            fileobj=io.BytesIO(whole)
+        ) as tar:  # the part that is the sample is a tar by itself, but for its end
             assert [info.name for info in tar] == [f"{row['key']}.{field}" for field in fields]
 
 
@@ -47,7 +61,9 @@ def test_fields_are_read_from_their_places(cache, monkeypatch):
         for frame in range(len(index)):
             key = index.key(frame)
             assert index.read(frame, index.fields) == shards.read(key)
-            assert index.read(frame, ["view1.png", "cameras.npy"]) == {name: shards.read(key, name) for name in ("view1.png", "cameras.npy")}
+            assert index.read(frame, ["view1.png", "cameras.npy"]) == {
+                name: shards.read(key, name) for name in ("view1.png", "cameras.npy")
+            }
 
 
 def test_equal_shards_make_equal_bytes(cache, tmp_path):
@@ -98,9 +114,17 @@ def test_many_rows_need_little_to_open(tmp_path):
     pq.write_table(rows, tmp_path / "index.parquet", row_group_size=ROW_GROUP)
     index = ViewIndex(tmp_path)
     clips, out = index.clips("train")
-    assert len(clips) == -(-(count - 400) // 200) and list(clips) == sorted(clips) and out == sum(1 for i in range(400, count) if i % 10 == 3)
+    assert (
+        len(clips) == -(-(count - 400) // 200)
+        and list(clips) == sorted(clips)
+        and out == sum(1 for i in range(400, count) if i % 10 == 3)
+    )
     assert clips["clip-00002"].tolist() == [i for i in range(400, 600) if i % 10 != 3] and not index._places
-    assert [index.key(frame) for frame in (0, ROW_GROUP, count - 1)] == ["k-0", f"k-{ROW_GROUP}", f"k-{count - 1}"]
+    assert [index.key(frame) for frame in (0, ROW_GROUP, count - 1)] == [
+        "k-0",
+        f"k-{ROW_GROUP}",
+        f"k-{count - 1}",
+    ]
     with pytest.raises(UserError, match=r"views-000128\.tar: No such file"):
         index.read(2 * ROW_GROUP + 5, ["image.png"])
     assert list(index._places) == [2]
@@ -127,12 +151,16 @@ def test_the_loader_reads_over_http(cache):
         for step in range(1, 4):
             asked.clear()
             assert same(there.batch(step, 4), here.batch(step, 4))
-            assert 0 < len(asked) <= 8 and all(path.endswith(".tar") and span.startswith("bytes=") for path, span in asked)
+            assert 0 < len(asked) <= 8 and all(
+                path.endswith(".tar") and span.startswith("bytes=") for path, span in asked
+            )
 
 
 def test_the_loader_reads_from_s3(cache, monkeypatch):
     """A real S3 server on this machine; addresses and keys come from the environment, as everywhere."""
-    server = pytest.importorskip("moto.server", reason="make test installs moto").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server = pytest.importorskip("moto.server", reason="make test installs moto").ThreadedMotoServer(
+        "127.0.0.1", 0, verbose=False
+    )
     boto3 = pytest.importorskip("boto3")
     pytest.importorskip("s3fs")
     server.start()
@@ -170,7 +198,10 @@ def test_damage_behind_an_address_is_refused_by_name(cache, tmp_path):
     with serve(tmp_path) as (address, _):
         there = ViewIndex(address)
         assert there.read(2, ["view1.png"]) == index.read(2, ["view1.png"])
-        with pytest.raises(UserError, match=r"http.*views-000000\.tar: the field view0\.png of the sample clip0-000002 is altered"):
+        with pytest.raises(
+            UserError,
+            match=r"http.*views-000000\.tar: the field view0\.png of the sample clip0-000002 is altered",
+        ):
             there.read(2, ["view0.png"])
         with pytest.raises(UserError, match=r"cannot read http.*views-000001\.tar"):
             there.read(7, ["view0.png"])
@@ -187,5 +218,10 @@ def test_inspect_takes_an_address(cache, tmp_path, monkeypatch):
     (tmp_path / "dvc.yaml").touch()
     with serve(cache) as (address, _):
         result = CliRunner().invoke(app, ["inspect", address])
-        assert result.exit_code == 0 and "multi-view cache, 12 samples in 2 shards" in result.output, result.exception
-        assert "view1.png" in CliRunner().invoke(app, ["inspect", address, "--clip", "clip1", "--frame", "2"]).output
+        assert result.exit_code == 0 and "multi-view cache, 12 samples in 2 shards" in result.output, (
+            result.exception
+        )
+        assert (
+            "view1.png"
+            in CliRunner().invoke(app, ["inspect", address, "--clip", "clip1", "--frame", "2"]).output
+        )

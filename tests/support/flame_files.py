@@ -36,9 +36,16 @@ def write_flame(head: HeadModel, folder: Path) -> Path:
         (folder / "generic_model.pkl").write_bytes(pickle.dumps(content, 2))
     finally:
         del sys.modules["chumpy"], sys.modules["chumpy.ch"]
-    addition = {"eye_idxs": head.regions["eyes"], "face_idxs": head.regions["face"], "eyelids_idxs": head.regions["eyelids"]}
+    addition = {
+        "eye_idxs": head.regions["eyes"],
+        "face_idxs": head.regions["face"],
+        "eyelids_idxs": head.regions["eyelids"],
+    }
     simplified = {"idxs": head.simple_vertices, "baris": head.simple_weights, "faces": head.simple_faces}
-    embedding = {"full_lmk_faces_idx": head.landmark_faces[None], "full_lmk_bary_coords": head.landmark_weights[None]}
+    embedding = {
+        "full_lmk_faces_idx": head.landmark_faces[None],
+        "full_lmk_bary_coords": head.landmark_weights[None],
+    }
     for name, values in (
         (ADDITIONS[0], addition | {"vertices_region_idxs": head.neighbours}),
         (SIMPLIFIED, simplified),

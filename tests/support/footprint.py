@@ -35,7 +35,9 @@ class Footprint(TorchDispatchMode):
         super().__exit__(*exception)
         self.attention.__exit__(*exception)
 
-    def __torch_dispatch__(self, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None
+    ) -> Any:
         result = operation(*arguments, **(named or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.device.type == "meta":

@@ -36,19 +36,29 @@ def attack() -> Call:
 
 
 def tensor(storage: Any, offset: Any = 0, size: Any = (4,), stride: Any = (1,)) -> Call:
-    return Call(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, collections.OrderedDict())
+    return Call(
+        torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, collections.OrderedDict()
+    )
 
 
 def storage(count: int = 4) -> Call:
     buffer = io.BytesIO()
-    whole = torch.storage.TypedStorage(wrap_storage=torch.zeros(count).untyped_storage(), dtype=torch.float32, _internal=True)
+    whole = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(count).untyped_storage(), dtype=torch.float32, _internal=True
+    )
     torch.save(whole, buffer, _use_new_zipfile_serialization=False)
     return Call(torch.storage._load_from_bytes, buffer.getvalue())
 
 
 def legacy(content: Any, numel: int = 4, keys: Any = ("0",), data: bytes = bytes(16)) -> bytes:
     """A stream of the old torch.save with these parts."""
-    parts = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, content, list(keys)]
+    parts = [
+        0x1950A86A20F9469CFC6C,
+        1001,
+        {"protocol_version": 1001, "little_endian": True, "type_sizes": {}},
+        content,
+        list(keys),
+    ]
     return b"".join(pickle.dumps(part, 2) for part in parts) + struct.pack("<q", numel) + data
 
 
@@ -78,7 +88,9 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
 
 def state(**changes: Any) -> dict[str, Any]:
     """The state dict of a face recognition network in which the tensor `features.bias` is something else."""
-    return random_state(expected_state(lambda: NEEDED["identity"].build(SMOKE_SIZES))) | {"features.bias": changes["bias"]}
+    return random_state(expected_state(lambda: NEEDED["identity"].build(SMOKE_SIZES))) | {
+        "features.bias": changes["bias"]
+    }
 
 
 def network(bias: Any, protocol: int = 4) -> bytes:
@@ -106,20 +118,34 @@ def hostile_files() -> dict[str, bytes]:
     huge = _Persistent("storage", torch.FloatStorage, "0", "cpu", 1 << 40)
     ids = state(bias=tensor(huge, 0, (width,)))
     many, none = 1 << 20, b"N" * (1 << 20)
-    files = {f"system at protocol {protocol}": pickle.dumps({"G_ema": attack(), "a": [attack()]}, protocol) for protocol in range(6)}
-    files |= {f"system as a tensor at protocol {protocol}": network(attack(), protocol) for protocol in range(2, 6)}
+    files = {
+        f"system at protocol {protocol}": pickle.dumps({"G_ema": attack(), "a": [attack()]}, protocol)
+        for protocol in range(6)
+    }
+    files |= {
+        f"system as a tensor at protocol {protocol}": network(attack(), protocol) for protocol in range(2, 6)
+    }
     files |= {
         "nothing": b"",
         "text": b"just words",
         "system alone": b"cos\nsystem\n(S'touch executed'\ntR.",
         "system by an instance": b"(S'touch executed'\nios\nsystem\n.",
         "system by an object": b"(cos\nsystem\nS'touch executed'\no.",
-        "system in a storage": network(tensor(Call(torch.storage._load_from_bytes, legacy(attack())), 0, (width,))),
+        "system in a storage": network(
+            tensor(Call(torch.storage._load_from_bytes, legacy(attack())), 0, (width,))
+        ),
         "system for a storage": network(tensor(attack(), 0, (width,))),
-        "system in the bytes of a storage": network(tensor(Call(torch.storage._load_from_bytes, pickle.dumps(attack())), 0, (width,))),
-        "system in a zip file": zipped({"a/data.pkl": pickle.dumps({"features.bias": attack()}, 2), "a/version": b"3"}),
+        "system in the bytes of a storage": network(
+            tensor(Call(torch.storage._load_from_bytes, pickle.dumps(attack())), 0, (width,))
+        ),
+        "system in a zip file": zipped(
+            {"a/data.pkl": pickle.dumps({"features.bias": attack()}, 2), "a/version": b"3"}
+        ),
         "system in the old format": legacy(attack()),
-        "system as a state": pickle.dumps([attack()], 2)[:-1] + b"q\xff" + pickle.dumps(attack(), 2)[2:-1] + b"b.",
+        "system as a state": pickle.dumps([attack()], 2)[:-1]
+        + b"q\xff"
+        + pickle.dumps(attack(), 2)[2:-1]
+        + b"b.",
         "a persistent identifier": pickle.dumps([], 2)[:-1] + b"X\x01\x00\x00\x00aQ.",
         "a persistent identifier as text": b"(Pabc\nl.",
         "an extension code": b"\x80\x02\x82\x01.",
@@ -133,16 +159,27 @@ def hostile_files() -> dict[str, bytes]:
         "an offset beyond the storage": network(tensor(storage(width), 1, (width,), (1,))),
         "a negative offset": network(tensor(storage(width), -4, (width,), (1,))),
         "a negative stride": network(tensor(storage(width), width - 1, (width,), (-1,))),
-        "a storage that claims more than it has": network(tensor(Call(torch.storage._load_from_bytes, legacy(0, 1 << 40)), 0, (width,))),
-        "a storage within a storage": network(tensor(Call(torch.storage._load_from_bytes, legacy(storage())), 0, (width,))),
+        "a storage that claims more than it has": network(
+            tensor(Call(torch.storage._load_from_bytes, legacy(0, 1 << 40)), 0, (width,))
+        ),
+        "a storage within a storage": network(
+            tensor(Call(torch.storage._load_from_bytes, legacy(storage())), 0, (width,))
+        ),
         "an old file that claims more than it has": legacy(0, 4)[:2] + with_ids(ids),
         "an old file of a huge storage": b"".join(
-            [pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps({"little_endian": True}, 2), with_ids(ids)]
+            [
+                pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+                pickle.dumps(1001, 2),
+                pickle.dumps({"little_endian": True}, 2),
+                with_ids(ids),
+            ]
         )
         + pickle.dumps(["0"], 2)
         + struct.pack("<q", 1 << 40),
         "a zip file of a huge storage": zipped({"a/data.pkl": with_ids(ids), "a/data/0": bytes(16)}),
-        "a zip bomb": zipped({"a/data.pkl": bytes(1 << 28), "a/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED),
+        "a zip bomb": zipped(
+            {"a/data.pkl": bytes(1 << 28), "a/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED
+        ),
         "a zip file of something else": zipped({"a/b.txt": b"hello"}),
         "a cut zip file": whole.getvalue()[: len(whole.getvalue()) // 2],
         "a zip file with a cut end": whole.getvalue()[:-9],
@@ -162,7 +199,11 @@ def hostile_files() -> dict[str, bytes]:
         "names without end": b"\x80\x02(" + b"ca\nb\n" * many + b"l.",
         "objects without end": b"\x80\x02(" + b"ca\nb\n)\x81" * many + b"l.",
         "a long key over and over": b"\x80\x02(" + none + b"tq\x00}" + b"h\x00Ns" * (many // 4) + b".",
-        "pairs over and over": b"\x80\x02ccollections\nOrderedDict\nq\x00(" + b"]" * many + b"l\x85q\x01" + b"h\x00h\x01R" * (many // 8) + b".",
+        "pairs over and over": b"\x80\x02ccollections\nOrderedDict\nq\x00("
+        + b"]" * many
+        + b"l\x85q\x01"
+        + b"h\x00h\x01R" * (many // 8)
+        + b".",
         "text over and over": b"\x80\x02c_codecs\nencode\nq\x00X"
         + struct.pack("<i", many)
         + b"a" * many
@@ -173,7 +214,9 @@ def hostile_files() -> dict[str, bytes]:
         "a module in itself": endless_module(shared=False),
         "modules that double": endless_module(shared=True),
         "a description without end": deep_description(),
-        "a head model of a huge array": head_model(np.zeros(4), lambda data: data.replace(b"K\x04\x85", b"J\x00\x00\x00\x70\x85")),
+        "a head model of a huge array": head_model(
+            np.zeros(4), lambda data: data.replace(b"K\x04\x85", b"J\x00\x00\x00\x70\x85")
+        ),
         "a head model that runs": head_model(attack()),
     }
     return files
@@ -214,11 +257,19 @@ def mutated(whole: bytes, draw: np.random.Generator) -> bytes:
 
 def mutated_files(count: int, folder: Path) -> Iterator[tuple[str, bytes]]:
     """`count` of each kind of file, always the same ones."""
-    some = {"encoder.weight": torch.arange(12.0).view(3, 4), "encoder.bias": torch.ones(3, dtype=torch.float16), "count": torch.tensor(3)}
-    module = module_of(some | {"w_avg": torch.ones(2)}, "Some", _init_kwargs={"a": np.float32(1), "b": [1, "two"]})
+    some = {
+        "encoder.weight": torch.arange(12.0).view(3, 4),
+        "encoder.bias": torch.ones(3, dtype=torch.float16),
+        "count": torch.tensor(3),
+    }
+    module = module_of(
+        some | {"w_avg": torch.ones(2)}, "Some", _init_kwargs={"a": np.float32(1), "b": [1, "two"]}
+    )
     bases = {}
     with published_modules():
-        bases |= {f"module{protocol}": pickle.dumps({"G_ema": module, "D": None}, protocol) for protocol in (2, 4)}
+        bases |= {
+            f"module{protocol}": pickle.dumps({"G_ema": module, "D": None}, protocol) for protocol in (2, 4)
+        }
     for name, new in (("zip", True), ("old", False)):
         buffer = io.BytesIO()
         torch.save(some, buffer, _use_new_zipfile_serialization=new)

@@ -53,7 +53,9 @@ def drive(folder: Path, workers: int, address: str = "") -> None:
 def start(folder: Path, workers: int) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.killing", str(folder), str(workers)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:
             break
         run = start(folder, workers)
     assert run.returncode == 0, run.stderr.read()
-    return Killing(found is not None, len(done), sorted(done & set(_log(folder)[len(begun) :])), shards(folder))
+    return Killing(
+        found is not None, len(done), sorted(done & set(_log(folder)[len(begun) :])), shards(folder)
+    )
 
 
 def _done(folder: Path) -> set[str]:

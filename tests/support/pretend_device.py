@@ -15,10 +15,18 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "pretend"
 _setup_privateuseone_for_python_backend(NAME)  # once a process: autograd wants to know its devices
-getattr(torch, NAME).get_amp_supported_dtype = lambda: []  # from now on torch.utils.checkpoint asks, on whatever device it works
+getattr(torch, NAME).get_amp_supported_dtype = (
+    lambda: []
+)  # from now on torch.utils.checkpoint asks, on whatever device it works
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default}
-INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default, aten._unsafe_index.Tensor}
+INDEXED = {
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+}
 
 
 class _Pretending(Tensor):
@@ -30,13 +38,20 @@ class _Pretending(Tensor):
     def __new__(cls, real: Tensor) -> "_Pretending":
         place = torch.device(NAME, 0)
         wrapper = Tensor._make_wrapper_subclass(
-            cls, real.shape, strides=real.stride(), storage_offset=real.storage_offset(), dtype=real.dtype, device=place
+            cls,
+            real.shape,
+            strides=real.stride(),
+            storage_offset=real.storage_offset(),
+            dtype=real.dtype,
+            device=place,
         )
         wrapper.held = real
         return wrapper
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None
+    ) -> Any:
         return _compute(operation, arguments, named or {})
 
 
@@ -48,9 +63,16 @@ class PretendDevice(TorchDispatchMode):
         self.operations = 0
 
     def __enter__(self) -> "PretendDevice":
-        self.before = torch._C._only_lift_cpu_tensors(), torch.__future__.get_overwrite_module_params_on_conversion()
-        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) would otherwise look for a kernel behind the mode's back
-        torch.__future__.set_overwrite_module_params_on_conversion(True)  # assigning to `data` would leave `held` behind
+        self.before = (
+            torch._C._only_lift_cpu_tensors(),
+            torch.__future__.get_overwrite_module_params_on_conversion(),
+        )
+        torch._C._set_only_lift_cpu_tensors(
+            True
+        )  # torch.tensor(..., device=...) would otherwise look for a kernel behind the mode's back
+        torch.__future__.set_overwrite_module_params_on_conversion(
+            True
+        )  # assigning to `data` would leave `held` behind
         return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
@@ -58,7 +80,9 @@ class PretendDevice(TorchDispatchMode):
         torch.__future__.set_overwrite_module_params_on_conversion(self.before[1])
         super().__exit__(*exception)
 
-    def __torch_dispatch__(self, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None
+    ) -> Any:
         result = _compute(operation, arguments, named or {})
         self.operations += any(isinstance(leaf, _Pretending) for leaf in tree_leaves(result))
         return result
@@ -74,7 +98,9 @@ def _compute(operation: Callable[..., Any], arguments: tuple, named: dict[str, A
         _check(operation, arguments, tensors, asked)
         if named.get("generator") is not None:
             raise RuntimeError(f"{operation}: a generator of the CPU cannot draw on {NAME}")
-    real_arguments, real_named = tree_map(lambda leaf: leaf.held if isinstance(leaf, _Pretending) else leaf, (arguments, named))
+    real_arguments, real_named = tree_map(
+        lambda leaf: leaf.held if isinstance(leaf, _Pretending) else leaf, (arguments, named)
+    )
     if asked is not None:
         real_named["device"] = "cpu"
     result = operation(*real_arguments, **real_named)
@@ -86,13 +112,18 @@ def _compute(operation: Callable[..., Any], arguments: tuple, named: dict[str, A
     def place(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        return there[id(leaf)] if id(leaf) in there else _Pretending(leaf)  # what was changed in place stays the same object
+        return (
+            there[id(leaf)] if id(leaf) in there else _Pretending(leaf)
+        )  # what was changed in place stays the same object
 
     return tree_map(place, result)
 
 
 def _check(operation: Callable[..., Any], arguments: tuple, tensors: list[Tensor], asked: str | None) -> None:
     checked = [arguments[0], *arguments[2:3]] if operation in INDEXED else tensors
-    if asked != NAME and any(isinstance(tensor, Tensor) and not isinstance(tensor, _Pretending) and tensor.ndim for tensor in checked):
+    if asked != NAME and any(
+        isinstance(tensor, Tensor) and not isinstance(tensor, _Pretending) and tensor.ndim
+        for tensor in checked
+    ):
         shapes = [(tensor.device.type, *tensor.shape) for tensor in tensors]
         raise RuntimeError(f"{operation} mixes tensors of {NAME} and of the CPU: {shapes}")

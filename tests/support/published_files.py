@@ -34,7 +34,13 @@ class Persistent(nn.Module):
     published_name = "Part"
 
     def __reduce__(self):
-        facts = {"type": "class", "version": 6, "module_src": SOURCE, "class_name": self.published_name, "state": self.__dict__}
+        facts = {
+            "type": "class",
+            "version": 6,
+            "module_src": SOURCE,
+            "class_name": self.published_name,
+            "state": self.__dict__,
+        }
         return _reconstruct_persistent_obj, (facts,), None
 
 
@@ -49,7 +55,15 @@ Plain.__module__ = "models.blocks"
 def published_modules():
     """The modules whose names the published pickles use exist while one is written."""
     modules = {
-        name: types.ModuleType(name) for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util", "models", "models.blocks")
+        name: types.ModuleType(name)
+        for name in (
+            "torch_utils",
+            "torch_utils.persistence",
+            "dnnlib",
+            "dnnlib.util",
+            "models",
+            "models.blocks",
+        )
     }
     modules["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
     modules["dnnlib.util"].EasyDict, modules["models.blocks"].Plain = EasyDict, Plain
@@ -79,16 +93,29 @@ def module_of(state: dict[str, torch.Tensor], name: str, **attributes: object) -
     return root
 
 
-def write_pickle(path: Path, state: dict[str, torch.Tensor], name: str, protocol: int = 4, **kwargs: object) -> Path:
+def write_pickle(
+    path: Path, state: dict[str, torch.Tensor], name: str, protocol: int = 4, **kwargs: object
+) -> Path:
     """A published checkpoint with `state` as its moving average, FLAME's buffers and a statistic of the training set beside it."""
-    foreign = {"deformer.flame.v_template": torch.zeros(5, 3), "deformer.flame.faces": torch.zeros(4, 3, dtype=torch.int64)}
+    foreign = {
+        "deformer.flame.v_template": torch.zeros(5, 3),
+        "deformer.flame.faces": torch.zeros(4, 3, dtype=torch.int64),
+    }
     foreign["dataset_label_std"] = torch.zeros(())
-    kwargs = EasyDict(rendering_kwargs=EasyDict(box_warp=1.3, depth_resolution=48, scale=np.float32(2)), **kwargs)
-    average = module_of(state | foreign, name, _init_args=(512,), _init_kwargs=kwargs, neural_rendering_resolution=128)
+    kwargs = EasyDict(
+        rendering_kwargs=EasyDict(box_warp=1.3, depth_resolution=48, scale=np.float32(2)), **kwargs
+    )
+    average = module_of(
+        state | foreign, name, _init_args=(512,), _init_kwargs=kwargs, neural_rendering_resolution=128
+    )
     average.register_buffer("passing", torch.ones(2), persistent=False)
     average.register_buffer("none", None)
     other = {"w_avg": torch.ones(3)}
-    content = {"training_set_kwargs": EasyDict(path="data/vfhq_512_100/", size=np.int64(3)), "G": module_of(other, name), "D": None}
+    content = {
+        "training_set_kwargs": EasyDict(path="data/vfhq_512_100/", size=np.int64(3)),
+        "G": module_of(other, name),
+        "D": None,
+    }
     with published_modules():
         path.write_bytes(pickle.dumps(content | {"G_ema": average, "augment_pipe": None}, protocol))
     return path
@@ -104,6 +131,8 @@ def random_state(shapes: dict[str, torch.Tensor], seed: int = 0) -> dict[str, to
     """Random numbers for everything but counters."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        key: torch.randn(value.shape, generator=generator) if value.is_floating_point() else torch.zeros(value.shape, dtype=value.dtype)
+        key: torch.randn(value.shape, generator=generator)
+        if value.is_floating_point()
+        else torch.zeros(value.shape, dtype=value.dtype)
         for key, value in shapes.items()
     }

@@ -29,7 +29,11 @@ def label(name: str) -> np.ndarray:
     draw = rng(1, name)
     values = np.zeros(437, np.float32)
     values[:25] = look_at(draw.uniform(-0.3, 0.3), 0.1, 4.2, np.array([0.0, 0.0, 0.1]))
-    values[25:35], values[325:335], values[428] = draw.normal(size=10), draw.normal(size=10), draw.uniform(0, 0.2)
+    values[25:35], values[325:335], values[428] = (
+        draw.normal(size=10),
+        draw.normal(size=10),
+        draw.uniform(0, 0.2),
+    )
     values[431:437] = np.tile(draw.normal(0, 0.1, 3), 2)
     values[425:428] = 0.3  # the fitted head rotation, which rendering has to leave to the camera
     return values
@@ -37,10 +41,24 @@ def label(name: str) -> np.ndarray:
 
 def write_labels(path: Path, names: list[tuple[str, str, str]], rejected: str = "") -> None:
     rows = [
-        {"key": key, "clip": clip, "split": split, "status": "rejected" if key == rejected else "ok", "label": label(key)}
+        {
+            "key": key,
+            "clip": clip,
+            "split": split,
+            "status": "rejected" if key == rejected else "ok",
+            "label": label(key),
+        }
         for key, clip, split in names
     ]
-    schema = pa.schema({"key": pa.string(), "clip": pa.string(), "split": pa.string(), "status": pa.string(), "label": pa.list_(pa.float32())})
+    schema = pa.schema(
+        {
+            "key": pa.string(),
+            "clip": pa.string(),
+            "split": pa.string(),
+            "status": pa.string(),
+            "label": pa.list_(pa.float32()),
+        }
+    )
     write_table(path, pa.Table.from_pylist(rows, schema))
 
 
@@ -49,7 +67,11 @@ def inputs(tmp_path_factory) -> Path:
     """What earlier stages would have left: three clips of four frames, one without face, one without label; two portraits; raw networks."""
     folder = tmp_path_factory.mktemp("inputs")
     sizes = scale_params("smoke").networks
-    names = [(f"{clip}-{index:06d}", clip, "test" if clip == "c" else "train") for clip in "cab" for index in (2, 0, 1, 3)]
+    names = [
+        (f"{clip}-{index:06d}", clip, "test" if clip == "c" else "train")
+        for clip in "cab"
+        for index in (2, 0, 1, 3)
+    ]
     write_labels(folder / "labels/vfhq.parquet", names, rejected="a-000001")
     write_labels(folder / "labels/ffhq.parquet", [(f"p{index}", "", "train") for index in range(2)])
     samples, rows = [], []
@@ -59,7 +81,16 @@ def inputs(tmp_path_factory) -> Path:
         samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(image[..., 0])}))
         mesh = draw.uniform(0.3, 0.7, (478, 3)).astype(np.float32)
         status = "rejected" if key == "b-000003" else "ok"
-        rows.append({"key": key, "clip": clip, "index": int(key[-6:]), "split": split, "status": status, "landmarks": mesh.ravel().tolist()})
+        rows.append(
+            {
+                "key": key,
+                "clip": clip,
+                "index": int(key[-6:]),
+                "split": split,
+                "status": status,
+                "landmarks": mesh.ravel().tolist(),
+            }
+        )
     write_shard(folder / "ingest/shards/clips-000000.tar", samples)
     write_table(folder / "ingest/frames.parquet", pa.Table.from_pylist(rows))
     torch.manual_seed(0)
@@ -67,12 +98,20 @@ def inputs(tmp_path_factory) -> Path:
     genhead = GenHead(sizes, Flame(head_model.load("standin")))
     torch.nn.init.constant_(genhead.decoder.out_sigma.bias, 8.0)  # so that there is a surface
     save_weights(folder / "genhead/genhead.safetensors", genhead.state_dict(), {"network": "genhead"})
-    known = {"z": torch.randn(5, sizes.genhead.z_dim), "label": torch.from_numpy(np.stack([label(f"known {i}") for i in range(5)]))}
-    known |= {"camera": known["label"][:, :25], "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8)}
+    known = {
+        "z": torch.randn(5, sizes.genhead.z_dim),
+        "label": torch.from_numpy(np.stack([label(f"known {i}") for i in range(5)])),
+    }
+    known |= {
+        "camera": known["label"][:, :25],
+        "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8),
+    }
     known["opacity"] = torch.randint(2, (5, 1, sizes.rays, sizes.rays)).float()
     known["depth"] = torch.where(known["opacity"] > 0, 4.0, torch.inf)
     save_weights(folder / "genhead/portraits.safetensors", known, {"network": "portraits"})
-    save_weights(folder / "motion/motion.safetensors", MotionEncoder(sizes.motion).state_dict(), {"network": "motion"})
+    save_weights(
+        folder / "motion/motion.safetensors", MotionEncoder(sizes.motion).state_dict(), {"network": "motion"}
+    )
     save_judges(folder / "perception", sizes)
     return folder
 

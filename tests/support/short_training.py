@@ -19,7 +19,17 @@ def run(folder, stop_at=None, steps=80, device="cpu"):
     network = nn.Linear(4, 2).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
-    training = TrainingLoop("test", folder, steps, 4, {"n": network}, {"o": optimiser}, {"n": average}, half_life=40, checkpoint_every=20)
+    training = TrainingLoop(
+        "test",
+        folder,
+        steps,
+        4,
+        {"n": network},
+        {"o": optimiser},
+        {"n": average},
+        half_life=40,
+        checkpoint_every=20,
+    )
     training.device = device
 
     def step(i, batch):

@@ -28,7 +28,10 @@ stages:
     params: [seed, flame.model, networks, render_genhead]
     outs: [data/genhead]
 """
-SIZES = {"render_views": {"shard_size": 4}, "render_genhead": {"heads": 5, "views": 3, "points": 40, "shard_size": 2}}
+SIZES = {
+    "render_views": {"shard_size": 4},
+    "render_genhead": {"heads": 5, "views": 3, "points": 40, "shard_size": 2},
+}
 inputs = render_inputs.inputs
 
 
@@ -38,7 +41,11 @@ def params_text() -> str:
     for line in scale_text("smoke").splitlines():
         section = line.split(":")[0] if line and not line.startswith((" ", "#")) else section
         name = line.strip().split(":")[0]
-        lines.append(f"  {name}: {SIZES[section][name]}" if line.startswith("  ") and name in SIZES.get(section, {}) else line)
+        lines.append(
+            f"  {name}: {SIZES[section][name]}"
+            if line.startswith("  ") and name in SIZES.get(section, {})
+            else line
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -57,7 +64,13 @@ def made(inputs, tmp_path_factory) -> Path:
         shutil.copytree(inputs / name, folder / "data" / place)
     frames = folder / "data/ingest/frames.parquet"
     table = pq.read_table(frames)
-    write_table(frames, table.append_column("reason", pa.array(["" if status == "ok" else "no face" for status in table["status"].to_pylist()])))
+    write_table(
+        frames,
+        table.append_column(
+            "reason",
+            pa.array(["" if status == "ok" else "no face" for status in table["status"].to_pylist()]),
+        ),
+    )
     (folder / "dvc.yaml").write_text(DVC)
     (folder / "params.yaml").write_text(params_text())
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:

@@ -24,8 +24,16 @@ def params() -> Params:
     """Smoke scale, with even fewer steps."""
     own = scale_params("smoke")
     few = own.pretrain.perception.model_copy(update={"steps": 3, "batch": 4})
-    evaluation = own.evaluate.model_copy(update={"self_frames": 2, "cross_pairs": 2, "frontal_drivers": 2, "novel_views": 2, "videos": 2})
-    return own.model_copy(update={"pretrain": own.pretrain.model_copy(update={"perception": few}), "evaluate": evaluation, "threads": 1})
+    evaluation = own.evaluate.model_copy(
+        update={"self_frames": 2, "cross_pairs": 2, "frontal_drivers": 2, "novel_views": 2, "videos": 2}
+    )
+    return own.model_copy(
+        update={
+            "pretrain": own.pretrain.model_copy(update={"perception": few}),
+            "evaluate": evaluation,
+            "threads": 1,
+        }
+    )
 
 
 def picture(person: int, frame: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,31 +72,56 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
     """Write ingest, labels, views, psi3d and psi into `folder`, and the truth if there is one."""
     size = own.networks.image
     portraits = [
-        {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks(), "crop": [1 / 256, 0.0, 0.0], "person": i // 2}
+        {
+            "key": f"p{i}",
+            "file": f"p{i}.png",
+            "status": "ok",
+            "landmarks": landmarks(),
+            "crop": [1 / 256, 0.0, 0.0],
+            "person": i // 2,
+        }
         for i in range(PEOPLE * 2)
     ]
     splits = ("test", "test", "test", "train", "train", "validation")
     clips = [{"key": f"c{i}", "file": f"c{i}.mp4", "split": split} for i, split in enumerate(splits)]
     frames = [
-        {"key": f"{clip['key']}-{j:06d}", "clip": clip["key"], "index": j, "split": clip["split"], "status": "ok", "landmarks": landmarks()}
+        {
+            "key": f"{clip['key']}-{j:06d}",
+            "clip": clip["key"],
+            "index": j,
+            "split": clip["split"],
+            "status": "ok",
+            "landmarks": landmarks(),
+        }
         for clip in clips
         for j in range(FRAMES)
     ]
-    tables = {"portraits": [{k: v for k, v in row.items() if k != "person"} for row in portraits], "clips": clips, "frames": frames}
+    tables = {
+        "portraits": [{k: v for k, v in row.items() if k != "person"} for row in portraits],
+        "clips": clips,
+        "frames": frames,
+    }
     for name, rows in tables.items():
         write_table(folder / "ingest" / f"{name}.parquet", pa.Table.from_pylist(rows))
     number = {clip["key"]: 10 + i for i, clip in enumerate(clips)}
-    subjects = [(row["key"], row["person"], 0) for row in portraits] + [(row["key"], number[row["clip"]], row["index"]) for row in frames]
+    subjects = [(row["key"], row["person"], 0) for row in portraits] + [
+        (row["key"], number[row["clip"]], row["index"]) for row in frames
+    ]
     drawn = {key: picture(person, frame, size) for key, person, frame in subjects}
     write_shard(
         folder / "ingest/shards/all.tar",
-        [(key, {"image.png": encode_png(image), "mask.png": encode_png(mask)}) for key, (image, mask) in drawn.items()],
+        [
+            (key, {"image.png": encode_png(image), "mask.png": encode_png(mask)})
+            for key, (image, mask) in drawn.items()
+        ],
     )
 
     labels = {key: label(person, frame) for key, person, frame in subjects}
     for name, rows in (("ffhq", portraits), ("vfhq", frames)):
         fits = [
-            {"clip": "", "split": "train"} | {key: value for key, value in row.items() if key in ("key", "clip", "split", "status")} for row in rows
+            {"clip": "", "split": "train"}
+            | {key: value for key, value in row.items() if key in ("key", "clip", "split", "status")}
+            for row in rows
         ]
         fits = [row | {"label": labels[row["key"]].tolist()} for row in fits]
         write_table(folder / "labels" / f"{name}.parquet", pa.Table.from_pylist(fits))
@@ -100,13 +133,18 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
                 "mask.png": encode_png(drawn[row["key"]][1]),
                 "cameras.npy": encode_npy(labels[row["key"]][None, :25]),
                 "label.npy": encode_npy(labels[row["key"]]),
-                "motion.npy": encode_npy(rng(3, row["key"]).normal(size=(1, own.networks.motion.dims)).astype(np.float32)),
+                "motion.npy": encode_npy(
+                    rng(3, row["key"]).normal(size=(1, own.networks.motion.dims)).astype(np.float32)
+                ),
             },
         )
         for row in frames
     ]
     write_shard(folder / "views/shards/all.tar", views)
-    write_table(folder / "views/index.parquet", pa.Table.from_pylist([{k: row[k] for k in ("key", "clip", "split")} for row in frames]))
+    write_table(
+        folder / "views/index.parquet",
+        pa.Table.from_pylist([{k: row[k] for k in ("key", "clip", "split")} for row in frames]),
+    )
     _networks(folder, own)
     (folder / "truth").mkdir(parents=True, exist_ok=True)
     if truth:
@@ -118,20 +156,39 @@ def _networks(folder: Path, own: Params) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
             psi = Psi(own.networks)
-            for block in psi.encoder_canonical.trans_blocks_motion:  # which an untrained network adds nothing of
+            for (
+                block
+            ) in psi.encoder_canonical.trans_blocks_motion:  # which an untrained network adds nothing of
                 torch.nn.init.normal_(block.attn2.proj.weight)
             save_weights(folder / name / f"{name}.safetensors", psi.state_dict(), {"motion": "emot"})
 
 
-def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], labels: dict[str, np.ndarray], drawn: dict) -> None:
+def _truth(
+    folder: Path,
+    portraits: list[dict],
+    clips: list[dict],
+    frames: list[dict],
+    labels: dict[str, np.ndarray],
+    drawn: dict,
+) -> None:
     mesh = np.array(landmarks()).reshape(478, 3)
     raw = (landmarks_70(mesh) * 256).flatten().tolist()
     write_table(
         folder / "portraits.parquet",
-        pa.Table.from_pylist([{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]),
+        pa.Table.from_pylist(
+            [{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]
+        ),
     )
     files = {clip["key"]: clip["file"] for clip in clips}
-    rows = [{"file": files[row["clip"]], "index": row["index"], "label": labels[row["key"]].tolist(), "landmarks": raw} for row in frames]
+    rows = [
+        {
+            "file": files[row["clip"]],
+            "index": row["index"],
+            "label": labels[row["key"]].tolist(),
+            "landmarks": raw,
+        }
+        for row in frames
+    ]
     write_table(folder / "frames.parquet", pa.Table.from_pylist(rows))
     sides = np.stack([look_at(yaw, 0.0, 4.2, np.zeros(3)) for yaw in (-0.4, 0.4)])
     samples = []
@@ -139,8 +196,15 @@ def _truth(folder: Path, portraits: list[dict], clips: list[dict], frames: list[
         if row["split"] == "test" and row["index"] == 2:
             image, mask = drawn[row["key"]]
             depth = np.where(mask > 0, 4.1, np.inf).astype(np.float32)
-            fields = {"cameras.npy": encode_npy(sides), "unmoved.png": encode_png(drawn[row["key"].replace("000002", "000000")][0])}
+            fields = {
+                "cameras.npy": encode_npy(sides),
+                "unmoved.png": encode_png(drawn[row["key"].replace("000002", "000000")][0]),
+            }
             for i in range(len(sides)):
-                fields |= {f"view{i}.png": encode_png(image), f"alpha{i}.png": encode_png(mask), f"depth{i}.npy": encode_npy(depth)}
+                fields |= {
+                    f"view{i}.png": encode_png(image),
+                    f"alpha{i}.png": encode_png(mask),
+                    f"depth{i}.npy": encode_npy(depth),
+                }
             samples.append((row["key"], fields))
     write_shard(folder / "views-000000.tar", samples)

@@ -32,13 +32,30 @@ def cache(tmp_path_factory):
             cameras = np.stack([camera.sample_look_at(draw) for _ in range(VIEWS + 1)])
             label = np.concatenate([cameras[0], np.zeros(412, np.float32)])
             motion = draw.normal(size=(VIEWS + 1, SIZES.motion.dims)).astype(np.float32)
-            fields = {"image.png": picture(size, size, 3), "mask.png": picture(size, size), "uv.png": picture(size, size, 3)}
+            fields = {
+                "image.png": picture(size, size, 3),
+                "mask.png": picture(size, size),
+                "uv.png": picture(size, size, 3),
+            }
             for view in range(VIEWS):
                 fields |= {f"view{view}.png": picture(size, size, 3), f"alpha{view}.png": picture(size, size)}
             fields["frame.json"] = describe_frame(
-                f"clip{clip}", index, "train" if clip else "test", {"psnr": clip * 10 + index, "coverage": 1, "identity": 1}
+                f"clip{clip}",
+                index,
+                "train" if clip else "test",
+                {"psnr": clip * 10 + index, "coverage": 1, "identity": 1},
             )
-            samples.append((key, fields | {"cameras.npy": encode_npy(cameras), "motion.npy": encode_npy(motion), "label.npy": encode_npy(label)}))
+            samples.append(
+                (
+                    key,
+                    fields
+                    | {
+                        "cameras.npy": encode_npy(cameras),
+                        "motion.npy": encode_npy(motion),
+                        "label.npy": encode_npy(label),
+                    },
+                )
+            )
     for number in range(2):  # clip 1 is in both
         write_shard(folder / f"shards/views-{number:06d}.tar", samples[number * 6 : number * 6 + 6])
     write_index(folder / "shards", folder / "index.parquet", lambda quality: "")
@@ -46,7 +63,9 @@ def cache(tmp_path_factory):
 
 
 def reader(cache, p=0.1, q=0.8, clips=0, motion="emot", **others):
-    return PseudoMultiView(cache, seed=0, clips=clips, motion=motion, substitute_p=p, substitute_q=q, **others)
+    return PseudoMultiView(
+        cache, seed=0, clips=clips, motion=motion, substitute_p=p, substitute_q=q, **others
+    )
 
 
 def same(one, other):

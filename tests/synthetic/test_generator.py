@@ -63,7 +63,10 @@ def test_people_differ_and_nearby_latents_are_nearby_people(someone):
     z = latent(0, "someone")
     near = render(figure(person(z + 0.01)), Moment(), FRONT, 64).rgb.astype(float)
     here = render(someone, Moment(), FRONT, 64).rgb.astype(float)
-    others = [render(figure(person(latent(0, f"other {k}"))), Moment(), FRONT, 64).rgb.astype(float) for k in range(4)]
+    others = [
+        render(figure(person(latent(0, f"other {k}"))), Moment(), FRONT, 64).rgb.astype(float)
+        for k in range(4)
+    ]
     assert np.abs(near - here).mean() < 4
     assert min(np.abs(other - here).mean() for other in others) > 20
 
@@ -83,11 +86,16 @@ def test_clips_move_within_their_limits():
     for number in range(4):
         shots = clip(rng(0, "clip", number), 48, 25.0)
         turns = np.array([shot.rotation for shot in shots])
-        assert np.abs(turns[:, 1]).max() < np.radians(30) and np.abs(turns[:, 0] - REST_PITCH).max() < np.radians(15)
+        assert np.abs(turns[:, 1]).max() < np.radians(30) and np.abs(
+            turns[:, 0] - REST_PITCH
+        ).max() < np.radians(15)
         assert np.abs(np.diff(turns, axis=0)).max() < np.radians(6)  # no jumps
         jaw = np.array([shot.moment.jaw[0] for shot in shots])
         assert jaw.min() >= 0 and jaw.max() > 0.05
-        assert all(np.isfinite(np.concatenate([s.moment.expression, s.moment.eyes, s.moment.extra])).all() for s in shots)
+        assert all(
+            np.isfinite(np.concatenate([s.moment.expression, s.moment.eyes, s.moment.extra])).all()
+            for s in shots
+        )
 
 
 def small_params(workers: int):
@@ -104,13 +112,18 @@ def small_params(workers: int):
         "shard_size": 2,
     }
     return params.model_copy(
-        update={"ingest": params.ingest.model_copy(update=ingest), "machine": params.machine.model_copy(update={"workers": workers})}
+        update={
+            "ingest": params.ingest.model_copy(update=ingest),
+            "machine": params.machine.model_copy(update={"workers": workers}),
+        }
     )
 
 
 def digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(path.relative_to(folder).as_posix().encode() + path.read_bytes() for path in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(path.relative_to(folder).as_posix().encode() + path.read_bytes() for path in files)
+    ).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +137,18 @@ def made(tmp_path_factory):
 
 def test_files_and_truth_belong_together(made):
     portraits = pq.read_table(made / "truth/portraits.parquet").to_pylist()
-    assert sorted(path.name for path in (made / "out/portraits").iterdir()) == sorted(row["file"] for row in portraits)
+    assert sorted(path.name for path in (made / "out/portraits").iterdir()) == sorted(
+        row["file"] for row in portraits
+    )
     assert len({row["identity"] for row in portraits}) == 2
     frames = pq.read_table(made / "truth/frames.parquet").to_pylist()
     assert len(frames) == 24 and {row["split"] for row in frames} == {"train", "validation", "test"}
     for file in ("train-0000.mp4", "validation-0000.mp4", "test-0000.mp4"):
         with av.open(str(made / "out/clips" / file)) as container:
             assert sum(1 for _ in container.decode(video=0)) == 8
-    people = {row["identity"]: row["z"] for row in pq.read_table(made / "truth/identities.parquet").to_pylist()}
+    people = {
+        row["identity"]: row["z"] for row in pq.read_table(made / "truth/identities.parquet").to_pylist()
+    }
     assert set(people) == {row["identity"] for row in portraits} | {row["identity"] for row in frames}
     assert len({row["identity"] for row in frames}) == 3  # nobody is in two clips
     reader = ShardReader(made / "truth")
@@ -154,7 +171,10 @@ def test_true_views_of_held_out_clips(made):
     cameras = decode_npy(fields["cameras.npy"])
     assert cameras.shape == (4, 25) and np.allclose(cameras[:, 16], sample_look_at(rng(0))[16])
     side = scale_params("smoke").networks.image
-    assert decode_png(fields["view3.png"]).shape == (side, side, 3) and decode_npy(fields["depth0.npy"]).dtype == np.float32
+    assert (
+        decode_png(fields["view3.png"]).shape == (side, side, 3)
+        and decode_npy(fields["depth0.npy"]).dtype == np.float32
+    )
 
 
 @pytest.mark.slow
@@ -162,7 +182,9 @@ def test_true_views_of_held_out_clips(made):
 def test_two_workers_make_the_same_bytes(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generate(small_params(2), tmp_path / "out", tmp_path / "truth")
-    assert digest(tmp_path / "out") == digest(made / "out") and digest(tmp_path / "truth") == digest(made / "truth")
+    assert digest(tmp_path / "out") == digest(made / "out") and digest(tmp_path / "truth") == digest(
+        made / "truth"
+    )
 
 
 def test_the_face_mesh_finds_what_was_drawn():

@@ -77,6 +77,11 @@ def test_rates_rise_and_fall() -> None:
     for images in (0, 4, 9, 50, 100, 120):
         set_rates(optimiser, images, 9, 100)
         rates.append(optimiser.param_groups[0]["lr"])
-    assert rates[0] == 2.0 * 0.1 and rates[1] < rates[2] < 2.0 and abs(rates[3] - 1.0) < 1e-12 and rates[4] == rates[5] == 0.0
+    assert (
+        rates[0] == 2.0 * 0.1
+        and rates[1] < rates[2] < 2.0
+        and abs(rates[3] - 1.0) < 1e-12
+        and rates[4] == rates[5] == 0.0
+    )
     set_rates(optimiser, 120, 0, 0)
     assert optimiser.param_groups[0]["lr"] == 2.0

@@ -50,7 +50,9 @@ def test_over_black_keeps_the_foreground():
 
 def test_adversarial_losses():
     assert losses.generator_adversarial(torch.zeros(2, 1)).tolist() == pytest.approx([math.log(2)] * 2)
-    assert losses.discriminator_adversarial(torch.zeros(2, 1), torch.zeros(2, 1)).item() == pytest.approx(2 * math.log(2))
+    assert losses.discriminator_adversarial(torch.zeros(2, 1), torch.zeros(2, 1)).item() == pytest.approx(
+        2 * math.log(2)
+    )
 
 
 def test_r1_is_half_gamma_times_the_squared_gradient():

@@ -59,7 +59,9 @@ def test_batches_depend_on_the_step_alone(cache):
 def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
     """Put together in turn, the parts are the batch; another process makes them as well (pickled, as a worker of a DataLoader has it)."""
     whole = reader(cache).batch(5, 7)
-    parts = [pickle.loads(pickle.dumps(reader(cache, rank=rank, world=world))).batch(5, 7) for rank in range(world)]
+    parts = [
+        pickle.loads(pickle.dumps(reader(cache, rank=rank, world=world))).batch(5, 7) for rank in range(world)
+    ]
     assert [len(part.real) for part in parts] == [len(range(rank, 7, world)) for rank in range(world)]
     for name in whole.__dataclass_fields__:
         for rank, part in enumerate(parts):
@@ -70,7 +72,9 @@ def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
 def test_a_position_is_a_number(cache):
     """Workers of a DataLoader, each with its own steps, and a run that begins in the middle see what one undisturbed run sees."""
     data = reader(cache)
-    steps = torch.utils.data.DataLoader(StepsOf(data), batch_size=None, num_workers=2, sampler=range(3, 9), multiprocessing_context="spawn")
+    steps = torch.utils.data.DataLoader(
+        StepsOf(data), batch_size=None, num_workers=2, sampler=range(3, 9), multiprocessing_context="spawn"
+    )
     assert all(same(batch, data.batch(step, 4)) for step, batch in zip(range(3, 9), steps, strict=True))
 
 
@@ -87,23 +91,42 @@ def test_a_batch_has_what_the_shards_have(cache):
     for step in range(6):
         batch = data.batch(step, 3)
         for i, choice in enumerate(data.choose(step, 3)):
-            source, driving = (shards.read(data.index.key(frame)) for frame in (choice.source, choice.driving))
-            target, mask = (f"view{choice.q - 1}.png", f"alpha{choice.q - 1}.png") if choice.q else ("image.png", "mask.png")
+            source, driving = (
+                shards.read(data.index.key(frame)) for frame in (choice.source, choice.driving)
+            )
+            target, mask = (
+                (f"view{choice.q - 1}.png", f"alpha{choice.q - 1}.png")
+                if choice.q
+                else ("image.png", "mask.png")
+            )
             assert torch.equal(batch.source[i], image_tensor(source["image.png"]))
-            assert torch.equal(batch.target[i], image_tensor(driving[target])) and torch.equal(batch.opacity[i], image_tensor(driving[mask]))
+            assert torch.equal(batch.target[i], image_tensor(driving[target])) and torch.equal(
+                batch.opacity[i], image_tensor(driving[mask])
+            )
             assert np.array_equal(batch.motion_driving[i], decode_npy(driving["motion.npy"])[choice.p])
             assert np.array_equal(batch.motion_source[i], decode_npy(source["motion.npy"])[0])
             assert np.array_equal(batch.camera[i, 0], decode_npy(driving["cameras.npy"])[choice.q])
-            assert np.array_equal(batch.label[i], decode_npy(driving["label.npy"])) and batch.real[i] == (choice.q == 0)
+            assert np.array_equal(batch.label[i], decode_npy(driving["label.npy"])) and batch.real[i] == (
+                choice.q == 0
+            )
 
 
 def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(cache, tmp_path):
     for psnr, names, frames in ((12, ["clip1", "clip2"], 2), (13, ["clip2"], 3)):
         shutil.copytree(cache, tmp_path / str(psnr))
-        write_index(cache / "shards", tmp_path / str(psnr) / "index.parquet", lambda quality, least=psnr: "psnr" if quality["psnr"] < least else "")
+        write_index(
+            cache / "shards",
+            tmp_path / str(psnr) / "index.parquet",
+            lambda quality, least=psnr: "psnr" if quality["psnr"] < least else "",
+        )
         data = reader(tmp_path / str(psnr))
         assert (data.names, data.clips_left_out, data.frames_left_out) == (names, 2 - len(names), frames)
-        drawn = {data.index.key(frame) for step in range(40) for choice in data.choose(step, 4) for frame in (choice.source, choice.driving)}
+        drawn = {
+            data.index.key(frame)
+            for step in range(40)
+            for choice in data.choose(step, 4)
+            for frame in (choice.source, choice.driving)
+        }
         assert len(drawn) == 8 - frames - (1 if len(names) == 1 else 0)
     write_index(cache / "shards", tmp_path / "12/index.parquet", lambda quality: "identity")
     with pytest.raises(UserError, match=r"no training clip with 2 usable frames.*render_views\.min_"):

@@ -15,7 +15,11 @@ def test_thin_rays_are_some_of_all_rays():
     for row in range(STRIDE):
         for column in range(STRIDE):
             sparse = SparseRays(row, column)
-            found = camera_rays(sparse.cameras(camera, 16), 16 // STRIDE)[1].view(16 // STRIDE, -1, 3).permute(2, 0, 1)
+            found = (
+                camera_rays(sparse.cameras(camera, 16), 16 // STRIDE)[1]
+                .view(16 // STRIDE, -1, 3)
+                .permute(2, 0, 1)
+            )
             assert (found - sparse(every)).abs().max() < 1e-6
 
 
@@ -23,7 +27,11 @@ def test_which_steps_are_thin():
     steps = [rays_of_step(0, "some", step, 4) for step in range(64)]
     assert [step for step, thin in enumerate(steps) if thin is None] == list(range(0, 64, 4))
     assert {(thin.row, thin.column) for thin in steps if thin} == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert steps == [rays_of_step(0, "some", step, 4) for step in range(64)] != [rays_of_step(1, "some", step, 4) for step in range(64)]
+    assert (
+        steps
+        == [rays_of_step(0, "some", step, 4) for step in range(64)]
+        != [rays_of_step(1, "some", step, 4) for step in range(64)]
+    )
     assert all(rays_of_step(0, "some", step, 1) is None for step in range(8))
     assert [step for step in range(16) if rays_of_step(0, "some", step, 4, 6) is None] == [8, 12]
 
@@ -33,11 +41,15 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
     image = torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1
     opacity = torch.rand(2, 1, 16, 16, generator=draw)
     nothing = torch.zeros(2, 1)
-    target = Target(image, opacity, image.flip(0), 1.0 - opacity, nothing, nothing, nothing, torch.ones(2, 1, 16, 16))
+    target = Target(
+        image, opacity, image.flip(0), 1.0 - opacity, nothing, nothing, nothing, torch.ones(2, 1, 16, 16)
+    )
     raw, alpha = sparse(image), sparse(opacity)
     foreground = (raw + 1) * alpha - 1  # colours over black
     perfect = Rendering(raw, raw, foreground, sparse(image.flip(0)), alpha, nothing, nothing)
     assert all(value.abs().max() < 1e-6 for value in sparse_terms(perfect, target, sparse).values())
     other = Rendering(-raw, -raw, foreground, sparse(image.flip(0)), 1.0 - alpha, nothing, nothing)
     terms = sparse_terms(other, target, sparse)
-    assert torch.allclose(terms["l1"], 2 * (2 * raw).abs().flatten(1).mean(1)) and terms["opacity"].min() > 0.1
+    assert (
+        torch.allclose(terms["l1"], 2 * (2 * raw).abs().flatten(1).mean(1)) and terms["opacity"].min() > 0.1
+    )
