@@ -13,6 +13,7 @@ from pipeline.config.params import load_params
 from pipeline.config.scales import SCALES, scale_params, scale_text
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
+from pipeline.core.paths import OFFICIAL
 
 PARAMS = Path("params.yaml")
 
@@ -151,7 +152,8 @@ def verify(
 @app.command()
 def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
     """List what runs left in scratch folders, or remove it; that of the last run of each stage stays, as the next one may go on from it."""
-    from pipeline.engine.scratch import leftovers, readable, remove
+    from pipeline.core.readable import readable_bytes
+    from pipeline.engine.scratch import leftovers, remove
 
     found = leftovers()
     for leftover in found:
@@ -160,9 +162,9 @@ def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = Fals
         )
         if yes and not leftover.current:
             remove(leftover)
-        typer.echo(f"{readable(leftover.bytes):>10}  {leftover.path}  {state}")
+        typer.echo(f"{readable_bytes(leftover.bytes):>10}  {leftover.path}  {state}")
     older = [leftover for leftover in found if not leftover.current]
-    size = readable(sum(leftover.bytes for leftover in older))
+    size = readable_bytes(sum(leftover.bytes for leftover in older))
     if not older:
         typer.echo("there is nothing to remove")
     else:
@@ -205,7 +207,7 @@ def import_(
             help="GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth or generic_model.pkl"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder for the result")] = Path("data/official"),
+    out: Annotated[Path, typer.Option(help="folder for the result")] = OFFICIAL,
 ) -> None:
     """Turn a published checkpoint or FLAME into safetensors and JSON, without executing anything in it."""
     from pipeline.networks.import_weights import import_weights

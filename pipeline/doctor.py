@@ -1,30 +1,36 @@
 """What is missing for the current params, where it comes from, and what the run would cost."""
 
 import ctypes
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
+from pipeline.config.disk import face_bytes, frame_bytes, head_bytes
 from pipeline.config.params import Params
-from pipeline.core.costs import COSTS
+from pipeline.core.files import sha256
+from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS
+from pipeline.core.readable import readable_bytes
 
-PNG_BYTES = 1.5  # per RGB pixel of a photo, roughly
-SYSTEM_LIBRARIES = {
-    "libGL.so.1": "libgl1",
-    "libgthread-2.0.so.0": "libglib2.0-0",
-}  # what cv2 links against: Debian and Ubuntu packages
+# What cv2 links against, and the packages of Debian and Ubuntu that have it.
+SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+FFHQ = "FFHQ: github.com/NVlabs/ffhq-dataset, or your own pictures"
+VFHQ = "VFHQ: liangbinxie.github.io/projects/vfhq, or your own videos"
+FLAME = "flame.is.tue.mpg.de, after registration; licence: non-commercial research"
+FLAME_SIDE = "github.com/YuDeng/Portrait-4D (FLAME side files)"
 FLAME_FILES = {
     "flame_addition_info_new_smallface.npy": "vertex groups",
     "simplify_baricentric2.npy": "simplified mesh",
     "landmark_embedding_with_eyes.npy": "70 landmarks",
 }
+NO_HASH = "no published hash is known to compare with"
+SMALL = 128  # pixels: the sizes up to which a laptop does
 
 
 @dataclass(frozen=True)
@@ -39,73 +45,61 @@ class Diagnosis:
 def examine(params: Params) -> list[Diagnosis]:
     """Everything that the graph needs at `params`, and the costs as far as they are known."""
     return [
-        *_system(params),
+        *_libraries(),
+        _memory(params),
+        _gpu(params),
         *_flame(params),
         *_official(params),
-        *_folders(params),
+        *_input(params),
         *_costs(params),
     ]
 
 
-def _system(params: Params) -> list[Diagnosis]:
+def _libraries() -> list[Diagnosis]:
     findings = []
     for library, package in SYSTEM_LIBRARIES.items():
         try:
             ctypes.CDLL(library)
         except OSError:
-            findings.append(
-                Diagnosis("missing", library, f"OpenCV needs it. Debian or Ubuntu: apt-get install {package}")
-            )
-    needed = 16 if params.networks.image > 128 else 8
-    free = psutil.virtual_memory().available / 2**30
-    findings.append(
-        Diagnosis(
-            "ok" if free >= needed else "note",
-            "memory",
-            f"{free:.1f} GiB free; this scale is meant for {needed} GiB",
-        )
-    )
-    if torch.cuda.is_available():
-        findings.append(Diagnosis("ok", "GPU", torch.cuda.get_device_name()))
-    else:
-        state = "note" if params.networks.image > 128 else "ok"
-        findings.append(
-            Diagnosis(state, "GPU", "none; everything runs on the CPU, but paper scale would take years")
-        )
+            detail = f"OpenCV needs it. Debian or Ubuntu: apt-get install {package}"
+            findings.append(Diagnosis("missing", library, detail))
     return findings
+
+
+def _memory(params: Params) -> Diagnosis:
+    needed = 8 if params.networks.image <= SMALL else 16
+    free = psutil.virtual_memory().available / 2**30
+    state = "ok" if free >= needed else "note"
+    return Diagnosis(state, "memory", f"{free:.1f} GiB free; this scale is meant for {needed} GiB")
+
+
+def _gpu(params: Params) -> Diagnosis:
+    if torch.cuda.is_available():
+        return Diagnosis("ok", "GPU", torch.cuda.get_device_name())
+    state = "ok" if params.networks.image <= SMALL else "note"
+    detail = "none; everything runs on the CPU, but paper scale would take years"
+    return Diagnosis(state, "GPU", detail)
 
 
 def _flame(params: Params) -> list[Diagnosis]:
     if params.flame.model == "standin":
         return [Diagnosis("ok", "head model", "the built-in stand-in (not FLAME)")]
     model = Path(params.flame.model)
-    findings = [
-        _file(
-            model, "FLAME 2020", "flame.is.tue.mpg.de, after registration; licence: non-commercial research"
-        )
-    ]
-    if model.suffix != ".safetensors":  # an imported one has everything in it
+    findings = [_file(model, "FLAME 2020", FLAME)]
+    # An imported one has everything in it.
+    if model.suffix != ".safetensors":
         for name, content in FLAME_FILES.items():
-            findings.append(
-                _file(
-                    model.with_name(name),
-                    f"FLAME {content}",
-                    "github.com/YuDeng/Portrait-4D (FLAME side files)",
-                )
-            )
-    if all(finding.state == "ok" for finding in findings):
-        from pipeline.geometry import (
-            head_model,
-        )  # here and below: what most runs do not need takes seconds to import
+            findings.append(_file(model.with_name(name), f"FLAME {content}", FLAME_SIDE))
+    if any(finding.state != "ok" for finding in findings):
+        return findings
+    # Here, as in _official: most runs do not need what takes seconds to import.
+    from pipeline.geometry import head_model
 
-        try:
-            head_model.load(params.flame.model)
-        except ValueError as error:
-            findings.append(
-                Diagnosis(
-                    "missing", "head model", f"the files are there, but not what they should be: {error}"
-                )
-            )
+    try:
+        head_model.load(params.flame.model)
+    except ValueError as error:
+        detail = f"the files are there, but not what they should be: {error}"
+        findings.append(Diagnosis("missing", "head model", detail))
     return findings
 
 
@@ -114,125 +108,93 @@ def _official(params: Params) -> list[Diagnosis]:
         return [Diagnosis("ok", "frozen networks", "small ones, trained by the stage pretrain")]
     from pipeline.networks.published import NEEDED, load_imported
 
-    folder = Path(params.pretrain.official)
     findings = []
     for name, published in NEEDED.items():
         try:
-            state, facts = load_imported(folder, name, params.networks)
+            state, facts = load_imported(Path(params.pretrain.official), name, params.networks)
         except ValueError as error:
             findings.append(Diagnosis("missing", name, str(error)))
             continue
-        imported = facts["imported"]
-        if not published.sha256:
-            known = "no published hash is known to compare with"
-        else:
-            known = f"{'as' if imported['sha256'].startswith(published.sha256) else 'NOT as'} published: {published.sha256}..."
-        what = f"{len(state)} tensors of the expected names and shapes, imported from {imported['file']}"
-        findings.append(
-            Diagnosis(
-                "ok" if "NOT" not in known else "note", name, f"{what}, sha256 {imported['sha256']} ({known})"
-            )
-        )
+        file, digest = facts["imported"]["file"], facts["imported"]["sha256"]
+        same = digest.startswith(published.sha256)
+        verdict = f"{'as' if same else 'NOT as'} published: {published.sha256}..."
+        tensors = f"{len(state)} tensors of the expected names and shapes, imported from {file}"
+        detail = f"{tensors}, sha256 {digest} ({verdict if published.sha256 else NO_HASH})"
+        findings.append(Diagnosis("ok" if same else "note", name, detail))
     return findings
 
 
 def _file(path: Path, what: str, source: str) -> Diagnosis:
     if not path.is_file():
-        return Diagnosis(
-            "missing", what, f"expected at {path}; from {source}; no published hash is known to compare with"
-        )
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Diagnosis(
-        "ok",
-        what,
-        f"{path}, {_bytes(path.stat().st_size)}, sha256 {digest} (no published hash is known to compare with)",
-    )
+        return Diagnosis("missing", what, f"expected at {path}; from {source}; {NO_HASH}")
+    size = readable_bytes(path.stat().st_size)
+    return Diagnosis("ok", what, f"{path}, {size}, sha256 {sha256(path)} ({NO_HASH})")
 
 
-def _folders(params: Params) -> list[Diagnosis]:
-    if params.ingest.source == "generated":
+def _input(params: Params) -> list[Diagnosis]:
+    settings = params.ingest
+    if settings.source == "generated":
         return [Diagnosis("ok", "input", "generated heads of people who do not exist; nothing to bring")]
-    findings = []
-    for key, kinds, source in (
-        ("portraits", IMAGES, "FFHQ: github.com/NVlabs/ffhq-dataset, or your own pictures"),
-        ("clips", VIDEOS, "VFHQ: liangbinxie.github.io/projects/vfhq, or your own videos"),
-    ):
-        folder = Path(getattr(params.ingest, key))
-        if not folder.is_dir():
-            findings.append(
-                Diagnosis("missing", key, f"ingest.{key} names {folder}, which is no folder; {source}")
-            )
-            continue
-        count = sum(path.suffix.lower() in kinds for path in folder.rglob("*"))
-        findings.append(
-            Diagnosis(
-                "ok" if count else "missing",
-                key,
-                f"{count:,} files in {folder}" + ("" if count else f"; {source}"),
-            )
-        )
-    return findings
+    return [
+        _folder("portraits", Path(settings.portraits), IMAGES, FFHQ),
+        _folder("clips", Path(settings.clips), VIDEOS, VFHQ),
+    ]
+
+
+def _folder(key: str, folder: Path, kinds: set[str], source: str) -> Diagnosis:
+    if not folder.is_dir():
+        return Diagnosis("missing", key, f"ingest.{key} names {folder}, which is no folder; {source}")
+    count = _count(folder, kinds)
+    if not count:
+        return Diagnosis("missing", key, f"0 files in {folder}; {source}")
+    return Diagnosis("ok", key, f"{count:,} files in {folder}")
+
+
+def _count(folder: str | Path, kinds: set[str]) -> int:
+    return sum(path.suffix.lower() in kinds for path in Path(folder).rglob("*"))
 
 
 def _costs(params: Params) -> list[Diagnosis]:
-    ingest, pixels = params.ingest, params.networks.image**2
-    if ingest.source == "generated" or params.scale == "paper":
-        clips, portraits = (
-            ingest.train_clips + ingest.validation_clips + ingest.test_clips,
-            ingest.identities * ingest.photos,
-        )
+    settings = params.ingest
+    # The files of the paper scale are seldom on the machine that plans it.
+    if settings.source == "generated" or params.scale == "paper":
+        clips = settings.train_clips + settings.validation_clips + settings.test_clips
+        portraits = settings.identities * settings.photos
     else:
-        clips, portraits = (
-            _count(folder, kinds) for folder, kinds in ((ingest.clips, VIDEOS), (ingest.portraits, IMAGES))
-        )
-    frames = clips * ingest.frames
-    heads = params.render_genhead
-    parts = {
-        "data/ingest": (portraits + frames) * pixels * PNG_BYTES,
-        "data/genhead": heads.heads
-        * (heads.views * pixels * PNG_BYTES + heads.points * 2 * (3 + params.networks.plane_channels)),
-        "data/views": frames * (1 + params.render_views.views) * pixels * PNG_BYTES,
-    }
-    total = sum(parts.values())
-    free = shutil.disk_usage(".").free
+        clips, portraits = _count(settings.clips, VIDEOS), _count(settings.portraits, IMAGES)
+    frames = clips * settings.frames
+    views = frames * params.render_views.views
+    images = f"{params.train_psi3d.images:,} + {params.train.images:,} training images"
+    data = f"up to {portraits:,} portraits, {clips:,} clips with {frames:,} frames, {views:,} pseudo views"
     return [
-        Diagnosis(
-            "ok",
-            "work",
-            f"up to {portraits:,} portraits, {clips:,} clips with {frames:,} frames, {frames * params.render_views.views:,} pseudo views, "
-            f"{params.train_psi3d.images:,} + {params.train.images:,} training images",
-        ),
-        Diagnosis(
-            "ok" if free > total else "missing",
-            "disk",
-            f"about {_bytes(total)} ({', '.join(f'{name} {_bytes(size)}' for name, size in parts.items())}); {_bytes(free)} free",
-        ),
+        Diagnosis("ok", "work", f"{data}, {images}"),
+        _disk(params, portraits, frames),
         Diagnosis("ok", "time", _time(params)),
     ]
 
 
+def _disk(params: Params, portraits: int, frames: int) -> Diagnosis:
+    parts = {
+        INGEST: (portraits + frames) * face_bytes(params),
+        HEADS: params.render_genhead.heads * head_bytes(params),
+        VIEWS: frames * frame_bytes(params),
+    }
+    total, free = sum(parts.values()), shutil.disk_usage(".").free
+    listed = ", ".join(f"{path.as_posix()} {readable_bytes(size)}" for path, size in parts.items())
+    detail = f"about {readable_bytes(total)} ({listed}); {readable_bytes(free)} free"
+    return Diagnosis("ok" if free > total else "missing", "disk", detail)
+
+
 def _time(params: Params) -> str:
     """Minutes of every stage as they were measured here; nothing is guessed."""
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(Path(COSTS).glob("*.json"))}
-    records = {name: record for name, record in records.items() if record["scale"] == params.scale}
-    if not records:
+    minutes, peak = {}, 0.0
+    for path in sorted(COSTS.glob("*.json")):
+        record: dict[str, Any] = json.loads(path.read_text())
+        if record["scale"] == params.scale:
+            minutes[path.stem] = record["seconds"] / 60
+            peak = max(peak, record["peak_mb"] / 1024)
+    if not minutes:
         return f"not measured here at scale {params.scale}; GPU hours not measured"
-    stages = ", ".join(f"{name} {record['seconds'] / 60:.1f}" for name, record in records.items())
-    total, peak = (
-        sum(record["seconds"] for record in records.values()) / 60,
-        max(record["peak_mb"] for record in records.values()),
-    )
-    return f"last runs here at scale {params.scale}: {total:.1f} minutes ({stages}), peak {peak / 1024:.1f} GiB; GPU hours not measured"
-
-
-def _count(folder: str, kinds: set[str]) -> int:
-    return sum(path.suffix.lower() in kinds for path in Path(folder).rglob("*"))
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+    stages = ", ".join(f"{name} {time:.1f}" for name, time in minutes.items())
+    total = f"{sum(minutes.values()):.1f} minutes ({stages}), peak {peak:.1f} GiB"
+    return f"last runs here at scale {params.scale}: {total}; GPU hours not measured"

@@ -1,4 +1,4 @@
-"""What every stage does around its own work: parameters, threads, errors in one message, and the costs of the run."""
+"""What every stage does around its own work: parameters, threads, errors in one message, costs of the run."""
 
 import errno
 import logging
@@ -14,6 +14,7 @@ from pipeline.config.params import load_params
 from pipeline.core.costs import Costs
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
+from pipeline.core.paths import METRICS, PLOTS
 from pipeline.core.progress import say
 from pipeline.engine.code_mark import changed_code
 
@@ -21,28 +22,18 @@ PLACE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 
 
 def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = ()) -> None:
-    """Run `function(params)`, or `function(params, item)` for a matrix stage: `items` are its items, the command line names one.
+    """Run `function(params)`, or `function(params, item)` for a stage of many items.
 
-    A UserError or WeightsError ends the process with status 1 and its message alone. Seconds and peak memory go to the folder costs.COSTS.
+    `items` are those items; the command line names one. A UserError or WeightsError ends the process with
+    status 1 and its message alone. Seconds and peak memory go to the folder paths.COSTS.
     """
-    os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ log of mediapipe
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    warnings.filterwarnings(
-        "ignore", "`torch.jit.script` is deprecated", FutureWarning
-    )  # torch's own forward-mode derivatives use it
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _silence()
     arguments = sys.argv[1:]
     try:
-        if (items and (len(arguments) != 1 or arguments[0] not in items)) or (arguments and not items):
-            raise UserError(f"usage: python -m stages.{stage}" + (f" {'|'.join(items)}" if items else ""))
+        _check_arguments(stage, arguments, items)
         params = load_params()
         _say_what_changed(stage)
-        torch.set_num_threads(params.threads)
-        if (
-            not torch.cuda.is_available()
-        ):  # some CUDA kernels have no deterministic twin and would refuse to run
-            torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
+        _set_torch(params.threads)
         with Costs("_".join([stage, *arguments]), params.scale) as costs:
             function(params, *arguments)
         costs.write()
@@ -51,24 +42,52 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise
-        sys.exit(
-            f"{stage}: {error.strerror}: {error.filename or 'the disk'}. Make it writable or free some space, then run again."
-        )
+        place = error.filename or "the disk"
+        advice = "Make it writable or free some space, then run again."
+        sys.exit(f"{stage}: {error.strerror}: {place}. {advice}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: stopped. What is finished is kept; run again to go on.")
 
 
+def write_metrics(name: str, metrics: dict) -> None:
+    """Write metrics/<name>.json.
+
+    Rows under the key `history` go to metrics/plots/<name>.json instead, where every row has every key (or None).
+    """
+    metrics = dict(metrics)
+    rows = metrics.pop("history", None)
+    if rows is not None:
+        keys = dict.fromkeys(key for row in rows for key in row)
+        empty = dict.fromkeys(keys)
+        write_json(PLOTS / f"{name}.json", [empty | row for row in rows])
+    write_json(METRICS / f"{name}.json", metrics)
+
+
+def _silence() -> None:
+    """Keep from people what the C++ of mediapipe and PyTorch's own use of a deprecated function say."""
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+def _check_arguments(stage: str, arguments: list[str], items: Sequence[str]) -> None:
+    right = len(arguments) == 1 and arguments[0] in items if items else not arguments
+    if not right:
+        raise UserError(f"usage: python -m stages.{stage} {'|'.join(items)}".rstrip())
+
+
+def _set_torch(threads: int) -> None:
+    torch.set_num_threads(threads)
+    # Some CUDA kernels have no deterministic twin and would refuse to run.
+    if not torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
+
+
 def _say_what_changed(stage: str) -> None:
-    """A line when the mark of the code is old, as it can be when somebody starts the stage by hand."""
-    if changed := changed_code(stage):
+    """A line when the mark of the code is old, as it can be when a person starts the stage by hand."""
+    changed = changed_code(stage)
+    if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         say(f"{stage}: the mark of its code is old ({changed[0]}{more} changed); `dvc repro code` renews it")
-
-
-def write_metrics(name: str, metrics: dict) -> None:
-    """Write metrics/<name>.json. Rows under the key `history` go to metrics/plots/<name>.json, where every row gets every key (or None)."""
-    metrics = dict(metrics)
-    if (rows := metrics.pop("history", None)) is not None:
-        keys = dict.fromkeys(key for row in rows for key in row)
-        write_json(f"metrics/plots/{name}.json", [{key: row.get(key) for key in keys} for row in rows])
-    write_json(f"metrics/{name}.json", metrics)

@@ -8,7 +8,8 @@ import shutil
 import sys
 
 from pipeline.core.errors import UserError
-from pipeline.engine.code_mark import MARKS, stage_marks, stage_names
+from pipeline.core.paths import MARKS
+from pipeline.engine.code_mark import stage_marks, stage_names
 
 
 def main() -> None:

@@ -1,20 +1,25 @@
 """Stage evaluate: numbers, pictures, videos and a page about people that no network has seen."""
 
-from pathlib import Path
-
 from pipeline.config.params import Params
+from pipeline.core.paths import (
+    CONTACT_SHEET,
+    EVALUATE,
+    INGEST,
+    LABELS,
+    PERCEPTION,
+    PSI,
+    PSI3D,
+    TRUTH,
+    VIEWS,
+)
 from pipeline.evaluate.protocol import evaluate
 from pipeline.evaluate.report import write_pictures
 from pipeline.stage import run_stage, write_metrics
 
-INGEST, TRUTH, LABELS = Path("data/ingest"), Path("data/truth"), Path("data/labels")
-PERCEPTION, PSI3D, PSI = Path("data/pretrain/perception"), Path("data/psi3d"), Path("data/psi")
-VIEWS = Path("data/views")
 READS = (INGEST, TRUTH, LABELS, PERCEPTION, PSI3D, PSI, VIEWS)
 
 
 def main(params: Params) -> None:
-    section, out = params.evaluate, Path("data/evaluate")
     result = evaluate(
         params,
         ingest=INGEST,
@@ -24,11 +29,16 @@ def main(params: Params) -> None:
         views=VIEWS,
         psi=PSI,
         truth=TRUTH,
-        out=out,
+        out=EVALUATE,
     )
     write_metrics("evaluate", result.scores)
-    sheet = Path("metrics/contact_sheet.jpg")
-    write_pictures(result, views=section.novel_views, videos=section.videos, sheet=sheet, out=out)
+    write_pictures(
+        result,
+        views=params.evaluate.novel_views,
+        videos=params.evaluate.videos,
+        sheet=CONTACT_SHEET,
+        out=EVALUATE,
+    )
 
 
 if __name__ == "__main__":

@@ -3,20 +3,18 @@
 Items of the matrix: ffhq (portraits) and vfhq (clips).
 """
 
-from pathlib import Path
-
 from pipeline.config.params import Params
+from pipeline.core.paths import INGEST, LABELS
 from pipeline.fit_flame.table import SOURCES, fit_table
 from pipeline.stage import run_stage, write_metrics
 from pipeline.store.tables import write_table
 
-INGEST = Path("data/ingest")
 READS = (INGEST,)
 
 
 def main(params: Params, item: str) -> None:
     table, metrics = fit_table(params, item, INGEST)
-    write_table(f"data/labels/{item}.parquet", table)
+    write_table(LABELS / f"{item}.parquet", table)
     write_metrics(f"fit_flame_{item}", metrics)
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from pipeline.config.params import Params
+from pipeline.core.paths import GENERATED, INGEST, TRUTH
 from pipeline.ingest.worker import ingest
 from pipeline.stage import run_stage, write_metrics
 from pipeline.synthetic.generator import generate
 
-READS = ()  # the user's folders alone, which params.yaml names
-GENERATED, TRUTH = Path("data/generated"), Path("data/truth")
+# The folders of the user alone, which params.yaml names.
+READS = ()
 
 
 def main(params: Params) -> None:
@@ -17,10 +18,11 @@ def main(params: Params) -> None:
     if settings.source == "generated":
         generate(params, GENERATED, TRUTH)
     else:
-        for folder in (portraits, clips, TRUTH):  # outs of the stage, empty when the files are the user's
+        # Outs of the stage have to be there; they stay empty when the files are the user's.
+        for folder in (portraits, clips, TRUTH):
             folder.mkdir(parents=True, exist_ok=True)
         portraits, clips = Path(settings.portraits), Path(settings.clips)
-    metrics = ingest(settings, params.networks.image, params.machine, portraits, clips, Path("data/ingest"))
+    metrics = ingest(settings, params.networks.image, params.machine, portraits, clips, INGEST)
     write_metrics("ingest", metrics)
 
 

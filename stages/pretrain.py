@@ -5,14 +5,14 @@ and a change of the code of one trains no other again.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.config.params import Params
+from pipeline.core.paths import INGEST, LABELS, PRETRAIN, TRUTH
 from pipeline.stage import run_stage, write_metrics
 
-INGEST, TRUTH, LABELS = Path("data/ingest"), Path("data/truth"), Path("data/labels")
-READS = (INGEST, TRUTH, LABELS)  # and the folder pretrain.official of params.yaml
+# And the folder that pretrain.official of params.yaml names.
+READS = (INGEST, TRUTH, LABELS)
 
 Train = Callable[..., dict[str, Any]]
 
@@ -50,7 +50,7 @@ def official(network: str) -> Train:
 
 def main(params: Params, network: str) -> None:
     train = official(network) if params.pretrain.source == "official" else generated(network)
-    metrics = train(params, INGEST, LABELS, TRUTH, Path("data/pretrain") / network)
+    metrics = train(params, INGEST, LABELS, TRUTH, PRETRAIN / network)
     write_metrics(f"pretrain_{network}", metrics)
 
 

@@ -1,19 +1,16 @@
 """Stage render_genhead: multi-view images of heads that GenHead invents."""
 
-from pathlib import Path
-
 from pipeline.config.params import Params
-from pipeline.core.files import write_json
+from pipeline.core.paths import GENHEAD, HEAD_SHARDS, LABELS
 from pipeline.render.genhead import render_genhead
-from pipeline.stage import run_stage
+from pipeline.stage import run_stage, write_metrics
 
-LABELS, GENHEAD = Path("data/labels"), Path("data/pretrain/genhead")
 READS = (LABELS, GENHEAD)
 
 
 def main(params: Params) -> None:
-    metrics = render_genhead(params, labels=LABELS, genhead=GENHEAD, out=Path("data/genhead/shards"))
-    write_json("metrics/render_genhead.json", metrics)
+    metrics = render_genhead(params, labels=LABELS, genhead=GENHEAD, out=HEAD_SHARDS)
+    write_metrics("render_genhead", metrics)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,25 @@
 """Stage render_views: N pseudo views of every frame of every clip, from the frozen Psi_3d."""
 
-from pathlib import Path
-
 from pipeline.config.params import Params
-from pipeline.core.files import write_json
+from pipeline.core.paths import CLIP_LABELS, INGEST, MOTION, PERCEPTION, PSI3D, VIEWS, WORST_FRAMES
 from pipeline.render.views import render_views
-from pipeline.stage import run_stage
+from pipeline.stage import run_stage, write_metrics
 
-INGEST, LABELS = Path("data/ingest"), Path("data/labels/vfhq.parquet")
-MOTION, PERCEPTION = Path("data/pretrain/motion"), Path("data/pretrain/perception")
-PSI3D = Path("data/psi3d")
-READS = (INGEST, LABELS, MOTION, PERCEPTION, PSI3D)
+READS = (INGEST, CLIP_LABELS, MOTION, PERCEPTION, PSI3D)
 
 
 def main(params: Params) -> None:
     metrics = render_views(
         params,
         ingested=INGEST,
-        labels=LABELS,
+        labels=CLIP_LABELS,
         motion=MOTION,
         perception=PERCEPTION,
         psi3d=PSI3D,
-        out=Path("data/views"),
-        worst=Path("metrics/worst_frames.jpg"),
+        out=VIEWS,
+        worst=WORST_FRAMES,
     )
-    write_json("metrics/render_views.json", metrics)
+    write_metrics("render_views", metrics)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,22 @@
 """Stage train_psi3d: Psi_3d, the static 3D head synthesizer, from GenHead's images (paper section 4.2)."""
 
-from pathlib import Path
-
 from pipeline.config.params import Params
+from pipeline.core.paths import CLIP_LABELS, GENHEAD, HEAD_SHARDS, INGEST, PERCEPTION, PSI3D
 from pipeline.stage import run_stage, write_metrics
 from pipeline.train.psi3d import train_psi3d
 
-HEADS = Path("data/genhead/shards")
-PERCEPTION, GENHEAD = Path("data/pretrain/perception"), Path("data/pretrain/genhead")
-INGEST, LABELS = Path("data/ingest"), Path("data/labels/vfhq.parquet")
-READS = (HEADS, PERCEPTION, GENHEAD, INGEST, LABELS)
+READS = (HEAD_SHARDS, PERCEPTION, GENHEAD, INGEST, CLIP_LABELS)
 
 
 def main(params: Params) -> None:
     metrics = train_psi3d(
         params,
-        heads=HEADS,
+        heads=HEAD_SHARDS,
         perception=PERCEPTION,
         genhead=GENHEAD,
         ingest=INGEST,
-        labels=LABELS,
-        out=Path("data/psi3d"),
+        labels=CLIP_LABELS,
+        out=PSI3D,
     )
     write_metrics("train_psi3d", metrics)
 

@@ -15,7 +15,9 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from pipeline.config.scales import scale_data, scale_text
-from pipeline.engine.code_mark import MARKS, SOURCE, stage_marks, stage_names
+from pipeline.core import paths
+from pipeline.core.paths import MARKS
+from pipeline.engine.code_mark import SOURCE, stage_marks, stage_names
 
 STAGES = [
     "code",
@@ -102,6 +104,16 @@ def test_every_read_is_written_by_an_earlier_stage(graph):
             made = any(path.is_relative_to(out) or out.is_relative_to(path) for out in written)
             assert made or str(path) in given, f"{stage.name}: no stage before it makes {path}"
         written += [Path(out.def_path) for out in stage.outs]
+
+
+def test_paths_of_the_code_are_paths_of_the_graph(graph):
+    """Also those that no stage reads, such as the folders of `evaluate`."""
+    outs = [Path(out.def_path) for stage in graph for out in stage.outs]
+    mine = {name: path for name, path in vars(paths).items() if name.isupper() and name != "COSTS"}
+    assert len(mine) > 15
+    for name, path in mine.items():
+        known = any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs)
+        assert known or path == paths.OFFICIAL, name
 
 
 def test_a_fingerprint_has_all_paths_that_its_function_reads():

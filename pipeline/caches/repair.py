@@ -13,12 +13,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.caches import kinds
 from pipeline.caches.dvc_record import changed_inputs, is_as_recorded, md5, mend_cache, recorded_files
-from pipeline.caches.kinds import GENHEAD, INGEST, VIEWS
 from pipeline.caches.verify import Verdict
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
+from pipeline.core.paths import (
+    CLIP_LABELS,
+    GENERATED,
+    GENHEAD,
+    INGEST,
+    LABELS,
+    MOTION,
+    PERCEPTION,
+    PSI3D,
+)
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
@@ -28,8 +38,6 @@ from pipeline.render.genhead import HeadRenderer
 from pipeline.render.quality_gate import failed_measures
 from pipeline.render.views import ViewRenderer, usable_frames
 from pipeline.store.view_index import NAME, write_index
-
-DATA = Path("data")
 
 
 @dataclass(frozen=True)
@@ -109,13 +117,7 @@ def _some(names: list[str]) -> str:
 
 
 def _views(params: Params, folder: Path) -> Plan:
-    inputs = (
-        DATA / "ingest",
-        DATA / "labels/vfhq.parquet",
-        DATA / "pretrain/motion",
-        DATA / "pretrain/perception",
-        DATA / "psi3d",
-    )
+    inputs = (INGEST, CLIP_LABELS, MOTION, PERCEPTION, PSI3D)
 
     def units() -> list[WorkUnit]:
         frames, _ = usable_frames(inputs[0] / "frames.parquet", inputs[1])
@@ -128,7 +130,7 @@ def _views(params: Params, folder: Path) -> Plan:
 
 
 def _heads(params: Params, folder: Path) -> Plan:
-    inputs = (DATA / "labels", DATA / "pretrain/genhead")
+    inputs = (LABELS, GENHEAD)
     section = params.render_genhead
 
     def units() -> list[WorkUnit]:
@@ -141,8 +143,7 @@ def _faces(params: Params, folder: Path) -> Plan:
     settings, image = params.ingest, params.networks.image
     generated = settings.source == "generated"
     inputs = [
-        DATA / "generated" / name if generated else Path(getattr(settings, name))
-        for name in ("portraits", "clips")
+        GENERATED / name if generated else Path(getattr(settings, name)) for name in ("portraits", "clips")
     ]
 
     def units() -> list[WorkUnit]:
@@ -156,4 +157,4 @@ def _faces(params: Params, folder: Path) -> Plan:
     return Plan(units, worker, everything=partial(ingest, settings, image, params.machine, *inputs, folder))
 
 
-PLANS = {VIEWS.name: _views, GENHEAD.name: _heads, INGEST.name: _faces}
+PLANS = {kinds.VIEWS.name: _views, kinds.GENHEAD.name: _heads, kinds.INGEST.name: _faces}

@@ -7,6 +7,8 @@ progress.progress        a progress bar, also where there is no terminal
 device.choose_device     CPU or GPU; to_device brings data there
 seeds.rng, torch_rng     generators that depend on names and numbers alone
 prefetch.prefetch        the next item is loaded in a thread while the caller works; write_behind is the reverse
+paths.DATA               where the graph keeps what its stages make
+readable.readable_bytes  bytes, durations and counts for people
 costs.Costs              seconds and memory of a stage
 pictures.encode_jpeg     images and videos for people; encode_mp4, save_grid, caption
 threads                  one thread for NumPy, set before it is loaded

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import psutil
 
 from pipeline.core.files import write_json
-
-COSTS = ".cache/psi4d/costs"
+from pipeline.core.paths import COSTS
 
 
 class Costs:
@@ -21,7 +20,8 @@ class Costs:
     open: ClassVar["Costs | None"] = None
 
     def __init__(self, name: str, scale: str) -> None:
-        self.path, self.scale = f"{COSTS}/{name}.json", scale
+        self.path = COSTS / f"{name}.json"
+        self.scale = scale
         self.work: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "Costs":

@@ -21,18 +21,21 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.core.errors import UserError
+from pipeline.core.paths import MARKS
 
 # The folder that holds the packages, however deep this module lies in them.
 SOURCE = Path(__file__).resolve().parents[__name__.count(".")]
 PACKAGES = ("model", "pipeline", "stages")
-MARKS = Path("data/code")
-# How a stage is called and how it reports cannot change what it makes. A package stands for all its modules.
+# How a stage is called, how it reports and where it writes cannot change what it makes. A package stands for all
+# its modules. The folders are in dvc.yaml, too, so that DVC sees when one moves.
 PLUMBING = (
     "pipeline.cli",
     "pipeline.config",
     "pipeline.core.costs",
     "pipeline.core.errors",
+    "pipeline.core.paths",
     "pipeline.core.progress",
+    "pipeline.core.readable",
     "pipeline.doctor",
     "pipeline.engine.code_mark",
     "pipeline.engine.estimate",

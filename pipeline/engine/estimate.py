@@ -1,4 +1,7 @@
-"""The plan of a run: written and said before any work starts, refused when the disk cannot hold it; and what it came to in the end."""
+"""The plan of a run: written and said before any work starts, refused when the disk cannot hold it.
+
+In the end it is noted what the run came to.
+"""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -9,22 +12,19 @@ from pipeline.core.costs import Costs
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.progress import say
-from pipeline.engine.scratch import readable
+from pipeline.core.readable import readable_bytes, readable_count, readable_time
 from pipeline.engine.work_unit import Done, WorkUnit
 
-PNG_BYTES = 1.5  # per RGB pixel of a photo, roughly; a mask takes a tenth of that
-FIELD_BYTES = 768  # of a tar for each file: its header and half a block of padding
-
-
-def sample_bytes(pixels: int, fields: int) -> float:
-    """Roughly what a sample takes with so many RGB pixels in PNG files and so many fields."""
-    return pixels * PNG_BYTES + fields * FIELD_BYTES
+SHOWN = 5  # items that were given up
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All units of a run. `counts` says what an item makes, the item itself first: {"frames": 1, "views": 4}; `item_bytes` how much it takes,
-    roughly (0: unknown)."""
+    """All units of a run.
+
+    `counts` says what an item makes, the item itself first: {"frames": 1, "views": 4}; `item_bytes` how much
+    it takes on disk, roughly (0: unknown).
+    """
 
     label: str
     units: Sequence[WorkUnit]
@@ -41,86 +41,95 @@ class Estimate:
         write_json(scratch / "plan.json", {"units": [asdict(unit) for unit in self.units]})
         left = [unit for unit in self.units if unit.name not in done]
         if not left:
-            say(f"{self.label}: all {_many(len(self.units), 'shards')} are done already")
+            say(f"{self.label}: all {readable_count(len(self.units), 'shards')} are done already")
             return
         known = list(done.values())
-        size = _predict(left, known, lambda one: one.shard.bytes if one.shard else 0, self.item_bytes)
+        size = _predict(left, known, _bytes, self.item_bytes)
         earlier = Costs.open.earlier(self.label) if Costs.open else {}
-        seconds = _predict(left, known, lambda one: one.seconds, earlier.get("worker_seconds_per_item", 0.0))
+        seconds = _predict(left, known, _seconds, earlier.get("worker_seconds_per_item", 0.0))
         free = shutil.disk_usage(scratch).free
-        items = sum(len(unit.items) for unit in left)
-        count = ", ".join(_many(number * items, name) for name, number in self.counts.items())
-        shards = f"{len(left):,} of {_many(len(self.units), 'shards')} to do" + (
-            f", {len(done):,} done already" if done else ""
-        )
-        takes = f"about {readable(size)}" if size else "size not known yet"
-        lasts = f"about {_time(seconds / max(workers, 1))}" if seconds else "time not known yet"
-        say(f"{self.label}: {shards}: {count}; {takes}, {readable(free)} free; {lasts}")
+        lasts = f"about {readable_time(seconds / max(workers, 1))}" if seconds else "time not known yet"
+        takes = f"about {readable_bytes(size)}" if size else "size not known yet"
+        disk = f"{takes}, {readable_bytes(free)} free"
+        say(f"{self.label}: {self._shards(len(left))}: {self._items(left)}; {disk}; {lasts}")
         if size > free:
             raise UserError(
-                f"{self.label}: what is left to do takes about {readable(size)}, but the disk of {scratch} has only {readable(free)} free. "
-                "Free some space (`psi4d clean` removes what earlier runs left), then run again."
+                f"{self.label}: what is left to do takes about {readable_bytes(size)}, but the disk of "
+                f"{scratch} has only {readable_bytes(free)} free. Free some space (`psi4d clean` removes what "
+                "earlier runs left), then run again."
             )
 
     def end(self, fresh: Sequence[Done], seconds: float) -> None:
-        """Note what the units that were done now cost, in `seconds` all together, and say which items were given up."""
+        """Note what the units that were done now cost, and say which items were given up.
+
+        `seconds` is how long all of them took together.
+        """
         rejects = [(one.name, reject) for one in fresh for reject in one.rejects]
-        for name, reject in rejects[:5]:
+        for name, reject in rejects[:SHOWN]:
             say(f"{self.label}: given up: {reject.item} of {name}: {reject.reason}")
-        if len(rejects) > 5:
-            say(f"{self.label}: given up: {len(rejects) - 5} more")
+        if len(rejects) > SHOWN:
+            say(f"{self.label}: given up: {len(rejects) - SHOWN} more")
         if Costs.open:
-            items = sum(_passed(self.units, fresh))
-            rate = {
-                "item": self.noun,
-                "items": items,
-                "items_per_second": round(items / max(seconds, 1e-3), 3),
-                "worker_seconds_per_item": round(sum(one.seconds for one in fresh) / items, 4)
-                if items
-                else 0.0,
-                "bytes": sum(one.shard.bytes for one in fresh if one.shard),
-                "units": len(fresh),
-                "given_up": len(rejects),
-            }
-            Costs.open.work[self.label] = rate if items else Costs.open.earlier(self.label)
+            rate = self._rate(fresh, seconds)
+            # When nothing was left to do, the rate of the run that did it stays.
+            Costs.open.work[self.label] = rate if rate["items"] else Costs.open.earlier(self.label)
 
+    def _shards(self, left: int) -> str:
+        """How many units are left, and how many are done."""
+        total, done = len(self.units), len(self.units) - left
+        text = f"{left:,} of {readable_count(total, 'shards')} to do"
+        return f"{text}, {done:,} done already" if done else text
 
-def _passed(units: Sequence[WorkUnit], done: Sequence[Done]) -> list[int]:
-    """How many items of each unit that is done were not given up."""
-    sizes = {unit.name: len(unit.items) for unit in units}
-    return [sizes[one.name] - len(one.rejects) for one in done]
+    def _items(self, left: Sequence[WorkUnit]) -> str:
+        """How many items are left, and what they make."""
+        items = sum(len(unit.items) for unit in left)
+        return ", ".join(readable_count(number * items, name) for name, number in self.counts.items())
+
+    def _rate(self, fresh: Sequence[Done], seconds: float) -> dict[str, float | str]:
+        """What the file of costs says of this work; items that were given up are none."""
+        sizes = {unit.name: len(unit.items) for unit in self.units}
+        given_up = sum(len(one.rejects) for one in fresh)
+        items = sum(sizes[one.name] for one in fresh) - given_up
+        worked = sum(map(_seconds, fresh))
+        return {
+            "item": self.noun,
+            "items": items,
+            "items_per_second": round(items / max(seconds, 1e-3), 3),
+            "worker_seconds_per_item": round(worked / items, 4) if items else 0.0,
+            "bytes": sum(map(_bytes, fresh)),
+            "units": len(fresh),
+            "given_up": given_up,
+        }
 
 
 def _predict(
     left: Sequence[WorkUnit], done: Sequence[Done], value: Callable[[Done], float], item: float
 ) -> float:
-    """The sum of `value` over the units that are left: by the mean of the units that are done whose shards have the same prefix, and by
-    `item` for each item where there is none; 0 where neither is known."""
-    sums: dict[str, list[float]] = {}
+    """The sum of `value` over the units that are left; 0 where it is not known of all of them.
+
+    A unit counts as the mean of the units that are done whose shards have the same prefix. Where there is none,
+    each of its items counts as `item`.
+    """
+    known: dict[str, list[float]] = {}
     for one in done:
-        sums.setdefault(_prefix(one.name), []).append(value(one))
-    known = [
-        sum(sums[prefix]) / len(sums[prefix])
-        if (prefix := _prefix(unit.name)) in sums
-        else len(unit.items) * item
-        for unit in left
-    ]
-    return sum(known) if all(known) else 0.0
+        known.setdefault(_prefix(one.name), []).append(value(one))
+    total = 0.0
+    for unit in left:
+        like = known.get(_prefix(unit.name))
+        expected = sum(like) / len(like) if like else len(unit.items) * item
+        if not expected:
+            return 0.0
+        total += expected
+    return total
+
+
+def _bytes(one: Done) -> int:
+    return one.shard.bytes if one.shard else 0
+
+
+def _seconds(one: Done) -> float:
+    return one.seconds
 
 
 def _prefix(name: str) -> str:
     return name.rpartition("-")[0]
-
-
-def _many(number: int, name: str) -> str:
-    return f"{number:,} {name.removesuffix('s') if number == 1 else name}"
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} minutes"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} hours"
-    )

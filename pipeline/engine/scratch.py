@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.progress import say
+from pipeline.core.readable import readable_bytes
 from pipeline.store.shards import sidecar_path
 
 
@@ -28,10 +29,10 @@ def scratch_folder(stage: str, mark: str) -> Path:
     folder = _root() / stage
     write_bytes(_current(folder), mark.encode())
     if older := [found for found in _leftovers(folder) if not found.current]:
-        sizes = ", ".join(f"{found.path.name} {readable(found.bytes)}" for found in older[:3]) + (
+        sizes = ", ".join(f"{found.path.name} {readable_bytes(found.bytes)}" for found in older[:3]) + (
             " ..." if len(older) > 3 else ""
         )
-        total = readable(sum(found.bytes for found in older))
+        total = readable_bytes(sum(found.bytes for found in older))
         folders = "1 scratch folder" if len(older) == 1 else f"{len(older)} scratch folders"
         say(f"{stage}: {folders} of other inputs or code, {total} ({sizes}); `psi4d clean` removes them")
     return folder / mark
@@ -74,15 +75,6 @@ def publish(scratch: str | Path, out: str | Path) -> None:
     finally:
         shutil.rmtree(shown, ignore_errors=True)
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def readable(size: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _root() -> Path:

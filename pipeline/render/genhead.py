@@ -21,12 +21,12 @@ from model.genhead import GenHead
 from model.head.flame import Flame
 from model.volume.renderer import camera_rays, coarse_depths
 from model.weights import load_weights
+from pipeline.config.disk import head_bytes
 from pipeline.config.params import Params, RenderGenhead
 from pipeline.core.device import choose_device
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
-from pipeline.engine.estimate import sample_bytes
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import publish, scratch_folder
@@ -63,8 +63,6 @@ def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> di
     mark = fingerprint(__file__, section, params.networks, params.flame, params.seed, labels, genhead)
     scratch = scratch_folder("render_genhead", mark)
     renderer = partial(HeadRenderer, params, labels.resolve(), genhead.resolve())
-    size = sample_bytes(2 * section.views * params.networks.image**2, 6 + 2 * section.views)
-    size += 2 * section.points * (3 + params.networks.plane_channels)
     done = run_units(
         units,
         renderer,
@@ -72,7 +70,7 @@ def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> di
         params.machine,
         "render_genhead",
         {"heads": 1, "images": section.views},
-        size,
+        head_bytes(params),
     )
     publish(scratch, out)
     heads = sum(result.record.get("heads", 0) for result in done)

@@ -24,6 +24,7 @@ from model.head.flame import Flame
 from model.psi.motion_encoder import MotionEncoder, motion_crop
 from model.psi.network import Psi
 from model.weights import load_weights
+from pipeline.config.disk import frame_bytes
 from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
 from pipeline.core.errors import UserError
@@ -31,7 +32,6 @@ from pipeline.core.pictures import to_uint8
 from pipeline.core.prefetch import prefetch, write_behind
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
-from pipeline.engine.estimate import sample_bytes
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import publish, scratch_folder
@@ -76,7 +76,7 @@ def render_views(
     mark = fingerprint(__file__, *values, ingested, labels, motion, perception, psi3d)
     scratch = scratch_folder("render_views", mark)
     worker = partial(ViewRenderer, params, *(path.resolve() for path in inputs))
-    size = sample_bytes((2 + section.views) * params.networks.image**2, 7 + 2 * section.views)
+    size = frame_bytes(params)
     done = run_units(
         units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size
     )

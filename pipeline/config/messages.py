@@ -1,0 +1,155 @@
+"""Mistakes in params.yaml, in words for people: which key, what it is and what it may be."""
+
+import dataclasses
+import difflib
+import json
+import operator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.core.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.params import Params
+
+LIMITS = {
+    "ge": "at least",
+    "gt": "above",
+    "le": "at most",
+    "multiple_of": "in steps of",
+    "min_length": "of a length of at least",
+}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def refusal(where: str, problems: list[str]) -> UserError:
+    """All `problems` in one error: one in the line of `where`, more in a line each."""
+    if len(problems) == 1:
+        return UserError(f"{where}: {problems[0]}")
+    return UserError("\n  ".join([f"{where}: ", *problems]))
+
+
+def explained(error: ValidationError, data: dict, root: type[BaseModel]) -> list[str]:
+    """A sentence for everything that pydantic found wrong in `data`, which should have been a `root`."""
+    return [_explain(item, data, root) for item in error.errors(include_url=False)]  # pyrefly: ignore
+
+
+def sizes_problems(sizes: Any, where: str = "networks") -> Iterator[str]:
+    """Every size is a positive number; one that is published as 0 may be 0."""
+    for field in dataclasses.fields(sizes):
+        value = getattr(sizes, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from sizes_problems(value, f"{where}.{field.name}")
+        # A text is one of a few names, which pydantic has looked at.
+        elif not isinstance(value, str):
+            numbers = value if isinstance(value, tuple) else (value,)
+            allowed = operator.ge if field.default == 0 else operator.gt
+            if not all(allowed(number, 0) for number in numbers):
+                yield f"{where}.{field.name} is {json.dumps(value)}, but must be above 0."
+
+
+def cross_problems(params: "Params") -> Iterator[str]:
+    """What single ranges cannot say."""
+    yield from _generation_problems(params)
+    ingest = params.ingest
+    if ingest.frames < ingest.min_frames:
+        limit = f"at least ingest.min_frames {ingest.min_frames}, or every clip is too short"
+        yield f"ingest.frames is {ingest.frames}, but must be {limit}."
+    heads = params.render_genhead
+    if params.pretrain.source == "official" and heads.z == "portraits":
+        limit = "normal when pretrain.source is official, as the codes of its portraits are unknown"
+        yield f'render_genhead.z is "portraits", but must be {limit}.'
+    if heads.z == "normal" and heads.portrait_share:
+        limit = "0 with render_genhead.z normal: fresh codes have no portraits"
+        yield f"render_genhead.portrait_share is {heads.portrait_share}, but must be {limit}."
+    for name in ("train_psi3d", "train"):
+        section = getattr(params, name)
+        if section.images < section.batch:
+            limit = f"at least {name}.batch {section.batch}"
+            yield f"{name}.images is {section.images}, but must be {limit}."
+
+
+def _generation_problems(params: "Params") -> Iterator[str]:
+    """Whether as many clips are generated as are needed."""
+    ingest, evaluate = params.ingest, params.evaluate
+    if ingest.source != "generated":
+        return
+    key = f"{evaluate.split}_clips"
+    clips = getattr(ingest, key)
+    if evaluate.cross_pairs and clips < 2:
+        limit = f"pairs need ingest.{key} of at least 2 (is {clips})"
+        yield f"evaluate.cross_pairs is {evaluate.cross_pairs}, but {limit}."
+    if params.train.clips > ingest.train_clips:
+        limit = f"at most ingest.train_clips {ingest.train_clips} (0 is all)"
+        yield f"train.clips is {params.train.clips}, but must be {limit}."
+
+
+def _explain(error: dict, data: dict, root: type[BaseModel]) -> str:
+    """One of pydantic's errors in words that a user can act on."""
+    path = list(error["loc"])
+    key = ".".join(map(str, path))
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return _unknown_key(path, root)
+    if error["type"] in ("missing", "missing_argument"):
+        return f"the key {key} is missing ({_allowed(path, root)})."
+    # A dataclass of sizes says it in words of its own.
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    value: Any = data
+    for part in path:
+        value = value[part]
+    return f"{key} is {json.dumps(value, default=str)}, but must be {_allowed(path, root)}."
+
+
+def _unknown_key(path: list, root: type[BaseModel]) -> str:
+    """That there is no such key, which one is nearest to it, and which there are."""
+    sections = list(map(str, path[:-1]))
+    known = _keys(_kind(path[:-1], root))
+    nearest = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.0)
+    key, meant = ".".join(map(str, path)), ".".join([*sections, *nearest])
+    section = ".".join(sections) or "the top level"
+    return f"unknown key {key}; did you mean {meant}? Keys of {section}: {', '.join(known)}."
+
+
+def _allowed(path: list, root: type[BaseModel]) -> str:
+    """What a value may be, from its type and constraints."""
+    # A number in the path is a place in a list.
+    if isinstance(path[-1], int):
+        return "a list of whole numbers"
+    kind, constraints = _field(_kind(path[:-1], root), path[-1])
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return "a list of whole numbers"
+    text = KINDS.get(kind) or f"a section with the keys {', '.join(_keys(kind))}"
+    limits = []
+    for constraint in constraints:
+        for name, words in LIMITS.items():
+            limit = getattr(constraint, name, None)
+            if limit is not None:
+                limits.append(f"{words} {limit}")
+    return f"{text}, {' and '.join(limits)}" if limits else text
+
+
+def _kind(path: list, root: type[BaseModel]) -> Any:
+    """The type of the section at `path`."""
+    kind: Any = root
+    for part in path:
+        kind, _ = _field(kind, part)
+    return kind
+
+
+def _keys(kind: Any) -> list[str]:
+    if issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _field(kind: Any, name: str) -> tuple[Any, list]:
+    """Type and constraints of a field of a section or of a dataclass of sizes."""
+    if issubclass(kind, BaseModel):
+        return kind.model_fields[name].annotation, kind.model_fields[name].metadata
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    return types[name], []
