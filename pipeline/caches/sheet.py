@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.caches.inspect import Cache, Entry, angles, view_names
 from pipeline.core.files import write_bytes
-from pipeline.core.pictures import caption
+from pipeline.core.pictures import below, beside, captioned, tile
 from pipeline.store.shards import encode_png
 
 TILE = 128  # pixels
@@ -22,30 +22,23 @@ def write_sheet(cache: Cache, entries: Sequence[Entry], out: Path) -> int:
     """Write a PNG with a row for each of at most ROWS of the entries, evenly spread; returns how many."""
     places = np.unique(np.linspace(0, len(entries) - 1, min(ROWS, len(entries))).round().astype(int))
     rows = [_row(cache, entries[place]) for place in places]
-    width = max(row.shape[1] for row in rows)
-    white = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    write_bytes(out, encode_png(np.concatenate(white)))
+    write_bytes(out, encode_png(below(rows, gap=4)))
     return len(rows)
 
 
 def _row(cache: Cache, entry: Entry) -> np.ndarray:
-    views, mask = cache.views(entry.key), cache.mask(entry.key)
+    views = cache.views(entry.key)
     names = view_names(cache, len(views))
-    pictures = [
-        (f"view {name}" if name.isdigit() else name, view) for name, view in zip(names, views, strict=True)
-    ]
-    pictures.insert(1, ("mask" if cache.has_real else "opacity 0", cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)))
-    tiles = [_tile(picture, name) for name, picture in pictures]
+    texts = [f"view {name}" if name.isdigit() else name for name in names]
+    # The mask follows the picture that it belongs to.
+    views.insert(1, cv2.cvtColor(cache.mask(entry.key), cv2.COLOR_GRAY2RGB))
+    texts.insert(1, "mask" if cache.has_real else "opacity 0")
+    tiles = [tile(view, TILE, cv2.INTER_NEAREST) for view in views]
     if len(cameras := cache.cameras(entry.key)):
-        tiles.append(np.concatenate([caption("seen from", TILE), rose(angles(cameras), names, TILE)]))
+        tiles.append(rose(angles(cameras), names, TILE))
+        texts.append("seen from")
     quality = "  ".join(f"{name} {value:.4g}" for name, value in entry.quality.items())
-    body = np.concatenate(tiles, axis=1)
-    return np.concatenate([caption(f"{entry.clip}  frame {entry.index}  {quality}", body.shape[1]), body])
-
-
-def _tile(picture: np.ndarray, name: str) -> np.ndarray:
-    method = cv2.INTER_AREA if picture.shape[0] > TILE else cv2.INTER_NEAREST
-    return np.concatenate([caption(name, TILE), cv2.resize(picture, (TILE, TILE), interpolation=method)])
+    return captioned(beside(tiles, texts), f"{entry.clip}  frame {entry.index}  {quality}")
 
 
 def rose(angles_N3: np.ndarray, names: Sequence[str], size: int) -> np.ndarray:

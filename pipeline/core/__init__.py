@@ -10,7 +10,8 @@ prefetch.prefetch        the next item is loaded in a thread while the caller wo
 paths.DATA               where the graph keeps what its stages make
 readable.readable_bytes  bytes, durations and counts for people
 costs.Costs              seconds and memory of a stage
-pictures.encode_jpeg     images and videos for people; encode_mp4, save_grid, caption
+pictures.encode_jpeg     images for people; caption, beside and below make contact sheets
+films.encode_mp4         films at any frame rate, in equal bytes
 threads                  one thread for NumPy, set before it is loaded
 
 May import nothing of ours.

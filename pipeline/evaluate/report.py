@@ -10,21 +10,18 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.clips.held_out import Frame
+from pipeline.clips.held_out import Frame, stack_frames
 from pipeline.core.files import write_bytes
-from pipeline.core.pictures import encode_jpeg, encode_mp4, to_uint8
+from pipeline.core.films import encode_mp4
+from pipeline.core.pictures import below, beside, encode_jpeg_within, tile, to_uint8
 from pipeline.evaluate.methods import Drawn, Synthesizers
 from pipeline.evaluate.protocol import Evaluation
-from pipeline.geometry import camera
+from pipeline.geometry import camera_path
 
 TILE = 128  # pixels
 ROWS = 6  # of the contact sheet
 SHEET_BYTES = 400_000
 VIDEO_FPS, VIDEO_FRAMES = 12, 96
-LABEL_HEIGHT = 18
-FOCUS = np.array(
-    [0.0, 0.0, 0.09]
-)  # what the free cameras look at: the middle of the official look-at range (facts 3.5)
 
 LEGEND = {
     "lpips": ("LPIPS", "down", "perceptual distance to the driving frame"),
@@ -112,42 +109,27 @@ SECTIONS = {
 
 
 def contact_sheet(pairs: Sequence[tuple[str, Frame, Frame]], synthesizers: Synthesizers, views: int) -> bytes:
-    """A JPEG below 400 kB. `pairs` are (what it is, source, driving), one row each; columns: source, driving, result, `views` other sides,
-    depth.
+    """A JPEG below 400 kB with a row for each of `pairs`: what it is ("self" or "cross"), source, driving frame.
+
+    Columns: source, driving frame, result, `views` other sides, depth.
     """
-    yaws = np.linspace(-0.6, 0.6, views) if views > 1 else np.full(views, 0.5)
-    sides = [camera.look_at(yaw, 0.1, 4.2, FOCUS) for yaw in yaws]
-    titles = [
-        "source",
-        "driving",
-        "result",
-        *(f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws),
-        "depth",
-    ]
-    rows = [np.concatenate([_title(text, TILE) for text in titles], axis=1)]
+    sides = camera_path.yaw_sweep(views)
+    degrees = np.degrees(camera_path.sweep_yaws(views))
+    titles = ["source", "driving", "result", *(f"{round(-angle):+d} degrees" for angle in degrees), "depth"]
+    rows = []
     for kind, source, driving in pairs:
-        cameras = torch.stack(
-            [driving.camera, *(torch.from_numpy(side).to(driving.camera.device) for side in sides)]
-        )
+        free = torch.from_numpy(sides).to(driving.camera.device)
+        cameras = torch.cat([driving.camera[None], free])
         drawn = synthesizers.draw("psi", [source], [driving], cameras[None])
-        tiles = [
-            *to_uint8(torch.stack([source.image, driving.image])),
-            *to_uint8(drawn.image),
-            depth_picture(drawn),
-        ]
-        row = np.concatenate([enlarge(tile, TILE) for tile in tiles], axis=1)
-        cv2.putText(row, kind, (4, TILE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
-        rows.append(row)
-    sheet = np.concatenate(rows, axis=0)
-    return next(
-        data
-        for quality in (92, 85, 75, 60, 40, 20)
-        if len(data := encode_jpeg(sheet, quality)) < SHEET_BYTES or quality == 20
-    )
+        real = to_uint8(torch.stack([source.image, driving.image]))
+        pictures = [*real, *to_uint8(drawn.image), depth_picture(drawn)]
+        tiles = [tile(picture, TILE) for picture in pictures]
+        rows.append(beside(tiles, [f"{kind}: {titles[0]}", *titles[1:]]))
+    return encode_jpeg_within(below(rows), SHEET_BYTES)
 
 
 def depth_picture(drawn: Drawn) -> np.ndarray:
-    """The depth of the first picture in colour, near is bright; black outside the foreground."""
+    """The depth of the first picture in colour, near is bright; black outside the foreground. (S, S, 3) uint8."""
     depth, inside = drawn.depth[0, 0].cpu().numpy(), drawn.opacity[0, 0].cpu().numpy() > 0.5
     if not inside.any():
         return np.zeros((*depth.shape, 3), np.uint8)
@@ -157,52 +139,20 @@ def depth_picture(drawn: Drawn) -> np.ndarray:
     return np.where(inside[..., None], coloured, 0).astype(np.uint8)
 
 
-def enlarge(image_HWC: np.ndarray, size: int) -> np.ndarray:
-    """Bring a square picture to `size` pixels."""
-    return cv2.resize(
-        image_HWC, (size, size), interpolation=cv2.INTER_CUBIC if len(image_HWC) <= size else cv2.INTER_AREA
-    )
-
-
-def _title(text: str, width: int) -> np.ndarray:
-    strip = np.full((LABEL_HEIGHT, width, 3), 24, np.uint8)
-    cv2.putText(strip, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (230, 230, 230), 1, cv2.LINE_AA)
-    return strip
-
-
 def reenactment_video(source: Frame, drivings: Sequence[Frame], synthesizers: Synthesizers) -> bytes:
-    """An MP4: source, driving frame, result at the driving camera, and the result from a camera that sways around the head."""
-    titles = np.concatenate(
-        [_title(text, TILE) for text in ("source", "driving", "result", "free camera")], axis=1
-    )
-    turns = 2 * np.pi * np.arange(len(drivings)) / len(drivings)
-    orbit = torch.from_numpy(
-        np.stack([camera.look_at(0.6 * np.sin(turn), 0.1 + 0.2 * np.cos(turn), 4.2, FOCUS) for turn in turns])
-    )
-    cameras = torch.stack(
-        [torch.stack([frame.camera for frame in drivings]), orbit.to(source.camera.device)], dim=1
-    )
-    drawn = to_uint8(synthesizers.draw("psi", [source] * len(drivings), drivings, cameras).image)
-    still = enlarge(to_uint8(source.image[None])[0], TILE)
-    pictures = (
-        np.concatenate(
-            [
-                titles,
-                np.concatenate(
-                    [
-                        still,
-                        *(
-                            enlarge(tile, TILE)
-                            for tile in (to_uint8(frame.image[None])[0], *drawn[2 * i : 2 * i + 2])
-                        ),
-                    ],
-                    axis=1,
-                ),
-            ]
-        )
-        for i, frame in enumerate(drivings)
-    )
-    return encode_mp4(pictures, VIDEO_FPS)
+    """An MP4: source, driving frame, result at the driving camera, and the result from a camera that orbits the head."""
+    titles = ("source", "driving", "result", "free camera")
+    free = torch.from_numpy(camera_path.orbit(len(drivings))).to(source.camera.device)
+    cameras = torch.stack([stack_frames(drivings, "camera"), free], dim=1)
+    sources = [source] * len(drivings)
+    drawn = to_uint8(synthesizers.draw("psi", sources, drivings, cameras).image)
+    real = to_uint8(stack_frames([source, *drivings], "image"))
+
+    def picture(i: int) -> np.ndarray:
+        shown = (real[0], real[1 + i], drawn[2 * i], drawn[2 * i + 1])
+        return beside([tile(each, TILE) for each in shown], titles)
+
+    return encode_mp4(map(picture, range(len(drivings))), VIDEO_FPS)
 
 
 def write_pictures(evaluation: Evaluation, *, views: int, videos: int, sheet: Path, out: Path) -> None:

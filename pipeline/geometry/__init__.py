@@ -1,6 +1,7 @@
 """Cameras, labels and head models: where a point of a head is, and where it is seen.
 
 camera.pack, project     the conventions of cameras; sample_look_at draws one
+camera_path.orbit        along which films show a head; front, yaw_sweep, turntable
 label.split              the 437 numbers of a label; landmarks puts them into an image
 landmarks.landmarks_70   from the face mesh to our 70 landmarks
 expression.ExpressionOffsets  how far expressions move landmarks

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.config.params import Ingest, Params
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of, write_bytes
-from pipeline.core.pictures import encode_mp4
+from pipeline.core.films import encode_mp4
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
 from pipeline.engine.fingerprint import fingerprint
