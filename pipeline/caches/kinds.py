@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.core.errors import UserError
 from pipeline.store import tables, view_index
 
-LABEL, CAMERA = 437, 25  # numbers
+LABEL, CAMERA, LANDMARKS = 437, 25, 70  # numbers
 MODES = {"RGB": ("uint8", (3,)), "L": ("uint8", ()), "I;16": ("uint16", ())}  # of an image: type and channels
 
 
@@ -81,6 +81,7 @@ def _heads(seen: Fields) -> Fields:
     size, rays = seen["view0.png"].shape[0], seen["background.png"].shape[0]
     views, (points, channels) = seen["cameras.npy"].shape[0], seen["features.npy"].shape
     arrays = {"cameras.npy": Field("float32", (views, CAMERA)), "label.npy": Field("float32", (LABEL,))}
+    arrays["landmarks.npy"] = Field("float32", (views, LANDMARKS, 2))
     arrays |= {
         "depth.npy": Field("float16", (views, rays, rays)),
         "opacity.png": Field("uint8", (views * rays, rays)),
@@ -104,6 +105,7 @@ def _views(seen: Fields) -> Fields:
         "motion.npy": Field("float32", (cameras, motion)),
     }
     arrays |= {"label.npy": Field("float32", (LABEL,)), "frame.json": Field("dict", ())}
+    arrays["landmarks.npy"] = Field("float32", (cameras, LANDMARKS, 2))
     return pictures | arrays | _greys(size, "mask.png", *(f"alpha{v}.png" for v in range(cameras - 1)))
 
 

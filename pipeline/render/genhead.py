@@ -1,10 +1,11 @@
 """Stage render_genhead: the synthetic multi-view images that teach Psi_3d (paper section 4.2; facts 3.4, 3.5).
 
-Every draw depends on (seed, head) alone. A sample holds, of one head with one expression, V views: `view{i}.png` and `uv{i}.png` (S x S),
-`opacity.png` (V * n x n, grey, the views below one another), `depth.npy` (V, n, n float16, world units along the ray), `background.png`
-(n x n), `cameras.npy` (V, 25 float32), `label.npy` (437 float32, its camera is that of view 0), `points.npy` (P, 3 float16, world) and
-`features.npy` (P, C float16), GenHead's plane-averaged face features there. Its key is `head-{number}`, or `photo-{number}` where view 0 is
-a portrait, with the opacity and the depth that are known of it.
+Every draw depends on (seed, head) alone. A sample holds, of one head with one expression, V views: `view{i}.png` and
+`uv{i}.png` (S x S), `opacity.png` (V * n x n, grey, the views below one another), `depth.npy` (V, n, n float16, world
+units along the ray), `background.png` (n x n), `cameras.npy` (V, 25 float32), `label.npy` (437 float32, its camera is
+that of view 0), `landmarks.npy` (V, 70, 2 float32, fractions of the image), `points.npy` (P, 3 float16, world) and
+`features.npy` (P, C float16), GenHead's plane-averaged face features there. Its key is `head-{number}`, or
+`photo-{number}` where view 0 is a portrait, with the opacity and the depth that are known of it.
 """
 
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import sample_look_at
+from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.store.samples import PHOTO
 from pipeline.store.shards import Sample, encode_npy, encode_png
@@ -239,6 +241,7 @@ class HeadRenderer:
         features = (
             self.genhead.plane_features(planes, torch.from_numpy(points).to(self.device), state).cpu().numpy()
         )
+        points_70 = view_landmarks(self.flame, label, cameras).cpu().numpy()
         uv = position_map(
             self.flame, label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1), self.sizes.image
         )
@@ -257,7 +260,7 @@ class HeadRenderer:
                 "opacity.png": grey[i].reshape(-1, grey.shape[-1]),
                 "background.png": backgrounds[i, 0],
             }
-            arrays = {"cameras.npy": head.cameras, "label.npy": head.label}
+            arrays = {"cameras.npy": head.cameras, "label.npy": head.label, "landmarks.npy": points_70[i]}
             arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
             arrays |= {"features.npy": features[i].astype(np.float16)}
             fields = {name: encode_png(picture) for name, picture in pictures.items()} | {

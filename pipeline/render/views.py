@@ -2,7 +2,8 @@
 
 A sample holds, of one frame: `image.png` and `mask.png` as ingested, N pseudo views `view{i}.png` with their opacity `alpha{i}.png`
 (S x S), `cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32),
-`uv.png`, the head model's canonical positions at the camera of the real frame, and `frame.json`: clip, index, split and the frame's quality
+`landmarks.npy` (1 + N, 70, 2 float32), those of the fitted head as fractions of the image, `uv.png`, the head model's canonical
+positions at the camera of the real frame, and `frame.json`: clip, index, split and the frame's quality
 (pipeline/render/quality_gate.py). `index.parquet` lists the frames (pipeline/store/view_index.py) and keeps those below a threshold out of training.
 """
 
@@ -41,6 +42,7 @@ from pipeline.geometry.camera import sample_look_at
 from pipeline.geometry.label import FIVE_POINTS, landmarks
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.networks.judges import Judges
+from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.render.quality_gate import failed_measures, gate_summary, measure, save_worst
 from pipeline.store.samples import image_tensor
@@ -235,6 +237,7 @@ class ViewRenderer:
         quality = measure(self.judges, images[:, 0], opacities[:, 0], real.image, real.mask, points)
         pictures = to_uint8(images.flatten(0, 1)).reshape(*images.shape[:2], size, size, 3)
         alphas = (opacities[:, :, 0] * 255.0).round().byte().cpu().numpy()
+        known_landmarks = view_landmarks(self.flame, real.label, real.cameras)
         uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
         fields = []
         for i, file in enumerate(real.files):
@@ -250,6 +253,7 @@ class ViewRenderer:
                 f"alpha{v}.png": alphas[i, 1 + v] for v in range(self.views)
             }
             arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
+            arrays["landmarks.npy"] = known_landmarks[i]
             fields.append(known | {name: array.cpu().numpy() for name, array in arrays.items()})
         return fields
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
-from model.head.flame import Flame
 from model.psi.checkpointing import recompute
 from model.psi.network import Psi, is_motion
 from model.volume.renderer import Rendering
@@ -22,8 +21,7 @@ from pipeline.core.pictures import save_grid
 from pipeline.core.seeds import derive_seed, torch_rng
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
-from pipeline.geometry import head_model
-from pipeline.geometry.label import FIVE_POINTS, landmarks, moving_parts
+from pipeline.geometry.label import FIVE_POINTS, moving_parts
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
 from pipeline.train.adversary import Adversary
@@ -60,9 +58,8 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         substitute_p=section.substitute_p,
         substitute_q=section.substitute_q,
     )
-    flame = Flame(head_model.load(params.flame.model)).to(device)
     judges = Judges.load(perception, device)
-    objective = ReenactmentObjective(params, psi, adversary, judges, flame)
+    objective = ReenactmentObjective(params, psi, adversary, judges)
     validation = Validation(
         CachedClips(views, section.motion, "validation", device), judges, average.superresolution.enlarge
     )
@@ -93,9 +90,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
         label="train",
         folder=scratch_folder(
             "train",
-            fingerprint(
-                __file__, section, sizes, params.flame, params.seed, params.threads, views, perception, psi3d
-            ),
+            fingerprint(__file__, section, sizes, params.seed, params.threads, views, perception, psi3d),
         ),
         steps=section.images // section.batch,
         batch=section.batch,
@@ -142,9 +137,9 @@ def start_from_static(psi: Psi, static: dict[str, Tensor]) -> None:
 class ReenactmentObjective:
     """Eq. 5: all losses where the target is a real frame, L_LPIPS on the foreground alone where it is a pseudo view."""
 
-    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges, flame: Flame) -> None:
+    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
         self.section, self.seed = params.train, params.seed
-        self.psi, self.adversary, self.judges, self.flame = psi, adversary, judges, flame
+        self.psi, self.adversary, self.judges = psi, adversary, judges
 
     def __call__(self, step: int, batch: FrameBatch):
         """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
@@ -201,9 +196,8 @@ class ReenactmentObjective:
     def _target(self, batch: FrameBatch, real: Tensor) -> Target:
         rays = self.psi.sizes.rays
         image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
-        with torch.no_grad():
-            points = landmarks(self.flame, batch.label[real], batch.camera[real])[:, 0]
-            weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
+        points = batch.landmarks[real]
+        weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
         # Behind the head nobody knows the background of a real frame (facts 4.2).
         return Target(
             image,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
-from model.head.flame import Flame
 from model.psi.checkpointing import recompute
 from model.psi.network import EQUALISED, Psi
 from model.weights import load_weights, save_weights
@@ -21,8 +20,7 @@ from pipeline.core.pictures import save_grid
 from pipeline.core.seeds import derive_seed, torch_rng
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
-from pipeline.geometry import head_model
-from pipeline.geometry.label import FIVE_POINTS, landmarks
+from pipeline.geometry.label import FIVE_POINTS
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
 from pipeline.train.adversary import Adversary
@@ -51,7 +49,7 @@ def train_psi3d(
     what it is looked at with. Picks up a killed run at its last checkpoint.
     """
     section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
-    inputs = (params.flame.model, heads, perception, genhead, ingest, labels)
+    inputs = (heads, perception, genhead, ingest, labels)
     torch.manual_seed(derive_seed(params.seed, "psi3d") % 2**63)
     psi = Psi(sizes)
     if section.init == "genhead":
@@ -63,9 +61,8 @@ def train_psi3d(
     optimiser = synthesizer_optimiser(psi, section)
     adversary = Adversary(Discriminator(sizes).to(device), section)
     data = SyntheticHeads(heads, params.seed)
-    flame = Flame(head_model.load(params.flame.model)).to(device)
     judges = Judges.load(perception, device)
-    objective = StaticObjective(params, psi, adversary, judges, flame)
+    objective = StaticObjective(params, psi, adversary, judges)
     validation = Validation(
         IngestedClips(ingest, labels, "validation", device), judges, average.superresolution.enlarge
     )
@@ -140,9 +137,9 @@ def take_over_decoder(psi: Psi, genhead: dict[str, Tensor]) -> None:
 class StaticObjective:
     """Eq. 2: all seven losses with the schedule of facts 4.2, counted in images seen."""
 
-    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges, flame: Flame) -> None:
+    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
         self.section, self.seed = params.train_psi3d, params.seed
-        self.psi, self.adversary, self.judges, self.flame = psi, adversary, judges, flame
+        self.psi, self.adversary, self.judges = psi, adversary, judges
 
     def __call__(self, step: int, batch: HeadBatch):
         """The loss, its terms as scalars, and a function that trains the discriminator on the same rendering and returns its scalars."""
@@ -192,8 +189,6 @@ class StaticObjective:
         )
 
     def _target(self, batch: HeadBatch) -> Target:
-        with torch.no_grad():
-            five_points = landmarks(self.flame, batch.label, batch.camera)[:, 0, list(FIVE_POINTS)]
         everywhere = torch.ones_like(batch.opacity)  # GenHead's background is known behind the head as well
         evenly = torch.ones_like(batch.target[:, :1])
         return Target(
@@ -201,7 +196,7 @@ class StaticObjective:
             batch.opacity,
             batch.background,
             everywhere,
-            five_points,
+            batch.landmarks[:, list(FIVE_POINTS)],
             batch.camera[:, 0],
             batch.uv,
             evenly,

@@ -23,7 +23,7 @@ class HeadBatch:
     background: Tensor  # (B, 3, n, n) in [-1, 1]
     uv: Tensor  # (B, 3, S, S) of the target
     camera: Tensor  # (B, 1, 25) theta_q
-    label: Tensor  # (B, 437)
+    landmarks: Tensor  # (B, 70, 2) of the head seen by `camera`, fractions of the image
     points: Tensor  # (B, P, 3) world units
     features: Tensor  # (B, P, C) GenHead's tri-plane features there
 
@@ -65,7 +65,7 @@ class SyntheticHeads:
             image_tensor(fields["background.png"]),
             image_tensor(fields[f"uv{q}.png"]),
             cameras[q : q + 1],
-            torch.from_numpy(decode_npy(fields["label.npy"])),
+            torch.from_numpy(decode_npy(fields["landmarks.npy"]))[q],
             torch.from_numpy(decode_npy(fields["points.npy"])).float(),
             torch.from_numpy(decode_npy(fields["features.npy"])).float(),
         )

@@ -29,7 +29,7 @@ class FrameBatch:
     opacity: Tensor  # (B, 1, S, S) of the target, in [0, 1]
     uv: Tensor  # (B, 3, S, S) of the real driving frame
     camera: Tensor  # (B, 1, 25) theta_q
-    label: Tensor  # (B, 437) of the driving frame
+    landmarks: Tensor  # (B, 70, 2) of the fitted head seen by `camera`, fractions of the image
     real: Tensor  # (B,) 1 where the target is a real frame
 
 
@@ -115,7 +115,8 @@ class PseudoMultiView:
         image, mask = (f"view{view}.png", f"alpha{view}.png") if choice.q else ("image.png", "mask.png")
         motion = "label.npy" if self.motion == "flame" else "motion.npy"
         source = self.index.read(choice.source, {"image.png", motion})
-        driving = self.index.read(choice.driving, {"label.npy", "cameras.npy", "uv.png", image, mask, motion})
+        driven = {"cameras.npy", "landmarks.npy", "uv.png", image, mask, motion}
+        driving = self.index.read(choice.driving, driven)
         return (
             image_tensor(source["image.png"]),
             self._motion(source, 0),
@@ -124,7 +125,7 @@ class PseudoMultiView:
             image_tensor(driving[mask]),
             image_tensor(driving["uv.png"]),
             torch.from_numpy(decode_npy(driving["cameras.npy"]))[choice.q : choice.q + 1],
-            torch.from_numpy(decode_npy(driving["label.npy"])),
+            torch.from_numpy(decode_npy(driving["landmarks.npy"]))[choice.q],
             torch.tensor(float(choice.q == 0)),
         )
 

@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 
 from model.adversary.discriminator import Discriminator
-from model.head.flame import Flame
 from model.psi.network import Psi
 from pipeline.config.params import Params
-from pipeline.geometry import head_model
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
 from pipeline.train.loop import update
@@ -33,9 +31,7 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     params = params.model_copy(update={"train": section})
     psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section)
     optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
-    objective = ReenactmentObjective(
-        params, psi, adversary, Judges.load(perception), Flame(head_model.load(params.flame.model))
-    )
+    objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception))
 
     def step(i: int, batch: FrameBatch) -> None:
         loss, _, finish = objective(i, batch)

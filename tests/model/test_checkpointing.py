@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
-from model.head.flame import Flame
 from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import PublishedTrunk, Trunk
@@ -19,7 +18,6 @@ from model.sizes import Sizes
 from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.device import to_device
-from pipeline.geometry import standin
 from pipeline.geometry.camera import look_at
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import R1_EVERY, Adversary
@@ -54,7 +52,7 @@ def random_batch(stage: str, sizes: Sizes, count: int) -> HeadBatch | FrameBatch
         return torch.rand(count, *shape, generator=generator) * (1.0 - low) + low
 
     cameras = torch.from_numpy(np.stack([look_at(0.2 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)]))
-    label = torch.cat([cameras, torch.zeros(count, 412)], 1)
+    face = draw(70, 2, low=0.3)
     if stage == "train_psi3d":
         pictures = (
             draw(3, *image),
@@ -65,12 +63,12 @@ def random_batch(stage: str, sizes: Sizes, count: int) -> HeadBatch | FrameBatch
             draw(3, *image),
         )
         return HeadBatch(
-            *pictures, cameras[:, None], label, draw(4000, 3) / 2, draw(4000, sizes.plane_channels)
+            *pictures, cameras[:, None], face, draw(4000, 3) / 2, draw(4000, sizes.plane_channels)
         )
     motions = draw(sizes.motion.dims), draw(sizes.motion.dims)
     pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
     return FrameBatch(
-        draw(3, *image), *motions, *pictures, cameras[:, None], label, 1.0 - torch.arange(count) % 2
+        draw(3, *image), *motions, *pictures, cameras[:, None], face, 1.0 - torch.arange(count) % 2
     )
 
 
@@ -79,10 +77,8 @@ def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:
 
 
 def objective(stage: str, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> Callable:
-    flame = Flame(standin.standin()).to(psi.w_avg.device)
-    return (StaticObjective if stage == "train_psi3d" else ReenactmentObjective)(
-        params, psi, adversary, judges, flame
-    )
+    kind = StaticObjective if stage == "train_psi3d" else ReenactmentObjective
+    return kind(params, psi, adversary, judges)
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import look_at, project
-from pipeline.geometry.label import head_vertices
+from pipeline.geometry.label import head_vertices, landmarks
 from pipeline.render.genhead import Pools, draw_head, render_genhead, sample_points
+from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import EXTENT, position_map
 from pipeline.render.views import render_views
 from pipeline.store.shards import ShardReader, decode_npy, decode_png, read_sidecar
@@ -67,6 +68,7 @@ def test_views_of_frames(inputs, tmp_path):
     assert [row["key"] for row in index] == reader.keys() == sorted(reader.keys())
     assert not {"a-000001", "b-000003"} & set(reader.keys())
     ingested = ShardReader(inputs / "ingest/shards")
+    face = Flame(head_model.load("standin"))
     for row in index:
         key = row["key"]
         fields = reader.read(key)
@@ -92,6 +94,11 @@ def test_views_of_frames(inputs, tmp_path):
         assert decode_png(fields["uv.png"]).shape == (sizes.image, sizes.image, 3)
         assert np.array_equal(decode_npy(fields["label.npy"]), label(key))
         cameras, motion = decode_npy(fields["cameras.npy"]), decode_npy(fields["motion.npy"])
+        points = decode_npy(fields["landmarks.npy"])
+        assert points.shape == (3, 70, 2) and points.dtype == np.float32
+        nose = face.landmarks(head_vertices(face, torch.from_numpy(label(key))[None]))[0, 30]
+        for view, camera in enumerate(cameras):
+            assert np.allclose(points[view, 30], project(nose[None].numpy(), camera)[0], atol=1e-5)
         assert (
             cameras.shape == (3, 25)
             and cameras.dtype == np.float32
@@ -240,6 +247,7 @@ def test_heads(inputs, tmp_path):
         assert {name: (array.shape, array.dtype.name) for name, array in arrays.items()} == {
             "cameras.npy": ((3, 25), "float32"),
             "label.npy": ((437,), "float32"),
+            "landmarks.npy": ((3, 70, 2), "float32"),
             "depth.npy": ((3, rays, rays), "float16"),
             "points.npy": ((40, 3), "float16"),
             "features.npy": ((40, sizes.plane_channels), "float16"),
@@ -378,6 +386,17 @@ def test_heads_say_what_is_missing(inputs, tmp_path):
     with pytest.raises(UserError, match="no label in"):
         render_genhead(params_with(), tmp_path / "labels", inputs / "genhead", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_landmarks_of_a_head_keep_their_bits_whatever_heads_come_with_it():
+    flame = Flame(head_model.load("standin"))
+    labels = torch.from_numpy(np.stack([label(f"head {i}") for i in range(9)]))
+    cameras = torch.stack([labels[:, :25], labels.flip(0)[:, :25]], dim=1)
+    # What training used to compute of a batch, one camera of each head.
+    wanted = torch.stack([landmarks(flame, labels, cameras[:, v : v + 1])[:, 0] for v in range(2)], dim=1)
+    for size in (1, 2, 3, 5, 9):
+        batches = zip(labels.split(size), cameras.split(size), strict=True)
+        assert torch.equal(torch.cat([view_landmarks(flame, *batch) for batch in batches]), wanted)
 
 
 def test_the_position_map_shows_the_canonical_place_of_a_landmark():

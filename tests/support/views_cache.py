@@ -31,6 +31,7 @@ def cache(tmp_path_factory):
             key = f"clip{clip}-{index:06d}"
             cameras = np.stack([camera.sample_look_at(draw) for _ in range(VIEWS + 1)])
             label = np.concatenate([cameras[0], np.zeros(412, np.float32)])
+            points = draw.uniform(0.3, 0.7, (VIEWS + 1, 70, 2)).astype(np.float32)
             motion = draw.normal(size=(VIEWS + 1, SIZES.motion.dims)).astype(np.float32)
             fields = {
                 "image.png": picture(size, size, 3),
@@ -53,6 +54,7 @@ def cache(tmp_path_factory):
                         "cameras.npy": encode_npy(cameras),
                         "motion.npy": encode_npy(motion),
                         "label.npy": encode_npy(label),
+                        "landmarks.npy": encode_npy(points),
                     },
                 )
             )

@@ -9,14 +9,12 @@ import pytest
 import torch
 
 from model.adversary.discriminator import Discriminator
-from model.head.flame import Flame
 from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from model.psi.network import Psi, is_motion
 from model.sizes import IdentitySizes
 from pipeline.core.errors import UserError
-from pipeline.geometry import standin
 from pipeline.networks.judges import Judges
 from pipeline.store.samples import image_tensor
 from pipeline.store.shards import ShardReader, decode_npy, read_sidecar
@@ -106,9 +104,8 @@ def test_a_batch_has_what_the_shards_have(cache):
             assert np.array_equal(batch.motion_driving[i], decode_npy(driving["motion.npy"])[choice.p])
             assert np.array_equal(batch.motion_source[i], decode_npy(source["motion.npy"])[0])
             assert np.array_equal(batch.camera[i, 0], decode_npy(driving["cameras.npy"])[choice.q])
-            assert np.array_equal(batch.label[i], decode_npy(driving["label.npy"])) and batch.real[i] == (
-                choice.q == 0
-            )
+            assert np.array_equal(batch.landmarks[i], decode_npy(driving["landmarks.npy"])[choice.q])
+            assert batch.real[i] == (choice.q == 0)
 
 
 def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(cache, tmp_path):
@@ -199,7 +196,7 @@ def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(cache, q, 
     judges = Judges(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
     psi = Psi(SIZES)
     adversary = Adversary(Discriminator(SIZES), section)
-    objective = ReenactmentObjective(params, psi, adversary, judges, Flame(standin.standin()))
+    objective = ReenactmentObjective(params, psi, adversary, judges)
     loss, scalars, finish = objective(0, reader(cache, q=q).batch(0, 2))
     assert set(scalars) == terms
     loss.backward()
