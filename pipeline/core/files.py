@@ -1,33 +1,46 @@
 """Writing files so that nobody ever sees half of one: temporary name, flush, rename."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.core.errors import UserError
 
 
-def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write `data` to `path` in one step, making the folder. Raises UserError when the place cannot be written (read-only, full)."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` in one step when the block ends, and vanishes when the block raises.
+
+    Makes the folder. Raises UserError when the place cannot be written (read-only, full).
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary.exists():
-            temporary.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again."
         ) from error
-    return path
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write `data` to `path` in one step, making the folder. Raises UserError when the place cannot be written."""
+    with replacing(path) as file:
+        file.write(data)
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
