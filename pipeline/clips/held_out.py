@@ -1,4 +1,4 @@
-"""Real frames of held-out clips: who was not trained on, and which of their frames are looked at."""
+"""Real frames of held-out clips: clips of people who no network is trained on, and which frames are looked at."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,8 +46,9 @@ class HeldOutClips(ABC):
         self.clips = {clip: sorted(keys) for clip, keys in sorted(frames.items()) if len(keys) > 1}
         if not self.clips:
             raise UserError(
-                f"there is no {split} clip with two usable frames. Raise ingest.{split}_clips or ingest.{split}_share; metrics/ingest.json and "
-                "metrics/fit_flame_vfhq.json say what was rejected and why."
+                f"there is no {split} clip with two usable frames. Raise ingest.{split}_clips or "
+                f"ingest.{split}_share; metrics/ingest.json and metrics/fit_flame_vfhq.json say what was "
+                "rejected and why."
             )
         self.clip_of = {key: clip for clip, keys in self.clips.items() for key in keys}
 
@@ -56,59 +57,69 @@ class HeldOutClips(ABC):
         """The frame of a key, on `device`."""
 
     def self_pairs(self, count: int) -> list[tuple[str, str]]:
-        """(source, driving) keys: the first frame of each clip drives none, `count` others, evenly spaced, drive it."""
+        """(source, driving) keys: the first frame of each clip is driven by `count` others, evenly spaced."""
         pairs = []
-        for keys in self.clips.values():
-            others = keys[1:]
-            chosen = np.unique(np.linspace(0, len(others) - 1, min(count, len(others))).round().astype(int))
-            pairs += [(keys[0], others[i]) for i in chosen]
+        for first, *others in self.clips.values():
+            places = np.linspace(0, len(others) - 1, min(count, len(others)))
+            for place in np.unique(places.round().astype(int)):
+                pairs.append((first, others[place]))
         return pairs
 
     def cross_pairs(self, count: int, seed: int) -> list[tuple[str, str]]:
         """(source, driving) keys of different clips; sources take turns, drivers are drawn."""
         names, pairs = list(self.clips), []
-        for i in range(count if len(names) > 1 else 0):
-            draw = rng(seed, "evaluate", "cross", i)
-            source = names[i % len(names)]
-            driver = [name for name in names if name != source][draw.integers(len(names) - 1)]
-            pairs.append((self.clips[source][0], self.clips[driver][draw.integers(len(self.clips[driver]))]))
+        if len(names) < 2:
+            return []
+        for number in range(count):
+            draw = rng(seed, "evaluate", "cross", number)
+            source = names[number % len(names)]
+            others = [name for name in names if name != source]
+            driver = others[draw.integers(len(others))]
+            pairs.append((self.clips[source][0], self._any_frame(driver, draw)))
         return pairs
 
     def frontal_groups(self, count: int, seed: int) -> list[tuple[str, list[str]]]:
-        """For Cons.: each source with `count` drivers from other clips (all different clips while there are enough)."""
+        """For Cons.: each source with `count` drivers from other clips, which all differ while there are enough."""
         groups = []
-        for i, (clip, keys) in enumerate(self.clips.items()):
+        for number, (clip, keys) in enumerate(self.clips.items()):
             others = [name for name in self.clips if name != clip]
-            draw = rng(seed, "evaluate", "frontal", i)
+            draw = rng(seed, "evaluate", "frontal", number)
             chosen = draw.choice(len(others), count, replace=count > len(others)) if others else []
-            groups.append(
-                (keys[0], [self.clips[others[j]][draw.integers(len(self.clips[others[j]]))] for j in chosen])
-            )
+            drivers = [self._any_frame(others[index], draw) for index in chosen]
+            groups.append((keys[0], drivers))
         return groups
+
+    def _any_frame(self, clip: str, draw: np.random.Generator) -> str:
+        """The key of a random frame of a clip."""
+        keys = self.clips[clip]
+        return keys[draw.integers(len(keys))]
 
 
 class CachedClips(HeldOutClips):
     """The frames in the cache that `render_views` made."""
 
     def __init__(self, views: Path, motion: str, split: str, device: torch.device | str = "cpu") -> None:
+        """`motion` is emot or flame."""
         self.reader, self.motion = ShardReader(views / "shards"), motion
-        super().__init__(
-            pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist(),
-            split,
-            device,
-        )
+        rows = pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist()
+        super().__init__(rows, split, device)
 
     def frame(self, key: str) -> Frame:
-        read = self.reader.read
-        label = torch.from_numpy(decode_npy(read(key, "label.npy"))).float()
-        motion = (
-            motion_numbers(label[None])[0]
-            if self.motion == "flame"
-            else torch.from_numpy(decode_npy(read(key, "motion.npy")))[0].float()
+        label = self._array(key, "label.npy")
+        motion = motion_numbers(label[None]) if self.motion == "flame" else self._array(key, "motion.npy")
+        frame = Frame(
+            key=key,
+            clip=self.clip_of[key],
+            image=image_tensor(self.reader.read(key, "image.png")),
+            mask=image_tensor(self.reader.read(key, "mask.png")),
+            motion=motion[0],
+            camera=self._array(key, "cameras.npy")[0],
+            label=label,
         )
-        image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
-        camera = torch.from_numpy(decode_npy(read(key, "cameras.npy")))[0].float()
-        return to_device(Frame(key, self.clip_of[key], image, mask, motion, camera, label), self.device)
+        return to_device(frame, self.device)
+
+    def _array(self, key: str, field: str) -> Tensor:
+        return torch.from_numpy(decode_npy(self.reader.read(key, field))).float()
 
 
 class IngestedClips(HeldOutClips):
@@ -117,19 +128,26 @@ class IngestedClips(HeldOutClips):
     def __init__(self, ingest: Path, labels: Path, split: str, device: torch.device | str = "cpu") -> None:
         """`labels` is the table of the clips."""
         self.reader = ShardReader(ingest / "shards")
-        fits = pq.read_table(
-            labels, columns=["key", "clip", "split", "status", "label"], filters=[("split", "=", split)]
-        ).to_pylist()
-        self.labels = {row["key"]: row["label"] for row in fits if row["status"] == "ok"}
-        super().__init__((row for row in fits if row["key"] in self.labels), split, device)
+        columns = ["key", "clip", "split", "status", "label"]
+        rows = pq.read_table(labels, columns=columns, filters=[("split", "=", split)]).to_pylist()
+        fitted = [row for row in rows if row["status"] == "ok"]
+        self.labels = {row["key"]: row["label"] for row in fitted}
+        super().__init__(fitted, split, device)
 
     def frame(self, key: str) -> Frame:
-        read, label = self.reader.read, torch.tensor(self.labels[key])
-        image, mask = image_tensor(read(key, "image.png")), image_tensor(read(key, "mask.png"))
-        return to_device(
-            Frame(key, self.clip_of[key], image, mask, label.new_zeros(0), label[:25], label), self.device
+        label = torch.tensor(self.labels[key])
+        frame = Frame(
+            key=key,
+            clip=self.clip_of[key],
+            image=image_tensor(self.reader.read(key, "image.png")),
+            mask=image_tensor(self.reader.read(key, "mask.png")),
+            motion=label.new_zeros(0),
+            camera=label[:25],
+            label=label,
         )
+        return to_device(frame, self.device)
 
 
 def stack_frames(frames: Sequence[Frame], name: str) -> Tensor:
+    """A field of some frames, with a first axis along them."""
     return torch.stack([getattr(frame, name) for frame in frames])

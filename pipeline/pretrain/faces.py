@@ -15,7 +15,18 @@ from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.shards import ShardReader, decode_png
 
 
-@dataclass
+@dataclass(frozen=True)
+class FaceBatch:
+    """B faces; targets as `Regressor`."""
+
+    image: Tensor  # (B, 3, S, S) in [-1, 1]
+    landmarks: Tensor  # (B, 70, 2) fractions
+    people: Tensor  # (B,) class
+    targets: Tensor  # (B, 109)
+    fitted: Tensor  # (B,) bool: `targets` is known
+
+
+@dataclass(frozen=True)
 class Faces:
     """Aligned faces in memory; N images of S pixels."""
 
@@ -25,112 +36,115 @@ class Faces:
     targets: np.ndarray  # (N, 109) as Regressor
     fitted: np.ndarray  # (N,) bool: `targets` is known
 
-    def batch(self, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Images (B, 3, S, S) in [-1, 1], landmarks, people, targets and fitted of the chosen rows."""
-        image = torch.from_numpy(self.images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return (
-            image,
-            *(
-                torch.from_numpy(array[chosen])
-                for array in (self.landmarks, self.people, self.targets, self.fitted)
-            ),
+    def batch(self, rows: np.ndarray) -> FaceBatch:
+        """Some of them."""
+        image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float()
+        return FaceBatch(
+            image=image / 127.5 - 1.0,
+            landmarks=torch.from_numpy(self.landmarks[rows]),
+            people=torch.from_numpy(self.people[rows]),
+            targets=torch.from_numpy(self.targets[rows]),
+            fitted=torch.from_numpy(self.fitted[rows]),
         )
 
 
 def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
-    """All usable faces of a split ("train": portraits and frames; the others: frames). A person is an identity of the generator, a portrait or
-    a clip.
+    """All usable faces of a split: of "train" portraits and frames, of the others frames.
+
+    A person is an identity of the generator, a portrait or a clip. Raises UserError when there is no face.
     """
-    reader = ShardReader(ingest / "shards")
-    rows = [
-        row | {"person": f"clip {row['clip']}"}
-        for row in _rows(ingest / "frames.parquet")
-        if row["split"] == split
-    ]
+    rows = _usable(ingest / "frames.parquet", split=split)
+    people = [f"clip {row['clip']}" for row in rows]
     if split == "train":
-        known = truth / "portraits.parquet"
-        person = (
-            {row["file"]: f"identity {row['identity']}" for row in _rows(known)} if known.exists() else {}
-        )
-        rows += [
-            row | {"person": person.get(row["file"], f"portrait {row['key']}")}
-            for row in _rows(ingest / "portraits.parquet")
-        ]
-    rows = [row for row in rows if row["status"] == "ok"]
+        portraits = _usable(ingest / "portraits.parquet")
+        identities = _identities(truth / "portraits.parquet")
+        rows += portraits
+        people += [identities.get(row["file"], f"portrait {row['key']}") for row in portraits]
     if not rows:
         raise UserError(
-            f"pretrain perception: {ingest} holds no usable face of the {split} split. See the reasons in its tables."
+            f"pretrain perception: {ingest} holds no usable face of the {split} split. "
+            "See the reasons in its tables."
         )
-    fits = {
-        row["key"]: row["label"]
-        for name in ("ffhq", "vfhq")
-        for row in _rows(labels / f"{name}.parquet")
-        if row["status"] == "ok"
-    }
-    numbers = {person: i for i, person in enumerate(sorted({row["person"] for row in rows}))}
+    fits: dict[str, list[float]] = {}
+    for name in ("ffhq", "vfhq"):
+        fits |= {row["key"]: row["label"] for row in _usable(labels / f"{name}.parquet")}
+    unknown = np.eye(1, 437)[0]
+    label = np.array([fits.get(row["key"], unknown) for row in rows], np.float32)
+    mesh = np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)
+    numbers = {person: number for number, person in enumerate(sorted(set(people)))}
+    reader = ShardReader(ingest / "shards")
     return Faces(
         images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
-        landmarks=landmarks_70(np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)),
-        people=np.array([numbers[row["person"]] for row in rows]),
-        targets=regression_targets(
-            np.array([fits.get(row["key"], np.eye(1, 437)[0]) for row in rows], np.float32)
-        ),
+        landmarks=landmarks_70(mesh),
+        people=np.array([numbers[person] for person in people]),
+        targets=regression_targets(label),
         fitted=np.array([row["key"] in fits for row in rows]),
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
+def _usable(path: Path, **equal: str) -> list[dict[str, Any]]:
+    """The rows of a table whose status is ok and whose other columns are as they are said to be."""
+    wanted = {"status": "ok"} | equal
+    rows = pq.read_table(path).to_pylist()
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def _identities(portraits: Path) -> dict[str, str]:
+    """Who the generated portraits show, by file; empty where the portraits are real."""
+    if not portraits.exists():
+        return {}
+    return {row["file"]: f"identity {row['identity']}" for row in pq.read_table(portraits).to_pylist()}
 
 
 def regression_targets(labels_NL: np.ndarray) -> np.ndarray:
-    """Labels (N, 437) to what `Regressor` estimates (N, 109): expression, jaw, one eye triple, rotation vector of the world-to-camera
-    matrix.
+    """Labels (N, 437) to what `Regressor` estimates, (N, 109).
+
+    Expression, jaw, one eye triple, rotation vector of the world-to-camera matrix.
     """
-    world2cam = labels_NL[:, :16].reshape(-1, 4, 4)[:, :3, :3].transpose(0, 2, 1)
-    return np.concatenate(
-        [labels_NL[:, 325:425], labels_NL[:, 428:434], rotation_vectors(world2cam)], axis=1
-    ).astype(np.float32)
+    cam2world = labels_NL[:, :16].reshape(-1, 4, 4)
+    rotation = rotation_vectors(cam2world[:, :3, :3].transpose(0, 2, 1))
+    parts = [labels_NL[:, 325:425], labels_NL[:, 428:434], rotation]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
     """Rotation matrices to axis-angle vectors (N, 3), radians; 0 for what is no rotation."""
-    skew = np.stack(
-        [
-            matrices_N33[:, 2, 1] - matrices_N33[:, 1, 2],
-            matrices_N33[:, 0, 2] - matrices_N33[:, 2, 0],
-            matrices_N33[:, 1, 0] - matrices_N33[:, 0, 1],
-        ],
-        1,
-    )
+    off = matrices_N33 - matrices_N33.transpose(0, 2, 1)
+    skew = np.stack([off[:, 2, 1], off[:, 0, 2], off[:, 1, 0]], axis=1)
     sine = np.linalg.norm(skew, axis=1, keepdims=True) / 2
     cosine = (np.trace(matrices_N33, axis1=1, axis2=2)[:, None] - 1) / 2
-    return skew / 2 * np.where(sine > 1e-8, np.arctan2(sine, cosine) / np.maximum(sine, 1e-8), 1.0)
+    # Near no rotation at all the axis is that of the limit.
+    stretch = np.where(sine > 1e-8, np.arctan2(sine, cosine) / np.maximum(sine, 1e-8), 1.0)
+    return skew / 2 * stretch
 
 
 def augment(
     image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generator, geometry: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Randomly shifted and scaled (by up to `geometry` of the image), recoloured, blurred and noisy copies; also the landmarks and, as (B,
-    2), how
-    blurred and how noisy each is (0 to 1)."""
-    count = len(image_BCHW)
+    """Randomly shifted, scaled, recoloured, blurred and noisy copies of images.
+
+    They are shifted and scaled by up to `geometry` of the image. Also the landmarks, where they lie then, and how
+    blurred and how noisy each copy is, (B, 2) in [0, 1].
+    """
+    count, device = len(image_BCHW), image_BCHW.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(count, *shape, generator=generator).to(image_BCHW.device) * (high - low) + low
+        drawn = torch.rand(count, *shape, generator=generator).to(device)
+        return drawn * (high - low) + low
 
     scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
     theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
-    image = F.grid_sample(
-        image_BCHW,
-        F.affine_grid(theta, image_BCHW.shape, align_corners=False),
-        padding_mode="border",
-        align_corners=False,
-    )
+    grid = F.affine_grid(theta, image_BCHW.shape, align_corners=False)
+    image = F.grid_sample(image_BCHW, grid, padding_mode="border", align_corners=False)
     landmarks = (landmarks_BN2 - 0.5 - shift[:, None]) / scale[:, None] + 0.5
-    image = image * uniform(0.75, 1.25, 1, 1, 1) * uniform(0.9, 1.1, 3, 1, 1) + uniform(-0.15, 0.15, 1, 1, 1)
-    blurred = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)
-    image = torch.lerp(image, F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1), blurred)
-    noisy = (uniform(-0.5, 1.0, 1, 1, 1)).clamp_min(0.0)
-    image = image + 0.08 * noisy * torch.randn(image.shape, generator=generator).to(image.device)
+
+    contrast, tint = uniform(0.75, 1.25, 1, 1, 1), uniform(0.9, 1.1, 3, 1, 1)
+    image = image * contrast * tint + uniform(-0.15, 0.15, 1, 1, 1)
+    # A third of the copies is not blurred at all, and a third is not noisy.
+    blurred = uniform(-0.5, 1.0, 1, 1, 1).clamp_min(0.0)
+    smooth = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    image = torch.lerp(image, smooth, blurred)
+    noisy = uniform(-0.5, 1.0, 1, 1, 1).clamp_min(0.0)
+    noise = torch.randn(image.shape, generator=generator).to(device)
+    image = image + 0.08 * noisy * noise
     return image.clamp(-1.0, 1.0), landmarks, torch.cat([blurred, noisy], 1)[..., 0, 0]

@@ -1,6 +1,7 @@
-"""Stage pretrain with pretrain.source official: the published networks, as `psi4d import` left them, under the names that later stages read.
+"""Stage pretrain with pretrain.source official: the published networks, as `psi4d import` left them.
 
-What has no published counterpart of our form, the estimator of expression and head pose, is trained here on the fitted labels.
+They are written under the names that later stages read. What has no published counterpart of our form, the estimator
+of expression and head pose, is trained here on the fitted labels.
 """
 
 from collections.abc import Callable
@@ -19,46 +20,46 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.networks.judges import Judges
 from pipeline.networks.published import NEEDED, load_imported, weights_path
 from pipeline.pretrain.faces import read_faces
-from pipeline.pretrain.perception import PerceptionTrainer, export_identity, measure_unseen
+from pipeline.pretrain.onnx_export import export_identity
+from pipeline.pretrain.perception import PerceptionTrainer
+from pipeline.pretrain.unseen import measure_unseen
+
+Weights = dict[str, Tensor]
 
 
-def take(params: Params, item: str, out: Path) -> dict[str, dict[str, Tensor]]:
+def take(params: Params, item: str, out: Path) -> dict[str, Weights]:
     """Write the networks of an item of the matrix to `out` and return their weights by name.
 
-    Raises UserError that lists all imported networks that are missing, and those of this item that are not what they should be.
+    Raises UserError that lists all imported networks that are missing, and those of this item that are not what they
+    should be.
     """
     folder = Path(params.pretrain.official)
     loaded, problems = {}, []
     for name, published in NEEDED.items():
+        # Those of other items are only looked for, so that one message names all that is missing.
+        if published.item != item and weights_path(folder, name).is_file():
+            continue
         try:
-            if published.item == item or not weights_path(folder, name).is_file():
-                loaded[name] = load_imported(folder, name, params.networks)
+            loaded[name] = load_imported(folder, name, params.networks)
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        instead = "or set pretrain.source to generated to train small networks"
-        raise UserError(
-            "\n  ".join(
-                [
-                    "pretrain.source is official, but imported weights are not as they should be:",
-                    *problems,
-                    instead,
-                ]
-            )
-        )
+        first = "pretrain.source is official, but imported weights are not as they should be:"
+        last = "or set pretrain.source to generated to train small networks"
+        raise UserError("\n  ".join([first, *problems, last]))
     for name, (state, facts) in loaded.items():
         save_weights(weights_path(out, name), state, facts)
     return {name: state for name, (state, _) in loaded.items()}
 
 
 def genhead(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
-    """Write `out`/genhead.safetensors, and portraits.safetensors without any: nobody knows the codes of those it was trained on."""
+    """Write `out`/genhead.safetensors, and portraits.safetensors without any.
+
+    The codes of the portraits that the published GenHead was trained on are not known.
+    """
     states = take(params, "genhead", out)
-    save_weights(
-        out / "portraits.safetensors",
-        {"z": torch.zeros(0, params.networks.genhead.z_dim)},
-        {"network": "portraits that genhead knows"},
-    )
+    none = {"z": torch.zeros(0, params.networks.genhead.z_dim)}
+    save_weights(out / "portraits.safetensors", none, {"network": "portraits that genhead knows"})
     return _report(states)
 
 
@@ -68,24 +69,21 @@ def motion(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path
 
 
 def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
-    """Write what `pretrain_perception` writes, with the published face recognition and LPIPS; returns its measures as well."""
+    """Write what `pretrain_perception` writes, with the published face recognition and LPIPS.
+
+    Returns its measures as well.
+    """
     states = take(params, "perception", out)
     identity, trunk = IdentityNet(params.networks.identity), PublishedTrunk()
     identity.load_state_dict(states["identity"])
     trunk.load_state_dict(states["trunk"])
     export_identity(identity, out / "identity.onnx")
+
+    section = params.pretrain.perception
+    inputs = (section, params.flame, params.seed, params.threads, "official", ingest, labels, truth)
+    mark = fingerprint(__file__, *inputs)
     faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
-    inputs = (
-        params.pretrain.perception,
-        params.flame,
-        params.seed,
-        params.threads,
-        "official",
-        ingest,
-        labels,
-        truth,
-    )
-    trainer = PerceptionTrainer(params, faces, unseen, fingerprint(__file__, *inputs))
+    trainer = PerceptionTrainer(params, faces, unseen, mark)
     regressor = trainer.regressor()
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
@@ -94,11 +92,12 @@ def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Pat
     return _report(states) | note | trainer.losses | measured | {"history": trainer.history}
 
 
-def _report(states: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
+def _report(states: dict[str, Weights]) -> dict[str, Any]:
     """Metrics of what was only taken: numbers in each network, and curves without points."""
-    return {
-        f"{name}_values": sum(value.numel() for value in state.values()) for name, state in states.items()
-    } | {"history": []}
+    report: dict[str, Any] = {"history": []}
+    for name, state in states.items():
+        report[f"{name}_values"] = sum(value.numel() for value in state.values())
+    return report
 
 
 PUBLISHED: dict[str, Callable[..., dict[str, Any]]] = {

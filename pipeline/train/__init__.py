@@ -1,14 +1,18 @@
 """Training of Psi and Psi_3d.
 
-psi.train_psi            stage train
-psi3d.train_psi3d        stage train_psi3d
-loop.TrainingLoop        counted steps, exact resume, moving average
+psi.train_psi            stage train; psi_objective has Eq. 5
+psi3d.train_psi3d        stage train_psi3d; psi3d_objective has Eq. 2
+task.Task                what a training is: networks, optimisers, batches, losses
+loop.train               the steps of a task, from its last checkpoint to its end
+checkpoint.Checkpoint    the state of a task on disk
+synthesizer.SynthesizerTask  what the tasks of Psi and Psi_3d share
 schedule.set_rates       learning rates over a run
 synthetic_batches.SyntheticHeads  batches for Psi_3d
 view_batches.PseudoMultiView  batches for Psi
 image_terms.image_terms  the terms that both share; losses has the losses themselves
 adversary.Adversary      the discriminator
 sparse_rays.SparseRays   steps on a part of the rays
+validation.Validation    pictures of people who are not trained on
 
 May import the levels below.
 """

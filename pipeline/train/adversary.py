@@ -1,4 +1,4 @@
-"""L_adv of Eq. 2 and Eq. 5: the discriminator as a loss of the synthesizer, and its own training."""
+"""L_adv of Eq. 2 and Eq. 5: the discriminator as a loss of the synthesizer, and its own loss."""
 
 from torch import Tensor
 
@@ -7,20 +7,17 @@ from model.volume.renderer import Rendering
 from pipeline.config.params import Training
 from pipeline.train import losses
 from pipeline.train.image_terms import Target, shrink
-from pipeline.train.loop import update
 from pipeline.train.rates import adam
+from pipeline.train.task import Loss
 
-R1_EVERY = 16  # lazy regularisation (facts 4.1)
-R1_GAMMA = {
-    "image": 1.0,
-    "raw": 1.0,
-    "uv": 10.0,
-    "opacity": 0.25,
-}  # facts 4.5; opacity in [0, 1] has twice the official gradient
+# Lazy regularisation (facts 4.1).
+R1_EVERY = 16
+# Facts 4.5. Opacity lies in [0, 1] here and in [-1, 1] in the official code: its gradient is twice as large.
+R1_GAMMA = {"image": 1.0, "raw": 1.0, "uv": 10.0, "opacity": 0.25}
 
 
 class Adversary:
-    """L_adv of Eq. 2 and 5: the dual discriminator of facts 4.5 and its own training."""
+    """The dual discriminator of facts 4.5 with its optimiser."""
 
     def __init__(self, discriminator: Discriminator, section: Training) -> None:
         self.network = discriminator
@@ -33,8 +30,8 @@ class Adversary:
         self.network.requires_grad_(True)
         return losses.generator_adversarial(logits)
 
-    def train(self, step: int, rendering: Rendering, target: Target) -> dict[str, Tensor]:
-        """One step of the discriminator on the same samples, with R1 every 16 steps (times 16); returns its scalars."""
+    def loss(self, step: int, rendering: Rendering, target: Target) -> Loss:
+        """The discriminator's own loss on the same samples; every 16 steps with R1, times 16."""
         real = {
             "image": target.image,
             "raw": shrink(target.image, rendering.raw.shape[-1]),
@@ -44,20 +41,12 @@ class Adversary:
         regular = step % R1_EVERY == 0
         if regular:
             real = {name: value.detach().requires_grad_(True) for name, value in real.items()}
-        fake = self.network(
-            rendering.image.detach(),
-            rendering.raw.detach(),
-            rendering.opacity.detach(),
-            target.uv,
-            target.camera,
-        )
+        image, raw, opacity = (part.detach() for part in (rendering.image, rendering.raw, rendering.opacity))
+        fake = self.network(image, raw, opacity, target.uv, target.camera)
         judged = self.network(real["image"], real["raw"], real["opacity"], real["uv"], target.camera)
-        loss = losses.discriminator_adversarial(fake, judged)
-        scalars = {"discriminator": loss.detach()}
+        total = losses.discriminator_adversarial(fake, judged)
+        terms = {"discriminator": total.detach()}
         if regular:
-            penalty = losses.r1_penalty(
-                judged, {name: (value, R1_GAMMA[name]) for name, value in real.items()}
-            )
-            loss = loss + R1_EVERY * penalty
-        update(self.optimiser, loss)
-        return scalars
+            inputs = {name: (value, R1_GAMMA[name]) for name, value in real.items()}
+            total = total + R1_EVERY * losses.r1_penalty(judged, inputs)
+        return Loss("discriminator", total, terms)

@@ -14,7 +14,10 @@ from pipeline.train.sparse_rays import SparseRays
 
 @dataclass(frozen=True)
 class Target:
-    """What a rendering is compared with; B samples, S the image size, n the size of volume rendering."""
+    """What a rendering is compared with; B samples, S the image size, n the size of volume rendering.
+
+    `weight` says how much a pixel counts in L_1: one, as published, or more where a face moves.
+    """
 
     image: Tensor  # (B, 3, S, S) in [-1, 1]
     opacity: Tensor  # (B, 1, n, n) in [0, 1]
@@ -23,55 +26,54 @@ class Target:
     five_points: Tensor  # (B, 5, 2) fractions
     camera: Tensor  # (B, 25)
     uv: Tensor  # (B, 3, S, S): where on the canonical head a pixel lies (facts 2.8)
-    weight: (
-        Tensor  # (B, 1, S, S): how much a pixel counts in L_1; ones, as published, or more where a face moves
-    )
+    weight: Tensor  # (B, 1, S, S)
 
 
 def image_terms(rendering: Rendering, target: Target, judges: Judges) -> dict[str, Tensor]:
-    """L_1, L_LPIPS and L_opa of each sample, (B,): on the final image, the raw image, the foreground over black and the background (facts 4.2)."""
-    raw, weight = (
-        shrink(target.image, rendering.raw.shape[-1]),
-        shrink(target.weight, rendering.raw.shape[-1]),
-    )
+    """L_1, L_LPIPS and L_opa of each sample, (B,).
+
+    They are taken on the final image, the raw image, the foreground over black and the background (facts 4.2).
+    """
+    size = rendering.raw.shape[-1]
+    raw, weight = shrink(target.image, size), shrink(target.weight, size)
+    foreground = losses.over_black(raw, target.opacity)
+    drawn_behind = losses.over_black(rendering.background, target.background_mask)
+    behind = losses.over_black(target.background, target.background_mask)
     pairs = [
-        (rendering.image, target.image),
-        (rendering.raw, raw),
-        (rendering.foreground, losses.over_black(raw, target.opacity)),
-        (
-            losses.over_black(rendering.background, target.background_mask),
-            losses.over_black(target.background, target.background_mask),
-        ),
+        (rendering.image, target.image, target.weight),
+        (rendering.raw, raw, weight),
+        (rendering.foreground, foreground, weight),
+        (drawn_behind, behind, torch.ones_like(weight)),
     ]
-    weights = (target.weight, weight, weight, torch.ones_like(weight))
     return {
-        "l1": sum(losses.weighted_l1(a, b, w) for (a, b), w in zip(pairs, weights, strict=True)),
-        "lpips": sum(judges.lpips(a, b) for a, b in pairs),
+        "l1": sum(losses.weighted_l1(drawn, wanted, weight) for drawn, wanted, weight in pairs),
+        "lpips": sum(judges.lpips(drawn, wanted) for drawn, wanted, _ in pairs),
         "opacity": losses.opacity_l1(rendering.opacity, target.opacity),
     }
 
 
 def sparse_terms(rendering: Rendering, target: Target, sparse: SparseRays) -> dict[str, Tensor]:
-    """L_1 and L_opa of each sample, (B,), in a sparse step; the raw image counts for the final one, too, which is not made."""
-    rays = target.opacity.shape[-1]
-    raw, weight = sparse(shrink(target.image, rays)), sparse(shrink(target.weight, rays))
+    """L_1 and L_opa of each sample, (B,), in a sparse step.
+
+    The raw image counts twice, as the final one is not made.
+    """
+    size = target.opacity.shape[-1]
+    raw, weight = sparse(shrink(target.image, size)), sparse(shrink(target.weight, size))
     opacity, known = sparse(target.opacity), sparse(target.background_mask)
-    background = losses.l1(
-        losses.over_black(rendering.background, known), losses.over_black(sparse(target.background), known)
-    )
-    return {
-        "l1": 2 * losses.weighted_l1(rendering.raw, raw, weight)
-        + losses.weighted_l1(rendering.foreground, losses.over_black(raw, opacity), weight)
-        + background,
-        "opacity": losses.opacity_l1(rendering.opacity, opacity),
-    }
+    foreground = losses.over_black(raw, opacity)
+    drawn_behind = losses.over_black(rendering.background, known)
+    behind = losses.l1(drawn_behind, losses.over_black(sparse(target.background), known))
+    in_front = 2 * losses.weighted_l1(rendering.raw, raw, weight)
+    in_front = in_front + losses.weighted_l1(rendering.foreground, foreground, weight)
+    return {"l1": in_front + behind, "opacity": losses.opacity_l1(rendering.opacity, opacity)}
 
 
 def identity_term(rendering: Rendering, target: Target, judges: Judges) -> Tensor:
     """L_id of each sample, (B,)."""
     with torch.no_grad():
         wanted = judges.identity(target.image, target.five_points)
-    return losses.identity_distance(judges.identity(rendering.image, target.five_points), wanted)
+    found = judges.identity(rendering.image, target.five_points)
+    return losses.identity_distance(found, wanted)
 
 
 def shrink(image_BCHW: Tensor, size: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""The losses of Eq. 2 and Eq. 5, with the domains of facts 4.2. Images in [-1, 1], opacity in [0, 1]; one number a sample."""
+"""The losses of Eq. 2 and Eq. 5, with the domains of facts 4.2.
+
+Images are in [-1, 1], opacity in [0, 1]. Each loss is one number a sample, (B,), where not said otherwise.
+"""
 
 import torch
 from torch import Tensor
@@ -23,7 +26,8 @@ def weighted_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference inside `mask` (B, 1, H, W), which may be empty."""
     weight = mask.expand_as(prediction)
-    return ((prediction - target).abs() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+    difference = (prediction - target).abs() * weight
+    return difference.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
 
 
 def opacity_l1(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,7 +38,9 @@ def opacity_l1(prediction: Tensor, target: Tensor) -> Tensor:
 def depth_l1(prediction: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
     """L_depth: L1 of the distance along the ray where the target is foreground; the far background has no depth."""
     mask = (opacity > 0.5) & torch.isfinite(target)
-    return masked_l1(prediction, torch.where(mask, target, prediction.detach()), mask.to(prediction.dtype))
+    # Infinity times the mask's zero would be no number, in the gradient as well.
+    known = torch.where(mask, target, prediction.detach())
+    return masked_l1(prediction, known, mask.to(prediction.dtype))
 
 
 def identity_distance(prediction: Tensor, target: Tensor) -> Tensor:
@@ -60,11 +66,14 @@ def discriminator_adversarial(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def r1_penalty(logits: Tensor, inputs: dict[str, tuple[Tensor, float]]) -> Tensor:
-    """R1: half the weighted squared gradient norm of D at real inputs, {name: (tensor that requires grad, gamma)}; a scalar (facts 4.5)."""
+    """R1: half the weighted squared gradient norm of D at real inputs, a scalar (facts 4.5).
+
+    `inputs` maps names to a tensor that requires grad and its gamma.
+    """
     tensors = [tensor for tensor, _ in inputs.values()]
     gradients = torch.autograd.grad(logits.sum(), tensors, create_graph=True)
-    gammas = [gamma for _, gamma in inputs.values()]
-    return sum(
-        (0.5 * gamma * gradient.square().flatten(1).sum(1)).mean()
-        for gradient, gamma in zip(gradients, gammas, strict=True)
-    )
+    penalties = []
+    for gradient, (_, gamma) in zip(gradients, inputs.values(), strict=True):
+        squares = gradient.square().flatten(1).sum(1)
+        penalties.append((0.5 * gamma * squares).mean())
+    return sum(penalties)

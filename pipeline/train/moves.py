@@ -1,4 +1,4 @@
-"""How far training has moved each group of layers: what does not move does not learn, however well the losses look."""
+"""How far training has moved each group of layers: what does not move does not learn, however good the losses."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,36 +13,36 @@ class Moves:
     """Remembers the weights of `modules` that `optimisers` train, as they are when it is made."""
 
     def __init__(self, modules: Mapping[str, nn.Module], optimisers: Iterable[torch.optim.Optimizer]) -> None:
-        owners = {
-            parameter: optimiser
-            for optimiser in optimisers
-            for group in optimiser.param_groups
-            for parameter in group["params"]
-        }
+        owners: dict[nn.Parameter, torch.optim.Optimizer] = {}
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                owners |= dict.fromkeys(group["params"], optimiser)
         self.groups: dict[str, list[tuple[Tensor, nn.Parameter]]] = {}
         self.owner: dict[str, torch.optim.Optimizer] = {}
         for module, network in modules.items():
             for name, parameter in network.named_parameters():
+                # Biases and other vectors do not count.
                 if parameter in owners and parameter.ndim > 1:
                     group = f"{module}.{_group(name)}"
-                    self.groups.setdefault(group, []).append((parameter.detach().cpu().clone(), parameter))
+                    start = parameter.detach().cpu().clone()
+                    self.groups.setdefault(group, []).append((start, parameter))
                     self.owner[group] = owners[parameter]
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """For each group the length of the way from its first to its present weights, over the longer of the two; biases do not count.
+        """For each group the length of the way from its first to its present weights, over the longer of the two.
 
-        Layers of one kind are one group: `trans_blocks.0.attn.q` and `trans_blocks.1.attn.q` are `trans_blocks.attn.q`. What belongs to an
-        optimiser that has made no step yet is left out.
+        Layers of one kind are one group: `trans_blocks.0.attn.q` and `trans_blocks.1.attn.q` are
+        `trans_blocks.attn.q`. What belongs to an optimiser that has made no step yet is left out.
         """
         moved = {}
         for group, pairs in self.groups.items():
             if not self.owner[group].state:
                 continue
-            way = _length([parameter.cpu() - start for start, parameter in pairs])
-            size = max(
-                _length([start for start, _ in pairs]), _length([parameter.cpu() for _, parameter in pairs])
-            )
+            starts = [start for start, _ in pairs]
+            ends = [parameter.cpu() for _, parameter in pairs]
+            way = _length([end - start for start, end in zip(starts, ends, strict=True)])
+            size = max(_length(starts), _length(ends))
             moved[group] = way / size if size else 0.0
         return moved
 
@@ -59,4 +59,5 @@ def _group(name: str) -> str:
 
 
 def _length(tensors: list[Tensor]) -> float:
-    return float(torch.stack([tensor.double().square().sum() for tensor in tensors]).sum().sqrt())
+    squares = [tensor.double().square().sum() for tensor in tensors]
+    return float(torch.stack(squares).sum().sqrt())

@@ -1,6 +1,9 @@
-"""Stage train: learning Psi by cross-view self-reenactment on the pseudo multi-view cache (paper section 4.3, Eq. 4 and 5; facts 4.1 to 4.4)."""
+"""Stage train: learning Psi by cross-view self-reenactment on the pseudo multi-view cache (paper section 4.3).
 
-import copy
+The losses are those of Eq. 5 (psi_objective), the batches those of the cache (view_batches).
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,6 @@ import torch
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
-from model.psi.checkpointing import recompute
 from model.psi.network import Psi, is_motion
 from model.volume.renderer import Rendering
 from model.weights import load_weights, save_weights
@@ -18,38 +20,58 @@ from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
 from pipeline.core.files import write_json
 from pipeline.core.pictures import save_grid
-from pipeline.core.seeds import derive_seed, torch_rng
+from pipeline.core.seeds import derive_seed
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
-from pipeline.geometry.label import FIVE_POINTS, moving_parts
 from pipeline.networks.judges import Judges
-from pipeline.train import losses
 from pipeline.train.adversary import Adversary
-from pipeline.train.image_terms import Target, identity_term, image_terms, shrink, sparse_terms
-from pipeline.train.loop import TrainingLoop, update
-from pipeline.train.rates import synthesizer_optimiser
-from pipeline.train.schedule import set_rates
-from pipeline.train.sparse_rays import SparseRays, rays_of_step
+from pipeline.train.loop import forget, train
+from pipeline.train.psi_objective import ReenactmentObjective
+from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run
 from pipeline.train.validation import Pairs, Validation
 from pipeline.train.view_batches import FrameBatch, PseudoMultiView
 
+PREVIEWED = 6  # samples
+
+
+class ReenactmentTask(SynthesizerTask[FrameBatch]):
+    """Psi, which moves a source frame like a driving frame."""
+
+    def validate(self) -> Mapping[str, float]:
+        return self.validation(self.average.superresolution.enlarge, self._moved, self._still)
+
+    def preview(self, path: Path) -> None:
+        """Source, target, and the source with the driving motion and with its own."""
+        batch = to_device(self.data.batch(0, PREVIEWED), self.average.w_avg.device)
+        camera, own, driving = batch.camera, batch.motion_source, batch.motion_driving
+        with torch.no_grad():
+            moved = self.average(batch.source, own, driving, camera).image
+            still = self.average(batch.source, own, own, camera).image
+        save_grid(path, [batch.source, batch.target, moved, still])
+
+    def _moved(self, pairs: Pairs) -> Rendering:
+        return self.average(pairs.source, pairs.motion_source, pairs.motion_driving, pairs.camera)
+
+    def _still(self, pairs: Pairs) -> Rendering:
+        return self._moved(replace(pairs, motion_driving=pairs.motion_source))
+
 
 def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
-    """Train Psi on the cache in `views` and write its moving average to `out`/psi.safetensors; returns the metrics.
+    """Train Psi on the cache in `views` and write its average to `out`/psi.safetensors; returns the metrics.
 
-    `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. Picks up a killed run at its last checkpoint.
+    `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. A killed run goes on
+    from its last checkpoint.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
+    inputs = (section, sizes, params.seed, params.threads, views, perception, psi3d)
+    folder = scratch_folder("train", fingerprint(__file__, *inputs))
+
     torch.manual_seed(derive_seed(params.seed, "psi") % 2**63)
     psi = Psi(sizes.driven_by(section.motion)).to(device)
     adversary = Adversary(Discriminator(sizes).to(device), section)
     if section.init == "psi3d":
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
         adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
-    average = copy.deepcopy(psi).requires_grad_(False)
-    if params.machine.activation_checkpointing:
-        recompute(psi)
-    optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
     data = PseudoMultiView(
         views,
         seed=params.seed,
@@ -60,152 +82,45 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
     )
     judges = Judges.load(perception, device)
     objective = ReenactmentObjective(params, psi, adversary, judges)
-    validation = Validation(
-        CachedClips(views, section.motion, "validation", device), judges, average.superresolution.enlarge
+    validation = Validation(CachedClips(views, section.motion, "validation", device), judges)
+    task = ReenactmentTask(
+        objective,
+        data,
+        validation,
+        section,
+        motion_scale=section.motion_learning_rate_scale,
+        recomputing=params.machine.activation_checkpointing,
     )
 
-    def step(i: int, batch: FrameBatch) -> dict[str, Tensor | float]:
-        loss, scalars, finish = objective(i, batch)
-        set_rates(optimiser, i * section.batch, section.warmup, section.decay_until)
-        update(optimiser, loss)
-        return scalars | finish()
+    run = synthesizer_run("train", folder, section, device)
+    trained = train(task, run)
 
-    def preview(done: int) -> None:
-        batch = to_device(data.batch(0, 6), device)
-        with torch.no_grad():
-            moved = average(batch.source, batch.motion_source, batch.motion_driving, batch.camera)
-            still = average(batch.source, batch.motion_source, batch.motion_source, batch.camera)
-        save_grid(
-            training.folder / f"preview-{done:07d}.jpg",
-            [batch.source, batch.target, moved.image, still.image],
-        )
-
-    def validate() -> dict[str, float]:
-        def draw(pairs: Pairs) -> Rendering:
-            return average(pairs.source, pairs.motion_source, pairs.motion_driving, pairs.camera)
-
-        return validation(draw, lambda pairs: draw(replace(pairs, motion_driving=pairs.motion_source)))
-
-    training = TrainingLoop(
-        label="train",
-        folder=scratch_folder(
-            "train",
-            fingerprint(__file__, section, sizes, params.seed, params.threads, views, perception, psi3d),
-        ),
-        steps=section.images // section.batch,
-        batch=section.batch,
-        modules={"psi": psi, "discriminator": adversary.network},
-        optimisers={"psi": optimiser, "discriminator": adversary.optimiser},
-        averages={"psi": average},
-        half_life=section.ema_half_life,
-        checkpoint_every=section.checkpoint_every // section.batch,
-        device=device,
-    )
-    history = training.run(
-        lambda i: data.batch(i, section.batch),
-        step,
-        preview,
-        section.preview_every // section.batch,
-        validate,
-    )
-    save_weights(
-        out / "psi.safetensors",
-        average.state_dict(),
-        {"network": "psi", "sizes": asdict(sizes), "motion": section.motion},
-    )
-    write_json(out / "moved.json", training.moved)
-    training.finish()
-    drawn = [choice for i in range(training.steps) for choice in data.choose(i, section.batch)]
+    facts = {"network": "psi", "sizes": asdict(sizes), "motion": section.motion}
+    save_weights(out / "psi.safetensors", task.average.state_dict(), facts)
+    write_json(out / "moved.json", trained.moved)
+    forget(run)
     return {
-        "history": history,
+        "history": trained.history,
         "clips": len(data.names),
         "clips_left_out": data.clips_left_out,
         "frames_left_out": data.frames_left_out,
-        "parameters": sum(p.numel() for p in psi.parameters()),
-        "real_share_p": round(sum(choice.p == 0 for choice in drawn) / len(drawn), 4),
-        "real_share_q": round(sum(choice.q == 0 for choice in drawn) / len(drawn), 4),
+        "parameters": sum(parameter.numel() for parameter in psi.parameters()),
+        **_real_shares(data, run.steps, section.batch),
     }
 
 
-def start_from_static(psi: Psi, static: dict[str, Tensor]) -> None:
+def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:
     """Psi_3d's weights, but for the motion-related layers, which keep their random values (paper section 4.3)."""
-    psi.load_state_dict(
-        psi.state_dict() | {key: value for key, value in static.items() if not is_motion(key)}
-    )
+    taken = {key: value for key, value in static.items() if not is_motion(key)}
+    psi.load_state_dict(psi.state_dict() | taken)
 
 
-class ReenactmentObjective:
-    """Eq. 5: all losses where the target is a real frame, L_LPIPS on the foreground alone where it is a pseudo view."""
-
-    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
-        self.section, self.seed = params.train, params.seed
-        self.psi, self.adversary, self.judges = psi, adversary, judges
-
-    def __call__(self, step: int, batch: FrameBatch):
-        """The loss, its terms as scalars, and a function that trains the discriminator on the real samples and returns its scalars."""
-        section, real = self.section, batch.real > 0
-        weights, count, terms = section.weights, len(real), {}
-        jitter = torch_rng(self.seed, "psi-rays", step)
-        sparse = rays_of_step(
-            self.seed, "psi-thin", step, section.whole_every, section.whole_from // section.batch
-        )
-        adversarial = bool(real.any()) and step * section.batch >= section.adversarial_from and not sparse
-        if (
-            sparse and real.any()
-        ):  # L_LPIPS needs whole pictures, so that pseudo targets have no part in a sparse step
-            found = self._thin(batch, real, jitter, sparse)
-            terms = {name: value.sum() / count for name, value in found.items()}
-        else:
-            rendering = self.psi(
-                batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter
-            )
-            pseudo = ~real
-            if pseudo.any():
-                drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
-                wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
-                terms["lpips_pseudo"] = self.judges.lpips(drawn, wanted).sum() / count
-            if real.any():
-                shown, target = rendering[real], self._target(batch, real)
-                found = image_terms(shown, target, self.judges) | {
-                    "identity": identity_term(shown, target, self.judges)
-                }
-                if adversarial:
-                    found["adversarial"] = self.adversary.term(shown, target)
-                terms |= {name: value.sum() / count for name, value in found.items()}
-        factors = weights.model_dump() | {"lpips_pseudo": weights.lpips}
-        loss = sum(factors[name] * value for name, value in terms.items())
-        scalars = {name: value.detach() for name, value in terms.items()}
-        return (
-            loss,
-            scalars,
-            lambda: self.adversary.train(step // section.whole_every, shown, target) if adversarial else {},
-        )
-
-    def _thin(
-        self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, sparse: SparseRays
-    ) -> dict[str, Tensor]:
-        """What a sparse step asks of the samples whose target is a real frame."""
-        source = batch.source[real]
-        planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
-        cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
-        rendering = self.psi.volume(
-            planes, sparse(self.psi.background_feature(source)), cameras, generator=jitter
-        )
-        return sparse_terms(rendering, self._target(batch, real), sparse)
-
-    def _target(self, batch: FrameBatch, real: Tensor) -> Target:
-        rays = self.psi.sizes.rays
-        image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
-        points = batch.landmarks[real]
-        weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
-        # Behind the head nobody knows the background of a real frame (facts 4.2).
-        return Target(
-            image,
-            opacity,
-            shrink(image, rays),
-            1.0 - opacity,
-            points[:, list(FIVE_POINTS)],
-            batch.camera[real, 0],
-            batch.uv[real],
-            weight,
-        )
+def _real_shares(data: PseudoMultiView, steps: int, batch: int) -> dict[str, float]:
+    """How often a real frame was the driving image (p) and the target (q), over the whole run."""
+    drawn = [choice for step in range(steps) for choice in data.choose(step, batch)]
+    real_p = sum(choice.p == 0 for choice in drawn)
+    real_q = sum(choice.q == 0 for choice in drawn)
+    return {
+        "real_share_p": round(real_p / len(drawn), 4),
+        "real_share_q": round(real_q / len(drawn), 4),
+    }

@@ -1,4 +1,4 @@
-"""Who learns how fast: the groups of parameters that Psi and Psi_3d are trained in."""
+"""How fast each group of parameters of Psi and Psi_3d learns."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,29 +13,31 @@ BETAS = (0.9, 0.999)
 
 
 def synthesizer_optimiser(psi: Psi, section: Training, motion_scale: float = 0.0) -> torch.optim.Adam:
-    """Adam on the weights of `psi`; its motion layers (facts 1.8) learn `motion_scale` times as fast, and not at all when it is 0.
+    """Adam on the weights of `psi`.
 
-    A layer with equalised learning rate has weights of deviation 1, a plain one of less than a tenth. Adam's steps are of one size for all,
-    so that the former move ten times less for their size, unless `equalised_learning_rate_scale` makes up for it. Not for the layers that
-    read the style: with a constant style all weights of a row go the same way, and together fast enough.
+    Its motion layers (facts 1.8) learn `motion_scale` times as fast, and not at all when it is 0. The weights
+    of layers with equalised learning rate learn `equalised_learning_rate_scale` times as fast: they have
+    deviation 1, those of a plain layer less than a tenth. Adam's steps are of one size for all, so that the
+    former would move ten times less for their size.
     """
     equalised, other, motion = [], [], []
     for name, parameter in psi.named_parameters():
         kind = motion if is_motion(name) else equalised if _is_equalised(name) else other
         kind.append(parameter)
-    scaled = [(other, 1.0), (equalised, section.equalised_learning_rate_scale)] + (
-        [(motion, motion_scale)] if motion_scale else []
-    )
+    scaled = [(other, 1.0), (equalised, section.equalised_learning_rate_scale)]
+    if motion_scale:
+        scaled.append((motion, motion_scale))
     return adam(scaled, section)
 
 
 def adam(scaled: Iterable[tuple[Iterable[nn.Parameter], float]], section: Training) -> torch.optim.Adam:
     """Adam with the constants of `section` on groups of parameters, each with a factor of the learning rate."""
-    groups: list[dict[str, Any]] = [
-        {"params": list(parameters), "lr": section.learning_rate * scale} for parameters, scale in scaled
-    ]
+    groups: list[dict[str, Any]] = []
+    for parameters, scale in scaled:
+        groups.append({"params": list(parameters), "lr": section.learning_rate * scale})
     return torch.optim.Adam(groups, betas=BETAS, eps=section.adam_eps)
 
 
 def _is_equalised(name: str) -> bool:
+    # Layers that read the style are fast enough: with a constant style all weights of a row go the same way.
     return name.startswith(EQUALISED) and name.endswith(".weight") and ".affine." not in name

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.batches import collate
 from pipeline.core.seeds import rng
 from pipeline.store.samples import PHOTO, image_tensor
 from pipeline.store.shards import ShardReader, decode_npy
@@ -29,10 +30,10 @@ class HeadBatch:
 
 
 class SyntheticHeads:
-    """Draws batches by step number: which heads and which of their views follow from (seed, step) alone.
+    """Draws batches by step number: (seed, step) alone decides on the heads and on their views.
 
-    p and q are two different views. Of a portrait p is the photo, as Psi_3d will be given photos and never GenHead's blurred idea of one, and
-    q any view, the photo itself among them, as it alone is sharp.
+    p and q are two different views. Of a portrait p is the photo, as Psi_3d will be given photos and never
+    GenHead's blurred idea of one, and q any view, the photo itself among them, as it alone is sharp.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -41,31 +42,39 @@ class SyntheticHeads:
         self.seed = seed
 
     def batch(self, step: int, size: int) -> HeadBatch:
-        """The batch of `step`. Heads are drawn without replacement within a batch where there are enough of them."""
+        """The batch of `step`. Where there are heads enough, none is twice in it."""
         draw = rng(self.seed, "psi3d", step)
         chosen = draw.choice(len(self.keys), size, replace=size > len(self.keys))
-        rows = [self._row(self.keys[index], draw) for index in chosen]
-        return HeadBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        return collate([self._sample(self.keys[index], draw) for index in chosen])
 
-    def _row(self, key: str, draw: np.random.Generator) -> tuple[Tensor, ...]:
+    def _sample(self, key: str, draw: np.random.Generator) -> HeadBatch:
+        """A head without the axis of the batch."""
         fields = self.reader.read(key)
-        cameras = torch.from_numpy(decode_npy(fields["cameras.npy"]))
-        views = len(cameras)
-        p, q = (
-            (0, draw.integers(views)) if key.startswith(PHOTO) else draw.choice(views, 2, replace=views < 2)
+        arrays = {}
+        for name in ("cameras", "depth", "landmarks", "points", "features"):
+            arrays[name] = torch.from_numpy(decode_npy(fields[f"{name}.npy"]))
+        views = len(arrays["cameras"])
+        p, q = _two_views(key, views, draw)
+        background = image_tensor(fields["background.png"])
+        # The opacities of all views are one picture, a view below the other.
+        opacity = image_tensor(fields["opacity.png"]).reshape(1, views, -1, background.shape[-1])
+        return HeadBatch(
+            source=image_tensor(fields[f"view{p}.png"]),
+            target=image_tensor(fields[f"view{q}.png"]),
+            opacity=opacity[:, q],
+            depth=arrays["depth"][q : q + 1].float(),
+            background=background,
+            uv=image_tensor(fields[f"uv{q}.png"]),
+            camera=arrays["cameras"][q : q + 1],
+            landmarks=arrays["landmarks"][q],
+            points=arrays["points"].float(),
+            features=arrays["features"].float(),
         )
-        opacity = image_tensor(fields["opacity.png"]).reshape(
-            1, views, -1, image_tensor(fields["background.png"]).shape[-1]
-        )
-        return (
-            image_tensor(fields[f"view{p}.png"]),
-            image_tensor(fields[f"view{q}.png"]),
-            opacity[:, q],
-            torch.from_numpy(decode_npy(fields["depth.npy"]))[q : q + 1].float(),
-            image_tensor(fields["background.png"]),
-            image_tensor(fields[f"uv{q}.png"]),
-            cameras[q : q + 1],
-            torch.from_numpy(decode_npy(fields["landmarks.npy"]))[q],
-            torch.from_numpy(decode_npy(fields["points.npy"])).float(),
-            torch.from_numpy(decode_npy(fields["features.npy"])).float(),
-        )
+
+
+def _two_views(key: str, views: int, draw: np.random.Generator) -> tuple[int, int]:
+    """p and q of a head."""
+    if key.startswith(PHOTO):
+        return 0, draw.integers(views)
+    p, q = draw.choice(views, 2, replace=views < 2)
+    return p, q

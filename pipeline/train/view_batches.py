@@ -1,6 +1,7 @@
 """Batches of pseudo multi-view frames for Psi, from the cache that `render_views` made (paper section 4.3).
 
-What a batch consists of follows from (seed, step) alone, so a position in the data is a number, and any process can make any part of any batch.
+What a batch consists of follows from (seed, step) alone, so a position in the data is a number, and any process
+can make any part of any batch.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.batches import collate
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
 from pipeline.geometry.label import motion_numbers
@@ -20,7 +22,10 @@ from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """B pairs of a source frame and a driving frame of the same clip; the target is the driving frame, real or a pseudo view."""
+    """B pairs of a source frame and a driving frame of the same clip.
+
+    The target is the driving frame, real or a pseudo view of it.
+    """
 
     source: Tensor  # (B, 3, S, S) in [-1, 1]: I_s
     motion_source: Tensor  # (B, M): v_s
@@ -35,8 +40,10 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a training sample consists of: two rows of the index. `p` and `q` are rows of the driving frame's cameras: 0 is the real frame, 1 to
-    N its pseudo views."""
+    """What a training sample consists of: `source` and `driving` are rows of the index.
+
+    `p` and `q` are rows of the driving frame's cameras: 0 is the real frame, 1 to N its pseudo views.
+    """
 
     source: int
     driving: int
@@ -59,77 +66,91 @@ class PseudoMultiView:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        """`folder` (or an address that fsspec knows) holds `index.parquet` and `shards`; `clips` limits how many training clips are used (0: all);
-        `motion` is emot or flame. Of every batch, process `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
+        """Open the cache in `folder` (or at an address that fsspec knows): `index.parquet` and `shards`.
 
-        Raises UserError when the index cannot be read, or has not so many clips with frames enough that passed the quality gate.
+        `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Of every batch, process
+        `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
+
+        Raises UserError when the index cannot be read, or has not so many clips with frames enough that passed the
+        quality gate.
         """
         self.index = ViewIndex(folder)
-        self.seed, self.motion, self.substitute_p, self.substitute_q = (
-            seed,
-            motion,
-            substitute_p,
-            substitute_q,
-        )
+        self.seed, self.motion = seed, motion
+        self.substitute_p, self.substitute_q = substitute_p, substitute_q
         self.rank, self.world = rank, world
         found, self.frames_left_out = self.index.clips("train")
         self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
         self.clips_left_out = len(found) - len(self.clips)
-        self.names = sorted(self.clips)
-        if clips > len(self.names):
+        names = sorted(self.clips)
+        if clips > len(names):
             raise UserError(
-                f"train.clips is {clips}, but only {len(self.names)} training clips have usable frames. Lower it, or 0 for all of them."
+                f"train.clips is {clips}, but only {len(names)} training clips have usable frames. "
+                "Lower it, or 0 for all of them."
             )
-        self.names = self.names[: clips or None]
+        self.names = names[: clips or None]
         if not self.names:
             raise UserError(
-                f"train: {folder}/{NAME} has no training clip with {FEWEST_FRAMES} usable frames. Look into metrics/ingest.json and "
-                "metrics/render_views.json for what was rejected and why; render_views.min_* are the thresholds of quality."
+                f"train: {folder}/{NAME} has no training clip with {FEWEST_FRAMES} usable frames. "
+                "Look into metrics/ingest.json and metrics/render_views.json for what was rejected and why; "
+                "render_views.min_* are the thresholds of quality."
             )
 
     def choose(self, step: int, size: int) -> list[Choice]:
-        """The samples of `step`, those of all processes: source and driving frame independent and uniform within a clip (facts 4.7), theta_p and
-        theta_q substituted by the real frame with their probabilities (paper section 4.3)."""
+        """The samples of `step`, those of all processes.
+
+        Source and driving frame are independent and uniform within a clip (facts 4.7). The real frame stands in for
+        theta_p and theta_q with their probabilities (paper section 4.3).
+        """
         draw = rng(self.seed, "psi", step)
         chosen = draw.choice(len(self.names), size, replace=size > len(self.names))
         return [self._choice(self.clips[self.names[index]], draw) for index in chosen]
 
     def _choice(self, frames: np.ndarray, draw: np.random.Generator) -> Choice:
+        # All is drawn whatever comes of it, so that a substitution does not shift what is drawn after it.
         source, driving = draw.integers(len(frames), size=2)
         real_p, real_q = draw.random() < self.substitute_p, draw.random() < self.substitute_q
         p, q = draw.integers(1, self.index.views + 1, size=2)
         return Choice(
-            int(frames[source]), int(frames[driving]), 0 if real_p else int(p), 0 if real_q else int(q)
+            source=int(frames[source]),
+            driving=int(frames[driving]),
+            p=0 if real_p else int(p),
+            q=0 if real_q else int(q),
         )
 
     def batch(self, step: int, size: int) -> FrameBatch:
-        """This process's part of the batch of `step`, which has `size` samples in all processes together (at least one for each).
+        """This process's part of the batch of `step`.
 
-        Raises UserError that names shard, sample and field when one is damaged.
+        The batch has `size` samples in all processes together (at least one for each). Raises UserError that names
+        shard, sample and field when one is damaged.
         """
-        rows = [self._row(choice) for choice in self.choose(step, size)[self.rank :: self.world]]
-        return FrameBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        mine = self.choose(step, size)[self.rank :: self.world]
+        return collate([self._sample(choice) for choice in mine])
 
-    def _row(self, choice: Choice) -> tuple[Tensor, ...]:
+    def _sample(self, choice: Choice) -> FrameBatch:
+        """A pair without the axis of the batch."""
         view = choice.q - 1
         image, mask = (f"view{view}.png", f"alpha{view}.png") if choice.q else ("image.png", "mask.png")
         motion = "label.npy" if self.motion == "flame" else "motion.npy"
         source = self.index.read(choice.source, {"image.png", motion})
-        driven = {"cameras.npy", "landmarks.npy", "uv.png", image, mask, motion}
-        driving = self.index.read(choice.driving, driven)
-        return (
-            image_tensor(source["image.png"]),
-            self._motion(source, 0),
-            self._motion(driving, choice.p),
-            image_tensor(driving[image]),
-            image_tensor(driving[mask]),
-            image_tensor(driving["uv.png"]),
-            torch.from_numpy(decode_npy(driving["cameras.npy"]))[choice.q : choice.q + 1],
-            torch.from_numpy(decode_npy(driving["landmarks.npy"]))[choice.q],
-            torch.tensor(float(choice.q == 0)),
+        fields = {"cameras.npy", "landmarks.npy", "uv.png", image, mask, motion}
+        driving = self.index.read(choice.driving, fields)
+        cameras = torch.from_numpy(decode_npy(driving["cameras.npy"]))
+        landmarks = torch.from_numpy(decode_npy(driving["landmarks.npy"]))
+        return FrameBatch(
+            source=image_tensor(source["image.png"]),
+            motion_source=self._motion(source, 0),
+            motion_driving=self._motion(driving, choice.p),
+            target=image_tensor(driving[image]),
+            opacity=image_tensor(driving[mask]),
+            uv=image_tensor(driving["uv.png"]),
+            camera=cameras[choice.q : choice.q + 1],
+            landmarks=landmarks[choice.q],
+            real=torch.tensor(float(choice.q == 0)),
         )
 
     def _motion(self, fields: dict[str, bytes], row: int) -> Tensor:
+        """The motion (M,) of a row of a frame's cameras."""
         if self.motion == "flame":
-            return motion_numbers(torch.from_numpy(decode_npy(fields["label.npy"]))[None])[0]
+            label = torch.from_numpy(decode_npy(fields["label.npy"]))
+            return motion_numbers(label[None])[0]
         return torch.from_numpy(decode_npy(fields["motion.npy"]))[row]

@@ -11,8 +11,8 @@ from model.psi.network import Psi
 from pipeline.config.params import Params
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
-from pipeline.train.loop import update
-from pipeline.train.psi import ReenactmentObjective
+from pipeline.train.loop import clean_gradients
+from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.rates import synthesizer_optimiser
 from pipeline.train.view_batches import FrameBatch, PseudoMultiView
 
@@ -34,9 +34,15 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception))
 
     def step(i: int, batch: FrameBatch) -> None:
-        loss, _, finish = objective(i, batch)
-        update(optimiser, loss)
-        finish()
+        optimisers = {"psi": optimiser, "discriminator": adversary.optimiser}
+        learning = []
+        for loss in objective(i, batch):
+            learning.append(optimisers[loss.optimiser])
+            learning[-1].zero_grad()
+            loss.total.backward()
+        for each in learning:
+            clean_gradients(each)
+            each.step()
 
     return step
 

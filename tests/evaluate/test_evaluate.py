@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.evaluate.protocol import Evaluation, evaluate, frontal_camera, rotation_between, rounded
 from pipeline.evaluate.report import section, write_pictures
 from pipeline.geometry.camera import look_at
-from pipeline.pretrain.perception import export_identity
+from pipeline.pretrain.onnx_export import export_identity
 from tests.support import small_run
 
 

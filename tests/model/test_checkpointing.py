@@ -21,9 +21,9 @@ from pipeline.core.device import to_device
 from pipeline.geometry.camera import look_at
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import R1_EVERY, Adversary
-from pipeline.train.loop import update
-from pipeline.train.psi import ReenactmentObjective
-from pipeline.train.psi3d import StaticObjective
+from pipeline.train.loop import clean_gradients
+from pipeline.train.psi3d_objective import StaticObjective
+from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.synthetic_batches import HeadBatch
 from pipeline.train.view_batches import FrameBatch
 from tests.support.footprint import Footprint, size
@@ -104,9 +104,9 @@ def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
     batch = random_batch(stage, sizes, 2)
     scalars = []
     for network in (psi, saving):
-        loss, terms, _ = objective(stage, params, network, adversary, judges)(0, batch)
-        scalars.append(terms | {"loss": loss.detach()})
-        loss.backward()
+        loss = next(objective(stage, params, network, adversary, judges)(0, batch))
+        scalars.append(dict(loss.terms) | {"loss": loss.total.detach()})
+        loss.total.backward()
     assert all(torch.equal(value, scalars[1][name]) for name, value in scalars[0].items())
     for one, other in zip(trained(stage, psi), trained(stage, saving), strict=True):
         assert (one.grad is None) == (other.grad is None)
@@ -140,13 +140,20 @@ def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
         facts = {}
         for i in (0, R1_EVERY):  # gradients and moments exist from the second step on
             start = memory.peak = memory.bytes
-            loss, _, finish = run(i, batch)
+            losses = run(i, batch)
+            loss = next(losses)
             facts["activations"] = memory.bytes - start
-            update(optimiser, loss)
+            optimiser.zero_grad()
+            loss.total.backward()
             facts["synthesizer"], memory.peak = memory.peak, memory.bytes
-            finish()
+            loss = next(losses)
+            adversary.optimiser.zero_grad()
+            loss.total.backward()
             facts["discriminator"] = memory.peak
-            del loss, finish
+            for each in (optimiser, adversary.optimiser):
+                clean_gradients(each)
+                each.step()
+            del loss, losses
     weights, moments = [*psi.parameters(), *psi.buffers()], [optimiser, adversary.optimiser]
     return facts | {
         "psi": size(weights),

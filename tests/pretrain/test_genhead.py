@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.geometry.camera import look_at, project
-from pipeline.pretrain.genhead import aligned_camera, aligned_depth, aligned_mean, gradient_l1
+from pipeline.pretrain.genhead import gradient_l1
+from pipeline.pretrain.portraits import aligned_camera, aligned_depth, aligned_mean
 
 CROP = [1 / 128, -0.4, -0.3]  # of a raw image of 256 pixels, the 128 from (51.2, 38.4) on
 ROW = {"crop": CROP, "width": 256, "height": 256}

@@ -16,7 +16,8 @@ from pipeline.evaluate.metrics import FaceRecognition
 from pipeline.geometry.label import FIVE_POINTS
 from pipeline.networks.judges import Judges
 from pipeline.pretrain.faces import augment, read_faces, rotation_vectors
-from pipeline.pretrain.perception import arcface_loss, export_identity, pretrain_perception
+from pipeline.pretrain.onnx_export import export_identity
+from pipeline.pretrain.perception import arcface_loss, pretrain_perception
 from tests.support import small_run
 
 FIVE = torch.tensor(small_run.FIVE)

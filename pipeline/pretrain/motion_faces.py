@@ -1,0 +1,164 @@
+"""What E_mot is trained on: aligned faces in memory, and batches of pairs of frames and of portraits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from model.head.flame import Flame
+from model.layers.warp import similarity
+from model.psi.motion_encoder import CROP, EYES_AND_MOUTH, KEPT, motion_crop
+from pipeline.core.errors import UserError
+from pipeline.geometry.label import head_vertices
+from pipeline.geometry.landmarks import landmarks_70
+from pipeline.geometry.motion_targets import MIRROR, motion_targets
+from pipeline.store.shards import ShardReader, decode_png
+
+POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
+REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
+LABELS_AT_ONCE = 64
+
+
+@dataclass
+class MotionFaces:
+    """Aligned faces in memory; N images of S pixels. `pose` and `frontal` are NaN where the fit was rejected."""
+
+    images: np.ndarray  # (N, S, S, 3) uint8
+    points: np.ndarray  # (N, 70, 2) fractions
+    clips: np.ndarray  # (N,) name of the clip; empty for portraits
+    pose: np.ndarray  # (N, 3) head rotation, axis-angle in radians
+    frontal: np.ndarray  # (N, 70, 2) landmarks of the fitted head from the front, world units, y down
+
+    def crops(
+        self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the encoder is shown of these rows, and the same in its own colours, (B, 3, size, size) in [-1, 1].
+
+        The third are the landmarks in them, (B, 70, 2) fractions. With a generator framing and colours are random.
+        """
+        image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        points = self.points[rows]
+        framing = points if generator is None else _jitter(points, generator)
+        framing = torch.from_numpy(framing).float()
+        crop = motion_crop(image, framing, size)
+        places = _in_crop(torch.from_numpy(points).float(), framing)
+        shown = crop if generator is None else _recolour(crop, generator)
+        return shown, crop, places
+
+
+@dataclass
+class MotionBatch:
+    """Frames 2i and 2i + 1 are of one clip, 2B in all; then come B portraits (if there are any)."""
+
+    reenacted: int  # so many of the frames
+    shown: Tensor  # (N, 3, size, size)
+    crops: Tensor  # (N, 3, size, size)
+    places: Tensor  # (N, 70, 2) landmarks in the crops, fractions
+    targets: dict[str, Tensor]  # (N, ...)
+
+
+def read_motion_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> MotionFaces:
+    """Usable faces: "train" has the frames of the train clips and the portraits, the others the frames of theirs.
+
+    Raises UserError when there is no frame.
+    """
+    rows = [row for row in _usable(ingest / "frames.parquet") if row["split"] == split]
+    if not rows:
+        raise UserError(
+            f"pretrain motion: {ingest} has no usable frame of a {split} clip. "
+            "Look into the reasons in its tables."
+        )
+    if split == "train":
+        rows += [row | {"clip": ""} for row in _usable(ingest / "portraits.parquet")]
+    fits = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
+    fitted = {row["key"]: row["label"] for row in fits}
+    unknown = [np.nan] * 437
+    label = torch.tensor([fitted.get(row["key"], unknown) for row in rows])
+    with torch.no_grad():
+        parts = [flame.landmarks(head_vertices(flame, part)) for part in label.split(LABELS_AT_ONCE)]
+    frontal = torch.cat(parts)[..., :2]
+    mesh = np.array([row["landmarks"] for row in rows], np.float32)
+    reader = ShardReader(ingest / "shards")
+    return MotionFaces(
+        images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
+        points=landmarks_70(mesh.reshape(len(rows), -1, 3)),
+        clips=np.array([row["clip"] for row in rows]),
+        pose=label[:, 425:428].numpy(),
+        frontal=frontal.numpy() * np.array([1.0, -1.0]),
+    )
+
+
+def draw_batch(faces: MotionFaces, batch: int, size: int, generator: np.random.Generator) -> MotionBatch:
+    """A batch of pairs and portraits, half of them mirrored."""
+    rows = _draw_rows(faces.clips, batch, generator)
+    shown, crops, places = faces.crops(rows, size, generator)
+    # Mirrored after cropping, since the crop is symmetrical; the two of a pair together.
+    pairs = np.repeat(generator.random(batch) < 0.5, 2)
+    mirrored = np.concatenate([pairs, generator.random(len(rows) - 2 * batch) < 0.5])
+    turned = torch.from_numpy(mirrored)[:, None, None, None]
+    flipped = (places * places.new_tensor([-1.0, 1.0]) + places.new_tensor([1.0, 0.0]))[:, MIRROR]
+    frontal, pose = faces.frontal[rows], faces.pose[rows]
+    frontal[mirrored] = frontal[mirrored][:, MIRROR] * [-1.0, 1.0]
+    pose[mirrored] *= np.float32([1.0, -1.0, -1.0])
+    targets = motion_targets(frontal) | {POSE: pose}
+    return MotionBatch(
+        reenacted=2 * -(-batch // REENACTED),
+        shown=torch.where(turned, shown.flip(3), shown),
+        crops=torch.where(turned, crops.flip(3), crops),
+        places=torch.where(turned[..., 0], flipped, places),
+        targets={name: torch.from_numpy(value) for name, value in targets.items()},
+    )
+
+
+def _draw_rows(clips: np.ndarray, batch: int, generator: np.random.Generator) -> np.ndarray:
+    """Rows of the frames of pairs, one after the other, and then of portraits."""
+    frames, portraits = np.flatnonzero(clips != ""), np.flatnonzero(clips == "")
+    first = generator.choice(frames, batch)
+    second = [generator.choice(np.flatnonzero(clips == clips[row])) for row in first]
+    alone = generator.choice(portraits, batch) if len(portraits) else portraits
+    pairs = np.stack([first, np.array(second)], axis=1)
+    return np.concatenate([pairs.reshape(-1), alone])
+
+
+def _in_crop(points_NK2: Tensor, framing_NK2: Tensor) -> Tensor:
+    """Image fractions to fractions of the square that `motion_crop` cuts with the landmarks `framing`."""
+    eyes_and_mouth = (slice(36, 42), slice(42, 48), slice(60, 68))
+    reference = torch.stack([framing_NK2[:, group].mean(1) for group in eyes_and_mouth], dim=1)
+    matrix = similarity(reference, reference.new_tensor(EYES_AND_MOUTH))
+    placed = points_NK2 @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
+    return (placed + 0.5 - placed.new_tensor([(CROP - KEPT) / 2, 0.0])) / KEPT
+
+
+def _jitter(points_N70x2: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Framings that are a little off, as real landmarks are: moved, scaled and turned."""
+    count = len(points_N70x2)
+    middle = points_N70x2.mean(1, keepdims=True)
+    # A point of the plane is a complex number: a factor scales and turns it.
+    scale = 1 + 0.04 * generator.normal(size=count)
+    factor = scale * np.exp(1j * 0.05 * generator.normal(size=count))
+    across, down = generator.normal(size=(count, 1)), generator.normal(size=(count, 1))
+    z = (points_N70x2 - middle) @ np.array([1, 1j])
+    z = z * factor[:, None] + 0.008 * (across + 1j * down)
+    return np.stack([z.real, z.imag], axis=-1) + middle
+
+
+def _recolour(image_BCHW: Tensor, generator: np.random.Generator) -> Tensor:
+    """Other light, other skin, sometimes grey, and noise."""
+    count = len(image_BCHW)
+
+    def normal(spread: float, *shape: int) -> Tensor:
+        return torch.from_numpy(spread * generator.normal(size=(count, *shape))).float()
+
+    grey = torch.from_numpy(generator.random((count, 1, 1, 1)).astype(np.float32)).pow(2)
+    image = torch.lerp(image_BCHW, image_BCHW.mean(1, keepdim=True), grey)
+    image = image * normal(0.2, 1, 1, 1).exp() * normal(0.1, 3, 1, 1).exp()
+    image = image + normal(0.12, 1, 1, 1) + normal(0.08, 3, 1, 1)
+    return (image + normal(0.03, *image.shape[1:])).clamp(-1, 1)
+
+
+def _usable(path: Path) -> list[dict[str, Any]]:
+    return [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok"]

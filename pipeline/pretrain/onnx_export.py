@@ -1,0 +1,53 @@
+"""The face recognition network as ONNX, in a form that insightface's get_model and onnx2torch read."""
+
+import copy
+import io
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+
+from model.judges.identity import INPUT, IdentityNet
+from pipeline.core.files import write_bytes
+
+
+def export_identity(network: IdentityNet, path: Path) -> Path:
+    """Write `network` for inputs of (batch, 3, 112, 112), RGB in [-1, 1]; returns `path`."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter that insightface's readers understand is the older one, and says so.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            copy.deepcopy(network).cpu().eval(),
+            (torch.zeros(1, 3, INPUT, INPUT),),
+            buffer,
+            input_names=["data"],
+            output_names=["embedding"],
+            dynamic_axes={"data": {0: "batch"}, "embedding": {0: "batch"}},
+            opset_version=13,
+            dynamo=False,
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    _fold_identities(model.graph)
+    onnx.checker.check_model(model)
+    return write_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _fold_identities(graph: onnx.GraphProto) -> None:
+    """Give every user of an Identity of a constant the constant.
+
+    The exporter shares equal tensors that way, which other readers do not expect.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    renamed, kept = {}, []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in constants:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)

@@ -1,0 +1,145 @@
+"""The portraits that GenHead is trained on, with what is known of the heads in them.
+
+Of generated portraits that is the truth of the generator, in the crop of the aligned image; of real ones what was
+fitted to them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from model.sizes import Sizes
+from pipeline.core.batches import collate
+from pipeline.core.errors import UserError
+from pipeline.core.files import key_of
+from pipeline.core.seeds import rng
+from pipeline.geometry.camera import pack, unpack
+from pipeline.store.samples import DEPTH_UNIT, image_tensor
+from pipeline.store.shards import ShardReader, decode_png
+from pipeline.train.image_terms import shrink
+
+Fields = dict[str, bytes]
+
+
+@dataclass
+class Portraits:
+    """All portraits in memory; N portraits, S pixels, n rays."""
+
+    image: Tensor  # (N, 3, S, S) in [-1, 1]
+    opacity: Tensor  # (N, 1, n, n) in [0, 1]
+    depth: Tensor  # (N, 1, n, n) world units along the ray; inf where there is nothing or nothing is known
+    z: Tensor  # (N, 512) of the person
+    label: Tensor  # (N, 437)
+    camera: Tensor  # (N, 25) of the aligned image
+
+
+def load_portraits(ingested: Path, labels: Path, truth: Path, sizes: Sizes, seed: int) -> Portraits:
+    """The portraits that ingest and fit_flame accepted. Raises UserError when there is none."""
+    rows = {row["key"]: row for row in _usable(ingested / "portraits.parquet")}
+    fitted = {row["key"]: row["label"] for row in _usable(labels / "ffhq.parquet")}
+    keys = sorted(rows.keys() & fitted.keys())
+    if not keys:
+        raise UserError(
+            "pretrain genhead: no portrait was both accepted and fitted. "
+            "metrics/ingest.json and metrics/fit_flame_ffhq.json say why."
+        )
+    if (truth / "portraits.parquet").exists():
+        heads = TrueHeads(truth, sizes.rays)
+    else:
+        heads = FittedHeads(fitted, sizes, seed)
+    images = ShardReader(ingested / "shards")
+    return collate([heads(rows[key], images.read(key)) for key in keys])
+
+
+class TrueHeads:
+    """Generated portraits, whose heads are known."""
+
+    def __init__(self, truth: Path, rays: int) -> None:
+        portraits = pq.read_table(truth / "portraits.parquet").to_pylist()
+        identities = pq.read_table(truth / "identities.parquet").to_pylist()
+        self.known = {row["file"]: row for row in portraits}
+        self.codes = {row["identity"]: row["z"] for row in identities}
+        self.drawn, self.rays = ShardReader(truth), rays
+
+    def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
+        """A portrait, without the axis of the batch."""
+        real, drawn = self.known[row["file"]], self.drawn.read(key_of(row["file"]))
+        mask = decode_png(drawn["mask.png"]).astype(np.float32) / 255.0
+        depth = decode_png(drawn["depth.png"]).astype(np.float32) * DEPTH_UNIT
+        opacity = aligned_mean(mask, row["crop"], self.rays)
+        camera = aligned_camera(np.array(real["camera"], np.float32), row)
+        return Portraits(
+            image=image_tensor(fields["image.png"]),
+            opacity=torch.from_numpy(opacity)[None],
+            depth=torch.from_numpy(aligned_depth(depth, row["crop"], self.rays))[None],
+            z=torch.tensor(self.codes[real["identity"]]),
+            label=torch.tensor(real["label"]),
+            camera=torch.from_numpy(camera),
+        )
+
+
+class FittedHeads:
+    """Real portraits: the mask that ingest found, no depth, the fitted label, and a code for every portrait."""
+
+    def __init__(self, fitted: dict[str, list[float]], sizes: Sizes, seed: int) -> None:
+        self.fitted, self.sizes, self.seed = fitted, sizes, seed
+
+    def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
+        """A portrait, without the axis of the batch."""
+        opacity = shrink(image_tensor(fields["mask.png"])[None], self.sizes.rays)[0]
+        label = torch.tensor(self.fitted[row["key"]])
+        code = rng(self.seed, "portrait code", row["key"]).normal(size=self.sizes.genhead.z_dim)
+        return Portraits(
+            image=image_tensor(fields["image.png"]),
+            opacity=opacity,
+            depth=torch.full_like(opacity, torch.inf),
+            z=torch.from_numpy(code.astype(np.float32)),
+            label=label,
+            camera=label[:25],
+        )
+
+
+def aligned_camera(camera_25: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    """The camera of the raw image, with the intrinsics of the aligned one.
+
+    `row` has crop (scale, tx, ty), width and height of the raw image.
+    """
+    cam2world, intrinsics = unpack(camera_25)
+    scale, tx, ty = row["crop"]
+    across, down = scale * row["width"], scale * row["height"]
+    crop = np.array([[across, 0.0, tx], [0.0, down, ty], [0.0, 0.0, 1.0]])
+    return pack(cam2world, crop @ intrinsics)
+
+
+def aligned_mean(raw_HW: np.ndarray, crop: list[float], side: int, sub: int = 4) -> np.ndarray:
+    """The mean over each pixel of the aligned image of side x side, by sub x sub points.
+
+    Outside of the raw image its border goes on.
+    """
+    fine = _resample(raw_HW, crop, side * sub, cv2.INTER_LINEAR)
+    return fine.reshape(side, sub, side, sub).mean((1, 3))
+
+
+def aligned_depth(raw_HW: np.ndarray, crop: list[float], side: int) -> np.ndarray:
+    """Depth at the centres of the aligned pixels, inf where the raw image has none (0)."""
+    depth = _resample(raw_HW, crop, side, cv2.INTER_NEAREST)
+    return np.where(depth > 0, depth, np.inf).astype(np.float32)
+
+
+def _resample(raw_HW: np.ndarray, crop: list[float], side: int, method: int) -> np.ndarray:
+    """The raw image at the centres of side x side pixels of the aligned one."""
+    scale, tx, ty = crop
+    centres = (np.arange(side, dtype=np.float32) + 0.5) / side
+    x, y = np.meshgrid((centres - tx) / scale - 0.5, (centres - ty) / scale - 0.5)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    return cv2.remap(raw_HW, x, y, method, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _usable(path: Path) -> list[dict[str, Any]]:
+    return [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok"]

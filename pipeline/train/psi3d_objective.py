@@ -1,0 +1,87 @@
+"""Eq. 2: what a batch of synthetic heads asks of Psi_3d (paper section 4.2, facts 4.1 to 4.3)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from model.psi.network import Psi
+from pipeline.config.params import Params
+from pipeline.core.seeds import torch_rng
+from pipeline.geometry.label import FIVE_POINTS
+from pipeline.networks.judges import Judges
+from pipeline.train import losses
+from pipeline.train.adversary import Adversary
+from pipeline.train.image_terms import Target, identity_term, image_terms, sparse_terms
+from pipeline.train.sparse_rays import rays_of_step
+from pipeline.train.synthetic_batches import HeadBatch
+from pipeline.train.task import Loss
+
+# Density regularisation (facts 4.3).
+SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25
+
+
+class StaticObjective:
+    """All seven losses with the schedule of facts 4.2, counted in images seen."""
+
+    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
+        self.section, self.seed = params.train_psi3d, params.seed
+        self.psi, self.adversary, self.judges = psi, adversary, judges
+
+    def __call__(self, step: int, batch: HeadBatch) -> Iterator[Loss]:
+        """The loss of Psi_3d, and that of the discriminator on the same rendering where it takes part."""
+        section, images = self.section, step * self.section.batch
+        jitter = torch_rng(self.seed, "psi3d-rays", step)
+        whole_from = section.whole_from // section.batch
+        sparse = rays_of_step(self.seed, "psi3d-thin", step, section.whole_every, whole_from)
+        adversarial = images >= section.adversarial_from and not sparse
+        planes = self.psi.planes(batch.source, None, None, motion_scale=0.0)
+        background = self.psi.background_feature(batch.source)
+        target, opacity, depth = self._target(batch), batch.opacity, batch.depth
+
+        if sparse:
+            opacity, depth = sparse(opacity), sparse(depth)
+            cameras = sparse.cameras(batch.camera, background.shape[-1])
+            rendering = self.psi.volume(planes, sparse(background), cameras, generator=jitter)
+            terms = sparse_terms(rendering, target, sparse)
+        else:
+            rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
+            terms = image_terms(rendering, target, self.judges)
+            if images >= section.identity_from:
+                terms["identity"] = identity_term(rendering, target, self.judges)
+        if images < section.depth_until:
+            terms["depth"] = losses.depth_l1(rendering.depth, depth, opacity)
+        if images < section.planes_until:
+            features = self.psi.plane_features(planes, batch.points)
+            terms["planes"] = losses.l1(features, batch.features)
+        if adversarial:
+            terms["adversarial"] = self.adversary.term(rendering, target)
+
+        terms = {name: value.mean() for name, value in terms.items()}
+        total = sum(getattr(section.weights, name) * value for name, value in terms.items())
+        if step % SMOOTH_EVERY == 0:
+            total = total + SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
+        yield Loss("psi", total, {name: value.detach() for name, value in terms.items()})
+        if adversarial:
+            yield self.adversary.loss(step // section.whole_every, rendering, target)
+
+    def _target(self, batch: HeadBatch) -> Target:
+        return Target(
+            image=batch.target,
+            opacity=batch.opacity,
+            background=batch.background,
+            # GenHead's background is known behind the head as well.
+            background_mask=torch.ones_like(batch.opacity),
+            five_points=batch.landmarks[:, list(FIVE_POINTS)],
+            camera=batch.camera[:, 0],
+            uv=batch.uv,
+            weight=torch.ones_like(batch.target[:, :1]),
+        )
+
+    def _roughness(self, planes: Tensor, jitter: torch.Generator) -> Tensor:
+        """L1 between densities at random points and close by (facts 4.3)."""
+        points = torch.rand(len(planes), SMOOTH_POINTS, 3, generator=jitter) * 2.0 - 1.0
+        steps = torch.randn(points.shape, generator=jitter) * SMOOTH_STEP * self.psi.sizes.box
+        both = torch.cat([points, points + steps], dim=1).to(planes.device)
+        density = self.psi.density(planes, both)
+        return (density[:, :SMOOTH_POINTS] - density[:, SMOOTH_POINTS:]).abs().mean()

@@ -1,0 +1,106 @@
+"""Eq. 5: what a batch of frames asks of Psi (paper section 4.3, facts 4.2)."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from model.psi.network import Psi
+from model.volume.renderer import Rendering
+from pipeline.config.params import Params
+from pipeline.core.seeds import torch_rng
+from pipeline.geometry.label import FIVE_POINTS, moving_parts
+from pipeline.networks.judges import Judges
+from pipeline.train import losses
+from pipeline.train.adversary import Adversary
+from pipeline.train.image_terms import Target, identity_term, image_terms, shrink, sparse_terms
+from pipeline.train.sparse_rays import SparseRays, rays_of_step
+from pipeline.train.task import Loss
+from pipeline.train.view_batches import FrameBatch
+
+
+class ReenactmentObjective:
+    """All losses where the target is a real frame, L_LPIPS on the foreground alone where it is a pseudo view."""
+
+    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
+        self.section, self.seed = params.train, params.seed
+        self.psi, self.adversary, self.judges = psi, adversary, judges
+
+    def __call__(self, step: int, batch: FrameBatch) -> Iterator[Loss]:
+        """The loss of Psi, and that of the discriminator where it takes part."""
+        section, real = self.section, batch.real > 0
+        jitter = torch_rng(self.seed, "psi-rays", step)
+        whole_from = section.whole_from // section.batch
+        sparse = rays_of_step(self.seed, "psi-thin", step, section.whole_every, whole_from)
+
+        # L_LPIPS needs whole pictures, so that pseudo targets have no part in a sparse step.
+        if sparse and real.any():
+            found = self._sparse_terms(batch, real, jitter, sparse)
+            yield self._loss(_share(found, len(real)))
+            return
+
+        rendering = self.psi(
+            batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter
+        )
+        terms = {}
+        if not real.all():
+            terms |= _share(self._pseudo_terms(rendering, batch, ~real), len(real))
+        if not real.any():
+            yield self._loss(terms)
+            return
+
+        shown, target = rendering[real], self._target(batch, real)
+        found = image_terms(shown, target, self.judges)
+        found["identity"] = identity_term(shown, target, self.judges)
+        adversarial = step * section.batch >= section.adversarial_from
+        if adversarial:
+            found["adversarial"] = self.adversary.term(shown, target)
+        yield self._loss(terms | _share(found, len(real)))
+        if adversarial:
+            yield self.adversary.loss(step // section.whole_every, shown, target)
+
+    def _loss(self, terms: Mapping[str, Tensor]) -> Loss:
+        """The weighted sum of scalars."""
+        weights = self.section.weights.model_dump()
+        weights["lpips_pseudo"] = weights["lpips"]
+        total = sum(weights[name] * value for name, value in terms.items())
+        return Loss("psi", total, {name: value.detach() for name, value in terms.items()})
+
+    def _pseudo_terms(self, rendering: Rendering, batch: FrameBatch, pseudo: Tensor) -> dict[str, Tensor]:
+        """What the samples are asked whose target is a pseudo view."""
+        drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
+        wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
+        return {"lpips_pseudo": self.judges.lpips(drawn, wanted)}
+
+    def _sparse_terms(
+        self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, sparse: SparseRays
+    ) -> dict[str, Tensor]:
+        """What a sparse step asks of the samples whose target is a real frame."""
+        source = batch.source[real]
+        planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
+        cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
+        background = sparse(self.psi.background_feature(source))
+        rendering = self.psi.volume(planes, background, cameras, generator=jitter)
+        return sparse_terms(rendering, self._target(batch, real), sparse)
+
+    def _target(self, batch: FrameBatch, real: Tensor) -> Target:
+        rays = self.psi.sizes.rays
+        image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
+        points = batch.landmarks[real]
+        weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
+        return Target(
+            image=image,
+            opacity=opacity,
+            background=shrink(image, rays),
+            # The background of a real frame is not known behind the head (facts 4.2).
+            background_mask=1.0 - opacity,
+            five_points=points[:, list(FIVE_POINTS)],
+            camera=batch.camera[real, 0],
+            uv=batch.uv[real],
+            weight=weight,
+        )
+
+
+def _share(terms: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Terms (B',) of some samples as their part of the mean over all `count` samples of the batch."""
+    return {name: value.sum() / count for name, value in terms.items()}

@@ -1,0 +1,82 @@
+"""What the trainings of Psi and Psi_3d share: a synthesizer, its moving average and its discriminator."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from model.psi.checkpointing import recompute
+from model.psi.network import Psi
+from pipeline.config.params import Training
+from pipeline.train.adversary import Adversary
+from pipeline.train.loop import Run
+from pipeline.train.rates import synthesizer_optimiser
+from pipeline.train.schedule import set_rates
+from pipeline.train.task import Batch, Loss, Task
+from pipeline.train.validation import Validation
+
+
+class Data(Protocol[Batch]):
+    """Where batches come from."""
+
+    def batch(self, step: int, size: int) -> Batch: ...
+
+
+class Objective(Protocol[Batch]):
+    """What a batch asks of the synthesizer and then of the discriminator."""
+
+    psi: Psi
+    adversary: Adversary
+
+    def __call__(self, step: int, batch: Batch) -> Iterator[Loss]: ...
+
+
+class SynthesizerTask(Task[Batch]):
+    """Trains a synthesizer by `objective`; its average is what the stage writes in the end."""
+
+    def __init__(
+        self,
+        objective: Objective[Batch],
+        data: Data[Batch],
+        validation: Validation,
+        section: Training,
+        motion_scale: float = 0.0,
+        recomputing: bool = False,
+    ) -> None:
+        """`motion_scale` is that of `synthesizer_optimiser`; `recomputing` saves memory and costs time."""
+        psi, adversary = objective.psi, objective.adversary
+        self.objective, self.data, self.validation, self.section = objective, data, validation, section
+        self.average = copy.deepcopy(psi).requires_grad_(False)
+        # Only now: a copy of a network whose parts are wrapped would call the parts of the original.
+        if recomputing:
+            recompute(psi)
+        self.optimiser = synthesizer_optimiser(psi, section, motion_scale)
+        self.networks = {"psi": psi, "discriminator": adversary.network}
+        self.optimisers = {"psi": self.optimiser, "discriminator": adversary.optimiser}
+        self.averages = {"psi": self.average}
+
+    def batch(self, step: int) -> Batch:
+        return self.data.batch(step, self.section.batch)
+
+    def set_rates(self, step: int) -> None:
+        images = step * self.section.batch
+        set_rates(self.optimiser, images, self.section.warmup, self.section.decay_until)
+
+    def losses(self, step: int, batch: Batch) -> Iterator[Loss]:
+        return self.objective(step, batch)
+
+
+def synthesizer_run(label: str, folder: Path, section: Training, device: torch.device) -> Run:
+    """The run that `section` describes, whose numbers count images."""
+    return Run(
+        label,
+        folder,
+        steps=section.images // section.batch,
+        batch=section.batch,
+        half_life=section.ema_half_life,
+        checkpoint_every=section.checkpoint_every // section.batch,
+        preview_every=section.preview_every // section.batch,
+        device=device,
+    )

@@ -1,0 +1,59 @@
+"""What the training loop is told about a training: networks, optimisers, batches and losses."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one optimiser makes smaller in a step.
+
+    `total` is a differentiable scalar. `terms` are scalars for the history: its parts, as a rule.
+    """
+
+    optimiser: str
+    total: Tensor
+    terms: Mapping[str, Tensor]
+
+
+class Task(ABC, Generic[Batch]):
+    """A training: `loop.train` goes through its steps. What a step does may depend on its number alone.
+
+    `networks` hold all weights that training changes, `optimisers` change them, `averages` are the moving
+    averages of some networks, under the same names.
+    """
+
+    networks: Mapping[str, nn.Module]
+    optimisers: Mapping[str, torch.optim.Optimizer]
+    averages: Mapping[str, nn.Module] = {}
+
+    @abstractmethod
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, on the CPU. It is called in a thread, a step ahead."""
+
+    @abstractmethod
+    def set_rates(self, step: int) -> None:
+        """Give the optimisers their learning rates for a step."""
+
+    @abstractmethod
+    def losses(self, step: int, batch: Batch) -> Iterator[Loss]:
+        """The losses of a step, one for each optimiser that learns in it.
+
+        The loop differentiates a loss before it asks for the next one, so that two graphs are never in memory
+        together. The optimisers step after the last one.
+        """
+
+    def validate(self) -> Mapping[str, float]:
+        """Numbers of people who are not trained on."""
+        return {}
+
+    def preview(self, path: Path) -> None:
+        """Draw what the networks make of some training samples, if there is something to draw."""
