@@ -144,7 +144,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return encode_png(draw.integers(0, 256, shape, dtype=np.uint8))
 
     label = np.concatenate([cameras(1)[0], np.zeros(412)]).astype(np.float32)
+    landmarks = draw.uniform(0.3, 0.7, (2, 70, 2)).astype(np.float32)
     shared = {"cameras.npy": encode_npy(cameras(2)), "label.npy": encode_npy(label)}
+    shared |= {"landmarks.npy": encode_npy(landmarks)}
     head = {name: picture(IMAGE, IMAGE, 3) for name in ("view0.png", "view1.png", "uv0.png", "uv1.png")}
     head |= {"opacity.png": picture(2 * RAYS, RAYS), "background.png": picture(RAYS, RAYS, 3)}
     arrays = {

@@ -1,13 +1,11 @@
 """The state of a training on disk, so that a killed run goes on with the same bits.
 
-Two files: `checkpoint.safetensors` has the weights, their averages and the optimisers' state,
-`checkpoint.json` the number of finished steps, the history and the hash of the other file.
+`checkpoint.safetensors` has the weights, their averages and the state of the optimisers; the JSON beside it the
+number of finished steps, the history and the checksum.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.core.device import to_device
-from pipeline.core.files import sha256, write_bytes, write_json
+from pipeline.core.errors import UserError
+from pipeline.store.sealed import check_sealed, recover, remove_sealed, write_sealed
 from pipeline.train.task import Task
 
 History = list[dict[str, float]]
@@ -25,7 +24,7 @@ class Checkpoint:
     """The checkpoint of one run. `folder` is a scratch folder, named after all that the run depends on."""
 
     def __init__(self, folder: Path) -> None:
-        self.tensors, self.record = folder / "checkpoint.safetensors", folder / "checkpoint.json"
+        self.path = folder / "checkpoint.safetensors"
 
     def save(self, done: int, task: Task, history: History) -> None:
         """Replace the checkpoint by the state after `done` steps."""
@@ -33,33 +32,30 @@ class Checkpoint:
         for prefix, network in _networks(task).items():
             for key, value in network.state_dict().items():
                 tensors[f"{prefix}{key}"] = value.contiguous()
-        write_bytes(self.tensors, save(to_device(tensors, "cpu")))
-        # The record comes last: tensors without it are an unfinished write.
-        write_json(self.record, {"done": done, "history": history, "sha256": sha256(self.tensors)})
+        facts = {"done": done, "history": history}
+        write_sealed(self.path, save(to_device(tensors, "cpu")), facts)
 
     def load(self, task: Task) -> tuple[int, History]:
         """Bring `task` to the saved state; returns the number of finished steps and the history.
 
         Where there is no whole checkpoint, `task` stays as it is and both are empty.
         """
-        if not self.record.exists() or not self.tensors.exists():
+        recover(self.path)
+        try:
+            facts = check_sealed(self.path)
+        except UserError:
             return 0, []
-        facts: dict[str, Any] = json.loads(self.record.read_text())
-        # A run that was killed between the two writes leaves a record of other tensors.
-        if facts["sha256"] != sha256(self.tensors):
-            return 0, []
-        with safe_open(self.tensors, "pt") as file:
+        with safe_open(self.path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         for prefix, network in _networks(task).items():
             network.load_state_dict(_below(prefix, tensors))
         for name, optimiser in task.optimisers.items():
             _load_optimiser(optimiser, _below(f"optimiser.{name}.", tensors))
-        return int(facts["done"]), facts["history"]
+        return facts["done"], facts["history"]
 
     def remove(self) -> None:
         """Forget the state, once the results stand where they belong."""
-        for path in (self.record, self.tensors):
-            path.unlink(missing_ok=True)
+        remove_sealed(self.path)
 
 
 def _networks(task: Task) -> dict[str, nn.Module]:
