@@ -1,4 +1,6 @@
-"""The published sizes with random weights: a forward of every network, then the two training stages at 512 x 512 for a step, within 16 GiB.
+"""The published sizes with random weights: a forward of every network, and a step of the two training stages.
+
+Pictures have 512 x 512 pixels, and a step fits into 16 GiB.
 
 Takes many minutes and 3 GB of disk: `make test-paper`.
 """
@@ -136,7 +138,7 @@ def test_a_forward_has_the_published_shapes(forward) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two training stages read, in the layout of the graph: noise as pictures, untrained networks."""
+    """What the two training stages read, in the layout of the graph: noise and untrained networks."""
     folder = tmp_path_factory.mktemp("paper")
     draw = rng(0, "paper")
 
@@ -197,7 +199,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parameters(views: Path) -> dict:
-    """Scale paper, with all losses from the first image on and a single one of them to see; in `train` a pseudo view follows."""
+    """Scale paper, with all losses from the first image on and a single one of them to see.
+
+    In `train` a pseudo view follows.
+    """
     data = scale_data("paper")
     data["machine"]["device"] = "cpu"
     data["flame"]["model"] = "standin"
@@ -238,7 +243,10 @@ def parameters(views: Path) -> dict:
 def test_a_training_stage_takes_its_steps_within_16_gib(
     folder: Path, stage: str, terms: list[set[str]], weights: str
 ) -> None:
-    """Loading, step with R1, moving average, preview of six, weights on disk: the whole stage, as `dvc repro` calls it."""
+    """The whole stage, as `dvc repro` calls it.
+
+    Loading, step with R1, moving average, preview of six, weights on disk.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment)

@@ -1,4 +1,4 @@
-"""Real frames of held-out clips: clips of people who no network is trained on, and which frames are looked at."""
+"""Real frames of the clips of people who no network is trained on, and which of them are looked at."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,10 @@ class HeldOutClips(ABC):
     def __init__(
         self, rows: Iterable[Mapping[str, str]], split: str, device: torch.device | str = "cpu"
     ) -> None:
-        """`rows` have key, clip and split of each usable frame. Raises UserError when there is no such clip."""
+        """`rows` have key, clip and split of each usable frame.
+
+        Raises UserError when there is no such clip.
+        """
         self.device = device
         frames: dict[str, list[str]] = {}
         for row in rows:
@@ -79,7 +82,10 @@ class HeldOutClips(ABC):
         return pairs
 
     def frontal_groups(self, count: int, seed: int) -> list[tuple[str, list[str]]]:
-        """For Cons.: each source with `count` drivers from other clips, which all differ while there are enough."""
+        """For Cons.: each source with `count` drivers from other clips.
+
+        The clips of the drivers all differ while there are enough.
+        """
         groups = []
         for number, (clip, keys) in enumerate(self.clips.items()):
             others = [name for name in self.clips if name != clip]

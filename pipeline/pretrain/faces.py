@@ -123,8 +123,8 @@ def augment(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Randomly shifted, scaled, recoloured, blurred and noisy copies of images.
 
-    They are shifted and scaled by up to `geometry` of the image. Also the landmarks, where they lie then, and how
-    blurred and how noisy each copy is, (B, 2) in [0, 1].
+    They are shifted and scaled by up to `geometry` of the image. Also the landmarks, where they lie
+    then, and how blurred and how noisy each copy is, (B, 2) in [0, 1].
     """
     count, device = len(image_BCHW), image_BCHW.device
 

@@ -1,8 +1,8 @@
 """Stage pretrain, item genhead: GenHead at the scale of the generated heads (paper section 3.2, facts 3).
 
-The published GenHead is a GAN, as the latent code of a photograph is not known. Of a generated portrait latent
-code, label, camera, mask and depth are known, so that GenHead can learn by reconstruction, in minutes: each portrait
-is to come out of its person's code and its own label.
+The published GenHead is a GAN, as the latent code of a photograph is not known. Of a generated portrait
+latent code, label, camera, mask and depth are known, so that GenHead can learn by reconstruction, in
+minutes: each portrait is to come out of its person's code and its own label.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,8 +38,8 @@ from pipeline.train.task import Loss, Task
 WEIGHTS = {"l1": 1.0, "gradient": 3.0, "opacity": 1.0, "depth": 1.0}
 LABELS_AT_ONCE = 16
 # Factors of the learning rate. A GAN's mapping is slowed down a hundredfold, lest it runs away from the
-# discriminator; reconstruction has none. Super-resolution learns in one step of four, and would not get beyond a
-# plain enlargement.
+# discriminator; reconstruction has none. Super-resolution learns in one step of four, and would not get
+# beyond a plain enlargement.
 HASTE = {"mapping": 30.0, "superresolution": 3.0, "other": 1.0}
 WHOLE_EVERY = 4  # steps; the others are sparse
 # Of so many people with several photos one is looked at, by the last photo, which is not trained on.
@@ -50,7 +50,10 @@ KNOWN, KNOWN_AT_ONCE = 64, 8
 
 
 class PortraitTask(Task[np.ndarray]):
-    """GenHead learns portraits by heart. A batch is rows of the portraits, (2, B): the second are other people."""
+    """GenHead learns portraits by heart.
+
+    A batch is rows of the portraits, (2, B): those of the batch, and as many others.
+    """
 
     def __init__(self, params: Params, genhead: GenHead, portraits: Portraits) -> None:
         self.section, self.sizes, self.seed = params.pretrain.genhead, params.networks, params.seed
@@ -160,8 +163,9 @@ class PortraitTask(Task[np.ndarray]):
 def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
     """Train GenHead on the portraits, write what it has learnt to `out` and return metrics.
 
-    `out` gets genhead.safetensors and portraits.safetensors, the portraits that it knows. The code of a real portrait
-    is not known: each gets a random one of its own, and the fitted label. Raises UserError when there is no portrait.
+    `out` gets genhead.safetensors and portraits.safetensors, the portraits that it knows. The code of a
+    real portrait is not known: each gets a random one of its own, and the fitted label. Raises UserError
+    when there is no portrait.
     """
     section, sizes, device = params.pretrain.genhead, params.networks, choose_device(params.machine.device)
     inputs = (section, sizes, params.flame, params.seed, params.threads, ingested, labels, truth)
@@ -264,7 +268,10 @@ class States:
 
 
 def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:
-    """L1 between the differences of neighbouring pixels, (B,): keeps edges sharp where plain L1 blurs them."""
+    """L1 between the differences of neighbouring pixels, (B,).
+
+    It keeps edges sharp where plain L1 blurs them.
+    """
     down = losses.l1(prediction.diff(dim=2), target.diff(dim=2))
     across = losses.l1(prediction.diff(dim=3), target.diff(dim=3))
     return down + across

@@ -1,13 +1,14 @@
 """Stage pretrain, item motion: E_mot at the scale of the generated heads (paper section 4.1, facts 6).
 
-It is learned by 2D reenactment of clips. Of two frames of a clip a small 2D generator must make each from the other
-and both motion embeddings. As it sees the frame that it makes through the embedding alone, that has to hold whatever
-moves: lips, lids, gaze, brows, and the head pose, too.
+It is learned by 2D reenactment of clips. Of two frames of a clip a small 2D generator must make each
+from the other and both motion embeddings. As it sees the frame that it makes through the embedding
+alone, that has to hold whatever moves: lips, lids, gaze, brows, and the head pose, too.
 
-Faster than by pictures alone, each part of the embedding learns what it is named after from the landmarks of the
-fitted head, seen from the front, read out linearly: the same face is then the same motion from all sides. The
-landmark maps inside the encoder learn where the landmarks are. Portraits add people for that. Colours and framing of
-the frames to be embedded are changed at random, so that appearance is of little use in them.
+Faster than by pictures alone, each part of the embedding learns what it is named after from the
+landmarks of the fitted head, seen from the front, read out linearly: the same face is then the same
+motion from all sides. The landmark maps inside the encoder learn where the landmarks are. Portraits add
+people for that. Colours and framing of the frames to be embedded are changed at random, so that
+appearance is of little use in them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -82,9 +83,9 @@ class MotionTask(Task[MotionBatch]):
 def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
     """Train E_mot on the train clips and portraits and write `out`/motion.safetensors; returns metrics.
 
-    These are small numbers of the validation clips: how much of named motions a linear map of the embedding, learned
-    on the train clips, explains (R^2, 1 is all, of all frames and about each clip's mean), and the L1 of reenactment
-    with that of the copied source.
+    These are small numbers of the validation clips: how much of named motions a linear map of the
+    embedding, learned on the train clips, explains (R^2, 1 is all, of all frames and about each clip's
+    mean), and the L1 of reenactment with that of the copied source.
     """
     section, sizes, seed = params.pretrain.motion, params.networks.motion, params.seed
     device = choose_device(params.machine.device)

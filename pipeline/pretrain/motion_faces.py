@@ -25,7 +25,10 @@ LABELS_AT_ONCE = 64
 
 @dataclass
 class MotionFaces:
-    """Aligned faces in memory; N images of S pixels. `pose` and `frontal` are NaN where the fit was rejected."""
+    """Aligned faces in memory; N images of S pixels.
+
+    `pose` and `frontal` are NaN where the fit was rejected.
+    """
 
     images: np.ndarray  # (N, S, S, 3) uint8
     points: np.ndarray  # (N, 70, 2) fractions
@@ -36,9 +39,10 @@ class MotionFaces:
     def crops(
         self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the encoder is shown of these rows, and the same in its own colours, (B, 3, size, size) in [-1, 1].
+        """What the encoder is shown of these rows, the same in its own colours, and the landmarks in them.
 
-        The third are the landmarks in them, (B, 70, 2) fractions. With a generator framing and colours are random.
+        (B, 3, size, size) in [-1, 1] twice, and (B, 70, 2) fractions. With a generator framing and colours
+        are random.
         """
         image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         points = self.points[rows]
@@ -62,7 +66,7 @@ class MotionBatch:
 
 
 def read_motion_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> MotionFaces:
-    """Usable faces: "train" has the frames of the train clips and the portraits, the others the frames of theirs.
+    """The usable faces of a split: of "train" frames and portraits, of the others frames.
 
     Raises UserError when there is no frame.
     """

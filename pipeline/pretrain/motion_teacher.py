@@ -24,8 +24,8 @@ class Teacher(nn.Module):
     def __init__(self, sizes: Any, faces: MotionFaces) -> None:
         super().__init__()
         self.encoder = MotionEncoder(sizes)
-        # All the encoder knows passes through one rectified map; begun at zero it would as likely as not be dark
-        # everywhere and stay so.
+        # All the encoder knows passes through one rectified map; begun at zero it would as likely as not
+        # be dark everywhere and stay so.
         nn.init.ones_(self.encoder.model.conv6.bias)
         self.encoder.model.l0.register_forward_hook(self._keep_maps)
         self.reenactor = Reenactor(sizes.dims + sizes.headpose, sizes.width)

@@ -1,8 +1,8 @@
 """Stage pretrain, item perception: small networks of the kind that the paper takes ready-made.
 
-They are trained on the ingested faces. Face recognition learns the people (ArcFace, paper reference 8), the LPIPS
-trunk a mix of tasks on aligned images, the regressor the fitted FLAME parameters. Nothing here is comparable with the
-published networks; they play the same part in the graph.
+They are trained on the ingested faces. Face recognition learns the people (ArcFace, paper reference 8),
+the LPIPS trunk a mix of tasks on aligned images, the regressor the fitted FLAME parameters. Nothing here
+is comparable with the published networks; they play the same part in the graph.
 """
 
 from abc import abstractmethod
@@ -137,8 +137,11 @@ class IdentityTask(FaceTask):
 
 
 class TrunkTask(FaceTask):
-    """The LPIPS trunk, whose features must tell who it is, where the landmarks lie, what the face does and how the
-    picture was spoilt."""
+    """The LPIPS trunk.
+
+    Its features must tell who it is, where the landmarks lie, what the face does, and how the picture was
+    spoilt.
+    """
 
     name, rate = "trunk", 0.4
 
@@ -202,9 +205,10 @@ class RegressorTask(FaceTask):
 def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
     """Train the three networks and write them to `out`; returns metrics.
 
-    Files: identity.safetensors, identity.onnx, trunk.safetensors, regressor.safetensors. The metrics are measured on
-    the validation clips: cosines of the same and of other people, LPIPS of the same and of other people, the
-    regressor's error relative to always answering the mean, and the last training losses.
+    Files: identity.safetensors, identity.onnx, trunk.safetensors, regressor.safetensors. The metrics are
+    measured on the validation clips: cosines of the same and of other people, LPIPS of the same and of
+    other people, the regressor's error relative to always answering the mean, and the last training
+    losses.
     """
     section, sizes = params.pretrain.perception, params.networks.identity
     inputs = (section, sizes, params.flame, params.seed, params.threads, ingest, labels, truth)
@@ -297,8 +301,8 @@ def arcface_loss(
 class ParameterLoss:
     """How wrong estimated parameters are, (B,).
 
-    By the landmarks that they move, by the numbers themselves, and by the rotation. Each of the three is an L1 over
-    what always answering the mean would give, so that 1 is no knowledge at all.
+    By the landmarks that they move, by the numbers themselves, and by the rotation. Each of the three is
+    an L1 over what always answering the mean would give, so that 1 is no knowledge at all.
     """
 
     def __init__(self, flame: Flame, targets_N109: Tensor) -> None:

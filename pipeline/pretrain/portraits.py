@@ -1,7 +1,7 @@
 """The portraits that GenHead is trained on, with what is known of the heads in them.
 
-Of generated portraits that is the truth of the generator, in the crop of the aligned image; of real ones what was
-fitted to them.
+Of generated portraits that is the truth of the generator, in the crop of the aligned image; of real ones
+what was fitted to them.
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,10 @@ class TrueHeads:
 
 
 class FittedHeads:
-    """Real portraits: the mask that ingest found, no depth, the fitted label, and a code for every portrait."""
+    """Real portraits.
+
+    They have the mask that ingest found, no depth, the fitted label, and a code for every portrait.
+    """
 
     def __init__(self, fitted: dict[str, list[float]], sizes: Sizes, seed: int) -> None:
         self.fitted, self.sizes, self.seed = fitted, sizes, seed

@@ -1,7 +1,7 @@
 """Stage pretrain with pretrain.source official: the published networks, as `psi4d import` left them.
 
-They are written under the names that later stages read. What has no published counterpart of our form, the estimator
-of expression and head pose, is trained here on the fitted labels.
+They are written under the names that later stages read. What has no published counterpart of our form,
+the estimator of expression and head pose, is trained here on the fitted labels.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ Weights = dict[str, Tensor]
 def take(params: Params, item: str, out: Path) -> dict[str, Weights]:
     """Write the networks of an item of the matrix to `out` and return their weights by name.
 
-    Raises UserError that lists all imported networks that are missing, and those of this item that are not what they
-    should be.
+    Raises UserError that lists all imported networks that are missing, and those of this item that are
+    not what they should be.
     """
     folder = Path(params.pretrain.official)
     loaded, problems = {}, []

@@ -1,7 +1,7 @@
 """The state of a training on disk, so that a killed run goes on with the same bits.
 
-`checkpoint.safetensors` has the weights, their averages and the state of the optimisers; the JSON beside it the
-number of finished steps, the history and the checksum.
+`checkpoint.safetensors` has the weights, their averages and the state of the optimisers; the JSON beside
+it the number of finished steps, the history and the checksum.
 """
 
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ def _optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `_optimiser_tensors`. Rates and other constants of the groups are the program's, not the file's."""
+    """Undo `_optimiser_tensors`. Rates and other constants of the groups stay as they are."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)

@@ -32,7 +32,8 @@ class Target:
 def image_terms(rendering: Rendering, target: Target, judges: Judges) -> dict[str, Tensor]:
     """L_1, L_LPIPS and L_opa of each sample, (B,).
 
-    They are taken on the final image, the raw image, the foreground over black and the background (facts 4.2).
+    They are taken on the final image, the raw image, the foreground over black and the background, as
+    facts 4.2 say.
     """
     size = rendering.raw.shape[-1]
     raw, weight = shrink(target.image, size), shrink(target.weight, size)

@@ -141,7 +141,10 @@ class Means:
             self.values.setdefault(name, []).append(float(value))
 
     def take(self, before: str = "", after: str = "") -> dict[str, float]:
-        """The means, rounded, and begin anew. Raises UserError when one is not finite, with its name between the words."""
+        """The means, rounded; then they begin anew.
+
+        Raises UserError when one is not finite, with its name between the words.
+        """
         means = {name: round(sum(values) / len(values), 6) for name, values in self.values.items()}
         self.values.clear()
         for name, value in means.items():

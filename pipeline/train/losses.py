@@ -36,7 +36,10 @@ def opacity_l1(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def depth_l1(prediction: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
-    """L_depth: L1 of the distance along the ray where the target is foreground; the far background has no depth."""
+    """L_depth: L1 of the distance along the ray where the target is foreground.
+
+    The far background has no depth.
+    """
     mask = (opacity > 0.5) & torch.isfinite(target)
     # Infinity times the mask's zero would be no number, in the gradient as well.
     known = torch.where(mask, target, prediction.detach())

@@ -1,4 +1,7 @@
-"""How far training has moved each group of layers: what does not move does not learn, however good the losses."""
+"""How far training has moved each group of layers.
+
+What does not move does not learn, however good the losses are.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -30,7 +33,7 @@ class Moves:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """For each group the length of the way from its first to its present weights, over the longer of the two.
+        """How far each group is from its first weights, over the length of the longer of the two.
 
         Layers of one kind are one group: `trans_blocks.0.attn.q` and `trans_blocks.1.attn.q` are
         `trans_blocks.attn.q`. What belongs to an optimiser that has made no step yet is left out.

@@ -1,4 +1,4 @@
-"""Stage train: learning Psi by cross-view self-reenactment on the pseudo multi-view cache (paper section 4.3).
+"""Stage train: learning Psi by cross-view self-reenactment (paper section 4.3).
 
 The losses are those of Eq. 5 (psi_objective), the batches those of the cache (view_batches).
 """
@@ -59,8 +59,8 @@ class ReenactmentTask(SynthesizerTask[FrameBatch]):
 def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
     """Train Psi on the cache in `views` and write its average to `out`/psi.safetensors; returns the metrics.
 
-    `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. A killed run goes on
-    from its last checkpoint.
+    `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. A killed run
+    goes on from its last checkpoint.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
     inputs = (section, sizes, params.seed, params.threads, views, perception, psi3d)
@@ -110,7 +110,7 @@ def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: P
 
 
 def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:
-    """Psi_3d's weights, but for the motion-related layers, which keep their random values (paper section 4.3)."""
+    """Psi_3d's weights, but for the motion-related layers, which stay random (paper section 4.3)."""
     taken = {key: value for key, value in static.items() if not is_motion(key)}
     psi.load_state_dict(psi.state_dict() | taken)
 

@@ -54,10 +54,11 @@ class StaticTask(SynthesizerTask[HeadBatch]):
 def train_psi3d(
     params: Params, heads: Path, perception: Path, genhead: Path, ingest: Path, labels: Path, out: Path
 ) -> dict[str, Any]:
-    """Train Psi_3d on the shards in `heads` and write its average to `out`/psi3d.safetensors; returns the metrics.
+    """Train Psi_3d on `heads` and write its average to `out`/psi3d.safetensors; returns the metrics.
 
-    `perception` and `genhead` are the folders of the pretrained networks. The validation clips in `ingest`, with
-    their fitted `labels`, are what it is looked at with. A killed run goes on from its last checkpoint.
+    `perception` and `genhead` are the folders of the pretrained networks. The validation clips in
+    `ingest`, with their fitted `labels`, are what it is looked at with. A killed run goes on from its
+    last checkpoint.
     """
     section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
     inputs = (heads, perception, genhead, ingest, labels)

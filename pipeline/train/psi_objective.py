@@ -20,7 +20,7 @@ from pipeline.train.view_batches import FrameBatch
 
 
 class ReenactmentObjective:
-    """All losses where the target is a real frame, L_LPIPS on the foreground alone where it is a pseudo view."""
+    """All losses where the target is a real frame; on a pseudo view L_LPIPS of the foreground alone."""
 
     def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
         self.section, self.seed = params.train, params.seed

@@ -31,7 +31,7 @@ def synthesizer_optimiser(psi: Psi, section: Training, motion_scale: float = 0.0
 
 
 def adam(scaled: Iterable[tuple[Iterable[nn.Parameter], float]], section: Training) -> torch.optim.Adam:
-    """Adam with the constants of `section` on groups of parameters, each with a factor of the learning rate."""
+    """Adam on groups of parameters, each with a factor of the learning rate of `section`."""
     groups: list[dict[str, Any]] = []
     for parameters, scale in scaled:
         groups.append({"params": list(parameters), "lr": section.learning_rate * scale})

@@ -6,11 +6,11 @@ import torch
 
 
 def set_rates(optimiser: torch.optim.Optimizer, images: int, warmup: int, decay_until: int) -> None:
-    """Let the learning rates rise over the first `warmup` images and fall to nothing at `decay_until` (0: never).
+    """Let the rates rise over the first `warmup` images and fall to nothing at `decay_until` (0: never).
 
-    They rise linearly and fall by half a cosine. The networks have no normalisation layers: full steps at the
-    very start can make a small one transparent, from where there is no gradient back. Small batches are noisy:
-    what a short run has learnt only settles when the steps get small.
+    They rise linearly and fall by half a cosine. The networks have no normalisation layers: full steps
+    at the very start can make a small one transparent, from where there is no gradient back. Small
+    batches are noisy: what a short run has learnt only settles when the steps get small.
     """
     rise = min(1.0, (images + 1) / (warmup + 1))
     fall = half_cosine(images / decay_until) if decay_until else 1.0

@@ -56,10 +56,10 @@ class Validation:
     ) -> dict[str, float]:
         """Means over the pairs: `l1` and `lpips` of the pictures to the targets, and how good they had to be.
 
-        `l1_enlarged` and `lpips_enlarged` are those of the raw pictures, brought to the size of the targets by
-        `enlarge`: super-resolution has to be better than that. With `draw_still`, which draws with the source's own
-        motion in place of the driving one, also `response`: the root mean square by which the driving motion
-        changes a picture, in [-1, 1].
+        `l1_enlarged` and `lpips_enlarged` are those of the raw pictures, brought to the size of the
+        targets by `enlarge`: super-resolution has to be better than that. With `draw_still`, which draws
+        with the source's own motion in place of the driving one, also `response`: the root mean square
+        by which the driving motion changes a picture, in [-1, 1].
         """
         rows = []
         for start in range(0, len(self.pairs.source), BATCH):

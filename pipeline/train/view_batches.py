@@ -1,7 +1,7 @@
 """Batches of pseudo multi-view frames for Psi, from the cache that `render_views` made (paper section 4.3).
 
-What a batch consists of follows from (seed, step) alone, so a position in the data is a number, and any process
-can make any part of any batch.
+What a batch consists of follows from (seed, step) alone, so a position in the data is a number, and any
+process can make any part of any batch.
 """
 
 from dataclasses import dataclass
@@ -68,11 +68,11 @@ class PseudoMultiView:
     ) -> None:
         """Open the cache in `folder` (or at an address that fsspec knows): `index.parquet` and `shards`.
 
-        `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Of every batch, process
-        `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
+        `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Of every
+        batch, process `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
 
-        Raises UserError when the index cannot be read, or has not so many clips with frames enough that passed the
-        quality gate.
+        Raises UserError when the index cannot be read, or has not so many clips with frames enough that
+        passed the quality gate.
         """
         self.index = ViewIndex(folder)
         self.seed, self.motion = seed, motion
@@ -98,8 +98,8 @@ class PseudoMultiView:
     def choose(self, step: int, size: int) -> list[Choice]:
         """The samples of `step`, those of all processes.
 
-        Source and driving frame are independent and uniform within a clip (facts 4.7). The real frame stands in for
-        theta_p and theta_q with their probabilities (paper section 4.3).
+        Source and driving frame are independent and uniform within a clip (facts 4.7). The real frame
+        stands in for theta_p and theta_q with their probabilities (paper section 4.3).
         """
         draw = rng(self.seed, "psi", step)
         chosen = draw.choice(len(self.names), size, replace=size > len(self.names))
@@ -120,8 +120,8 @@ class PseudoMultiView:
     def batch(self, step: int, size: int) -> FrameBatch:
         """This process's part of the batch of `step`.
 
-        The batch has `size` samples in all processes together (at least one for each). Raises UserError that names
-        shard, sample and field when one is damaged.
+        The batch has `size` samples in all processes together (at least one for each). Raises UserError
+        that names shard, sample and field when one is damaged.
         """
         mine = self.choose(step, size)[self.rank :: self.world]
         return collate([self._sample(choice) for choice in mine])

@@ -1,4 +1,7 @@
-"""The motion encoder's teacher: what it is told to read, and that a few steps of it run, repeat and leave what the other stages expect."""
+"""The motion encoder's teacher: what it is told to read, and a few steps of it.
+
+They repeat, and leave what the other stages expect.
+"""
 
 from pathlib import Path
 
@@ -75,7 +78,10 @@ def small() -> Params:
 
 
 def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "validation")) -> None:
-    """Clips of four frames, one per split, and two portraits, as ingest and fit_flame leave them; one frame is not fitted."""
+    """Clips of four frames, one per split, and two portraits, as ingest and fit_flame leave them.
+
+    One frame is not fitted.
+    """
     frames, portraits, labels, samples = [], [], [], []
     for person in range(len(splits) + 2):
         for index in range(4 if person < len(splits) else 1):

@@ -47,7 +47,10 @@ def test_lpips_is_that_of_the_package(size):
 
 
 def test_lpips_has_a_finite_gradient_where_a_layer_is_dead():
-    """A black foreground can leave all channels of a layer at zero, where the package's own normalisation has no gradient."""
+    """A black foreground can leave all channels of a layer at zero.
+
+    There the normalisation of the package lpips has no gradient.
+    """
     trunk = Trunk()
     trunk.lpips.net.slice1[0].bias.data.fill_(-10.0)
     image = torch.full((1, 3, 64, 64), -1.0, requires_grad=True)

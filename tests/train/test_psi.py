@@ -56,7 +56,10 @@ def test_batches_depend_on_the_step_alone(cache):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
-    """Put together in turn, the parts are the batch; another process makes them as well (pickled, as a worker of a DataLoader has it)."""
+    """Put together in turn, the parts are the batch.
+
+    Another process makes them as well: the data is pickled, as a worker of a DataLoader has it.
+    """
     whole = reader(cache).batch(5, 7)
     parts = [
         pickle.loads(pickle.dumps(reader(cache, rank=rank, world=world))).batch(5, 7) for rank in range(world)
@@ -69,7 +72,10 @@ def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
 
 @pytest.mark.process
 def test_a_position_is_a_number(cache):
-    """Workers of a DataLoader, each with its own steps, and a run that begins in the middle see what one undisturbed run sees."""
+    """Workers of a DataLoader, each with its own steps, see what one undisturbed run sees.
+
+    So does a run that begins in the middle.
+    """
     data = reader(cache)
     steps = torch.utils.data.DataLoader(
         StepsOf(data), batch_size=None, num_workers=2, sampler=range(3, 9), multiprocessing_context="spawn"

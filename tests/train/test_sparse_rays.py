@@ -1,4 +1,7 @@
-"""Sparse steps see the same picture as whole steps: their rays are some of all rays, their losses those of some of the pixels."""
+"""Sparse steps see the same picture as whole steps.
+
+Their rays are some of all rays, their losses those of some of the pixels.
+"""
 
 import numpy as np
 import torch
