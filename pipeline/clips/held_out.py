@@ -35,7 +35,10 @@ class HeldOutClips(ABC):
     """The clips of a split that have two frames or more, and which of their frames are looked at."""
 
     def __init__(
-        self, rows: Iterable[Mapping[str, str]], split: str, device: torch.device | str = "cpu"
+        self,
+        rows: Iterable[Mapping[str, str]],
+        split: str,
+        device: torch.device | str = "cpu",
     ) -> None:
         """`rows` have key, clip and split of each usable frame.
 
@@ -104,7 +107,13 @@ class HeldOutClips(ABC):
 class CachedClips(HeldOutClips):
     """The frames in the cache that `render_views` made."""
 
-    def __init__(self, views: Path, motion: str, split: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        views: Path,
+        motion: str,
+        split: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """`motion` is emot or flame."""
         self.reader, self.motion = ShardReader(views / "shards"), motion
         rows = pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist()
@@ -131,7 +140,13 @@ class CachedClips(HeldOutClips):
 class IngestedClips(HeldOutClips):
     """The frames as ingest and fit_flame left them: before there is a cache, and without motion."""
 
-    def __init__(self, ingest: Path, labels: Path, split: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        ingest: Path,
+        labels: Path,
+        split: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """`labels` is the table of the clips."""
         self.reader = ShardReader(ingest / "shards")
         columns = ["key", "clip", "split", "status", "label"]

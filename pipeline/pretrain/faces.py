@@ -119,7 +119,10 @@ def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
 
 
 def augment(
-    image_BCHW: Tensor, landmarks_BN2: Tensor, generator: torch.Generator, geometry: float
+    image_BCHW: Tensor,
+    landmarks_BN2: Tensor,
+    generator: torch.Generator,
+    geometry: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Randomly shifted, scaled, recoloured, blurred and noisy copies of images.
 
@@ -135,7 +138,12 @@ def augment(
     scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
     theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
     grid = F.affine_grid(theta, image_BCHW.shape, align_corners=False)
-    image = F.grid_sample(image_BCHW, grid, padding_mode="border", align_corners=False)
+    image = F.grid_sample(
+        image_BCHW,
+        grid,
+        padding_mode="border",
+        align_corners=False,
+    )
     landmarks = (landmarks_BN2 - 0.5 - shift[:, None]) / scale[:, None] + 0.5
 
     contrast, tint = uniform(0.75, 1.25, 1, 1, 1), uniform(0.9, 1.1, 3, 1, 1)

@@ -55,7 +55,12 @@ class PortraitTask(Task[np.ndarray]):
     A batch is rows of the portraits, (2, B): those of the batch, and as many others.
     """
 
-    def __init__(self, params: Params, genhead: GenHead, portraits: Portraits) -> None:
+    def __init__(
+        self,
+        params: Params,
+        genhead: GenHead,
+        portraits: Portraits,
+    ) -> None:
         self.section, self.sizes, self.seed = params.pretrain.genhead, params.networks, params.seed
         self.genhead, self.portraits = genhead, portraits
         self.optimiser = haste_optimiser(genhead, self.section.learning_rate)
@@ -72,7 +77,12 @@ class PortraitTask(Task[np.ndarray]):
 
     def set_rates(self, step: int) -> None:
         # Half a cosine: what is fine settles while the steps get small.
-        set_rates(self.optimiser, step, warmup=0, decay_until=self.section.steps)
+        set_rates(
+            self.optimiser,
+            step,
+            warmup=0,
+            decay_until=self.section.steps,
+        )
 
     def losses(self, step: int, batch: np.ndarray) -> Iterator[Loss]:
         index, strangers = batch
@@ -127,7 +137,11 @@ class PortraitTask(Task[np.ndarray]):
         return planes, self.genhead.background_feature(z, update_average=update_average)
 
     def _whole_terms(
-        self, planes: Tensor, background: Tensor, index: np.ndarray, jitter: torch.Generator
+        self,
+        planes: Tensor,
+        background: Tensor,
+        index: np.ndarray,
+        jitter: torch.Generator,
     ) -> dict[str, Tensor]:
         """Of each sample, (B,)."""
         batch = take(self.portraits, index)
@@ -160,7 +174,13 @@ class PortraitTask(Task[np.ndarray]):
         }
 
 
-def pretrain_genhead(params: Params, ingested: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
+def pretrain_genhead(
+    params: Params,
+    ingested: Path,
+    labels: Path,
+    truth: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Train GenHead on the portraits, write what it has learnt to `out` and return metrics.
 
     `out` gets genhead.safetensors and portraits.safetensors, the portraits that it knows. The code of a

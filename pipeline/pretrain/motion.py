@@ -48,7 +48,13 @@ EMBEDDED_AT_ONCE = 64
 class MotionTask(Task[MotionBatch]):
     """The encoder with its generator and read-outs."""
 
-    def __init__(self, params: Params, teacher: Teacher, faces: MotionFaces, unseen: MotionFaces) -> None:
+    def __init__(
+        self,
+        params: Params,
+        teacher: Teacher,
+        faces: MotionFaces,
+        unseen: MotionFaces,
+    ) -> None:
         """`unseen` are people on whom it is not trained."""
         self.section, self.size, self.seed = params.pretrain.motion, params.networks.motion.input, params.seed
         self.teacher, self.faces = teacher, faces
@@ -66,7 +72,12 @@ class MotionTask(Task[MotionBatch]):
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
-        set_rates(self.optimiser, step, warmup=0, decay_until=self.section.steps)
+        set_rates(
+            self.optimiser,
+            step,
+            warmup=0,
+            decay_until=self.section.steps,
+        )
 
     def losses(self, step: int, batch: MotionBatch) -> Iterator[Loss]:
         terms = self.teacher(batch)
@@ -80,7 +91,13 @@ class MotionTask(Task[MotionBatch]):
         return {"loss": loss}
 
 
-def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
+def pretrain_motion(
+    params: Params,
+    ingest: Path,
+    labels: Path,
+    _truth: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Train E_mot on the train clips and portraits and write `out`/motion.safetensors; returns metrics.
 
     These are small numbers of the validation clips: how much of named motions a linear map of the
@@ -98,11 +115,21 @@ def pretrain_motion(params: Params, ingest: Path, labels: Path, _truth: Path, ou
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "motion") % 2**63)
         teacher = Teacher(sizes, faces).to(device)
-    run = Run("pretrain motion", folder, section.steps, section.batch, device=device)
+    run = Run(
+        "pretrain motion",
+        folder,
+        section.steps,
+        section.batch,
+        device=device,
+    )
     trained = train(MotionTask(params, teacher, faces, unseen), run)
 
     teacher.eval()
-    note = {"network": "motion encoder", "sizes": asdict(sizes), "trained_on": len(faces.images)}
+    note = {
+        "network": "motion encoder",
+        "sizes": asdict(sizes),
+        "trained_on": len(faces.images),
+    }
     save_weights(out / "motion.safetensors", teacher.encoder.state_dict(), note)
     write_json(out / "moved.json", trained.moved)
     forget(run)
@@ -123,12 +150,20 @@ def _last_losses(history: History) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure_unseen(teacher: Teacher, train: MotionFaces, test: MotionFaces) -> dict[str, float]:
+def measure_unseen(
+    teacher: Teacher,
+    train: MotionFaces,
+    test: MotionFaces,
+) -> dict[str, float]:
     """The metrics of `pretrain_motion`."""
     return _explained_motions(teacher, train, test) | _reenactment(teacher, test)
 
 
-def _explained_motions(teacher: Teacher, train: MotionFaces, test: MotionFaces) -> dict[str, float]:
+def _explained_motions(
+    teacher: Teacher,
+    train: MotionFaces,
+    test: MotionFaces,
+) -> dict[str, float]:
     """R^2 of named motions, read from the embedding by ridge regression on the train clips."""
     known = np.flatnonzero(train.clips != "")
     inputs, unseen = _embed(teacher, train, known), _embed(teacher, test, np.arange(len(test.clips)))

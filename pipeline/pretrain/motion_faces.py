@@ -37,7 +37,10 @@ class MotionFaces:
     frontal: np.ndarray  # (N, 70, 2) landmarks of the fitted head from the front, world units, y down
 
     def crops(
-        self, rows: np.ndarray, size: int, generator: np.random.Generator | None = None
+        self,
+        rows: np.ndarray,
+        size: int,
+        generator: np.random.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the encoder is shown of these rows, the same in its own colours, and the landmarks in them.
 
@@ -65,7 +68,12 @@ class MotionBatch:
     targets: dict[str, Tensor]  # (N, ...)
 
 
-def read_motion_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> MotionFaces:
+def read_motion_faces(
+    flame: Flame,
+    ingest: Path,
+    labels: Path,
+    split: str,
+) -> MotionFaces:
     """The usable faces of a split: of "train" frames and portraits, of the others frames.
 
     Raises UserError when there is no frame.
@@ -96,7 +104,12 @@ def read_motion_faces(flame: Flame, ingest: Path, labels: Path, split: str) -> M
     )
 
 
-def draw_batch(faces: MotionFaces, batch: int, size: int, generator: np.random.Generator) -> MotionBatch:
+def draw_batch(
+    faces: MotionFaces,
+    batch: int,
+    size: int,
+    generator: np.random.Generator,
+) -> MotionBatch:
     """A batch of pairs and portraits, half of them mirrored."""
     rows = _draw_rows(faces.clips, batch, generator)
     shown, crops, places = faces.crops(rows, size, generator)
@@ -118,7 +131,11 @@ def draw_batch(faces: MotionFaces, batch: int, size: int, generator: np.random.G
     )
 
 
-def _draw_rows(clips: np.ndarray, batch: int, generator: np.random.Generator) -> np.ndarray:
+def _draw_rows(
+    clips: np.ndarray,
+    batch: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
     """Rows of the frames of pairs, one after the other, and then of portraits."""
     frames, portraits = np.flatnonzero(clips != ""), np.flatnonzero(clips == "")
     first = generator.choice(frames, batch)

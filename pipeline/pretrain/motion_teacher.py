@@ -31,7 +31,12 @@ class Teacher(nn.Module):
         self.reenactor = Reenactor(sizes.dims + sizes.headpose, sizes.width)
         targets = motion_targets(faces.frontal) | {POSE: faces.pose}
         # In the order in which the encoder returns them.
-        parts = {POSE: sizes.headpose, "eye": sizes.eye, "emotion": sizes.emotion, "mouth": sizes.feature}
+        parts = {
+            POSE: sizes.headpose,
+            "eye": sizes.eye,
+            "emotion": sizes.emotion,
+            "mouth": sizes.feature,
+        }
         readouts = {name: nn.Linear(width, targets[name].shape[1]) for name, width in parts.items()}
         self.readouts = nn.ModuleDict(readouts)
         for name, values in targets.items():
@@ -58,7 +63,12 @@ class Teacher(nn.Module):
         losses["gradient"] = _gradient_difference(made, wanted)
         return losses
 
-    def _keep_maps(self, _module: nn.Module, _inputs: tuple[Tensor, ...], maps: Tensor) -> None:
+    def _keep_maps(
+        self,
+        _module: nn.Module,
+        _inputs: tuple[Tensor, ...],
+        maps: Tensor,
+    ) -> None:
         self.maps = maps
 
     def reenact(self, crops: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:

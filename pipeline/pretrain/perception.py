@@ -54,7 +54,13 @@ class FaceTask(Task[FaceBatch]):
     rate = 1.0  # times the learning rate of the section
     share = 1.0  # of the steps of the section
 
-    def __init__(self, params: Params, faces: Faces, unseen: Unseen, knowledge: "ParameterLoss") -> None:
+    def __init__(
+        self,
+        params: Params,
+        faces: Faces,
+        unseen: Unseen,
+        knowledge: "ParameterLoss",
+    ) -> None:
         self.section, self.seed = params.pretrain.perception, params.seed
         self.faces, self.unseen, self.knowledge = faces, unseen, knowledge
         self.device = knowledge.average.device
@@ -91,7 +97,12 @@ class FaceTask(Task[FaceBatch]):
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
-        set_rates(self.optimiser, step, warmup=0, decay_until=self.steps)
+        set_rates(
+            self.optimiser,
+            step,
+            warmup=0,
+            decay_until=self.steps,
+        )
 
     def losses(self, step: int, batch: FaceBatch) -> Iterator[Loss]:
         draw = torch_rng(self.seed, "perception", self.name, "augment", step)
@@ -128,7 +139,16 @@ class IdentityTask(FaceTask):
         five = batch.landmarks[:, list(FIVE_POINTS)]
         five = five + 0.01 * torch.randn(five.shape, generator=draw).to(five.device)
         crop = identity_crop(image, five)
-        mirrored = torch.rand(len(crop), 1, 1, 1, generator=draw).to(crop.device) < 0.5
+        mirrored = (
+            torch.rand(
+                len(crop),
+                1,
+                1,
+                1,
+                generator=draw,
+            ).to(crop.device)
+            < 0.5
+        )
         embedding = self.network(torch.where(mirrored, crop.flip(3), crop))
         return arcface_loss(embedding, self.centres.weight, batch.people)
 
@@ -202,7 +222,13 @@ class RegressorTask(FaceTask):
         return self.unseen.parameters(self.network)
 
 
-def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
+def pretrain_perception(
+    params: Params,
+    ingest: Path,
+    labels: Path,
+    truth: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Train the three networks and write them to `out`; returns metrics.
 
     Files: identity.safetensors, identity.onnx, trunk.safetensors, regressor.safetensors. The metrics are
@@ -236,7 +262,13 @@ def pretrain_perception(params: Params, ingest: Path, labels: Path, truth: Path,
 class PerceptionTrainer:
     """Trains one network after the other on the same faces. `losses` are the last ones, by network."""
 
-    def __init__(self, params: Params, faces: Faces, unseen: Faces, mark: str) -> None:
+    def __init__(
+        self,
+        params: Params,
+        faces: Faces,
+        unseen: Faces,
+        mark: str,
+    ) -> None:
         """`mark` is the fingerprint that names the scratch folders."""
         self.params, self.faces, self.mark = params, faces, mark
         self.device = choose_device(params.machine.device)
@@ -268,7 +300,13 @@ class PerceptionTrainer:
     def _train(self, kind: type[FaceTask]) -> Any:
         task = kind(self.params, self.faces, self.unseen, self.knowledge)
         name, folder = task.name, scratch_folder(f"pretrain_{task.name}", self.mark)
-        run = Run(f"pretrain {name}", folder, task.steps, task.section.batch, device=self.device)
+        run = Run(
+            f"pretrain {name}",
+            folder,
+            task.steps,
+            task.section.batch,
+            device=self.device,
+        )
         self.runs.append(run)
         trained = train(task, run)
         task.train_mode(False)
@@ -283,7 +321,11 @@ class PerceptionTrainer:
 
 
 def arcface_loss(
-    embedding_BE: Tensor, centres_CE: Tensor, people_B: Tensor, margin: float = MARGIN, scale: float = SCALE
+    embedding_BE: Tensor,
+    centres_CE: Tensor,
+    people_B: Tensor,
+    margin: float = MARGIN,
+    scale: float = SCALE,
 ) -> Tensor:
     """Additive angular margin softmax over the people, a scalar.
 

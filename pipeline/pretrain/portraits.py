@@ -39,7 +39,13 @@ class Portraits:
     camera: Tensor  # (N, 25) of the aligned image
 
 
-def load_portraits(ingested: Path, labels: Path, truth: Path, sizes: Sizes, seed: int) -> Portraits:
+def load_portraits(
+    ingested: Path,
+    labels: Path,
+    truth: Path,
+    sizes: Sizes,
+    seed: int,
+) -> Portraits:
     """The portraits that ingest and fit_flame accepted. Raises UserError when there is none."""
     rows = {row["key"]: row for row in _usable(ingested / "portraits.parquet")}
     fitted = {row["key"]: row["label"] for row in _usable(labels / "ffhq.parquet")}
@@ -90,7 +96,12 @@ class FittedHeads:
     They have the mask that ingest found, no depth, the fitted label, and a code for every portrait.
     """
 
-    def __init__(self, fitted: dict[str, list[float]], sizes: Sizes, seed: int) -> None:
+    def __init__(
+        self,
+        fitted: dict[str, list[float]],
+        sizes: Sizes,
+        seed: int,
+    ) -> None:
         self.fitted, self.sizes, self.seed = fitted, sizes, seed
 
     def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
@@ -120,7 +131,12 @@ def aligned_camera(camera_25: np.ndarray, row: dict[str, Any]) -> np.ndarray:
     return pack(cam2world, crop @ intrinsics)
 
 
-def aligned_mean(raw_HW: np.ndarray, crop: list[float], side: int, sub: int = 4) -> np.ndarray:
+def aligned_mean(
+    raw_HW: np.ndarray,
+    crop: list[float],
+    side: int,
+    sub: int = 4,
+) -> np.ndarray:
     """The mean over each pixel of the aligned image of side x side, by sub x sub points.
 
     Outside of the raw image its border goes on.
@@ -135,13 +151,24 @@ def aligned_depth(raw_HW: np.ndarray, crop: list[float], side: int) -> np.ndarra
     return np.where(depth > 0, depth, np.inf).astype(np.float32)
 
 
-def _resample(raw_HW: np.ndarray, crop: list[float], side: int, method: int) -> np.ndarray:
+def _resample(
+    raw_HW: np.ndarray,
+    crop: list[float],
+    side: int,
+    method: int,
+) -> np.ndarray:
     """The raw image at the centres of side x side pixels of the aligned one."""
     scale, tx, ty = crop
     centres = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = np.meshgrid((centres - tx) / scale - 0.5, (centres - ty) / scale - 0.5)
     x, y = x.astype(np.float32), y.astype(np.float32)
-    return cv2.remap(raw_HW, x, y, method, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        raw_HW,
+        x,
+        y,
+        method,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def _usable(path: Path) -> list[dict[str, Any]]:

@@ -52,7 +52,13 @@ def take(params: Params, item: str, out: Path) -> dict[str, Weights]:
     return {name: state for name, (state, _) in loaded.items()}
 
 
-def genhead(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
+def genhead(
+    params: Params,
+    _ingest: Path,
+    _labels: Path,
+    _truth: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Write `out`/genhead.safetensors, and portraits.safetensors without any.
 
     The codes of the portraits that the published GenHead was trained on are not known.
@@ -63,12 +69,24 @@ def genhead(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Pat
     return _report(states)
 
 
-def motion(params: Params, _ingest: Path, _labels: Path, _truth: Path, out: Path) -> dict[str, Any]:
+def motion(
+    params: Params,
+    _ingest: Path,
+    _labels: Path,
+    _truth: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Write `out`/motion.safetensors."""
     return _report(take(params, "motion", out))
 
 
-def perception(params: Params, ingest: Path, labels: Path, truth: Path, out: Path) -> dict[str, Any]:
+def perception(
+    params: Params,
+    ingest: Path,
+    labels: Path,
+    truth: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Write what `pretrain_perception` writes, with the published face recognition and LPIPS.
 
     Returns its measures as well.

@@ -21,7 +21,12 @@ PARTS = {"expression": EXPRESSION, "jaw": JAW, "eyes": EYES, "rotation": ROTATIO
 class Unseen:
     """Faces that no network of this stage is trained on, and what a network makes of them."""
 
-    def __init__(self, faces: Faces, device: torch.device, limit: int = 192) -> None:
+    def __init__(
+        self,
+        faces: Faces,
+        device: torch.device,
+        limit: int = 192,
+    ) -> None:
         """Of the faces `limit`, evenly spread."""
         chosen = np.unique(np.linspace(0, len(faces.images) - 1, limit).astype(int))
         self.faces = to_device(faces.batch(chosen), device)

@@ -29,7 +29,11 @@ class Target:
     weight: Tensor  # (B, 1, S, S)
 
 
-def image_terms(rendering: Rendering, target: Target, judges: Judges) -> dict[str, Tensor]:
+def image_terms(
+    rendering: Rendering,
+    target: Target,
+    judges: Judges,
+) -> dict[str, Tensor]:
     """L_1, L_LPIPS and L_opa of each sample, (B,).
 
     They are taken on the final image, the raw image, the foreground over black and the background, as
@@ -53,7 +57,11 @@ def image_terms(rendering: Rendering, target: Target, judges: Judges) -> dict[st
     }
 
 
-def sparse_terms(rendering: Rendering, target: Target, sparse: SparseRays) -> dict[str, Tensor]:
+def sparse_terms(
+    rendering: Rendering,
+    target: Target,
+    sparse: SparseRays,
+) -> dict[str, Tensor]:
     """L_1 and L_opa of each sample, (B,), in a sparse step.
 
     The raw image counts twice, as the final one is not made.
@@ -79,4 +87,10 @@ def identity_term(rendering: Rendering, target: Target, judges: Judges) -> Tenso
 
 def shrink(image_BCHW: Tensor, size: int) -> Tensor:
     """Antialiased bilinear resize to the resolution of volume rendering."""
-    return F.interpolate(image_BCHW, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(
+        image_BCHW,
+        size=(size, size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )

@@ -71,7 +71,12 @@ def train(task: Task, run: Run) -> Trained:
     save_every = max(interval, run.checkpoint_every // interval * interval)
 
     batches = prefetch(task.batch, start, run.steps)
-    for step, batch in progress(batches, label=run.label, total=run.steps, initial=start):
+    for step, batch in progress(
+        batches,
+        label=run.label,
+        total=run.steps,
+        initial=start,
+    ):
         batch = to_device(batch, run.device)
         task.set_rates(step)
         learning = []
@@ -111,7 +116,12 @@ def clean_gradients(optimiser: torch.optim.Optimizer) -> None:
     """Make gradients that are not finite 0 or as large as LARGEST_GRADIENT (facts 4.1)."""
     for parameter in _parameters(optimiser):
         if parameter.grad is not None:
-            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT)
+            torch.nan_to_num_(
+                parameter.grad,
+                nan=0.0,
+                posinf=LARGEST_GRADIENT,
+                neginf=-LARGEST_GRADIENT,
+            )
 
 
 def update_averages(task: Task, run: Run, images: int) -> None:

@@ -54,7 +54,12 @@ def identity_distance(prediction: Tensor, target: Tensor) -> Tensor:
 def over_black(image: Tensor, opacity: Tensor) -> Tensor:
     """The foreground alone, over black (-1). `opacity` is resized to the image."""
     if opacity.shape[-1] != image.shape[-1]:
-        opacity = F.interpolate(opacity, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        opacity = F.interpolate(
+            opacity,
+            size=image.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
     return (image + 1.0) * opacity - 1.0
 
 

@@ -56,7 +56,13 @@ class ReenactmentTask(SynthesizerTask[FrameBatch]):
         return self._moved(replace(pairs, motion_driving=pairs.motion_source))
 
 
-def train_psi(params: Params, views: Path, perception: Path, psi3d: Path, out: Path) -> dict[str, Any]:
+def train_psi(
+    params: Params,
+    views: Path,
+    perception: Path,
+    psi3d: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Train Psi on the cache in `views` and write its average to `out`/psi.safetensors; returns the metrics.
 
     `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. A killed run

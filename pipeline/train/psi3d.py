@@ -44,15 +44,33 @@ class StaticTask(SynthesizerTask[HeadBatch]):
         """Source, target, the picture from there, and its foreground alone."""
         batch = to_device(self.data.batch(0, PREVIEWED), self.average.w_avg.device)
         with torch.no_grad():
-            rendering = self.average(batch.source, None, None, batch.camera, motion_scale=0.0)
+            rendering = self.average(
+                batch.source,
+                None,
+                None,
+                batch.camera,
+                motion_scale=0.0,
+            )
         save_grid(path, [batch.source, batch.target, rendering.image, rendering.foreground])
 
     def _drawn(self, pairs: Pairs) -> Rendering:
-        return self.average(pairs.source, None, None, pairs.camera, motion_scale=0.0)
+        return self.average(
+            pairs.source,
+            None,
+            None,
+            pairs.camera,
+            motion_scale=0.0,
+        )
 
 
 def train_psi3d(
-    params: Params, heads: Path, perception: Path, genhead: Path, ingest: Path, labels: Path, out: Path
+    params: Params,
+    heads: Path,
+    perception: Path,
+    genhead: Path,
+    ingest: Path,
+    labels: Path,
+    out: Path,
 ) -> dict[str, Any]:
     """Train Psi_3d on `heads` and write its average to `out`/psi3d.safetensors; returns the metrics.
 
@@ -76,7 +94,13 @@ def train_psi3d(
     objective = StaticObjective(params, psi, adversary, judges)
     validation = Validation(IngestedClips(ingest, labels, "validation", device), judges)
     recomputing = params.machine.activation_checkpointing
-    task = StaticTask(objective, data, validation, section, recomputing=recomputing)
+    task = StaticTask(
+        objective,
+        data,
+        validation,
+        section,
+        recomputing=recomputing,
+    )
 
     run = synthesizer_run("train_psi3d", folder, section, device)
     trained = train(task, run)

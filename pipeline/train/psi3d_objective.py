@@ -24,7 +24,13 @@ SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25
 class StaticObjective:
     """All seven losses with the schedule of facts 4.2, counted in images seen."""
 
-    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
+    def __init__(
+        self,
+        params: Params,
+        psi: Psi,
+        adversary: Adversary,
+        judges: Judges,
+    ) -> None:
         self.section, self.seed = params.train_psi3d, params.seed
         self.psi, self.adversary, self.judges = psi, adversary, judges
 
@@ -35,17 +41,32 @@ class StaticObjective:
         whole_from = section.whole_from // section.batch
         sparse = rays_of_step(self.seed, "psi3d-thin", step, section.whole_every, whole_from)
         adversarial = images >= section.adversarial_from and not sparse
-        planes = self.psi.planes(batch.source, None, None, motion_scale=0.0)
+        planes = self.psi.planes(
+            batch.source,
+            None,
+            None,
+            motion_scale=0.0,
+        )
         background = self.psi.background_feature(batch.source)
         target, opacity, depth = self._target(batch), batch.opacity, batch.depth
 
         if sparse:
             opacity, depth = sparse(opacity), sparse(depth)
             cameras = sparse.cameras(batch.camera, background.shape[-1])
-            rendering = self.psi.volume(planes, sparse(background), cameras, generator=jitter)
+            rendering = self.psi.volume(
+                planes,
+                sparse(background),
+                cameras,
+                generator=jitter,
+            )
             terms = sparse_terms(rendering, target, sparse)
         else:
-            rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
+            rendering = self.psi.render(
+                planes,
+                background,
+                batch.camera,
+                generator=jitter,
+            )
             terms = image_terms(rendering, target, self.judges)
             if images >= section.identity_from:
                 terms["identity"] = identity_term(rendering, target, self.judges)
@@ -80,7 +101,16 @@ class StaticObjective:
 
     def _roughness(self, planes: Tensor, jitter: torch.Generator) -> Tensor:
         """L1 between densities at random points and close by (facts 4.3)."""
-        points = torch.rand(len(planes), SMOOTH_POINTS, 3, generator=jitter) * 2.0 - 1.0
+        points = (
+            torch.rand(
+                len(planes),
+                SMOOTH_POINTS,
+                3,
+                generator=jitter,
+            )
+            * 2.0
+            - 1.0
+        )
         steps = torch.randn(points.shape, generator=jitter) * SMOOTH_STEP * self.psi.sizes.box
         both = torch.cat([points, points + steps], dim=1).to(planes.device)
         density = self.psi.density(planes, both)

@@ -22,7 +22,13 @@ from pipeline.train.view_batches import FrameBatch
 class ReenactmentObjective:
     """All losses where the target is a real frame; on a pseudo view L_LPIPS of the foreground alone."""
 
-    def __init__(self, params: Params, psi: Psi, adversary: Adversary, judges: Judges) -> None:
+    def __init__(
+        self,
+        params: Params,
+        psi: Psi,
+        adversary: Adversary,
+        judges: Judges,
+    ) -> None:
         self.section, self.seed = params.train, params.seed
         self.psi, self.adversary, self.judges = psi, adversary, judges
 
@@ -40,7 +46,11 @@ class ReenactmentObjective:
             return
 
         rendering = self.psi(
-            batch.source, batch.motion_source, batch.motion_driving, batch.camera, generator=jitter
+            batch.source,
+            batch.motion_source,
+            batch.motion_driving,
+            batch.camera,
+            generator=jitter,
         )
         terms = {}
         if not real.all():
@@ -66,21 +76,35 @@ class ReenactmentObjective:
         total = sum(weights[name] * value for name, value in terms.items())
         return Loss("psi", total, {name: value.detach() for name, value in terms.items()})
 
-    def _pseudo_terms(self, rendering: Rendering, batch: FrameBatch, pseudo: Tensor) -> dict[str, Tensor]:
+    def _pseudo_terms(
+        self,
+        rendering: Rendering,
+        batch: FrameBatch,
+        pseudo: Tensor,
+    ) -> dict[str, Tensor]:
         """What the samples are asked whose target is a pseudo view."""
         drawn = losses.over_black(rendering.image[pseudo], rendering.opacity[pseudo])
         wanted = losses.over_black(batch.target[pseudo], batch.opacity[pseudo])
         return {"lpips_pseudo": self.judges.lpips(drawn, wanted)}
 
     def _sparse_terms(
-        self, batch: FrameBatch, real: Tensor, jitter: torch.Generator, sparse: SparseRays
+        self,
+        batch: FrameBatch,
+        real: Tensor,
+        jitter: torch.Generator,
+        sparse: SparseRays,
     ) -> dict[str, Tensor]:
         """What a sparse step asks of the samples whose target is a real frame."""
         source = batch.source[real]
         planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
         cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
         background = sparse(self.psi.background_feature(source))
-        rendering = self.psi.volume(planes, background, cameras, generator=jitter)
+        rendering = self.psi.volume(
+            planes,
+            background,
+            cameras,
+            generator=jitter,
+        )
         return sparse_terms(rendering, self._target(batch, real), sparse)
 
     def _target(self, batch: FrameBatch, real: Tensor) -> Target:

@@ -12,7 +12,11 @@ from pipeline.config.params import Training
 BETAS = (0.9, 0.999)
 
 
-def synthesizer_optimiser(psi: Psi, section: Training, motion_scale: float = 0.0) -> torch.optim.Adam:
+def synthesizer_optimiser(
+    psi: Psi,
+    section: Training,
+    motion_scale: float = 0.0,
+) -> torch.optim.Adam:
     """Adam on the weights of `psi`.
 
     Its motion layers (facts 1.8) learn `motion_scale` times as fast, and not at all when it is 0. The weights

@@ -5,7 +5,12 @@ import math
 import torch
 
 
-def set_rates(optimiser: torch.optim.Optimizer, images: int, warmup: int, decay_until: int) -> None:
+def set_rates(
+    optimiser: torch.optim.Optimizer,
+    images: int,
+    warmup: int,
+    decay_until: int,
+) -> None:
     """Let the rates rise over the first `warmup` images and fall to nothing at `decay_until` (0: never).
 
     They rise linearly and fall by half a cosine. The networks have no normalisation layers: full steps

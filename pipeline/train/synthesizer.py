@@ -68,7 +68,12 @@ class SynthesizerTask(Task[Batch]):
         return self.objective(step, batch)
 
 
-def synthesizer_run(label: str, folder: Path, section: Training, device: torch.device) -> Run:
+def synthesizer_run(
+    label: str,
+    folder: Path,
+    section: Training,
+    device: torch.device,
+) -> Run:
     """The run that `section` describes, whose numbers count images."""
     return Run(
         label,

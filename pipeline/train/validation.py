@@ -52,7 +52,10 @@ class Validation:
 
     @torch.no_grad()
     def __call__(
-        self, enlarge: Callable[[Tensor], Tensor], draw: Draw, draw_still: Draw | None = None
+        self,
+        enlarge: Callable[[Tensor], Tensor],
+        draw: Draw,
+        draw_still: Draw | None = None,
     ) -> dict[str, float]:
         """Means over the pairs: `l1` and `lpips` of the pictures to the targets, and how good they had to be.
 
@@ -71,7 +74,11 @@ class Validation:
         return means
 
     def _measure(
-        self, pairs: Pairs, enlarge: Callable[[Tensor], Tensor], draw: Draw, draw_still: Draw | None
+        self,
+        pairs: Pairs,
+        enlarge: Callable[[Tensor], Tensor],
+        draw: Draw,
+        draw_still: Draw | None,
     ) -> dict[str, Tensor]:
         """Each number for each pair, (B,); the response still squared."""
         drawn, target = draw(pairs), pairs.target

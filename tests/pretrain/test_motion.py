@@ -92,14 +92,33 @@ def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "valida
             image = rng(0, "image", person).integers(0, 255, (32, 32, 3)).astype(np.uint8)
             image[20:24, 12:20] = 60 * index
             samples.append((key, {"image.png": encode_png(image)}))
-            row = {"key": key, "status": "ok", "reason": "", "landmarks": mesh.reshape(-1).tolist()}
+            row = {
+                "key": key,
+                "status": "ok",
+                "reason": "",
+                "landmarks": mesh.reshape(-1).tolist(),
+            }
             label = np.zeros(437, np.float32)
             label[:16], label[16:25] = np.eye(4).reshape(16), 1
             label[325:429] = 0.1 * index
             fitted = "rejected" if key == "p0-000001" else "ok"
-            labels.append({"key": key, "clip": f"p{person}", "status": fitted, "label": label.tolist()})
+            labels.append(
+                {
+                    "key": key,
+                    "clip": f"p{person}",
+                    "status": fitted,
+                    "label": label.tolist(),
+                }
+            )
             if person < len(splits):
-                frames.append(row | {"clip": f"p{person}", "index": index, "split": splits[person]})
+                frames.append(
+                    row
+                    | {
+                        "clip": f"p{person}",
+                        "index": index,
+                        "split": splits[person],
+                    }
+                )
             else:
                 portraits.append(row)
     write_table(folder / "ingest" / "frames.parquet", pa.Table.from_pylist(frames))

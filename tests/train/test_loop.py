@@ -49,7 +49,17 @@ def test_the_average_has_its_half_life(tmp_path: Path) -> None:
     nn.init.zeros_(task.network.weight)
     nn.init.ones_(task.average.weight)
     # So many images that the half-life is no longer a shorter one.
-    update_averages(task, Run("test", tmp_path, steps=10, batch=100, half_life=1000), images=10**9)
+    update_averages(
+        task,
+        Run(
+            "test",
+            tmp_path,
+            steps=10,
+            batch=100,
+            half_life=1000,
+        ),
+        images=10**9,
+    )
     assert task.average.weight.unique().item() == pytest.approx(0.5**0.1)
 
 
@@ -63,7 +73,15 @@ class Diverging(ShortTask):
 
 def test_a_value_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train_psi3d: 'lpips' is nan around step 1"):
-        train(Diverging(), Run("train_psi3d", tmp_path, steps=4, batch=1))
+        train(
+            Diverging(),
+            Run(
+                "train_psi3d",
+                tmp_path,
+                steps=4,
+                batch=1,
+            ),
+        )
 
 
 def test_gradients_that_are_not_finite_do_no_harm() -> None:

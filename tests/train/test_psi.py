@@ -78,7 +78,11 @@ def test_a_position_is_a_number(cache):
     """
     data = reader(cache)
     steps = torch.utils.data.DataLoader(
-        StepsOf(data), batch_size=None, num_workers=2, sampler=range(3, 9), multiprocessing_context="spawn"
+        StepsOf(data),
+        batch_size=None,
+        num_workers=2,
+        sampler=range(3, 9),
+        multiprocessing_context="spawn",
     )
     assert all(same(batch, data.batch(step, 4)) for step, batch in zip(range(3, 9), steps, strict=True))
 
@@ -165,7 +169,16 @@ def test_an_index_that_is_damaged_or_old_is_refused(cache, tmp_path):
     (tmp_path / "index.parquet").write_bytes((cache / "index.parquet").read_bytes()[:-9])
     with pytest.raises(UserError, match=r"index\.parquet is damaged"):
         reader(tmp_path)
-    write_table(tmp_path / "index.parquet", pa.table({"key": ["a"], "clip": ["a"], "split": ["train"]}))
+    write_table(
+        tmp_path / "index.parquet",
+        pa.table(
+            {
+                "key": ["a"],
+                "clip": ["a"],
+                "split": ["train"],
+            }
+        ),
+    )
     with pytest.raises(UserError, match="of an older form"):
         reader(tmp_path)
 
@@ -196,7 +209,11 @@ def test_psi_starts_from_the_static_weights_but_for_the_motion_layers():
     ("q", "terms"),
     [(1.0, {"l1", "lpips", "opacity", "identity", "adversarial"}), (0.0, {"lpips_pseudo"})],
 )
-def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(cache, q, terms):
+def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(
+    cache,
+    q,
+    terms,
+):
     torch.manual_seed(1)
     section = PARAMS.train.model_copy(update={"adversarial_from": 0, "whole_from": 0})
     params = PARAMS.model_copy(update={"train": section})

@@ -45,13 +45,36 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
     opacity = torch.rand(2, 1, 16, 16, generator=draw)
     nothing = torch.zeros(2, 1)
     target = Target(
-        image, opacity, image.flip(0), 1.0 - opacity, nothing, nothing, nothing, torch.ones(2, 1, 16, 16)
+        image,
+        opacity,
+        image.flip(0),
+        1.0 - opacity,
+        nothing,
+        nothing,
+        nothing,
+        torch.ones(2, 1, 16, 16),
     )
     raw, alpha = sparse(image), sparse(opacity)
     foreground = (raw + 1) * alpha - 1  # colours over black
-    perfect = Rendering(raw, raw, foreground, sparse(image.flip(0)), alpha, nothing, nothing)
+    perfect = Rendering(
+        raw,
+        raw,
+        foreground,
+        sparse(image.flip(0)),
+        alpha,
+        nothing,
+        nothing,
+    )
     assert all(value.abs().max() < 1e-6 for value in sparse_terms(perfect, target, sparse).values())
-    other = Rendering(-raw, -raw, foreground, sparse(image.flip(0)), 1.0 - alpha, nothing, nothing)
+    other = Rendering(
+        -raw,
+        -raw,
+        foreground,
+        sparse(image.flip(0)),
+        1.0 - alpha,
+        nothing,
+        nothing,
+    )
     terms = sparse_terms(other, target, sparse)
     assert (
         torch.allclose(terms["l1"], 2 * (2 * raw).abs().flatten(1).mean(1)) and terms["opacity"].min() > 0.1
