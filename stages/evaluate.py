@@ -13,7 +13,7 @@ from pipeline.core.paths import (
     VIEWS,
 )
 from pipeline.evaluate.protocol import evaluate
-from pipeline.evaluate.report import write_pictures
+from pipeline.evaluate.report import rounded, write_report
 from pipeline.stage import run_stage, write_metrics
 
 READS = (INGEST, TRUTH, LABELS, PERCEPTION, PSI3D, PSI, VIEWS)
@@ -29,11 +29,11 @@ def main(params: Params) -> None:
         views=VIEWS,
         psi=PSI,
         truth=TRUTH,
-        out=EVALUATE,
     )
-    write_metrics("evaluate", result.scores)
-    write_pictures(
+    write_metrics("evaluate", rounded(result.scores))
+    write_report(
         result,
+        ingest=INGEST,
         views=params.evaluate.novel_views,
         videos=params.evaluate.videos,
         sheet=CONTACT_SHEET,

@@ -1,7 +1,5 @@
-"""A page to browse a cache: one HTML file with all numbers and, beside it, a few JPEG sheets per clip that are loaded when they are shown."""
+"""A page to browse a cache: one HTML file with all numbers, and JPEG sheets beside it that are loaded when shown."""
 
-import html
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,74 +10,84 @@ import numpy as np
 
 from pipeline.caches.inspect import Cache, Entry, angles, view_names
 from pipeline.core.files import write_bytes
-from pipeline.core.pictures import encode_jpeg
+from pipeline.core.pages import fill_in
+from pipeline.core.pictures import below, beside, encode_jpeg, tile
 from pipeline.core.progress import progress
 
 TILE = 128  # pixels at most
 FRAMES_PER_SHEET = 50  # 6400 pixels high at most, which every browser decodes
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
-def write_page(cache: Cache, entries: Sequence[Entry], out: Path) -> Path:
-    """Write the page to `out` (a folder, or the name of an .html file) with its sheets in a folder beside it; returns the page."""
-    page = out if out.suffix == ".html" else out / "index.html"
-    sheets = page.with_name(f"{page.stem}-sheets")
-    clips = [
-        (name, list(members))
-        for name, members in groupby(sorted(entries, key=_place), key=lambda entry: entry.clip)
-    ]
-    names: list[str] = []
+def write_page(
+    cache: Cache,
+    entries: Sequence[Entry],
+    out: Path,
+) -> Path:
+    """Write the page to `out` (a folder, or the name of an .html file); returns the page.
+
+    Its sheets go into a folder beside it.
+    """
+    path = out if out.suffix == ".html" else out / "index.html"
+    sheets = path.with_name(f"{path.stem}-sheets")
+    ordered = sorted(entries, key=_place)
+    clips = [list(members) for _, members in groupby(ordered, key=lambda entry: entry.clip)]
     listed = []
-    for number, (name, members) in enumerate(progress(clips, label="page", total=len(clips))):
-        files = []
-        for start in range(0, len(members), FRAMES_PER_SHEET):
-            part = members[start : start + FRAMES_PER_SHEET]
-            rows = [_tiles(cache, entry) for entry in part]
-            names = view_names(cache, len(rows[0]) - 1)
-            path = sheets / f"{number:05d}-{start // FRAMES_PER_SHEET:03d}.jpg"
-            write_bytes(path, encode_jpeg(np.concatenate([np.concatenate(row, axis=1) for row in rows])))
-            files.append(f"{sheets.name}/{path.name}")
+    for number, members in enumerate(progress(clips, label="page", total=len(clips))):
+        files = _write_sheets(cache, members, sheets, number)
         listed.append(
             {
-                "name": name,
+                "name": members[0].clip,
                 "split": members[0].split,
-                "sheets": files,
+                "sheets": [f"{sheets.name}/{file}" for file in files],
                 "frames": [_numbers(cache, entry) for entry in members],
             }
         )
+    names = view_names(cache, len(cache.views(ordered[0].key))) if ordered else []
     content = {
-        "title": f"{cache.folder}: {cache.layout.name}",
         "qualities": cache.qualities,
         "pictures": [*names, "mask" if cache.has_real else "opacity 0"],
         "framesPerSheet": FRAMES_PER_SHEET,
         "clips": listed,
     }
-    text = json.dumps(content, separators=(",", ":")).replace(
-        "<", "\\u003c"
-    )  # so that no name can end the script
-    template = TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", html.escape(content["title"]))
-    return write_bytes(page, template.replace("{{content}}", text).encode())
+    page = fill_in(TEMPLATE, title=f"{cache.folder}: {cache.layout.name}", content=content)
+    return write_bytes(path, page.encode())
 
 
 def _place(entry: Entry) -> tuple[str, int]:
     return entry.clip, entry.index
 
 
+def _write_sheets(
+    cache: Cache,
+    entries: Sequence[Entry],
+    folder: Path,
+    clip: int,
+) -> list[str]:
+    """Write the pictures of a clip, a row a frame; returns the names of the files."""
+    names = []
+    for part, start in enumerate(range(0, len(entries), FRAMES_PER_SHEET)):
+        shown = entries[start : start + FRAMES_PER_SHEET]
+        sheet = below([beside(_tiles(cache, entry)) for entry in shown])
+        name = f"{clip:05d}-{part:03d}.jpg"
+        write_bytes(folder / name, encode_jpeg(sheet))
+        names.append(name)
+    return names
+
+
 def _tiles(cache: Cache, entry: Entry) -> list[np.ndarray]:
     """The views and then the mask, all of one size."""
-    views = cache.views(entry.key)
-    side = min(views[0].shape[0], TILE)
-    return [
-        cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA)
-        for tile in (*views, cv2.cvtColor(cache.mask(entry.key), cv2.COLOR_GRAY2RGB))
-    ]
+    mask = cv2.cvtColor(cache.mask(entry.key), cv2.COLOR_GRAY2RGB)
+    pictures = [*cache.views(entry.key), mask]
+    side = min(pictures[0].shape[0], TILE)
+    # A mask may be smaller than the views: its pixels stay sharp.
+    return [tile(picture, side, cv2.INTER_NEAREST) for picture in pictures]
 
 
 def _numbers(cache: Cache, entry: Entry) -> dict[str, Any]:
-    directions = angles(cache.cameras(entry.key)).round(2).tolist()
     return {
         "key": entry.key,
         "index": entry.index,
         "quality": [round(value, 4) for value in entry.quality.values()],
-        "cameras": directions,
+        "cameras": angles(cache.cameras(entry.key)).round(2).tolist(),
     }

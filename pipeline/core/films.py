@@ -26,7 +26,9 @@ def frame_rate(mean: float) -> Fraction:
 
 
 def encode_mp4(
-    pictures: Iterable[np.ndarray], rate: Fraction | int, seconds: Sequence[float] | None = None
+    pictures: Iterable[np.ndarray],
+    rate: Fraction | int,
+    seconds: Sequence[float] | None = None,
 ) -> bytes:
     """A film of `pictures`, uint8 RGB (H, W, 3), all of one size with even sides; taken one at a time.
 
@@ -55,7 +57,9 @@ def _frame(picture_HWC: np.ndarray) -> av.VideoFrame:
 
 
 def _timed_frames(
-    pictures: Iterable[np.ndarray], ticks: Sequence[int], rate: Fraction | int
+    pictures: Iterable[np.ndarray],
+    ticks: Sequence[int],
+    rate: Fraction | int,
 ) -> Iterator[av.VideoFrame]:
     """Frames with the time at which they appear and how long they are shown."""
     ends = [*ticks[1:], ticks[-1] + round(TICKS / Fraction(rate))] if ticks else []

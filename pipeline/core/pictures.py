@@ -22,7 +22,11 @@ def to_uint8(image_BCHW: Tensor) -> np.ndarray:
     return levels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def tile(picture_HWC: np.ndarray, size: int, enlarging: int = cv2.INTER_CUBIC) -> np.ndarray:
+def tile(
+    picture_HWC: np.ndarray,
+    size: int,
+    enlarging: int = cv2.INTER_CUBIC,
+) -> np.ndarray:
     """A square picture at `size` pixels: pixels are averaged when it shrinks, else cv2's `enlarging` is used."""
     method = cv2.INTER_AREA if len(picture_HWC) > size else enlarging
     return cv2.resize(picture_HWC, (size, size), interpolation=method)
@@ -79,3 +83,8 @@ def encode_jpeg_within(image_HWC: np.ndarray, most: int) -> bytes:
         if len(data) <= most:
             break
     return data
+
+
+def decibels(squared_error: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio of mean squared errors, dB, of images in [-1, 1]: their peak is 2."""
+    return 10.0 * torch.log10(4.0 / squared_error)

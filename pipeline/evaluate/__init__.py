@@ -3,8 +3,11 @@
 protocol.evaluate        the stage
 methods.Synthesizers     what draws
 metrics                  the numbers, with unit and range
+instruments.Instruments  what measures pictures: judging networks, face mesh, calibrated expression
 truth.Truth              what only generated heads allow
-report.write_pictures    contact sheet, videos, page
+gallery.contact_sheet    pictures of the report; film runs at the speed of the clip
+report.write_report      tables and the page
+legend                   what tables and columns are called, and which way is better
 
 May import the levels below.
 """

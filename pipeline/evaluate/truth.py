@@ -1,8 +1,9 @@
-"""What only generated heads allow: comparing with the known cameras, parameters, geometry and views. No stage but evaluate looks at the
-truth like this.
+"""What only generated heads allow: comparing with known cameras, parameters, geometry and views.
+
+No stage but evaluate looks at the truth like this.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from pipeline.core.device import to_device
 from pipeline.evaluate import metrics
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.geometry.expression import INNER
-from pipeline.geometry.label import head_vertices
+from pipeline.geometry.label import head_vertices, split
 from pipeline.geometry.landmarks import CONTOUR, interocular, landmarks_70
 from pipeline.networks.judges import Judges
 from pipeline.store.samples import image_tensor
 from pipeline.store.shards import ShardReader, decode_npy
 
 CALIBRATION_FRAMES = 1024
+AT_ONCE = 64  # heads whose vertices are made together
 
 
 @dataclass(frozen=True)
@@ -40,85 +42,89 @@ class Views:
 
 
 class Truth:
-    """The truth of the generator beside the tables of ingest."""
+    """The truth of the generator beside the tables of ingest.
+
+    `labels` has the true 437 numbers and `landmarks` the true (70, 2), in pixels of the raw frame, of each usable
+    frame by its key.
+    """
 
     def __init__(self, truth: Path, ingest: Path) -> None:
         self.folder, self.ingest = truth, ingest
+        columns = ["key", "clip", "index", "split", "status"]
+        self.frames = [row for row in _rows(ingest / "frames.parquet", columns) if row["status"] == "ok"]
         files = {row["key"]: row["file"] for row in _rows(ingest / "clips.parquet", ["key", "file"])}
-        self.frames = [
-            row
-            for row in _rows(ingest / "frames.parquet", ["key", "clip", "index", "split", "status"])
-            if row["status"] == "ok"
-        ]
-        labels = {
-            (row["file"], row["index"]): row["label"]
-            for row in _rows(truth / "frames.parquet", ["file", "index", "label"])
-        }
-        self.labels = {
-            row["key"]: np.array(labels[files[row["clip"]], row["index"]], np.float32) for row in self.frames
-        }
-        points = {
-            (row["file"], row["index"]): row["landmarks"]
-            for row in _rows(truth / "frames.parquet", ["file", "index", "landmarks"])
-        }
-        self.landmarks = {
-            row["key"]: np.reshape(points[files[row["clip"]], row["index"]], (70, 2)) for row in self.frames
-        }
-        self.key_of = {(files[row["clip"]], row["index"]): row["key"] for row in self.frames}
+        columns = ["file", "index", "label", "landmarks"]
+        known = {(row["file"], row["index"]): row for row in _rows(truth / "frames.parquet", columns)}
+        self.labels = {}
+        self.landmarks = {}
+        for row in self.frames:
+            found = known[files[row["clip"]], row["index"]]
+            self.labels[row["key"]] = np.array(found["label"], np.float32)
+            self.landmarks[row["key"]] = np.reshape(found["landmarks"], (70, 2))
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
-        """True expression, jaw and one eye triple of frames, (N, 106)."""
-        labels = np.stack([self.labels[key] for key in keys])
-        return torch.from_numpy(np.concatenate([labels[:, 325:425], labels[:, 428:434]], axis=1))
+        """True expression, jaw and one eye triple of frames, (N, 106); the generated eyes look the same way."""
+        labels = split(torch.from_numpy(np.stack([self.labels[key] for key in keys])))
+        return torch.cat([labels.expression, labels.jaw, labels.eyes[:, :3]], dim=1)
 
     def calibration_frames(self) -> tuple[Tensor, Tensor]:
-        """Real frames of training clips, evenly spread, and their true parameters."""
+        """Real frames of training clips, evenly spread, (N, 3, S, S), and their true parameters (N, 106)."""
         keys = [row["key"] for row in self.frames if row["split"] == "train"]
-        chosen = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, CALIBRATION_FRAMES).astype(int))]
+        places = np.unique(np.linspace(0, len(keys) - 1, CALIBRATION_FRAMES).astype(int))
+        chosen = [keys[place] for place in places]
         reader = ShardReader(self.ingest / "shards")
-        return torch.stack([image_tensor(reader.read(key, "image.png")) for key in chosen]), self.parameters(
-            chosen
-        )
+        images = torch.stack([image_tensor(reader.read(key, "image.png")) for key in chosen])
+        return images, self.parameters(chosen)
 
     def views(self) -> Iterator[Views]:
         """All frames whose novel views were rendered directly."""
         reader = ShardReader(self.folder)
-        every: list[str] = reader.keys()
-        for key in every:
-            if "cameras.npy" not in reader.fields(key):  # a mask of a portrait
-                continue
-            fields = reader.read(key)
-            cameras = torch.from_numpy(decode_npy(fields["cameras.npy"])).float()
-            count = range(len(cameras))
-            yield Views(
-                key=key,
-                cameras=cameras,
-                images=torch.stack([image_tensor(fields[f"view{i}.png"]) for i in count]),
-                masks=torch.stack([image_tensor(fields[f"alpha{i}.png"]) for i in count]),
-                unmoved=image_tensor(fields["unmoved.png"]),
-                depths=torch.stack(
-                    [torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float()[None] for i in count]
-                ),
-            )
+        for key in reader:
+            # A sample without cameras is the mask of a portrait.
+            if "cameras.npy" in reader.fields(key):
+                yield _views(key, reader.read(key))
+
+
+def _views(key: str, fields: Mapping[str, bytes]) -> Views:
+    cameras = torch.from_numpy(decode_npy(fields["cameras.npy"])).float()
+    numbers = range(len(cameras))
+    depths = [torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float() for i in numbers]
+    return Views(
+        key=key,
+        cameras=cameras,
+        images=torch.stack([image_tensor(fields[f"view{i}.png"]) for i in numbers]),
+        masks=torch.stack([image_tensor(fields[f"alpha{i}.png"]) for i in numbers]),
+        depths=torch.stack(depths)[:, None],
+        unmoved=image_tensor(fields["unmoved.png"]),
+    )
 
 
 def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
     return pq.read_table(path, columns=columns).to_pylist()
 
 
+def _views_of(truth: Truth, clips: HeldOutClips) -> Iterator[Views]:
+    """The true views of frames of `clips`, on their device."""
+    for views in truth.views():
+        if views.key in clips.clip_of:
+            yield to_device(views, clips.device)
+
+
 @torch.no_grad()
 def novel_views(
-    truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers, judges: Judges
+    truth: Truth,
+    clips: HeldOutClips,
+    synthesizers: Synthesizers,
+    judges: Judges,
 ) -> dict[str, dict[str, float]]:
-    """Pictures of a frame from true other sides against the truth: Psi_3d, Psi driven by the frame itself, and the frame copied. Means over
-    views.
+    """Pictures of a frame from true other sides against the truth; means over views by method and number.
+
+    The methods are Psi_3d, Psi driven by the frame itself, and the frame copied.
     """
     values: dict[str, dict[str, list[Tensor]]] = {}
     true_images = []
-    for views in truth.views():
-        if views.key not in clips.clip_of:
-            continue
-        frame, views = [clips.frame(views.key)], to_device(views, clips.device)
+    for views in _views_of(truth, clips):
+        frame = [clips.frame(views.key)]
         true_images.append(views.images)
         for method in ("psi3d", "psi", "copy"):
             drawn = synthesizers.draw(method, frame, frame, views.cameras[None])
@@ -131,88 +137,108 @@ def novel_views(
                 found["depth_error"] = metrics.depth_error(drawn.depth, drawn.opacity, views.depths)
             for name, value in found.items():
                 values.setdefault(method, {}).setdefault(name, []).append(value)
-    means = {
-        method: {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()}
-        for method, found in values.items()
-    }
-    if true_images:
-        thumbnails = metrics.Thumbnails(judges, torch.cat(true_images))
-        for found in means.values():
-            found["lpips_thumbnail"] = thumbnails(found["lpips"])
+    if not true_images:
+        return {}
+    thumbnails = metrics.Thumbnails(judges, torch.cat(true_images))
+    means = {}
+    for method, found in values.items():
+        scores = {name: float(torch.cat(parts).nanmean()) for name, parts in found.items()}
+        means[method] = scores | {"lpips_thumbnail": thumbnails(scores["lpips"])}
     return means
 
 
 @torch.no_grad()
-def response(truth: Truth, clips: HeldOutClips, synthesizers: Synthesizers) -> dict[str, float]:
-    """How Psi's pictures of the first frame of a clip change with the motion of another one, at true cameras, beside the true change."""
+def response(
+    truth: Truth,
+    clips: HeldOutClips,
+    synthesizers: Synthesizers,
+) -> dict[str, float]:
+    """How Psi's pictures of a clip's first frame change with the motion of another, beside the true change.
+
+    Both are seen by true cameras; the numbers are those of `metrics.response`.
+    """
     found, wanted = [], []
-    for views in truth.views():
-        if views.key not in clips.clip_of:
-            continue
+    for views in _views_of(truth, clips):
         first = clips.clips[clips.clip_of[views.key]][0]
-        if not first.endswith(f"-{0:06d}"):  # the truth knows the change to the very first frame alone
+        # The truth knows the change from the very first frame alone, which may have been rejected.
+        if not first.endswith(f"-{0:06d}"):
             continue
-        source, driving, views = (
-            [clips.frame(first)],
-            [clips.frame(views.key)],
-            to_device(views, clips.device),
-        )
+        source, driving = [clips.frame(first)], [clips.frame(views.key)]
         camera = views.cameras[None, :1]
-        moved, still = (synthesizers.draw("psi", source, whose, camera).image for whose in (driving, source))
+        moved = synthesizers.draw("psi", source, driving, camera).image
+        still = synthesizers.draw("psi", source, source, camera).image
         found.append(moved - still)
         wanted.append(views.images[:1] - views.unmoved[None])
     return metrics.response(torch.cat(found), torch.cat(wanted)) if found else {}
 
 
-def fit_against_truth(truth: Truth, labels: Path, flame: Flame) -> dict[str, dict[str, float]]:
-    """How far the front end is from the truth. Of the ingested portraits: the median landmark error (over the inter-ocular distance) of the
-    inner landmarks, and of the contour, which the face mesh draws elsewhere than iBUG does. Of the fitted labels of all clip frames,
-    medians: head
-    rotation and jaw in degrees, vertices in the head's own frame in millimetres of the head model."""
-    portraits = {
-        row["file"]: row["landmarks"]
-        for row in _rows(truth.folder / "portraits.parquet", ["file", "landmarks"])
-    }
-    found = [
-        row
-        for row in _rows(truth.ingest / "portraits.parquet", ["file", "status", "landmarks", "crop"])
-        if row["status"] == "ok"
-    ]
-    crops = np.array([row["crop"] for row in found])
-    mesh = landmarks_70(np.array([row["landmarks"] for row in found]).reshape(-1, 478, 3))
-    raw = (mesh - crops[:, None, 1:]) / crops[:, None, :1]
-    wanted = np.array([portraits[row["file"]] for row in found]).reshape(-1, 70, 2)
-    landmark = metrics.landmark_error(raw, wanted, interocular(wanted))
+def fit_against_truth(
+    truth: Truth,
+    labels: Path,
+    flame: Flame,
+) -> dict[str, dict[str, float]]:
+    """How far the front end is from the truth: `ingest` of portraits, `fit_flame` of all clip frames.
 
-    fits = [
-        row for row in _rows(labels / "vfhq.parquet", ["key", "status", "label"]) if row["status"] == "ok"
-    ]
+    `labels` is the folder of the fitted labels.
+    """
+    fits = _usable(_rows(labels / "vfhq.parquet", ["key", "status", "label"]))
     fitted = torch.tensor(np.array([row["label"] for row in fits], np.float32))
     true = torch.from_numpy(np.stack([truth.labels[row["key"]] for row in fits]))
     fitted, true = to_device((fitted, true), flame.template_V3.device)
+    return {"ingest": _landmark_errors(truth), "fit_flame": label_errors(flame, fitted, true)}
+
+
+def _landmark_errors(truth: Truth) -> dict[str, float]:
+    """Median landmark errors of the ingested portraits, over the inter-ocular distance.
+
+    The contour is told apart from the inner landmarks, as the face mesh draws it elsewhere than iBUG does.
+    """
+    true_rows = _rows(truth.folder / "portraits.parquet", ["file", "landmarks"])
+    portraits = {row["file"]: row["landmarks"] for row in true_rows}
+    columns = ["file", "status", "landmarks", "crop"]
+    found = _usable(_rows(truth.ingest / "portraits.parquet", columns))
+    crops = np.array([row["crop"] for row in found])
+    meshes = np.array([row["landmarks"] for row in found]).reshape(-1, 478, 3)
+    # A crop is (scale, x, y): a point of the aligned image is scale * raw + (x, y).
+    raw = (landmarks_70(meshes) - crops[:, None, 1:]) / crops[:, None, :1]
+    wanted = np.array([portraits[row["file"]] for row in found]).reshape(-1, 70, 2)
+    error = metrics.landmark_error(raw, wanted, interocular(wanted))
     return {
-        "ingest": {
-            "landmark_error": float(np.median(landmark[:, INNER])),
-            "contour_error": float(np.median(landmark[:, CONTOUR])),
-        },
-        "fit_flame": label_errors(flame, fitted, true),
+        "landmark_error": float(np.median(error[:, INNER])),
+        "contour_error": float(np.median(error[:, CONTOUR])),
     }
+
+
+def _usable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["status"] == "ok"]
 
 
 @torch.no_grad()
-def label_errors(flame: Flame, fitted_N437: Tensor, true_N437: Tensor) -> dict[str, float]:
-    """Medians over labels: head rotation and jaw in degrees, mean distance of the vertices in the head's own frame in mm of the head model."""
-    rotation, wanted = (
+def label_errors(
+    flame: Flame,
+    fitted_N437: Tensor,
+    true_N437: Tensor,
+) -> dict[str, float]:
+    """Medians over labels: head rotation and jaw in degrees, vertices in mm of the head model.
+
+    The last are mean distances of the vertices in the head's own frame.
+    """
+    jaw = (split(fitted_N437).jaw - split(true_N437).jaw).norm(dim=1)
+    distances = []
+    for fitted, true in zip(fitted_N437.split(AT_ONCE), true_N437.split(AT_ONCE), strict=True):
+        between = head_vertices(flame, fitted) - head_vertices(flame, true)
+        distances.append(between.norm(dim=2).mean(1))
+    return {
+        "rotation_degrees": float(torch.rad2deg(_angle_between(fitted_N437, true_N437)).median()),
+        "jaw_degrees": float(torch.rad2deg(jaw).median()),
+        "vertices_mm": float(torch.cat(distances).median()) / SCALE * 1000.0,
+    }
+
+
+def _angle_between(fitted_N437: Tensor, true_N437: Tensor) -> Tensor:
+    """The angle between the rotations of labels' cameras, radians, float64 (N,)."""
+    found, wanted = (
         label[:, :16].reshape(-1, 4, 4)[:, :3, :3].double() for label in (fitted_N437, true_N437)
     )
-    cosine = ((rotation.transpose(1, 2) @ wanted).diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
-    jaw = (fitted_N437[:, 428:431] - true_N437[:, 428:431]).norm(dim=1)
-    distance = [
-        (head_vertices(flame, a) - head_vertices(flame, b)).norm(dim=2).mean(1)
-        for a, b in zip(fitted_N437.split(64), true_N437.split(64), strict=True)
-    ]
-    return {
-        "rotation_degrees": float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).median()),
-        "jaw_degrees": float(torch.rad2deg(jaw).median()),
-        "vertices_mm": float(torch.cat(distance).median()) / SCALE * 1000.0,
-    }
+    trace = (found.transpose(1, 2) @ wanted).diagonal(dim1=1, dim2=2).sum(1)
+    return torch.acos(((trace - 1) / 2).clamp(-1, 1))

@@ -65,3 +65,9 @@ def sample_look_at(rng: np.random.Generator) -> np.ndarray:
         target=np.array([rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), rng.uniform(0.06, 0.12)]),
         roll=rng.uniform(-0.25, 0.25),
     )
+
+
+def rotation_between(a_25: np.ndarray, b_25: np.ndarray) -> float:
+    """The angle between two cameras' rotations, degrees."""
+    relative = a_25[:16].reshape(4, 4)[:3, :3].T @ b_25[:16].reshape(4, 4)[:3, :3]
+    return float(np.degrees(np.arccos(np.clip((np.trace(relative) - 1) / 2, -1, 1))))

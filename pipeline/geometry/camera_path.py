@@ -32,7 +32,11 @@ def sweep_yaws(count: int, reach: float = REACH) -> np.ndarray:
     return np.linspace(-reach, reach, count) if count > 1 else np.full(count, 0.8 * reach)
 
 
-def orbit(count: int, reach: float = REACH, rise: float = RISE) -> np.ndarray:
+def orbit(
+    count: int,
+    reach: float = REACH,
+    rise: float = RISE,
+) -> np.ndarray:
     """One closed ellipse in front of the face: `reach` to both sides, `rise` of `look_at`'s `vertical` up and down.
 
     It begins at its highest point; after the last camera comes the first, so that a film of it can be repeated.

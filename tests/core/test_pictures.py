@@ -7,7 +7,11 @@ import torch
 from pipeline.core.pictures import CAPTION, below, beside, encode_jpeg, encode_jpeg_within, tile, to_uint8
 
 
-def grey(height: int, width: int, level: int = 100) -> np.ndarray:
+def grey(
+    height: int,
+    width: int,
+    level: int = 100,
+) -> np.ndarray:
     return np.full((height, width, 3), level, np.uint8)
 
 

@@ -47,3 +47,13 @@ def test_an_orbit_can_be_repeated():
 def test_a_turntable_goes_all_the_way_round():
     found = np.unwrap(yaws(camera_path.turntable(8)))
     assert np.allclose(found, np.arange(8) * np.pi / 4, atol=1e-6)
+
+
+def test_the_angle_between_cameras():
+    front = camera_path.front(1)[0]
+    assert camera.rotation_between(front, camera.look_at(0.0, 0.0, 4.0, np.zeros(3))) == pytest.approx(
+        0.0, abs=1e-3
+    )
+    # Cameras that look at the origin turn by their yaw.
+    sides = [camera.look_at(yaw, 0.0, 4.0, np.zeros(3)) for yaw in (0.5, -0.5)]
+    assert camera.rotation_between(*sides) == pytest.approx(np.degrees(1.0), abs=1e-3)

@@ -16,7 +16,7 @@ from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.shards import encode_npy, encode_png, write_shard
 from pipeline.store.tables import write_table
 
-FRAMES, PEOPLE = 5, 4
+FRAMES, PEOPLE, FPS = 5, 4, 12.5
 FIVE = ((0.38, 0.46), (0.6, 0.46), (0.48, 0.59), (0.4, 0.69), (0.57, 0.69))
 
 
@@ -83,12 +83,15 @@ def build(folder: Path, own: Params, truth: bool = True) -> None:
         for i in range(PEOPLE * 2)
     ]
     splits = ("test", "test", "test", "train", "train", "validation")
-    clips = [{"key": f"c{i}", "file": f"c{i}.mp4", "split": split} for i, split in enumerate(splits)]
+    clips = [
+        {"key": f"c{i}", "file": f"c{i}.mp4", "split": split, "fps": FPS} for i, split in enumerate(splits)
+    ]
     frames = [
         {
             "key": f"{clip['key']}-{j:06d}",
             "clip": clip["key"],
             "index": j,
+            "seconds": j / FPS,
             "split": clip["split"],
             "status": "ok",
             "landmarks": landmarks(),

@@ -1,0 +1,154 @@
+"""The pictures of the report: a contact sheet and films at the clips' own speed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
+from pipeline.core.films import encode_mp4, frame_rate
+from pipeline.core.pictures import below, beside, encode_jpeg_within, tile, to_uint8
+from pipeline.evaluate.methods import Drawn, Synthesizers
+from pipeline.evaluate.protocol import Pair
+from pipeline.geometry import camera_path
+
+TILE = 128  # pixels
+SHEET_BYTES = 400_000
+FILM_FRAMES = 96  # at most; each is drawn twice
+FILM_TITLES = ("source", "driving", "result", "free camera")
+UNKNOWN_RATE = 25.0  # frames a second of a clip whose container does not say
+
+
+@dataclass(frozen=True)
+class Film:
+    """A reenacted clip as MP4."""
+
+    name: str  # of the file
+    data: bytes
+    rate: Fraction  # frames a second
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Pair]],
+    synthesizers: Synthesizers,
+    views: int,
+) -> bytes:
+    """A JPEG below 400 kB with a row for each pair; the text before it says what it is ("self" or "cross").
+
+    Columns: source, driving frame, result, `views` other sides, depth.
+    """
+    sides = torch.from_numpy(camera_path.yaw_sweep(views))
+    # A viewer calls it a turn to the right when the camera goes to the left.
+    degrees = -np.degrees(camera_path.sweep_yaws(views))
+    angles = [f"{round(angle):+d} degrees" for angle in degrees]
+    strips = []
+    for kind, (source, driving) in rows:
+        own = driving.camera[None]
+        cameras = torch.cat([own, sides.to(own.device)])
+        drawn = synthesizers.draw("psi", [source], [driving], cameras[None])
+        pictures = [
+            _picture(source.image),
+            _picture(driving.image),
+            *to_uint8(drawn.image),
+            depth_picture(drawn),
+        ]
+        tiles = [tile(picture, TILE) for picture in pictures]
+        titles = [f"{kind}: source", "driving", "result", *angles, "depth"]
+        strips.append(beside(tiles, titles))
+    return encode_jpeg_within(below(strips), SHEET_BYTES)
+
+
+def _picture(image_CHW: Tensor) -> np.ndarray:
+    return to_uint8(image_CHW[None])[0]
+
+
+def depth_picture(drawn: Drawn) -> np.ndarray:
+    """The depth of the first picture in colour, (S, S, 3) uint8: near is bright, outside the foreground is black."""
+    depth = drawn.depth[0, 0].cpu().numpy()
+    inside = drawn.opacity[0, 0].cpu().numpy() > 0.5
+    if not inside.any():
+        return np.zeros((*depth.shape, 3), np.uint8)
+    low, high = np.quantile(depth[inside], [0.01, 0.99])
+    nearness = np.clip((high - depth) / max(high - low, 1e-6), 0, 1)
+    levels = (nearness * 255).astype(np.uint8)
+    blue_first = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    blue_first[~inside] = 0
+    return blue_first[:, :, ::-1]
+
+
+def film(
+    kind: str,
+    pair: Pair,
+    clips: HeldOutClips,
+    synthesizers: Synthesizers,
+    ingest: Path,
+) -> Film:
+    """The source of a pair driven by the clip that its driving frame is of, by FILM_FRAMES of it at most.
+
+    `ingest` is the folder whose tables know when the frames were taken.
+    """
+    source = pair.source
+    clip = pair.driving.clip
+    keys = clips.clips[clip][:FILM_FRAMES]
+    drivings = [clips.frame(key) for key in keys]
+    rate, seconds = clip_times(ingest, clip, keys)
+    pictures = reenactment(source, drivings, synthesizers)
+    return Film(
+        name=f"{kind}-{source.clip}-{clip}.mp4",
+        data=encode_mp4(pictures, rate, seconds),
+        rate=rate,
+    )
+
+
+def clip_times(
+    ingest: Path,
+    clip: str,
+    keys: Sequence[str],
+) -> tuple[Fraction, list[float]]:
+    """The frame rate of a clip, and the seconds from the first of its frames `keys` to each of them, ascending.
+
+    A film with these times runs as fast as the clip: where a frame between was rejected, the one before is shown
+    longer. The frames of a file whose time stamps do not ascend are taken as evenly spaced.
+    """
+    clips = pq.read_table(ingest / "clips.parquet", columns=["fps"], filters=[("key", "=", clip)])
+    frames = pq.read_table(
+        ingest / "frames.parquet",
+        columns=["key", "seconds"],
+        filters=[("clip", "=", clip)],
+    )
+    mean_rate = clips["fps"][0].as_py()
+    rate = frame_rate(mean_rate or UNKNOWN_RATE)
+    stamps = {row["key"]: row["seconds"] for row in frames.to_pylist()}
+    seconds = [stamps[key] - stamps[keys[0]] for key in keys]
+    if any(before >= after for before, after in pairwise(seconds)):
+        seconds = [float(number / rate) for number in range(len(keys))]
+    return rate, seconds
+
+
+def reenactment(
+    source: Frame,
+    drivings: Sequence[Frame],
+    synthesizers: Synthesizers,
+) -> Iterable[np.ndarray]:
+    """Pictures of a film, (CAPTION + TILE, 4 TILE, 3) uint8, one for each of `drivings`.
+
+    They show the source, the driving frame, the result at the driving camera and from a camera that orbits.
+    """
+    orbit = torch.from_numpy(camera_path.orbit(len(drivings)))
+    fitted = stack_frames(drivings, "camera")
+    cameras = torch.stack([fitted, orbit.to(fitted.device)], dim=1)
+    drawn = synthesizers.draw("psi", [source] * len(drivings), drivings, cameras)
+    # The pictures of both cameras take turns.
+    pictures = to_uint8(drawn.image)
+    results, turned = pictures[::2], pictures[1::2]
+    still = _picture(source.image)
+    for driving, result, side in zip(drivings, results, turned, strict=True):
+        row = (still, _picture(driving.image), result, side)
+        yield beside([tile(picture, TILE) for picture in row], FILM_TITLES)

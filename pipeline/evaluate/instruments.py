@@ -1,0 +1,271 @@
+"""What measures pictures of people: judging networks, the face mesh, and an instrument calibrated with the truth."""
+
+import contextlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from insightface.model_zoo import get_model
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from model.head.flame import Flame
+from model.judges.identity import identity_crop
+from pipeline.clips.held_out import Frame, stack_frames
+from pipeline.config.params import Params
+from pipeline.core.device import choose_device
+from pipeline.core.errors import UserError
+from pipeline.core.pictures import to_uint8
+from pipeline.evaluate import metrics
+from pipeline.evaluate.methods import Synthesizers
+from pipeline.evaluate.truth import Truth
+from pipeline.geometry import camera_path, head_model
+from pipeline.geometry.expression import NUMBERS, ExpressionOffsets
+from pipeline.geometry.label import FIVE_POINTS, landmarks, split
+from pipeline.geometry.landmarks import landmarks_70
+from pipeline.geometry.motion_targets import motion_measures
+from pipeline.ingest.detector import FaceFinder
+from pipeline.ingest.reader import Rejected
+from pipeline.networks.judges import Judges
+
+READER_PIXELS = 256  # the face mesh finds little in smaller pictures
+READER_SCORE = 0.3  # of the face detector: what is looked at are blurred faces in their place
+RIDGE = 1.0  # of the calibration, times the variance of its inputs
+FIVE = list(FIVE_POINTS)
+AT_ONCE = 64  # pictures that the regressor reads together
+
+
+class Instruments:
+    """Everything that measures pictures, loaded once for all methods."""
+
+    def __init__(
+        self,
+        params: Params,
+        perception: Path,
+        truth: Truth | None,
+    ) -> None:
+        """`perception` is the folder of the judging networks. Raises UserError when they cannot be read."""
+        self.device = choose_device(params.machine.device)
+        self.judges = Judges.load(perception, self.device)
+        self.recognition = FaceRecognition(perception / "identity.onnx")
+        self.fid = FidPerception(self.judges)
+        self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
+        self.truth = truth
+        self.reader = FaceReader()
+
+    @cached_property
+    def expression_truth(self) -> "ExpressionTruth":
+        """The instrument for expression, calibrated on real frames of training clips. Needs the truth."""
+        instrument = ExpressionTruth(self.flame)
+        images, parameters = self.truth.calibration_frames()  # pyrefly: ignore[missing-attribute]
+        instrument.calibrate(self._expression_pose(images), parameters.to(self.device))
+        return instrument
+
+    @torch.no_grad()
+    def reenacted_landmarks(
+        self,
+        sources: Sequence[Frame],
+        drivings: Sequence[Frame],
+        cameras_N25: Tensor,
+    ) -> Tensor:
+        """Where the face of a reenacted source is, image fractions (N, 70, 2).
+
+        These are the landmarks of the source's shape in the driving frame's expression.
+        """
+        shape = split(stack_frames(sources, "label")).shape
+        label = split(stack_frames(drivings, "label"))._replace(shape=shape)
+        # The camera in the label is not looked at: the head is seen by `cameras`.
+        return landmarks(self.flame, torch.cat(label, dim=1), cameras_N25[:, None])[:, 0]
+
+    @torch.no_grad()
+    def _expression_pose(self, images: Tensor) -> Tensor:
+        parts = [self.judges.expression_pose(part.to(self.device)) for part in images.split(AT_ONCE)]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def reenactment(
+        self,
+        result: Tensor,
+        points: Tensor,
+        sources: Sequence[Frame],
+        drivings: Sequence[Frame],
+        same: bool,
+    ) -> dict[str, np.ndarray]:
+        """The numbers of each pair by name, float64 (N,).
+
+        They say how like results (N, 3, S, S) with landmarks `points` (N, 70, 2) are to the source's identity and
+        to the driving frame's expression and pose; where both are the `same` person, also to the driving frame.
+        """
+        wanted = stack_frames(drivings, "image")
+        found = self._expression_pose(result)
+        driven = self._expression_pose(wanted)
+        scores: dict[str, Any] = {
+            "id": metrics.cosine(self.recognition(result, points[:, FIVE]), self._identity(sources)),
+            "aed": metrics.aed(found, driven),
+            "apd": metrics.apd(found, driven),
+        }
+        if same:
+            mask = stack_frames(drivings, "mask")
+            driving_points = self.reenacted_landmarks(drivings, drivings, stack_frames(drivings, "camera"))
+            regions = metrics.head_region(mask, driving_points)
+            scores["lpips"] = self.judges.lpips(result, wanted)
+            scores["lpips_head"] = metrics.head_lpips(self.judges, result, wanted, regions)
+            scores["psnr_foreground"] = metrics.foreground_psnr(result, wanted, mask)
+        if self.truth:
+            parameters = self.truth.parameters([frame.key for frame in drivings])
+            scores["expression_error"] = self.expression_truth(found, parameters.to(self.device))
+        return {
+            name: torch.as_tensor(value, dtype=torch.float64, device="cpu").numpy()
+            for name, value in scores.items()
+        }
+
+    def _identity(self, frames: Sequence[Frame]) -> np.ndarray:
+        """Face recognition features of real frames, (N, E)."""
+        points = self.reenacted_landmarks(frames, frames, stack_frames(frames, "camera"))
+        return self.recognition(stack_frames(frames, "image"), points[:, FIVE])
+
+    def motion(self, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
+        """Mouth, lids and gaze of real frames, (N,): the truth where it is known, else as read from the pictures."""
+        if self.truth:
+            points = [self.truth.landmarks[frame.key] for frame in frames]
+            return self.reader.measure(np.stack(points))
+        return self.reader(stack_frames(frames, "image"))
+
+    def followed(self, result: Tensor, drivings: Sequence[Frame]) -> dict[str, float]:
+        """How well mouth, lids and gaze of pictures follow those of the driving frames.
+
+        Correlations over each clip, -1 to 1, and in which share of the pictures a face is found.
+        """
+        found = self.reader(result)
+        wanted = self.motion(drivings)
+        clips = [frame.clip for frame in drivings]
+        scores = {
+            f"{name}_correlation": metrics.within_clips(found[name], wanted[name], clips) for name in found
+        }
+        return scores | {"faces_found": float(np.isfinite(found["mouth_opening"]).mean())}
+
+    def consistency(
+        self, synthesizers: Synthesizers, groups: Sequence[tuple[Frame, list[Frame]]]
+    ) -> float | None:
+        """Cons. of Psi, averaged over the sources; None when no source has two drivers."""
+        values = []
+        for source, drivings in groups:
+            if len(drivings) < 2:
+                continue
+            cameras = torch.from_numpy(camera_path.front(len(drivings))).to(self.device)
+            sources = [source] * len(drivings)
+            drawn = synthesizers.draw("psi", sources, drivings, cameras[:, None])
+            points = self.reenacted_landmarks(sources, drivings, cameras)
+            values.append(metrics.consistency(self.recognition(drawn.image, points[:, FIVE])))
+        return float(np.mean(values)) if values else None
+
+
+class FaceReader:
+    """Reads mouth, lids and gaze from pictures, enlarged, by the face mesh of ingest.
+
+    It is an instrument that no network of ours has learnt from pictures that ours have drawn.
+    """
+
+    NAMES = ("mouth_opening", "eye_opening", "gaze")
+
+    def __init__(self) -> None:
+        self.faces = FaceFinder(READER_SCORE, 0.0)
+
+    def __call__(self, images_BCHW: Tensor) -> dict[str, np.ndarray]:
+        """The measures of `motion_measures`, (B,); NaN where no face is found."""
+        size = max(images_BCHW.shape[-1], READER_PIXELS)
+        large = F.interpolate(
+            images_BCHW,
+            size=(size, size),
+            mode="bicubic",
+            align_corners=False,
+        )
+        points = np.full((len(images_BCHW), 70, 2), np.nan)
+        for i, image in enumerate(to_uint8(large)):
+            with contextlib.suppress(Rejected):
+                points[i] = landmarks_70(self.faces.find(image).mesh_478)
+        return self.measure(points)
+
+    @classmethod
+    def measure(cls, points_N70x2: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of known landmarks."""
+        measures = motion_measures(points_N70x2)
+        return {name: measures[name] for name in cls.NAMES}
+
+
+class FidPerception:
+    """Fréchet distance over the 64 numbers of our trunk, not of Inception: hence the name `fid_perception`.
+
+    Lower is better.
+    """
+
+    def __init__(self, judges: Judges) -> None:
+        distance = FrechetInceptionDistance(feature=judges.trunk, normalize=True).set_dtype(torch.float64)
+        self.distance = distance.to(judges.trunk.scale.device)
+
+    def __call__(self, results_BCHW: Tensor, real_BCHW: Tensor) -> float:
+        """The distance of two sets of at least two images."""
+        self.distance.reset()
+        self.distance.update(real_BCHW, real=True)
+        self.distance.update(results_BCHW, real=False)
+        return float(self.distance.compute().clamp_min(0.0))
+
+
+class FaceRecognition:
+    """Face recognition as insightface runs it: the exported ONNX network on aligned 112x112 crops."""
+
+    def __init__(self, onnx_file: Path) -> None:
+        """Raises UserError when the file is missing or holds no recognition network."""
+        try:
+            self.model = get_model(str(onnx_file), providers=["CPUExecutionProvider"])
+        # insightface asserts, and onnxruntime has errors of its own that derive from Exception alone.
+        except Exception as error:
+            advice = "Run `dvc repro pretrain@perception`."
+            raise UserError(
+                f"{onnx_file} is no readable face recognition network ({error}). {advice}"
+            ) from error
+
+    def __call__(self, image_BCHW: Tensor, five_points_B52: Tensor) -> np.ndarray:
+        """Features (B, E), not normalised."""
+        crops = to_uint8(identity_crop(image_BCHW, five_points_B52))
+        # insightface reads blue first.
+        return self.model.get_feat([np.ascontiguousarray(crop[:, :, ::-1]) for crop in crops])
+
+
+class ExpressionTruth:
+    """Expression error against known parameters, of generated heads alone.
+
+    In percent of the inter-ocular distance; lower is better. The frozen regressor learnt fitted parameters, which
+    are biased against the truth. So a ridge regression from its 109 numbers to the true offsets of landmarks
+    (`pipeline.geometry.expression`) is fitted on real frames of training clips, where the truth is known: a
+    calibrated instrument. The error is the mean distance over the inner landmarks between what it reads in a
+    picture and the truth of the driving frame. What it errs on the real driving frames themselves is reported
+    beside it (`real`): less than that cannot be told apart.
+    """
+
+    def __init__(self, flame: Flame) -> None:
+        self.offsets = ExpressionOffsets(flame)
+        zeros = flame.template_V3.new_zeros
+        self.average, self.map, self.offset = zeros(109), zeros(109, NUMBERS), zeros(NUMBERS)
+
+    def calibrate(self, estimates_N109: Tensor, parameters_N106: Tensor) -> None:
+        """Fit the ridge regression on frames with known parameters (expression, jaw, one eye triple)."""
+        wanted = self.offsets(parameters_N106).flatten(1).double()
+        self.average = estimates_N109.mean(0)
+        self.offset = wanted.mean(0).float()
+        deviation = estimates_N109.std(0).double() + 1e-6
+        x = (estimates_N109 - self.average).double() / deviation
+        # (X'X + n RIDGE I) W = X'Y with inputs of unit variance.
+        penalty = RIDGE * len(x) * torch.eye(109, dtype=x.dtype, device=x.device)
+        solved = torch.linalg.solve(x.T @ x + penalty, x.T @ (wanted - wanted.mean(0)))
+        self.map = (solved / deviation[:, None]).float()
+
+    def __call__(self, estimates_B109: Tensor, parameters_B106: Tensor) -> Tensor:
+        """The error of each sample, (B,)."""
+        found = self.offset + (estimates_B109 - self.average) @ self.map
+        difference = found.unflatten(1, (-1, 3)) - self.offsets(parameters_B106)
+        return difference.norm(dim=2).mean(1)

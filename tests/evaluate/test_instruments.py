@@ -1,0 +1,73 @@
+"""The instruments on pictures and parameters whose truth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from model.head.flame import Flame
+from pipeline.core.seeds import rng
+from pipeline.evaluate.instruments import ExpressionTruth, FaceReader, FidPerception
+from pipeline.geometry.expression import ExpressionOffsets
+from pipeline.geometry.head_model import load
+from pipeline.synthetic.animation import photo
+from pipeline.synthetic.generator import latent
+from pipeline.synthetic.person import person
+from pipeline.synthetic.raster import render
+from pipeline.synthetic.scene import figure
+from tests.evaluate import world
+
+
+def test_fid_perception():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.rand(12, 3, 64, 64, generator=generator) * 2 - 1
+    fid = FidPerception(world.small_judges())
+    assert fid(real, real) == pytest.approx(0.0, abs=1e-6)
+    far = fid(real * 0.3, real)
+    assert far > fid(real * 0.9, real) > 0
+    assert fid(real * 0.3, real) == far
+
+
+def test_expression_truth_reads_what_it_was_calibrated_with():
+    """A regressor that is linear in the truth, with its own scale and offset, is calibrated but for shrinkage."""
+    instrument = ExpressionTruth(Flame(load("standin")))
+    generator = torch.Generator().manual_seed(1)
+    parameters = torch.zeros(400, 106)
+    parameters[:, :10] = torch.randn(400, 10, generator=generator)
+    estimates = torch.cat([parameters * 3.0 + 1.0, torch.zeros(400, 3)], dim=1)
+    instrument.calibrate(estimates[:300], parameters[:300])
+    error = instrument(estimates[300:], parameters[300:])
+    offsets = instrument.offsets(parameters[300:]).norm(dim=2)
+    assert error.mean() < 0.6 * offsets.mean()
+    assert instrument(estimates[300:], parameters[:100]).mean() > 2 * error.mean()
+
+
+def test_expression_truth_is_in_percent_of_the_interocular_distance():
+    offsets = ExpressionOffsets(Flame(load("standin")))
+    neutral = torch.zeros(1, 106)
+    assert offsets(neutral).abs().max() < 1e-4
+    opened = neutral.clone()
+    # Radians of the jaw.
+    opened[:, 100] = 0.3
+    moved = offsets(opened)[0].norm(dim=1)
+    nearly = (opened @ offsets.linear()).view(53, 3).norm(dim=1)
+    assert torch.allclose(nearly, moved, atol=0.2 * moved.max())
+    # The lower lip moves, by a share of the distance of the eyes; the brows do not.
+    assert 5 < moved[40] < 100
+    assert moved[:10].max() < 1
+
+
+def test_the_reader_reads_an_opening_mouth():
+    """The mesh's measures on a drawn face of 64 pixels that opens its mouth; there is no face in the last picture."""
+    body, shot = figure(person(latent(0, "reader"))), photo(rng(0, "reader"))
+    images = []
+    for jaw in (0.0, 0.15, 0.3):
+        moment = replace(shot.moment, jaw=np.array([jaw, 0.0, 0.0]))
+        images.append(render(body, moment, shot.camera, 64).rgb)
+    levels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    blank = torch.zeros(1, 3, 64, 64)
+    found = FaceReader()(torch.cat([levels / 127.5 - 1.0, blank]))
+    opening = found["mouth_opening"]
+    assert opening[0] < opening[1] < opening[2] and np.isnan(opening[3])
+    assert set(found) == {"mouth_opening", "eye_opening", "gaze"}
