@@ -65,9 +65,9 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
             f"pretrain perception: {ingest} holds no usable face of the {split} split. "
             "See the reasons in its tables."
         )
-    fits: dict[str, list[float]] = {}
-    for name in ("ffhq", "vfhq"):
-        fits |= {row["key"]: row["label"] for row in _usable(labels / f"{name}.parquet")}
+    # Faces whose fit was rejected count for what needs no fit.
+    fitted = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
+    fits = {row["key"]: row["label"] for row in fitted}
     unknown = np.eye(1, 437)[0]
     label = np.array([fits.get(row["key"], unknown) for row in rows], np.float32)
     mesh = np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)
@@ -112,9 +112,11 @@ def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
     off = matrices_N33 - matrices_N33.transpose(0, 2, 1)
     skew = np.stack([off[:, 2, 1], off[:, 0, 2], off[:, 1, 0]], axis=1)
     sine = np.linalg.norm(skew, axis=1, keepdims=True) / 2
-    cosine = (np.trace(matrices_N33, axis1=1, axis2=2)[:, None] - 1) / 2
-    # Near no rotation at all the axis is that of the limit.
-    stretch = np.where(sine > 1e-8, np.arctan2(sine, cosine) / np.maximum(sine, 1e-8), 1.0)
+    trace = np.trace(matrices_N33, axis1=1, axis2=2)
+    cosine = (trace[:, None] - 1) / 2
+    # Where there is hardly a rotation, its angle is as large as its sine.
+    angle = np.arctan2(sine, cosine)
+    stretch = np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8), 1.0)
     return skew / 2 * stretch
 
 
@@ -135,8 +137,11 @@ def augment(
         drawn = torch.rand(count, *shape, generator=generator).to(device)
         return drawn * (high - low) + low
 
-    scale, shift = 1.0 + uniform(-geometry, geometry, 1), uniform(-geometry, geometry, 2)
-    theta = torch.cat([torch.diag_embed(scale.expand(-1, 2)), shift[:, :, None] * 2.0], dim=2)
+    scale = 1.0 + uniform(-geometry, geometry, 1)
+    shift = uniform(-geometry, geometry, 2)
+    # Grids of images go from -1 to 1, landmarks from 0 to 1.
+    turn = torch.diag_embed(scale.expand(-1, 2))
+    theta = torch.cat([turn, shift[:, :, None] * 2.0], dim=2)
     grid = F.affine_grid(theta, image_BCHW.shape, align_corners=False)
     image = F.grid_sample(
         image_BCHW,
@@ -144,15 +149,20 @@ def augment(
         padding_mode="border",
         align_corners=False,
     )
-    landmarks = (landmarks_BN2 - 0.5 - shift[:, None]) / scale[:, None] + 0.5
+    centred = landmarks_BN2 - 0.5 - shift[:, None]
+    landmarks = centred / scale[:, None] + 0.5
 
-    contrast, tint = uniform(0.75, 1.25, 1, 1, 1), uniform(0.9, 1.1, 3, 1, 1)
-    image = image * contrast * tint + uniform(-0.15, 0.15, 1, 1, 1)
+    contrast = uniform(0.75, 1.25, 1, 1, 1)
+    tint = uniform(0.9, 1.1, 3, 1, 1)
+    brightness = uniform(-0.15, 0.15, 1, 1, 1)
+    image = image * contrast * tint + brightness
     # A third of the copies is not blurred at all, and a third is not noisy.
     blurred = uniform(-0.5, 1.0, 1, 1, 1).clamp_min(0.0)
-    smooth = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    smooth = F.avg_pool2d(padded, 3, 1)
     image = torch.lerp(image, smooth, blurred)
     noisy = uniform(-0.5, 1.0, 1, 1, 1).clamp_min(0.0)
     noise = torch.randn(image.shape, generator=generator).to(device)
     image = image + 0.08 * noisy * noise
-    return image.clamp(-1.0, 1.0), landmarks, torch.cat([blurred, noisy], 1)[..., 0, 0]
+    damage = torch.cat([blurred, noisy], 1)[..., 0, 0]
+    return image.clamp(-1.0, 1.0), landmarks, damage

@@ -47,13 +47,15 @@ class MotionFaces:
         (B, 3, size, size) in [-1, 1] twice, and (B, 70, 2) fractions. With a generator framing and colours
         are random.
         """
-        image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        points = self.points[rows]
-        framing = points if generator is None else _jitter(points, generator)
+        image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float()
+        points = framing = self.points[rows]
+        if generator is not None:
+            framing = _jitter(points, generator)
         framing = torch.from_numpy(framing).float()
-        crop = motion_crop(image, framing, size)
+        crop = shown = motion_crop(image / 127.5 - 1.0, framing, size)
+        if generator is not None:
+            shown = _recolour(crop, generator)
         places = _in_crop(torch.from_numpy(points).float(), framing)
-        shown = crop if generator is None else _recolour(crop, generator)
         return shown, crop, places
 
 
@@ -115,18 +117,22 @@ def draw_batch(
     shown, crops, places = faces.crops(rows, size, generator)
     # Mirrored after cropping, since the crop is symmetrical; the two of a pair together.
     pairs = np.repeat(generator.random(batch) < 0.5, 2)
-    mirrored = np.concatenate([pairs, generator.random(len(rows) - 2 * batch) < 0.5])
+    alone = generator.random(len(rows) - 2 * batch) < 0.5
+    mirrored = np.concatenate([pairs, alone])
     turned = torch.from_numpy(mirrored)[:, None, None, None]
-    flipped = (places * places.new_tensor([-1.0, 1.0]) + places.new_tensor([1.0, 0.0]))[:, MIRROR]
-    frontal, pose = faces.frontal[rows], faces.pose[rows]
+    flipped = places * places.new_tensor([-1.0, 1.0]) + places.new_tensor([1.0, 0.0])
+
+    # What the read-outs are asked is mirrored with the pictures.
+    frontal = faces.frontal[rows]
     frontal[mirrored] = frontal[mirrored][:, MIRROR] * [-1.0, 1.0]
+    pose = faces.pose[rows]
     pose[mirrored] *= np.float32([1.0, -1.0, -1.0])
     targets = motion_targets(frontal) | {POSE: pose}
     return MotionBatch(
         reenacted=2 * -(-batch // REENACTED),
         shown=torch.where(turned, shown.flip(3), shown),
         crops=torch.where(turned, crops.flip(3), crops),
-        places=torch.where(turned[..., 0], flipped, places),
+        places=torch.where(turned[..., 0], flipped[:, MIRROR], places),
         targets={name: torch.from_numpy(value) for name, value in targets.items()},
     )
 
@@ -137,21 +143,27 @@ def _draw_rows(
     generator: np.random.Generator,
 ) -> np.ndarray:
     """Rows of the frames of pairs, one after the other, and then of portraits."""
-    frames, portraits = np.flatnonzero(clips != ""), np.flatnonzero(clips == "")
+    frames = np.flatnonzero(clips != "")
+    pairs = []
     first = generator.choice(frames, batch)
-    second = [generator.choice(np.flatnonzero(clips == clips[row])) for row in first]
+    for row in first:
+        of_the_clip = np.flatnonzero(clips == clips[row])
+        pairs += [row, generator.choice(of_the_clip)]
+    portraits = np.flatnonzero(clips == "")
     alone = generator.choice(portraits, batch) if len(portraits) else portraits
-    pairs = np.stack([first, np.array(second)], axis=1)
-    return np.concatenate([pairs.reshape(-1), alone])
+    return np.concatenate([np.array(pairs), alone])
 
 
 def _in_crop(points_NK2: Tensor, framing_NK2: Tensor) -> Tensor:
     """Image fractions to fractions of the square that `motion_crop` cuts with the landmarks `framing`."""
     eyes_and_mouth = (slice(36, 42), slice(42, 48), slice(60, 68))
-    reference = torch.stack([framing_NK2[:, group].mean(1) for group in eyes_and_mouth], dim=1)
+    centres = [framing_NK2[:, group].mean(1) for group in eyes_and_mouth]
+    reference = torch.stack(centres, dim=1)
     matrix = similarity(reference, reference.new_tensor(EYES_AND_MOUTH))
-    placed = points_NK2 @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
-    return (placed + 0.5 - placed.new_tensor([(CROP - KEPT) / 2, 0.0])) / KEPT
+    turned = points_NK2 @ matrix[:, :, :2].mT
+    placed = turned + matrix[:, None, :, 2]
+    corner = placed.new_tensor([(CROP - KEPT) / 2, 0.0])
+    return (placed + 0.5 - corner) / KEPT
 
 
 def _jitter(points_N70x2: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -160,8 +172,10 @@ def _jitter(points_N70x2: np.ndarray, generator: np.random.Generator) -> np.ndar
     middle = points_N70x2.mean(1, keepdims=True)
     # A point of the plane is a complex number: a factor scales and turns it.
     scale = 1 + 0.04 * generator.normal(size=count)
-    factor = scale * np.exp(1j * 0.05 * generator.normal(size=count))
-    across, down = generator.normal(size=(count, 1)), generator.normal(size=(count, 1))
+    turn = np.exp(1j * 0.05 * generator.normal(size=count))
+    factor = scale * turn
+    across = generator.normal(size=(count, 1))
+    down = generator.normal(size=(count, 1))
     z = (points_N70x2 - middle) @ np.array([1, 1j])
     z = z * factor[:, None] + 0.008 * (across + 1j * down)
     return np.stack([z.real, z.imag], axis=-1) + middle
@@ -172,13 +186,20 @@ def _recolour(image_BCHW: Tensor, generator: np.random.Generator) -> Tensor:
     count = len(image_BCHW)
 
     def normal(spread: float, *shape: int) -> Tensor:
-        return torch.from_numpy(spread * generator.normal(size=(count, *shape))).float()
+        drawn = generator.normal(size=(count, *shape))
+        return torch.from_numpy(spread * drawn).float()
 
-    grey = torch.from_numpy(generator.random((count, 1, 1, 1)).astype(np.float32)).pow(2)
+    # Squared, so that most pictures keep most of their colour.
+    drawn = generator.random((count, 1, 1, 1)).astype(np.float32)
+    grey = torch.from_numpy(drawn).pow(2)
     image = torch.lerp(image_BCHW, image_BCHW.mean(1, keepdim=True), grey)
-    image = image * normal(0.2, 1, 1, 1).exp() * normal(0.1, 3, 1, 1).exp()
-    image = image + normal(0.12, 1, 1, 1) + normal(0.08, 3, 1, 1)
-    return (image + normal(0.03, *image.shape[1:])).clamp(-1, 1)
+    light = normal(0.2, 1, 1, 1).exp()
+    tint = normal(0.1, 3, 1, 1).exp()
+    image = image * light * tint
+    image = image + normal(0.12, 1, 1, 1)
+    image = image + normal(0.08, 3, 1, 1)
+    noise = normal(0.03, *image.shape[1:])
+    return (image + noise).clamp(-1, 1)
 
 
 def _usable(path: Path) -> list[dict[str, Any]]:

@@ -39,29 +39,41 @@ class Teacher(nn.Module):
         }
         readouts = {name: nn.Linear(width, targets[name].shape[1]) for name, width in parts.items()}
         self.readouts = nn.ModuleDict(readouts)
+        # Faces whose fit was rejected have NaN. Where all have, zero and one are as good as anything.
         for name, values in targets.items():
             mean = np.nan_to_num(np.nanmean(values, axis=0))
-            spread = np.nan_to_num(np.nanstd(values, axis=0)).clip(1e-3)
+            spread = np.nan_to_num(np.nanstd(values, axis=0))
             self.register_buffer(f"{name}_mean", torch.from_numpy(mean))
-            self.register_buffer(f"{name}_spread", torch.from_numpy(spread))
+            self.register_buffer(f"{name}_spread", torch.from_numpy(spread.clip(1e-3)))
 
     def forward(self, batch: MotionBatch) -> dict[str, Tensor]:
         """The losses, scalars."""
         parts = dict(zip(self.readouts, self.encoder(batch.shown), strict=True))
         losses = {}
-        for name, readout in self.readouts.items():
-            mean, spread = getattr(self, f"{name}_mean"), getattr(self, f"{name}_spread")
-            wanted = (batch.targets[name] - mean) / spread
-            known = ~wanted.isnan()
-            error = (readout(parts[name]) - wanted.nan_to_num())[known]
-            losses[name] = WEIGHTS[name] * nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
+        for name, part in parts.items():
+            error = self._readout_error(name, part, batch.targets[name])
+            nothing = torch.zeros_like(error)
+            losses[name] = WEIGHTS[name] * nn.functional.smooth_l1_loss(error, nothing)
+
         mapped = batch.places[:, MAPPED[: self.maps.shape[1]]]
-        losses["maps"] = MAPS_WEIGHT * (_peaks(self.maps) - mapped).abs().mean()
-        motion = torch.cat(list(parts.values()), dim=1)[: batch.reenacted]
-        made, wanted = self.reenact(batch.crops[: batch.reenacted], motion)
+        distance = (_peaks(self.maps) - mapped).abs()
+        losses["maps"] = MAPS_WEIGHT * distance.mean()
+
+        # The pairs come first in the batch.
+        motion = torch.cat(list(parts.values()), dim=1)
+        pairs = slice(batch.reenacted)
+        made, wanted = self.reenact(batch.crops[pairs], motion[pairs])
         losses["l1"] = (made - wanted).abs().mean()
         losses["gradient"] = _gradient_difference(made, wanted)
         return losses
+
+    def _readout_error(self, name: str, part: Tensor, target: Tensor) -> Tensor:
+        """By how many standard deviations a read-out is wrong, where there is something to be read."""
+        mean = getattr(self, f"{name}_mean")
+        spread = getattr(self, f"{name}_spread")
+        wanted = (target - mean) / spread
+        error = self.readouts[name](part) - wanted.nan_to_num()
+        return error[~wanted.isnan()]
 
     def _keep_maps(
         self,
@@ -80,13 +92,18 @@ class Teacher(nn.Module):
 def _peaks(maps_NKhw: Tensor) -> Tensor:
     """The mean place (N, K, 2), fractions, under the softmax of each map."""
     height, width = maps_NKhw.shape[2:]
-    share = maps_NKhw.flatten(2).softmax(2).unflatten(2, (height, width))
+    flat = maps_NKhw.flatten(2).softmax(2)
+    share = flat.unflatten(2, (height, width))
     x = (torch.arange(width, device=share.device) + 0.5) / width
     y = (torch.arange(height, device=share.device) + 0.5) / height
-    return torch.stack([share.sum(2) @ x, share.sum(3) @ y], dim=-1)
+    across = share.sum(2) @ x
+    down = share.sum(3) @ y
+    return torch.stack([across, down], dim=-1)
 
 
 def _gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of the image gradients: edges must lie where they belong."""
     difference = a - b
-    return difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+    down = difference.diff(dim=2).abs()
+    across = difference.diff(dim=3).abs()
+    return down.mean() + across.mean()

@@ -34,13 +34,18 @@ class Unseen:
     @torch.no_grad()
     def people(self, network: IdentityNet) -> Numbers:
         """Cosines of the features of the same person and of others, a number a pair."""
-        who, device = self.faces.people, self.faces.people.device
-        crops = identity_crop(self.faces.image, self.faces.landmarks[:, list(FIVE_POINTS)])
+        five_points = self.faces.landmarks[:, list(FIVE_POINTS)]
+        crops = identity_crop(self.faces.image, five_points)
         embedding = F.normalize(network(crops), dim=1)
         cosine = embedding @ embedding.T
+        who = self.faces.people
         equal = who[:, None] == who[None]
-        itself = torch.eye(len(who), dtype=torch.bool, device=device)
-        return {"cosine_same": cosine[equal & ~itself], "cosine_other": cosine[~equal]}
+        # A picture beside itself says nothing.
+        itself = torch.eye(len(who), dtype=torch.bool, device=who.device)
+        return {
+            "cosine_same": cosine[equal & ~itself],
+            "cosine_other": cosine[~equal],
+        }
 
     @torch.no_grad()
     def distances(self, trunk: Trunk) -> Numbers:
@@ -48,7 +53,8 @@ class Unseen:
         image, who = self.faces.image, self.faces.people
         # The faces of a person follow each other; half of all faces further there is another one.
         apart = len(image) // 2
-        near, far = who == who.roll(1, 0), who != who.roll(apart, 0)
+        near = who == who.roll(1, 0)
+        far = who != who.roll(apart, 0)
         return {
             "lpips_same": trunk.distance(image, image.roll(1, 0))[near],
             "lpips_other": trunk.distance(image, image.roll(apart, 0))[far],
