@@ -55,11 +55,12 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
     """
     rows = _usable(ingest / "frames.parquet", split=split)
     people = [f"clip {row['clip']}" for row in rows]
+    # A real portrait is taken for the only one of its person: the folder does not say who it is.
     if split == "train":
-        portraits = _usable(ingest / "portraits.parquet")
         identities = _identities(truth / "portraits.parquet")
-        rows += portraits
-        people += [identities.get(row["file"], f"portrait {row['key']}") for row in portraits]
+        for row in _usable(ingest / "portraits.parquet"):
+            rows.append(row)
+            people.append(identities.get(row["file"], f"portrait {row['key']}"))
     if not rows:
         raise UserError(
             f"pretrain perception: {ingest} holds no usable face of the {split} split. "
@@ -85,15 +86,15 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
 def _usable(path: Path, **equal: str) -> list[dict[str, Any]]:
     """The rows of a table whose status is ok and whose other columns are as they are said to be."""
     wanted = {"status": "ok"} | equal
-    rows = pq.read_table(path).to_pylist()
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    return [row for row in pq.read_table(path).to_pylist() if wanted.items() <= row.items()]
 
 
 def _identities(portraits: Path) -> dict[str, str]:
     """Who the generated portraits show, by file; empty where the portraits are real."""
     if not portraits.exists():
         return {}
-    return {row["file"]: f"identity {row['identity']}" for row in pq.read_table(portraits).to_pylist()}
+    rows = pq.read_table(portraits).to_pylist()
+    return {row["file"]: f"identity {row['identity']}" for row in rows}
 
 
 def regression_targets(labels_NL: np.ndarray) -> np.ndarray:

@@ -64,16 +64,19 @@ class PortraitTask(Task[np.ndarray]):
         self.section, self.sizes, self.seed = params.pretrain.genhead, params.networks, params.seed
         self.genhead, self.portraits = genhead, portraits
         self.optimiser = haste_optimiser(genhead, self.section.learning_rate)
-        self.networks, self.optimisers = {"genhead": genhead}, {"genhead": self.optimiser}
+        self.networks = {"genhead": genhead}
+        self.optimisers = {"genhead": self.optimiser}
         self.states = States(genhead, portraits)
         self.raw = shrink(portraits.image, self.sizes.rays)
         self.held = held_out(portraits.z)
         self.trained = np.setdiff1d(np.arange(len(portraits.z)), self.held)
 
     def batch(self, step: int) -> np.ndarray:
-        draw, shape = rng(self.seed, "genhead-batch", step), (2, self.section.batch)
-        few = 2 * self.section.batch > len(self.trained)
-        return self.trained[draw.choice(len(self.trained), shape, replace=few)]
+        draw = rng(self.seed, "genhead-batch", step)
+        count, size = len(self.trained), self.section.batch
+        # As long as there are enough, no portrait is its own stranger.
+        chosen = draw.choice(count, (2, size), replace=2 * size > count)
+        return self.trained[chosen]
 
     def set_rates(self, step: int) -> None:
         # Half a cosine: what is fine settles while the steps get small.
@@ -93,9 +96,8 @@ class PortraitTask(Task[np.ndarray]):
             terms = self._sparse_terms(planes, background, index, jitter, sparse)
         else:
             terms = self._whole_terms(planes, background, index, jitter)
-        terms = {name: value.mean() for name, value in terms.items()}
-        total = sum(WEIGHTS[name] * value for name, value in terms.items())
-        yield Loss("genhead", total, {name: value.detach() for name, value in terms.items()})
+        means = {name: value.mean() for name, value in terms.items()}
+        yield Loss.weighted("genhead", means, WEIGHTS)
 
     def validate(self) -> Mapping[str, float]:
         """How near the portraits come that are held out, and how near the raw ones enlarged would come."""
@@ -134,7 +136,8 @@ class PortraitTask(Task[np.ndarray]):
         label, z = self.portraits.label, self.portraits.z[index]
         condition = torch.cat([label[strangers, :25], label[index, 25:325]], dim=1)
         planes = self.genhead.planes(z, condition, update_average=update_average)
-        return planes, self.genhead.background_feature(z, update_average=update_average)
+        background = self.genhead.background_feature(z, update_average=update_average)
+        return planes, background
 
     def _whole_terms(
         self,
@@ -144,10 +147,13 @@ class PortraitTask(Task[np.ndarray]):
         jitter: torch.Generator,
     ) -> dict[str, Tensor]:
         """Of each sample, (B,)."""
-        batch = take(self.portraits, index)
-        rendering = self.genhead.render(planes, background, self.states(index), batch.camera[:, None], jitter)
+        batch, states = take(self.portraits, index), self.states(index)
+        cameras = batch.camera[:, None]
+        rendering = self.genhead.render(planes, background, states, cameras, jitter)
+        fine = losses.l1(rendering.image, batch.image)
+        coarse = losses.l1(rendering.raw, self.raw[index])
         return {
-            "l1": losses.l1(rendering.image, batch.image) + losses.l1(rendering.raw, self.raw[index]),
+            "l1": fine + coarse,
             "gradient": gradient_l1(rendering.image, batch.image),
             "opacity": losses.opacity_l1(rendering.opacity, batch.opacity),
             "depth": losses.depth_l1(rendering.depth, batch.depth, batch.opacity),
@@ -162,11 +168,12 @@ class PortraitTask(Task[np.ndarray]):
         sparse: SparseRays,
     ) -> dict[str, Tensor]:
         """The same without super-resolution, on the rays of a sparse step."""
-        batch = take(self.portraits, index)
+        batch, states = take(self.portraits, index), self.states(index, sparse)
         cameras = sparse.cameras(batch.camera, self.sizes.rays)[:, None]
-        rays = self.genhead.rays(planes, self.states(index, sparse), cameras, jitter)
+        rays = self.genhead.rays(planes, states, cameras, jitter)
         rendering = compose(rays, sparse(background))
         opacity = sparse(batch.opacity)
+        # The raw picture counts twice, as the one with super-resolution is not made.
         return {
             "l1": 2 * losses.l1(rendering.raw, sparse(self.raw[index])),
             "opacity": losses.opacity_l1(rendering.opacity, opacity),
@@ -187,13 +194,14 @@ def pretrain_genhead(
     real portrait is not known: each gets a random one of its own, and the fitted label. Raises UserError
     when there is no portrait.
     """
-    section, sizes, device = params.pretrain.genhead, params.networks, choose_device(params.machine.device)
-    inputs = (section, sizes, params.flame, params.seed, params.threads, ingested, labels, truth)
+    section, sizes, seed = params.pretrain.genhead, params.networks, params.seed
+    device = choose_device(params.machine.device)
+    inputs = (section, sizes, params.flame, seed, params.threads, ingested, labels, truth)
     folder = scratch_folder("pretrain_genhead", fingerprint(__file__, *inputs))
 
     flame = Flame(head_model.load(params.flame.model)).to(device)
-    portraits = to_device(load_portraits(ingested, labels, truth, sizes, params.seed), device)
-    torch.manual_seed(derive_seed(params.seed, "pretrain-genhead") % 2**63)
+    portraits = to_device(load_portraits(ingested, labels, truth, sizes, seed), device)
+    torch.manual_seed(derive_seed(seed, "pretrain-genhead") % 2**63)
     genhead = GenHead(sizes, flame).to(device)
     task = PortraitTask(params, genhead, portraits)
     run = Run(
@@ -223,9 +231,11 @@ def pretrain_genhead(
 def _known_psnr(task: PortraitTask) -> float:
     """PSNR of some of the portraits that were trained on, dB."""
     rows = task.trained[:KNOWN]
+    parts = max(1, len(rows) // KNOWN_AT_ONCE)
     found = []
-    for index in np.array_split(rows, max(1, len(rows) // KNOWN_AT_ONCE)):
-        found.append(psnr(task.shown(index).image, task.portraits.image[index]))
+    for index in np.array_split(rows, parts):
+        drawn, wanted = task.shown(index).image, task.portraits.image[index]
+        found.append(psnr(drawn, wanted))
     return float(torch.cat(found).mean())
 
 
@@ -234,7 +244,9 @@ def haste_optimiser(genhead: GenHead, learning_rate: float) -> torch.optim.Adam:
     parts: dict[str, list[torch.nn.Parameter]] = {part: [] for part in HASTE}
     for name, parameter in genhead.named_parameters():
         parts[_part(name)].append(parameter)
-    groups = [{"params": parameters, "lr": learning_rate * HASTE[part]} for part, parameters in parts.items()]
+    groups = []
+    for part, parameters in parts.items():
+        groups.append({"params": parameters, "lr": learning_rate * HASTE[part]})
     return torch.optim.Adam(groups, betas=(0.5, 0.99), eps=1e-8)
 
 
@@ -252,7 +264,8 @@ def held_out(z_NZ: Tensor) -> np.ndarray:
     """
     people = z_NZ.cpu().unique(dim=0, return_inverse=True)[1].numpy()
     several = np.flatnonzero(np.bincount(people) > 1)
-    return np.array([np.flatnonzero(people == person)[-1] for person in several[::HELD_OUT]], int)
+    last = [np.flatnonzero(people == person)[-1] for person in several[::HELD_OUT]]
+    return np.array(last, int)
 
 
 def psnr(image_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
@@ -272,7 +285,7 @@ class States:
         self.offsets = None
         if cells := genhead.sizes.genhead.deformation_cells:
             self.offsets = torch.cat([genhead.offsets(label, cells) for label in labels])
-        states = [genhead.state(label, camera) for label, camera in zip(labels, cameras, strict=True)]
+        states = [genhead.state(*each) for each in zip(labels, cameras, strict=True)]
         self.boxes = torch.cat([state.eye_boxes_BE23 for state in states])
         self.eyes = torch.cat([state.eye_mask_BVnn for state in states])
         self.mouths = torch.cat([state.mouth_mask_BVnn for state in states])
@@ -281,9 +294,11 @@ class States:
         """Of some portraits, the masks at all rays or at those of a sparse step."""
         offsets = None if self.offsets is None else self.offsets[index]
         deform = self.genhead.deform(self.label[index], offsets)
-        eyes, mouths = self.eyes[index], self.mouths[index]
+        eyes = self.eyes[index]
+        mouths = self.mouths[index]
         if sparse:
-            eyes, mouths = sparse(eyes).contiguous(), sparse(mouths).contiguous()
+            eyes = sparse(eyes).contiguous()
+            mouths = sparse(mouths).contiguous()
         return HeadState(deform, self.boxes[index], eyes, mouths)
 
 

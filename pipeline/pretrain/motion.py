@@ -58,17 +58,21 @@ class MotionTask(Task[MotionBatch]):
         """`unseen` are people on whom it is not trained."""
         self.section, self.size, self.seed = params.pretrain.motion, params.networks.motion.input, params.seed
         self.teacher, self.faces = teacher, faces
-        rates = [(teacher.reenactor, GENERATOR_RATE), (teacher.encoder, 1.0), (teacher.readouts, 1.0)]
         groups = []
-        for part, rate in rates:
-            groups.append({"params": list(part.parameters()), "lr": self.section.learning_rate * rate})
+        for part in (teacher.reenactor, teacher.encoder, teacher.readouts):
+            slower = GENERATOR_RATE if part is teacher.reenactor else 1.0
+            rate = self.section.learning_rate * slower
+            groups.append({"params": list(part.parameters()), "lr": rate})
         self.optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-        self.networks, self.optimisers = {"teacher": teacher}, {"teacher": self.optimiser}
-        looked_at = draw_batch(unseen, VALIDATION_PAIRS, self.size, rng(self.seed, "motion validation"))
+        self.networks = {"teacher": teacher}
+        self.optimisers = {"teacher": self.optimiser}
+        draw = rng(self.seed, "motion validation")
+        looked_at = draw_batch(unseen, VALIDATION_PAIRS, self.size, draw)
         self.looked_at = to_device(looked_at, teacher.eye_mean.device)
 
     def batch(self, step: int) -> MotionBatch:
-        return draw_batch(self.faces, self.section.batch, self.size, rng(self.seed, "motion", step))
+        draw = rng(self.seed, "motion", step)
+        return draw_batch(self.faces, self.section.batch, self.size, draw)
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
@@ -81,7 +85,8 @@ class MotionTask(Task[MotionBatch]):
 
     def losses(self, step: int, batch: MotionBatch) -> Iterator[Loss]:
         terms = self.teacher(batch)
-        yield Loss("teacher", sum(terms.values()), {name: value.detach() for name, value in terms.items()})
+        # They have their weights already.
+        yield Loss.weighted("teacher", terms, dict.fromkeys(terms, 1.0))
 
     @torch.no_grad()
     def validate(self) -> Mapping[str, float]:
@@ -166,18 +171,25 @@ def _explained_motions(
 ) -> dict[str, float]:
     """R^2 of named motions, read from the embedding by ridge regression on the train clips."""
     known = np.flatnonzero(train.clips != "")
-    inputs, unseen = _embed(teacher, train, known), _embed(teacher, test, np.arange(len(test.clips)))
+    inputs = _embed(teacher, train, known)
+    unseen = _embed(teacher, test, np.arange(len(test.clips)))
     mean, spread = inputs.mean(0), inputs.std(0).clip(1e-6)
-    inputs, unseen = (inputs - mean) / spread, (unseen - mean) / spread
-    normal = inputs.T @ inputs + RIDGE * len(inputs) * np.eye(inputs.shape[1])
-    wanted, answers = motion_measures(train.points[known]), motion_measures(test.points)
+    inputs = (inputs - mean) / spread
+    unseen = (unseen - mean) / spread
+    ridge = RIDGE * len(inputs) * np.eye(inputs.shape[1])
+    normal = inputs.T @ inputs + ridge
+    wanted = motion_measures(train.points[known])
+    answers = motion_measures(test.points)
     metrics = {}
     for name, values in wanted.items():
         middle = values.mean()
         weights = np.linalg.solve(normal, inputs.T @ (values - middle))
         guess, answer = unseen @ weights + middle, answers[name]
         metrics[f"{name}_r2"] = _explained(answer, guess)
-        metrics[f"{name}_r2_in_clip"] = _explained(_centred(answer, test.clips), _centred(guess, test.clips))
+        # Without the mean of each clip: what is left is motion, not anatomy.
+        guess = _centred(guess, test.clips)
+        answer = _centred(answer, test.clips)
+        metrics[f"{name}_r2_in_clip"] = _explained(answer, guess)
     return metrics
 
 
@@ -193,7 +205,8 @@ def _reenactment(teacher: Teacher, test: MotionFaces) -> dict[str, float]:
         pairs = np.stack([rows[:half], rows[-half:]], axis=1)
         crops = test.crops(pairs.reshape(-1), teacher.encoder.sizes.input)
         shown, crops, _ = to_device(crops, teacher.eye_mean.device)
-        result, target = teacher.reenact(crops, torch.cat(teacher.encoder(shown), dim=1))
+        motion = torch.cat(teacher.encoder(shown), dim=1)
+        result, target = teacher.reenact(crops, motion)
         other = crops[torch.arange(len(crops)) ^ 1]
         made.append(_distance(result, target))
         copied.append(_distance(other, target))
@@ -212,13 +225,14 @@ def _embed(teacher: Teacher, faces: MotionFaces, rows: np.ndarray) -> np.ndarray
     encoder, device = teacher.encoder, teacher.eye_mean.device
     found = []
     for start in range(0, len(rows), EMBEDDED_AT_ONCE):
-        shown, _, _ = faces.crops(rows[start : start + EMBEDDED_AT_ONCE], encoder.sizes.input)
+        some = rows[start : start + EMBEDDED_AT_ONCE]
+        shown, _, _ = faces.crops(some, encoder.sizes.input)
         found.append(encoder.embedding(shown.to(device)))
     return torch.cat(found).double().cpu().numpy()
 
 
 def _centred(values: np.ndarray, clips: np.ndarray) -> np.ndarray:
-    """Without the mean of each clip: what is left is motion, not anatomy."""
+    """Values (N,) less the mean of each clip."""
     out = values.copy()
     for clip in set(clips.tolist()):
         out[clips == clip] -= values[clips == clip].mean()

@@ -67,7 +67,9 @@ class FaceTask(Task[FaceBatch]):
         self.people = int(faces.people.max()) + 1
         self.steps = max(1, round(self.section.steps * self.share))
         self.networks = self.build(params)
-        parameters = [parameter for network in self.networks.values() for parameter in network.parameters()]
+        parameters = []
+        for network in self.networks.values():
+            parameters += network.parameters()
         rate = self.section.learning_rate * self.rate
         self.optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
         self.optimisers = {self.name: self.optimiser}
@@ -93,7 +95,8 @@ class FaceTask(Task[FaceBatch]):
 
     def batch(self, step: int) -> FaceBatch:
         draw = rng(self.seed, "perception", self.name, step)
-        return self.faces.batch(draw.integers(len(self.faces.images), size=self.section.batch))
+        rows = draw.integers(len(self.faces.images), size=self.section.batch)
+        return self.faces.batch(rows)
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
@@ -113,10 +116,11 @@ class FaceTask(Task[FaceBatch]):
         yield Loss(self.name, value, {"loss": value.detach()})
 
     def validate(self) -> Mapping[str, float]:
+        # BatchNorm must neither learn from these people nor take their mean for that of the others.
         self.train_mode(False)
-        found = {name: float(values.mean()) for name, values in self.look().items() if values.numel()}
+        numbers = self.look()
         self.train_mode(True)
-        return found
+        return {name: float(values.mean()) for name, values in numbers.items() if values.numel()}
 
     def train_mode(self, mode: bool) -> None:
         for network in self.networks.values():
@@ -166,7 +170,8 @@ class TrunkTask(FaceTask):
     name, rate = "trunk", 0.4
 
     def build(self, params: Params) -> dict[str, nn.Module]:
-        self.network = Trunk(derive_seed(self.seed, "perception", "trunk") % 2**63).to(self.device)
+        seed = derive_seed(self.seed, "perception", "trunk") % 2**63
+        self.network = Trunk(seed).to(self.device)
         # The package lpips freezes its trunk.
         self.network.requires_grad_(True)
         self.answers = [self.people, POINTS, 109, 2]
@@ -180,10 +185,11 @@ class TrunkTask(FaceTask):
         who, where, what, how = self.heads(self.network(image)).split(self.answers, dim=1)
         moved = (landmarks - self.centre).flatten(1)
         found = self.knowledge.average + what * self.knowledge.deviation
+        errors = self.knowledge(found, batch.targets)
         return (
             F.cross_entropy(who, batch.people)
             + 2.0 * F.l1_loss(where, moved / 0.05)
-            + _masked_mean(self.knowledge(found, batch.targets), batch.fitted)
+            + _masked_mean(errors, batch.fitted)
             + F.l1_loss(how, damage)
         )
 
@@ -197,10 +203,10 @@ class TrunkTask(FaceTask):
         chosen = order[:CALIBRATED]
         image = self.faces.batch(chosen).image.to(self.device)
         people = self.faces.people[chosen]
-        others = torch.from_numpy(people != np.roll(people, 1)).to(self.device)
+        others = torch.from_numpy(people != np.roll(people, 1))
         self.network.scale.fill_(1.0)
-        distance = self.network.distance(image, image.roll(1, 0))[others].mean()
-        self.network.scale.fill_(0.5 / distance)
+        distance = self.network.distance(image, image.roll(1, 0))
+        self.network.scale.fill_(0.5 / distance[others.to(self.device)].mean())
 
 
 class RegressorTask(FaceTask):
@@ -215,8 +221,10 @@ class RegressorTask(FaceTask):
         return {"regressor": self.network}
 
     def loss(self, batch: FaceBatch, draw: torch.Generator) -> Tensor:
+        # Framing tells something of the pose, so that it is changed less than for the trunk.
         image, _, _ = augment(batch.image, batch.landmarks, draw, 0.03)
-        return _masked_mean(self.knowledge(self.network(image), batch.targets), batch.fitted)
+        errors = self.knowledge(self.network(image), batch.targets)
+        return _masked_mean(errors, batch.fitted)
 
     def look(self) -> Numbers:
         return self.unseen.parameters(self.network)
@@ -239,7 +247,8 @@ def pretrain_perception(
     section, sizes = params.pretrain.perception, params.networks.identity
     inputs = (section, sizes, params.flame, params.seed, params.threads, ingest, labels, truth)
     mark = fingerprint(__file__, *inputs)
-    faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
+    faces = read_faces(ingest, labels, truth, "train")
+    unseen = read_faces(ingest, labels, truth, "validation")
     trainer = PerceptionTrainer(params, faces, unseen, mark)
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
 
@@ -331,11 +340,15 @@ def arcface_loss(
 
     The angle to the own centre counts as if it were larger by `margin` radians.
     """
-    cosine = F.normalize(embedding_BE, dim=1) @ F.normalize(centres_CE, dim=1).T
+    embedding = F.normalize(embedding_BE, dim=1)
+    centres = F.normalize(centres_CE, dim=1)
+    cosine = embedding @ centres.T
+    # At the ends the arc cosine has no gradient.
     own = cosine.gather(1, people_B[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
     # Past pi - margin the cosine would rise again; there the loss goes on linearly.
     turned = torch.cos(torch.acos(own) + margin)
-    pushed = torch.where(own > -np.cos(margin), turned, own - margin * np.sin(margin))
+    beyond = own - margin * np.sin(margin)
+    pushed = torch.where(own > -np.cos(margin), turned, beyond)
     logits = cosine.scatter(1, people_B[:, None], pushed)
     return F.cross_entropy(scale * logits, people_B)
 
@@ -349,8 +362,10 @@ class ParameterLoss:
 
     def __init__(self, flame: Flame, targets_N109: Tensor) -> None:
         self.linear = ExpressionOffsets(flame).linear()
-        self.average, self.deviation = targets_N109.mean(0), targets_N109.std(0)
-        self.units = [part.abs().mean() + 1e-6 for part in self._parts(targets_N109 - self.average)]
+        self.average = targets_N109.mean(0)
+        self.deviation = targets_N109.std(0)
+        parts = self._parts(targets_N109 - self.average)
+        self.units = [part.abs().mean() + 1e-6 for part in parts]
 
     def __call__(self, found_B109: Tensor, wanted_B109: Tensor) -> Tensor:
         parts = self._parts(found_B109 - wanted_B109)

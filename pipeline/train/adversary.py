@@ -25,6 +25,7 @@ class Adversary:
 
     def term(self, rendering: Rendering, target: Target) -> Tensor:
         """The loss of the synthesizer, (B,)."""
+        # Its weights do not learn from this loss: their gradients would be computed for nothing.
         self.network.requires_grad_(False)
         logits = self.network(rendering.image, rendering.raw, rendering.opacity, target.uv, target.camera)
         self.network.requires_grad_(True)
@@ -32,6 +33,7 @@ class Adversary:
 
     def loss(self, step: int, rendering: Rendering, target: Target) -> Loss:
         """The discriminator's own loss on the same samples; every 16 steps with R1, times 16."""
+        # In the order in which the discriminator takes them.
         real = {
             "image": target.image,
             "raw": shrink(target.image, rendering.raw.shape[-1]),
@@ -41,9 +43,14 @@ class Adversary:
         regular = step % R1_EVERY == 0
         if regular:
             real = {name: value.detach().requires_grad_(True) for name, value in real.items()}
-        image, raw, opacity = (part.detach() for part in (rendering.image, rendering.raw, rendering.opacity))
-        fake = self.network(image, raw, opacity, target.uv, target.camera)
-        judged = self.network(real["image"], real["raw"], real["opacity"], real["uv"], target.camera)
+        fake = self.network(
+            rendering.image.detach(),
+            rendering.raw.detach(),
+            rendering.opacity.detach(),
+            target.uv,
+            target.camera,
+        )
+        judged = self.network(*real.values(), target.camera)
         total = losses.discriminator_adversarial(fake, judged)
         terms = {"discriminator": total.detach()}
         if regular:

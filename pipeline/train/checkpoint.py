@@ -69,9 +69,11 @@ def _optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[
     """The state of each parameter, named `optimiser.<name>.<number of the parameter>.<key>`."""
     tensors: dict[str, Tensor] = {}
     for name, optimiser in optimisers.items():
-        for index, state in optimiser.state_dict()["state"].items():
+        parameters = optimiser.state_dict()["state"]
+        for index, state in parameters.items():
             for key, value in state.items():
-                tensors[f"optimiser.{name}.{index}.{key}"] = torch.as_tensor(value).contiguous()
+                tensor = torch.as_tensor(value)
+                tensors[f"optimiser.{name}.{index}.{key}"] = tensor.contiguous()
     return tensors
 
 
@@ -87,4 +89,8 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tens
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    below = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            below[key.removeprefix(prefix)] = value
+    return below

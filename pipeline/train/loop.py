@@ -59,6 +59,7 @@ def train(task: Task, run: Run) -> Trained:
     the first step, every `preview_every` steps and at the end. The checkpoint stays: call `forget` once the
     results stand where they belong. Raises UserError when a value stops being finite, with its name.
     """
+    # Before the checkpoint is loaded: a resumed run has moved from its first weights, too.
     moves, moved = Moves(task.networks, task.optimisers.values()), {}
     checkpoint = Checkpoint(run.folder)
     start, history = checkpoint.load(task)
@@ -79,6 +80,7 @@ def train(task: Task, run: Run) -> Trained:
     ):
         batch = to_device(batch, run.device)
         task.set_rates(step)
+        # All losses are differentiated before anything moves, so that their order means nothing.
         learning = []
         for loss in task.losses(step, batch):
             optimiser = task.optimisers[loss.optimiser]

@@ -27,7 +27,10 @@ def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference inside `mask` (B, 1, H, W), which may be empty."""
     weight = mask.expand_as(prediction)
     difference = (prediction - target).abs() * weight
-    return difference.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
+    total = difference.flatten(1).sum(1)
+    # An empty mask has no difference, and is none.
+    count = weight.flatten(1).sum(1).clamp_min(1.0)
+    return total / count
 
 
 def opacity_l1(prediction: Tensor, target: Tensor) -> Tensor:
@@ -54,12 +57,8 @@ def identity_distance(prediction: Tensor, target: Tensor) -> Tensor:
 def over_black(image: Tensor, opacity: Tensor) -> Tensor:
     """The foreground alone, over black (-1). `opacity` is resized to the image."""
     if opacity.shape[-1] != image.shape[-1]:
-        opacity = F.interpolate(
-            opacity,
-            size=image.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-        )
+        size = image.shape[-2:]
+        opacity = F.interpolate(opacity, size=size, mode="bilinear", align_corners=False)
     return (image + 1.0) * opacity - 1.0
 
 
@@ -70,7 +69,9 @@ def generator_adversarial(logits: Tensor) -> Tensor:
 
 def discriminator_adversarial(fake: Tensor, real: Tensor) -> Tensor:
     """The discriminator's non-saturating logistic loss, a scalar."""
-    return F.softplus(fake).mean() + F.softplus(-real).mean()
+    called_real = F.softplus(fake)
+    called_fake = F.softplus(-real)
+    return called_real.mean() + called_fake.mean()
 
 
 def r1_penalty(logits: Tensor, inputs: dict[str, tuple[Tensor, float]]) -> Tensor:

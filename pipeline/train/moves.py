@@ -24,12 +24,13 @@ class Moves:
         self.owner: dict[str, torch.optim.Optimizer] = {}
         for module, network in modules.items():
             for name, parameter in network.named_parameters():
-                # Biases and other vectors do not count.
-                if parameter in owners and parameter.ndim > 1:
-                    group = f"{module}.{_group(name)}"
-                    start = parameter.detach().cpu().clone()
-                    self.groups.setdefault(group, []).append((start, parameter))
-                    self.owner[group] = owners[parameter]
+                # Biases and other vectors do not count: they are small, and move whatever else happens.
+                if parameter not in owners or parameter.ndim < 2:
+                    continue
+                group = f"{module}.{_group(name)}"
+                start = parameter.detach().cpu().clone()
+                self.groups.setdefault(group, []).append((start, parameter))
+                self.owner[group] = owners[parameter]
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -44,9 +45,10 @@ class Moves:
                 continue
             starts = [start for start, _ in pairs]
             ends = [parameter.cpu() for _, parameter in pairs]
-            way = _length([end - start for start, end in zip(starts, ends, strict=True)])
+            way = [end - start for start, end in zip(starts, ends, strict=True)]
+            # The longer one, so that what starts from nothing has moved by one and not by infinity.
             size = max(_length(starts), _length(ends))
-            moved[group] = way / size if size else 0.0
+            moved[group] = _length(way) / size if size else 0.0
         return moved
 
     @staticmethod

@@ -73,8 +73,10 @@ def train_psi(
     folder = scratch_folder("train", fingerprint(__file__, *inputs))
 
     torch.manual_seed(derive_seed(params.seed, "psi") % 2**63)
+    # The order in which networks are made is part of what they are: all draw from one generator.
     psi = Psi(sizes.driven_by(section.motion)).to(device)
     adversary = Adversary(Discriminator(sizes).to(device), section)
+    # Psi plays against the discriminator that has learnt with Psi_3d; a fresh one would know nothing.
     if section.init == "psi3d":
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
         adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
@@ -123,6 +125,7 @@ def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:
 
 def _real_shares(data: PseudoMultiView, steps: int, batch: int) -> dict[str, float]:
     """How often a real frame was the driving image (p) and the target (q), over the whole run."""
+    # They follow from the seed, so that they need not be counted while training runs.
     drawn = [choice for step in range(steps) for choice in data.choose(step, batch)]
     real_p = sum(choice.p == 0 for choice in drawn)
     real_q = sum(choice.q == 0 for choice in drawn)

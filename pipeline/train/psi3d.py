@@ -84,6 +84,7 @@ def train_psi3d(
     folder = scratch_folder("train_psi3d", mark)
 
     torch.manual_seed(derive_seed(params.seed, "psi3d") % 2**63)
+    # The order in which networks are made is part of what they are: all draw from one generator.
     psi = Psi(sizes)
     if section.init == "genhead":
         take_over_decoder(psi, load_weights(genhead / "genhead.safetensors")[0])

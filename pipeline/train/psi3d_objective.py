@@ -1,6 +1,7 @@
 """Eq. 2: what a batch of synthetic heads asks of Psi_3d (paper section 4.2, facts 4.1 to 4.3)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,35 +42,22 @@ class StaticObjective:
         whole_from = section.whole_from // section.batch
         sparse = rays_of_step(self.seed, "psi3d-thin", step, section.whole_every, whole_from)
         adversarial = images >= section.adversarial_from and not sparse
-        planes = self.psi.planes(
-            batch.source,
-            None,
-            None,
-            motion_scale=0.0,
-        )
+        # Psi_3d is Psi whose motion counts nothing (paper section 4.2).
+        planes = self.psi.planes(batch.source, None, None, motion_scale=0.0)
         background = self.psi.background_feature(batch.source)
         target, opacity, depth = self._target(batch), batch.opacity, batch.depth
 
         if sparse:
             opacity, depth = sparse(opacity), sparse(depth)
             cameras = sparse.cameras(batch.camera, background.shape[-1])
-            rendering = self.psi.volume(
-                planes,
-                sparse(background),
-                cameras,
-                generator=jitter,
-            )
+            rendering = self.psi.volume(planes, sparse(background), cameras, generator=jitter)
             terms = sparse_terms(rendering, target, sparse)
         else:
-            rendering = self.psi.render(
-                planes,
-                background,
-                batch.camera,
-                generator=jitter,
-            )
+            rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
             terms = image_terms(rendering, target, self.judges)
             if images >= section.identity_from:
                 terms["identity"] = identity_term(rendering, target, self.judges)
+        # GenHead's depth and planes bring on the shape. Later they would hold it to GenHead's own mistakes.
         if images < section.depth_until:
             terms["depth"] = losses.depth_l1(rendering.depth, depth, opacity)
         if images < section.planes_until:
@@ -78,11 +66,14 @@ class StaticObjective:
         if adversarial:
             terms["adversarial"] = self.adversary.term(rendering, target)
 
-        terms = {name: value.mean() for name, value in terms.items()}
-        total = sum(getattr(section.weights, name) * value for name, value in terms.items())
+        means = {name: value.mean() for name, value in terms.items()}
+        loss = Loss.weighted("psi", means, section.weights.model_dump())
+        # Every so many steps, and then so many times as strong: the price of a second look at the density.
         if step % SMOOTH_EVERY == 0:
-            total = total + SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
-        yield Loss("psi", total, {name: value.detach() for name, value in terms.items()})
+            roughness = SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
+            loss = replace(loss, total=loss.total + roughness)
+        yield loss
+        # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
             yield self.adversary.loss(step // section.whole_every, rendering, target)
 

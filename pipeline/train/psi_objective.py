@@ -52,6 +52,7 @@ class ReenactmentObjective:
             batch.camera,
             generator=jitter,
         )
+        # A pseudo view shows Psi_3d's idea of the background and of the identity, which is not to be learnt.
         terms = {}
         if not real.all():
             terms |= _share(self._pseudo_terms(rendering, batch, ~real), len(real))
@@ -66,6 +67,7 @@ class ReenactmentObjective:
         if adversarial:
             found["adversarial"] = self.adversary.term(shown, target)
         yield self._loss(terms | _share(found, len(real)))
+        # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
             yield self.adversary.loss(step // section.whole_every, shown, target)
 
@@ -73,8 +75,7 @@ class ReenactmentObjective:
         """The weighted sum of scalars."""
         weights = self.section.weights.model_dump()
         weights["lpips_pseudo"] = weights["lpips"]
-        total = sum(weights[name] * value for name, value in terms.items())
-        return Loss("psi", total, {name: value.detach() for name, value in terms.items()})
+        return Loss.weighted("psi", terms, weights)
 
     def _pseudo_terms(
         self,
@@ -96,15 +97,11 @@ class ReenactmentObjective:
     ) -> dict[str, Tensor]:
         """What a sparse step asks of the samples whose target is a real frame."""
         source = batch.source[real]
-        planes = self.psi.planes(source, batch.motion_source[real], batch.motion_driving[real])
+        own, driving = batch.motion_source[real], batch.motion_driving[real]
+        planes = self.psi.planes(source, own, driving)
         cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
         background = sparse(self.psi.background_feature(source))
-        rendering = self.psi.volume(
-            planes,
-            background,
-            cameras,
-            generator=jitter,
-        )
+        rendering = self.psi.volume(planes, background, cameras, generator=jitter)
         return sparse_terms(rendering, self._target(batch, real), sparse)
 
     def _target(self, batch: FrameBatch, real: Tensor) -> Target:

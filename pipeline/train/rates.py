@@ -28,6 +28,7 @@ def synthesizer_optimiser(
     for name, parameter in psi.named_parameters():
         kind = motion if is_motion(name) else equalised if _is_equalised(name) else other
         kind.append(parameter)
+    # What is in no group does not learn, though it gets gradients.
     scaled = [(other, 1.0), (equalised, section.equalised_learning_rate_scale)]
     if motion_scale:
         scaled.append((motion, motion_scale))

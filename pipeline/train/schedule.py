@@ -19,6 +19,7 @@ def set_rates(
     """
     rise = min(1.0, (images + 1) / (warmup + 1))
     fall = half_cosine(images / decay_until) if decay_until else 1.0
+    # The first call finds the full rates, later ones the rates of the step before.
     for group in optimiser.param_groups:
         group["lr"] = group.setdefault("full_lr", group["lr"]) * rise * fall
 

@@ -42,5 +42,6 @@ def rays_of_step(
     """
     if step >= whole_from and step % whole_every == 0:
         return None
+    # The place is drawn, so that in time every pixel is looked at.
     row, column = rng(seed, label, step).integers(STRIDE, size=2)
     return SparseRays(int(row), int(column))

@@ -61,6 +61,7 @@ class SynthesizerTask(Task[Batch]):
         return self.data.batch(step, self.section.batch)
 
     def set_rates(self, step: int) -> None:
+        # The discriminator's rate stays as it is.
         images = step * self.section.batch
         set_rates(self.optimiser, images, self.section.warmup, self.section.decay_until)
 

@@ -43,6 +43,7 @@ class SyntheticHeads:
 
     def batch(self, step: int, size: int) -> HeadBatch:
         """The batch of `step`. Where there are heads enough, none is twice in it."""
+        # One generator for the whole batch, so that the order in which heads are read is part of the draw.
         draw = rng(self.seed, "psi3d", step)
         chosen = draw.choice(len(self.keys), size, replace=size > len(self.keys))
         return collate([self._sample(self.keys[index], draw) for index in chosen])

@@ -23,6 +23,18 @@ class Loss:
     total: Tensor
     terms: Mapping[str, Tensor]
 
+    @classmethod
+    def weighted(
+        cls,
+        optimiser: str,
+        terms: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+    ) -> "Loss":
+        """The sum of `terms`, scalars, each times its weight."""
+        total = sum(weights[name] * value for name, value in terms.items())
+        shown = {name: value.detach() for name, value in terms.items()}
+        return cls(optimiser, total, shown)
+
 
 class Task(ABC, Generic[Batch]):
     """A training: `loop.train` goes through its steps. What a step does may depend on its number alone.

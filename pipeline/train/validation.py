@@ -64,11 +64,13 @@ class Validation:
         with the source's own motion in place of the driving one, also `response`: the root mean square
         by which the driving motion changes a picture, in [-1, 1].
         """
+        # A few at a time: whole pictures of all pairs at once would need more memory than a training step.
         rows = []
         for start in range(0, len(self.pairs.source), BATCH):
             part = take(self.pairs, slice(start, start + BATCH))
             rows.append(self._measure(part, enlarge, draw, draw_still))
         means = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
+        # The root of the mean, not the mean of the roots.
         if "response" in means:
             means["response"] **= 0.5
         return means

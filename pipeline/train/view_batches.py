@@ -78,6 +78,7 @@ class PseudoMultiView:
         self.seed, self.motion = seed, motion
         self.substitute_p, self.substitute_q = substitute_p, substitute_q
         self.rank, self.world = rank, world
+        # A clip of which one frame is left has no pair.
         found, self.frames_left_out = self.index.clips("train")
         self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
         self.clips_left_out = len(found) - len(self.clips)
@@ -101,12 +102,13 @@ class PseudoMultiView:
         Source and driving frame are independent and uniform within a clip (facts 4.7). The real frame
         stands in for theta_p and theta_q with their probabilities (paper section 4.3).
         """
+        # Without replacement: a batch shows as many people as it can.
         draw = rng(self.seed, "psi", step)
         chosen = draw.choice(len(self.names), size, replace=size > len(self.names))
         return [self._choice(self.clips[self.names[index]], draw) for index in chosen]
 
     def _choice(self, frames: np.ndarray, draw: np.random.Generator) -> Choice:
-        # All is drawn whatever comes of it, so that a substitution does not shift what is drawn after it.
+        # Everything is drawn whatever comes of it: a substitution does not shift what is drawn after it.
         source, driving = draw.integers(len(frames), size=2)
         real_p, real_q = draw.random() < self.substitute_p, draw.random() < self.substitute_q
         p, q = draw.integers(1, self.index.views + 1, size=2)
@@ -128,6 +130,7 @@ class PseudoMultiView:
 
     def _sample(self, choice: Choice) -> FrameBatch:
         """A pair without the axis of the batch."""
+        # Only the fields of this choice are read: those of all views are most of a sample's bytes.
         view = choice.q - 1
         image, mask = (f"view{view}.png", f"alpha{view}.png") if choice.q else ("image.png", "mask.png")
         motion = "label.npy" if self.motion == "flame" else "motion.npy"
