@@ -14,6 +14,7 @@ from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from model.psi.network import Psi, is_motion
 from model.sizes import IdentitySizes
+from pipeline.core.batches import take
 from pipeline.core.errors import UserError
 from pipeline.networks.judges import Judges
 from pipeline.store.samples import image_tensor
@@ -30,22 +31,28 @@ __all__ = ["cache"]  # the fixture
 
 def test_substitution_rates(cache):
     chosen = [choice for step in range(400) for choice in reader(cache).choose(step, 10)]
-    assert np.mean([choice.p == 0 for choice in chosen]) == pytest.approx(0.1, abs=0.015)
-    assert np.mean([choice.q == 0 for choice in chosen]) == pytest.approx(0.8, abs=0.02)
-    assert {choice.p for choice in chosen} == {choice.q for choice in chosen} == set(range(VIEWS + 1))
+    p = np.array([choice.p for choice in chosen])
+    q = np.array([choice.q for choice in chosen])
+    assert np.mean(p == 0) == pytest.approx(0.1, abs=0.015)
+    assert np.mean(q == 0) == pytest.approx(0.8, abs=0.02)
+    assert set(p) == set(q) == set(range(VIEWS + 1))
 
 
 @pytest.mark.parametrize(("p", "q", "rows"), [(0.0, 1.0, ({1, 2}, {0})), (1.0, 0.0, ({0}, {1, 2}))])
 def test_substitution_at_the_ends(cache, p, q, rows):
     chosen = [choice for step in range(50) for choice in reader(cache, p, q).choose(step, 4)]
-    assert ({choice.p for choice in chosen}, {choice.q for choice in chosen}) == rows
+    p = {choice.p for choice in chosen}
+    q = {choice.q for choice in chosen}
+    assert (p, q) == rows
 
 
 def test_both_frames_are_of_one_training_clip(cache):
+    data = reader(cache)
     for step in range(20):
-        for choice in reader(cache).choose(step, 4):
-            source, driving = (reader(cache).index.key(frame) for frame in (choice.source, choice.driving))
-            assert source.split("-")[0] == driving.split("-")[0] != "clip0"
+        for choice in data.choose(step, 4):
+            source = data.index.key(choice.source).split("-")[0]
+            driving = data.index.key(choice.driving).split("-")[0]
+            assert source == driving != "clip0"
 
 
 def test_batches_depend_on_the_step_alone(cache):
@@ -61,13 +68,11 @@ def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
     Another process makes them as well: the data is pickled, as a worker of a DataLoader has it.
     """
     whole = reader(cache).batch(5, 7)
-    parts = [
-        pickle.loads(pickle.dumps(reader(cache, rank=rank, world=world))).batch(5, 7) for rank in range(world)
-    ]
-    assert [len(part.real) for part in parts] == [len(range(rank, 7, world)) for rank in range(world)]
-    for name in whole.__dataclass_fields__:
-        for rank, part in enumerate(parts):
-            assert torch.equal(getattr(part, name), getattr(whole, name)[rank::world])
+    for rank in range(world):
+        data = reader(cache, rank=rank, world=world)
+        part = pickle.loads(pickle.dumps(data)).batch(5, 7)
+        assert len(part.real) == len(range(rank, 7, world))
+        assert same(part, take(whole, slice(rank, None, world)))
 
 
 @pytest.mark.process
@@ -84,7 +89,9 @@ def test_a_position_is_a_number(cache):
         sampler=range(3, 9),
         multiprocessing_context="spawn",
     )
-    assert all(same(batch, data.batch(step, 4)) for step, batch in zip(range(3, 9), steps, strict=True))
+    for step, batch in enumerate(steps, start=3):
+        assert same(batch, data.batch(step, 4))
+    assert step == 8
 
 
 class StepsOf(torch.utils.data.Dataset):
@@ -100,22 +107,21 @@ def test_a_batch_has_what_the_shards_have(cache):
     for step in range(6):
         batch = data.batch(step, 3)
         for i, choice in enumerate(data.choose(step, 3)):
-            source, driving = (
-                shards.read(data.index.key(frame)) for frame in (choice.source, choice.driving)
-            )
-            target, mask = (
-                (f"view{choice.q - 1}.png", f"alpha{choice.q - 1}.png")
-                if choice.q
-                else ("image.png", "mask.png")
-            )
+            source = shards.read(data.index.key(choice.source))
+            driving = shards.read(data.index.key(choice.driving))
+            target, mask = "image.png", "mask.png"
+            if choice.q:
+                target, mask = f"view{choice.q - 1}.png", f"alpha{choice.q - 1}.png"
             assert torch.equal(batch.source[i], image_tensor(source["image.png"]))
-            assert torch.equal(batch.target[i], image_tensor(driving[target])) and torch.equal(
-                batch.opacity[i], image_tensor(driving[mask])
-            )
-            assert np.array_equal(batch.motion_driving[i], decode_npy(driving["motion.npy"])[choice.p])
+            assert torch.equal(batch.target[i], image_tensor(driving[target]))
+            assert torch.equal(batch.opacity[i], image_tensor(driving[mask]))
             assert np.array_equal(batch.motion_source[i], decode_npy(source["motion.npy"])[0])
-            assert np.array_equal(batch.camera[i, 0], decode_npy(driving["cameras.npy"])[choice.q])
-            assert np.array_equal(batch.landmarks[i], decode_npy(driving["landmarks.npy"])[choice.q])
+            of_p = {"motion_driving": "motion.npy"}
+            of_q = {"camera": "cameras.npy", "landmarks": "landmarks.npy"}
+            for name, field in (of_p | of_q).items():
+                row = choice.p if name in of_p else choice.q
+                expected = decode_npy(driving[field])[row]
+                assert np.array_equal(getattr(batch, name)[i].reshape(expected.shape), expected)
             assert batch.real[i] == (choice.q == 0)
 
 
@@ -129,12 +135,10 @@ def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(cache, 
         )
         data = reader(tmp_path / str(psnr))
         assert (data.names, data.clips_left_out, data.frames_left_out) == (names, 2 - len(names), frames)
-        drawn = {
-            data.index.key(frame)
-            for step in range(40)
-            for choice in data.choose(step, 4)
-            for frame in (choice.source, choice.driving)
-        }
+        drawn: set[int] = set()
+        for step in range(40):
+            for choice in data.choose(step, 4):
+                drawn |= {choice.source, choice.driving}
         assert len(drawn) == 8 - frames - (1 if len(names) == 1 else 0)
     write_index(cache / "shards", tmp_path / "12/index.parquet", lambda quality: "identity")
     with pytest.raises(UserError, match=r"no training clip with 2 usable frames.*render_views\.min_"):

@@ -30,13 +30,11 @@ def test_which_steps_are_thin():
     steps = [rays_of_step(0, "some", step, 4) for step in range(64)]
     assert [step for step, thin in enumerate(steps) if thin is None] == list(range(0, 64, 4))
     assert {(thin.row, thin.column) for thin in steps if thin} == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert (
-        steps
-        == [rays_of_step(0, "some", step, 4) for step in range(64)]
-        != [rays_of_step(1, "some", step, 4) for step in range(64)]
-    )
-    assert all(rays_of_step(0, "some", step, 1) is None for step in range(8))
-    assert [step for step in range(16) if rays_of_step(0, "some", step, 4, 6) is None] == [8, 12]
+    assert steps == [rays_of_step(0, "some", step, 4) for step in range(64)]
+    assert steps != [rays_of_step(1, "some", step, 4) for step in range(64)]
+    assert [rays_of_step(0, "some", step, 1) for step in range(8)] == [None] * 8
+    whole = [step for step in range(16) if rays_of_step(0, "some", step, 4, 6) is None]
+    assert whole == [8, 12]
 
 
 def test_a_perfect_picture_costs_nothing_in_a_thin_step():
@@ -55,7 +53,8 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
         torch.ones(2, 1, 16, 16),
     )
     raw, alpha = sparse(image), sparse(opacity)
-    foreground = (raw + 1) * alpha - 1  # colours over black
+    # Colours over black.
+    foreground = (raw + 1) * alpha - 1
     perfect = Rendering(
         raw,
         raw,
@@ -65,7 +64,8 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
         nothing,
         nothing,
     )
-    assert all(value.abs().max() < 1e-6 for value in sparse_terms(perfect, target, sparse).values())
+    for value in sparse_terms(perfect, target, sparse).values():
+        assert value.abs().max() < 1e-6
     other = Rendering(
         -raw,
         -raw,
@@ -76,6 +76,6 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
         nothing,
     )
     terms = sparse_terms(other, target, sparse)
-    assert (
-        torch.allclose(terms["l1"], 2 * (2 * raw).abs().flatten(1).mean(1)) and terms["opacity"].min() > 0.1
-    )
+    expected = 2 * (2 * raw).abs().flatten(1).mean(1)
+    assert torch.allclose(terms["l1"], expected)
+    assert terms["opacity"].min() > 0.1
