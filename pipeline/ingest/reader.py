@@ -17,6 +17,8 @@ import numpy as np
 from decord._ffi.base import DECORDError
 from PIL import Image, ImageOps
 
+from pipeline.ingest.files import Rejected
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm"})
 SMALLEST_SIDE = 16  # pixels; nothing can be seen in less
@@ -24,10 +26,6 @@ MOST_PIXELS = 200_000_000
 
 Image.MAX_IMAGE_PIXELS = None  # the limit above gives a reason instead of a warning
 decord.logging.set_level(decord.logging.QUIET)
-
-
-class Rejected(Exception):
-    """This file or frame cannot be used; the message is the reason: a few words, then details behind a colon."""
 
 
 def find_files(folder: str | Path, suffixes: frozenset[str]) -> tuple[list[str], int]:
