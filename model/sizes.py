@@ -1,7 +1,7 @@
 """Every number of the networks, in one place.
 
-The defaults are the published networks (facts digest sections 1 to 3 and 6); a smaller scale is the same code with smaller numbers,
-read from the `networks` section of params.yaml.
+The defaults are the published networks (facts digest sections 1 to 3 and 6); a smaller scale is the same
+code with smaller numbers, read from the `networks` section of params.yaml.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,9 +12,7 @@ from typing import Literal
 class PsiSizes:
     """Psi and Psi_3d (paper section 4.1, facts 1)."""
 
-    encoder_width: int = (
-        64  # first layer of the ResNet; the later layers have 2, 4 and 8 times as many channels
-    )
+    encoder_width: int = 64  # first layer of the ResNet; later ones have 2, 4 and 8 times as many channels
     encoder_blocks: tuple[int, ...] = (3, 4, 6, 3)
     global_channels: int = 256  # appearance feature at 1/8 of the image
     detail_stem: int = 64
@@ -31,8 +29,9 @@ class PsiSizes:
     decoder_heads: int = 2
     decoder_channels: int = 256  # first convolutions of the tri-plane decoder; the later ones have half of it
     background_width: int = 64
-    # How the motion layers start. published: deviation 0.02, by which the motion arrives at the image tokens a hundred times smaller than
-    # they are, and needs millions of images to be heard. routed: see CanonicalEncoder.
+    # How the motion layers start. published: deviation 0.02, by which the motion arrives at the image
+    # tokens a hundred times smaller than they are, and needs millions of images to be heard. routed: see
+    # CanonicalEncoder.
     motion_start: Literal["published", "routed"] = "published"
 
 
@@ -42,14 +41,17 @@ class GenHeadSizes:
 
     z_dim: int = 512
     mapping_layers: int = 2
-    first_resolution: int = 4  # of the backbone's blocks; a larger learnt constant finds the places of eyes and mouth in fewer steps
+    # Of the backbone's blocks; a larger learnt constant finds the places of eyes and mouth in fewer steps.
+    first_resolution: int = 4
     channel_base: int = 32768
     channel_max: int = 512
     background_resolution: int = 64
     background_mapping_layers: int = 8
     background_channel_base: int = 16384
     background_channel_max: int = 512
-    deformation_cells: int = 0  # a side of the grid on which the deformation is searched and then interpolated; 0: searched at every point
+    # A side of the grid on which the deformation is searched and then interpolated; 0: searched at every
+    # point.
+    deformation_cells: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class DiscriminatorSizes:
 
 @dataclass(frozen=True)
 class MotionSizes:
-    """E_mot, the frozen 2D motion encoder (facts 6). An embedding has eye + emotion + feature numbers: 548 in the paper."""
+    """E_mot, the frozen 2D motion encoder (facts 6).
+
+    An embedding has eye + emotion + feature numbers: 548 in the paper.
+    """
 
     input: int = 224
     width: int = 64
@@ -100,8 +105,9 @@ class Sizes:
     samples: int = 48  # coarse samples a ray
     samples_fine: int = 48
     box: float = 1.3  # side of the tri-plane cube, world units
-    # Where Psi's decoder puts a pixel of its feature map. published: rows of the xy plane go up where rows of the portrait go down, and the
-    # other planes swap its axes. upright: each plane lies like the portrait, so that convolutions carry what is local.
+    # Where Psi's decoder puts a pixel of its feature map. published: rows of the xy plane go up where rows
+    # of the portrait go down, and the other planes swap its axes. upright: each plane lies like the
+    # portrait, so that convolutions carry what is local.
     planes: Literal["published", "upright"] = "published"
     plane_resolution: int = 256
     plane_channels: int = 32
@@ -118,58 +124,59 @@ class Sizes:
     def __post_init__(self) -> None:
         """Raises ValueError, naming the fields, when the numbers do not fit together."""
         psi = self.psi
-        doublings = len(self.superresolution_channels)
-        rules = (
-            (
-                self.image >= 32 and self.image & (self.image - 1) == 0,
-                f"image must be a power of two from 32 on, but is {self.image}",
-            ),
-            (
-                doublings > 0 and self.image == self.rays * 2**doublings,
-                f"image must be rays doubled once for each of superresolution_channels, but image is {self.image}, rays is {self.rays} "
-                f"and superresolution_channels has {doublings} numbers",
-            ),
-            (
-                self.plane_resolution == self.image // 2,
-                f"plane_resolution must be half of image ({self.image // 2}), but is {self.plane_resolution}",
-            ),
-            (self.samples >= 4, f"samples must be at least 4, but is {self.samples}"),
-            (self.samples_fine >= 2, f"samples_fine must be at least 2, but is {self.samples_fine}"),
-            (
-                self.feature_channels >= 3,
-                f"feature_channels must be at least 3 (they begin with RGB), but is {self.feature_channels}",
-            ),
-            (self.box > 0, f"box must be positive, but is {self.box}"),
-            (
-                len(psi.encoder_blocks) == 4 and min(psi.encoder_blocks) >= 1,
-                f"psi.encoder_blocks must be four numbers from 1 on, but is {psi.encoder_blocks}",
-            ),
-            (
-                psi.patch_stride in (1, 2, 4) and self.image // 8 % psi.patch_stride == 0,
-                f"psi.patch_stride must be 1, 2 or 4 and divide image / 8, but is {psi.patch_stride}",
-            ),
-            (psi.dim % 4 == 0, f"psi.dim must be divisible by 4, but is {psi.dim}"),
-            (
-                psi.dim % psi.canonical_heads == 0,
-                f"psi.canonical_heads must divide psi.dim ({psi.dim}), but is {psi.canonical_heads}",
-            ),
-            (
-                psi.dim % psi.decoder_heads == 0,
-                f"psi.decoder_heads must divide psi.dim ({psi.dim}), but is {psi.decoder_heads}",
-            ),
-            (
-                psi.decoder_channels % 2 == 0,
-                f"psi.decoder_channels must be even, but is {psi.decoder_channels}",
-            ),
+        channels = self.superresolution_channels
+        doubled = bool(channels) and self.image == self.rays * 2 ** len(channels)
+        patches = psi.patch_stride in (1, 2, 4) and self.image // 8 % psi.patch_stride == 0
+        heads = {"canonical_heads": psi.canonical_heads, "decoder_heads": psi.decoder_heads}
+        _require(
+            self.image >= 32 and self.image & (self.image - 1) == 0,
+            f"image must be a power of two from 32 on, but is {self.image}",
         )
-        for holds, sentence in rules:
-            if not holds:
-                raise ValueError(sentence)
+        _require(
+            doubled,
+            "image must be rays doubled once for each of superresolution_channels, but image is "
+            f"{self.image}, rays is {self.rays} and superresolution_channels has {len(channels)} numbers",
+        )
+        _require(
+            self.plane_resolution == self.image // 2,
+            f"plane_resolution must be half of image ({self.image // 2}), but is {self.plane_resolution}",
+        )
+        _require(self.samples >= 4, f"samples must be at least 4, but is {self.samples}")
+        _require(self.samples_fine >= 2, f"samples_fine must be at least 2, but is {self.samples_fine}")
+        _require(
+            self.feature_channels >= 3,
+            f"feature_channels must be at least 3 (they begin with RGB), but is {self.feature_channels}",
+        )
+        _require(self.box > 0, f"box must be positive, but is {self.box}")
+        _require(
+            len(psi.encoder_blocks) == 4 and min(psi.encoder_blocks) >= 1,
+            f"psi.encoder_blocks must be four numbers from 1 on, but is {psi.encoder_blocks}",
+        )
+        _require(
+            patches,
+            f"psi.patch_stride must be 1, 2 or 4 and divide image / 8, but is {psi.patch_stride}",
+        )
+        _require(psi.dim % 4 == 0, f"psi.dim must be divisible by 4, but is {psi.dim}")
+        for name, count in heads.items():
+            _require(
+                psi.dim % count == 0,
+                f"psi.{name} must divide psi.dim ({psi.dim}), but is {count}",
+            )
+        _require(
+            psi.decoder_channels % 2 == 0,
+            f"psi.decoder_channels must be even, but is {psi.decoder_channels}",
+        )
 
     def driven_by(self, motion: str) -> "Sizes":
-        """The sizes of a Psi that is driven by E_mot ("emot") or by 109 numbers of the label ("flame": eyes 6, jaw 3, expression 100)."""
-        return (
-            replace(self, motion=replace(self.motion, eye=6, emotion=3, feature=100))
-            if motion == "flame"
-            else self
-        )
+        """The sizes of a Psi that is driven by E_mot ("emot") or by 109 numbers of the label ("flame").
+
+        The latter are eyes 6, jaw 3, expression 100.
+        """
+        if motion != "flame":
+            return self
+        return replace(self, motion=replace(self.motion, eye=6, emotion=3, feature=100))
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)

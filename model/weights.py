@@ -16,11 +16,17 @@ class WeightsError(ValueError):
     """Weights that are missing or damaged, in words for the user."""
 
 
-def save_weights(path: str | Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the tensors of `state` (any shapes and dtypes) to `path` and `facts` (sizes, params, hashes of inputs) to the JSON beside it.
+def save_weights(
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the tensors of `state` to `path` and `facts` to the JSON beside it.
 
-    Equal tensors and facts make equal bytes. Each file appears complete or not at all. The JSON also gets the SHA-256 and the numbers of
-    tensors and of values; it is returned. Raises ValueError when the facts are no JSON, OSError when the place cannot be written.
+    Tensors are of any shapes and dtypes; facts are sizes, params, hashes of inputs.
+    Equal tensors and facts make equal bytes. Each file appears complete or not at all. The JSON also gets
+    the SHA-256 and the numbers of tensors and of values; it is returned. Raises ValueError when the facts
+    are no JSON, OSError when the place cannot be written.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
@@ -35,6 +41,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], facts: Mapping[s
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except TypeError as error:
         raise ValueError(f"the facts about the weights {path.name} do not fit into JSON: {error}") from error
+    # The JSON comes first: where only it is there, the checksum says that the tensors do not belong to it.
     _write(facts_path(path), text.encode())
     _write(path, data)
     return content
@@ -48,16 +55,14 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     for file in (path, facts_path(path)):
         if not file.is_file():
-            raise WeightsError(
-                f"the weights {path} are not complete: {file.name} is missing; run the stage that makes them (dvc repro)"
-            )
+            make = "run the stage that makes them (dvc repro)"
+            raise WeightsError(f"the weights {path} are not complete: {file.name} is missing; {make}")
     data = path.read_bytes()
     try:
         facts = json.loads(facts_path(path).read_bytes())
         if facts["sha256"] != hashlib.sha256(data).hexdigest():
-            raise WeightsError(
-                f"the weights {path} are damaged: their checksum is not the one in {facts_path(path).name}; make them again (dvc repro)"
-            )
+            other = f"their checksum is not the one in {facts_path(path).name}"
+            raise WeightsError(f"the weights {path} are damaged: {other}; make them again (dvc repro)")
         return safetensors.torch.load(data), facts
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise WeightsError(f"{facts_path(path)} is damaged; make the weights again (dvc repro)") from error

@@ -190,13 +190,13 @@ def bench(
             "bench --compile: torch.compile needs a C++ compiler and found none. Install g++, or leave --compile out."
         )
     from pipeline.bench.inference import bench as run
-    from pipeline.bench.inference import write_results
+    from pipeline.core.files import write_json
 
     for line in run(scale_params(scale).networks, compiled=compile):
         if isinstance(line, str):
             typer.echo(line)
         elif json:
-            write_results(json, line)
+            write_json(json, line)
 
 
 @app.command("import")

@@ -1,13 +1,14 @@
-"""The networks of Psi up to the tri-planes on the fast path: what depends on the source alone apart from what follows the motion.
+"""The networks of Psi up to the tri-planes on the fast path.
 
-Each class is made from the trained module of the same name and gives its results; feature maps are as in `model/fast/layers.py`.
+What depends on the source alone stands apart from what follows the motion. Each class is made from the
+trained module of the same name and gives its results; feature maps are as in `model/fast/layers.py`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.fast.layers import Convolution, Norm, attend, convolutions, run_layers
+from model.fast.layers import Convolution, Norm, attend, convolutions, run_layers, to_map, to_pixels
 from model.layers.transformer import MLP, Attention, Block, MotionBlock, PatchEmbed
 from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder, resize
@@ -16,38 +17,40 @@ from model.psi.triplane_decoder import TriplaneDecoder
 
 
 class FastResidualBlock:
+    """The addition of the shortcut and the ReLU behind it are part of the second convolution."""
+
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
-        self.first, self.second = (
-            Convolution.of(block.conv1, dtype, "relu"),
-            Convolution.of(block.conv2, dtype, "relu"),
-        )
+        self.first = Convolution.of(block.conv1, dtype, "relu")
+        self.second = Convolution.of(block.conv2, dtype, "relu")
         self.shortcut = None if block.downsample is None else Convolution.of(block.downsample[0], dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x), x if self.shortcut is None else self.shortcut(x))
+        hidden = self.first(x)
+        return self.second(hidden, x if self.shortcut is None else self.shortcut(x))
 
 
 class FastGlobalEncoder:
     """Image with coordinates (B, 5, S, S) -> appearance feature (B, channels, S/8, S/8)."""
 
     def __init__(self, encoder: GlobalEncoder, dtype: torch.dtype) -> None:
-        trunk, (pyramid, last, _) = encoder.encoder, encoder.decoder
+        trunk = encoder.encoder
+        pyramid, last, _ = encoder.decoder
         self.first = Convolution.of(trunk.conv1, dtype, "relu")
-        layers = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
-        self.blocks = [FastResidualBlock(block, dtype) for layer in layers for block in layer]
+        blocks = [*trunk.layer1, *trunk.layer2, *trunk.layer3, *trunk.layer4]
+        self.blocks = [FastResidualBlock(block, dtype) for block in blocks]
         self.branches = [convolutions(branch, dtype, "relu") for branch in pyramid.convs]
-        self.project, self.last = (
-            Convolution.of(pyramid.project[0], dtype, "relu"),
-            Convolution.of(last, dtype, "relu"),
-        )
+        self.project = Convolution.of(pyramid.project[0], dtype, "relu")
+        self.last = Convolution.of(last, dtype, "relu")
 
     def __call__(self, x_B5SS: Tensor) -> Tensor:
         x = F.max_pool2d(self.first(x_B5SS), 3, stride=2, padding=1)
         for block in self.blocks:
             x = block(x)
-        parts = [run_layers(branch, x) for branch in self.branches[:-1]]
-        mean = run_layers(self.branches[-1], F.adaptive_avg_pool2d(x, 1))
-        return self.last(self.project(torch.cat([*parts, mean.expand_as(parts[0])], 1)))
+        *convolved, of_mean = self.branches
+        parts = [run_layers(branch, x) for branch in convolved]
+        mean = run_layers(of_mean, F.adaptive_avg_pool2d(x, 1))
+        parts.append(mean.expand_as(parts[0]))
+        return self.last(self.project(torch.cat(parts, 1)))
 
 
 class FastBackground:
@@ -55,13 +58,15 @@ class FastBackground:
 
     def __init__(self, network: Background, dtype: torch.dtype) -> None:
         self.first = Convolution.of(network.input_conv[0], dtype, "leaky")
-        downs = (network.down_conv_1, network.down_conv_2, network.down_conv_3)
-        self.downs = [
-            (Convolution.of(down[0], dtype, "leaky"), Convolution.of(down[2].op, dtype)) for down in downs
-        ]
+        self.downs = []
+        for narrow, _, down in (network.down_conv_1, network.down_conv_2, network.down_conv_3):
+            pair = (Convolution.of(narrow, dtype, "leaky"), Convolution.of(down.op, dtype))
+            self.downs.append(pair)
         self.middle = convolutions(network.middle, dtype, "leaky")
-        ups = (network.up_conv_1, network.up_conv_2, network.up_conv_3, network.up_conv_4)
-        self.ups = [(Convolution.of(up[0], dtype, "leaky"), Convolution.of(up[2].conv, dtype)) for up in ups]
+        self.ups = []
+        for narrow, _, up in (network.up_conv_1, network.up_conv_2, network.up_conv_3, network.up_conv_4):
+            pair = (Convolution.of(narrow, dtype, "leaky"), Convolution.of(up.conv, dtype))
+            self.ups.append(pair)
         self.last = Convolution.of(network.out_conv, dtype)
 
     def __call__(self, x_B5SS: Tensor) -> Tensor:
@@ -70,7 +75,8 @@ class FastBackground:
             skips.append(run_layers(pair, skips[-1]))
         x = run_layers(self.middle, skips[-1])
         for narrow, up in self.ups:
-            x = up(F.interpolate(narrow(torch.cat([x, skips.pop()], 1)), scale_factor=2, mode="nearest"))
+            x = narrow(torch.cat([x, skips.pop()], 1))
+            x = up(F.interpolate(x, scale_factor=2, mode="nearest"))
         return self.last(x)
 
 
@@ -78,75 +84,79 @@ class FastAttention:
     """Attention of a grid of tokens to itself, `reduction` as in the module."""
 
     def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
-        heads = attention.heads
-        scale = (attention.q.out_features // heads) ** -0.5
-        weights = [
-            layer.detach().chunk(heads) for layer in (attention.q.weight * scale, attention.q.bias * scale)
-        ]
-        self.queries = [
-            Convolution(weight.to(dtype), bias.to(dtype)) for weight, bias in zip(*weights, strict=True)
-        ]
+        self.heads, self.reduction = attention.heads, attention.reduction
+        # The scale of the scores is part of the queries, each head's of which are a convolution of their own.
+        scale = (attention.q.out_features // self.heads) ** -0.5
+        weights = (attention.q.weight * scale).detach().chunk(self.heads)
+        biases = (attention.q.bias * scale).detach().chunk(self.heads)
+        self.queries = []
+        for weight, bias in zip(weights, biases, strict=True):
+            self.queries.append(Convolution(weight.to(dtype), bias.to(dtype)))
         self.both = Convolution.of(attention.kv, dtype)
-        self.project, self.heads = Convolution.of(attention.proj, dtype), heads
-        if attention.reduction > 1:
-            self.reduce, self.norm = Convolution.of(attention.sr, dtype), Norm(attention.norm, dtype)
-        self.reduction = attention.reduction
+        self.project = Convolution.of(attention.proj, dtype)
+        if self.reduction > 1:
+            self.reduce = Convolution.of(attention.sr, dtype)
+            self.norm = Norm(attention.norm, dtype)
 
     def __call__(self, x_BCHW: Tensor, added: Tensor) -> Tensor:
         """`added` is added to the result."""
         context_BCHW = self.norm(self.reduce(x_BCHW)) if self.reduction > 1 else x_BCHW
-        keys, values = self.both(context_BCHW).flatten(2).mT.chunk(2, 2)
-        mixed = attend(
-            [query(x_BCHW) for query in self.queries], keys.chunk(self.heads, 2), values.chunk(self.heads, 2)
-        )
+        keys_BMC, values_BMC = self.both(context_BCHW).flatten(2).mT.chunk(2, 2)
+        queries = [query(x_BCHW) for query in self.queries]
+        mixed = attend(queries, keys_BMC.chunk(self.heads, 2), values_BMC.chunk(self.heads, 2))
         return self.project(mixed, added)
 
 
 class FastMotionAttention:
-    """Attention of a grid to M motion tokens. They are fewer than a head's channels, so that it costs less to take the keys through the
-    weights of the queries, and the values through those of the last layer, than the grid."""
+    """Attention of a grid to M motion tokens.
+
+    They are fewer than a head's channels d, so that it costs less to take the keys through the weights of the
+    queries, and the values through those of the last layer, than the grid:
+
+        scores = (W_q x + b_q) K = (K W_q) x + K b_q        result = W_p (V shares) = (W_p V) shares
+    """
 
     def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
-        self.both, self.heads = Convolution.of(attention.kv, dtype), attention.heads
+        self.heads = attention.heads
+        self.both = Convolution.of(attention.kv, dtype)
         scale = (attention.q.out_features // self.heads) ** -0.5
-        self.query_HdD, self.bias_Hd1 = (
-            (part.detach() * scale).unflatten(0, (self.heads, -1)).to(dtype)
-            for part in (attention.q.weight, attention.q.bias[:, None])
-        )
-        self.project_HDd = (
-            attention.proj.weight.detach()
-            .unflatten(1, (self.heads, -1))
-            .transpose(0, 1)
-            .to(dtype)
-            .contiguous()
-        )
+        by_head = (self.heads, -1)
+        weight, bias = attention.q.weight.detach(), attention.q.bias[:, None].detach()
+        self.query_HdD = (weight * scale).unflatten(0, by_head).to(dtype)
+        self.bias_Hd1 = (bias * scale).unflatten(0, by_head).to(dtype)
+        project_DHd = attention.proj.weight.detach().unflatten(1, by_head)
+        self.project_HDd = project_DHd.transpose(0, 1).to(dtype).contiguous()
         self.bias = attention.proj.bias.detach().to(dtype)
 
     def __call__(
-        self, x_BDhw: Tensor, tokens_BDM1: Tensor, scale: float | Tensor, added_BDhw: Tensor
+        self,
+        x_BDhw: Tensor,
+        tokens_BDM1: Tensor,
+        scale: float | Tensor,
+        added_BDhw: Tensor,
     ) -> Tensor:
         """`scale` times the result and `added`; a tensor is (B, 1, 1, 1)."""
-        keys_BHMd, values_BHdM = (
-            part.unflatten(1, (self.heads, -1)) for part in self.both(tokens_BDM1)[..., 0].chunk(2, 1)
-        )
-        keys_BHMd = keys_BHMd.mT
-        score_weight, score_bias = (
-            (keys_BHMd @ self.query_HdD).flatten(1, 2),
-            (keys_BHMd @ self.bias_Hd1).flatten(1),
-        )
+        keys, values = self.both(tokens_BDM1)[..., 0].chunk(2, 1)
+        keys_BHMd = keys.unflatten(1, (self.heads, -1)).mT
+        values_BHdM = values.unflatten(1, (self.heads, -1))
+        score_weight = (keys_BHMd @ self.query_HdD).flatten(1, 2)
+        score_bias = (keys_BHMd @ self.bias_Hd1).flatten(1)
         gather_weight = (self.project_HDd @ values_BHdM * scale).transpose(1, 2).flatten(2)
         results = []
         for b in range(len(x_BDhw)):
+            own = slice(b, b + 1)
+            score = Convolution(score_weight[b], score_bias[b])
+            scores_1hwHM = to_pixels(score(x_BDhw[own])).unflatten(3, (self.heads, -1))
+            shares_1hwN = scores_1hwHM.softmax(-1).flatten(3)
             bias = self.bias * (scale[b].flatten() if isinstance(scale, Tensor) else scale)
-            scores_1hwn = Convolution(score_weight[b], score_bias[b])(x_BDhw[b : b + 1]).permute(0, 2, 3, 1)
-            shares_1hwn = scores_1hwn.unflatten(3, (self.heads, -1)).softmax(-1).flatten(3)
-            results.append(
-                Convolution(gather_weight[b], bias)(shares_1hwn.permute(0, 3, 1, 2), added_BDhw[b : b + 1])
-            )
+            gather = Convolution(gather_weight[b], bias)
+            results.append(gather(to_map(shares_1hwN), added_BDhw[own]))
         return results[0] if len(results) == 1 else torch.cat(results)
 
 
 class FastMLP:
+    """The addition behind the MLP is part of its last layer."""
+
     def __init__(self, mlp: MLP, dtype: torch.dtype) -> None:
         self.layers = [Convolution.of(mlp.fc1, dtype), Convolution.of(mlp.dwconv.dwconv, dtype, "gelu")]
         self.last = Convolution.of(mlp.fc2, dtype)
@@ -159,87 +169,127 @@ class FastBlock:
     """A transformer block; one with motion tokens (B, D, M, 1) when they are given."""
 
     def __init__(self, block: Block | MotionBlock, dtype: torch.dtype) -> None:
-        motion = isinstance(block, MotionBlock)
-        self.norms = [
-            Norm(norm, dtype)
-            for norm in ((block.norm1, block.norm3) if motion else (block.norm1, block.norm2))
-        ]
-        self.own = FastAttention(block.attn1 if motion else block.attn, dtype)
-        self.mlp = FastMLP(block.mlp, dtype)
-        if motion:
-            self.norm_motion, self.motion = Norm(block.norm2, dtype), FastMotionAttention(block.attn2, dtype)
+        if isinstance(block, MotionBlock):
+            own, mlp_norm = block.attn1, block.norm3
+            self.norm_motion = Norm(block.norm2, dtype)
+            self.motion = FastMotionAttention(block.attn2, dtype)
+        else:
+            own, mlp_norm = block.attn, block.norm2
+        self.norm_own, self.own = Norm(block.norm1, dtype), FastAttention(own, dtype)
+        self.norm_mlp, self.mlp = Norm(mlp_norm, dtype), FastMLP(block.mlp, dtype)
 
-    def __call__(self, x: Tensor, tokens: Tensor | None = None, scale: float | Tensor = 1.0) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        tokens: Tensor | None = None,
+        scale: float | Tensor = 1.0,
+    ) -> Tensor:
         if tokens is not None:
             x = self.motion(self.norm_motion(x), tokens, scale, x)
-        x = self.own(self.norms[0](x), x)
-        return self.mlp(self.norms[1](x), x)
+        x = self.own(self.norm_own(x), x)
+        return self.mlp(self.norm_mlp(x), x)
 
 
 class FastPatchEmbed:
+    """Patches (B, D, h, w), normalised."""
+
     def __init__(self, embed: PatchEmbed, dtype: torch.dtype) -> None:
-        self.project, self.norm = Convolution.of(embed.proj, dtype), Norm(embed.norm, dtype)
+        self.project = Convolution.of(embed.proj, dtype)
+        self.norm = Norm(embed.norm, dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.norm(self.project(x))
+
+
+class FastTokens:
+    """A motion embedding (B, M) to its tokens (B, D, motion_tokens, 1)."""
+
+    def __init__(
+        self,
+        mapping: nn.Module,
+        expansion: nn.Linear,
+        count: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.mapping, self.count, self.dtype = mapping, count, dtype
+        self.weight = expansion.weight.detach().to(dtype)
+        self.bias = expansion.bias.detach().to(dtype)
+
+    def __call__(self, motion_BM: Tensor) -> Tensor:
+        # The mapping is small; it stays in the number type that it was trained in.
+        mapped = self.mapping(motion_BM).to(self.dtype)
+        tokens_BMD = F.linear(mapped, self.weight, self.bias).unflatten(1, (self.count, -1))
+        return tokens_BMD.mT[..., None]
 
 
 class FastCanonical:
     """`neutral` is all that depends on the source alone."""
 
     def __init__(self, encoder: CanonicalEncoder, dtype: torch.dtype) -> None:
-        self.dtype, self.image, self.count = dtype, encoder.image, encoder.motion_tokens
+        self.dtype, self.image = dtype, encoder.image
         self.embed = FastPatchEmbed(encoder.patch_embed, dtype)
-        self.blocks = {
-            "neutral": [FastBlock(block, dtype) for block in encoder.trans_blocks_neutral],
-            "motion": [FastBlock(block, dtype) for block in encoder.trans_blocks_motion],
-        }
-        self.maps: dict[str, tuple[nn.Module, Tensor, Tensor]] = {
-            name: (mapping, expand.weight.detach().to(dtype), expand.bias.detach().to(dtype))
-            for name, mapping, expand in (
-                ("neutral", encoder.maps_neutral, encoder.proj_y_neutral),
-                ("motion", encoder.maps, encoder.proj_y),
-            )
-        }
-        last = (("1", "relu"), ("4", "relu"), ("6", "none"))
-        self.convs = [Convolution.of(encoder.convs[key], dtype, activation) for key, activation in last]
+        count = encoder.motion_tokens
+        self.neutral_tokens = FastTokens(encoder.maps_neutral, encoder.proj_y_neutral, count, dtype)
+        self.motion_tokens = FastTokens(encoder.maps, encoder.proj_y, count, dtype)
+        self.neutral_blocks = [FastBlock(block, dtype) for block in encoder.trans_blocks_neutral]
+        self.motion_blocks = [FastBlock(block, dtype) for block in encoder.trans_blocks_motion]
+        self.first = Convolution.of(encoder.convs["1"], dtype, "relu")
+        self.second = Convolution.of(encoder.convs["4"], dtype, "relu")
+        self.third = Convolution.of(encoder.convs["6"], dtype)
 
-    def neutral(self, feature_BCHW: Tensor, motion_source_BM: Tensor | None, scale: float | Tensor) -> Tensor:
+    def neutral(
+        self,
+        feature_BCHW: Tensor,
+        motion_source_BM: Tensor | None,
+        scale: float | Tensor,
+    ) -> Tensor:
         """Tokens (B, D, h, w) of the expression-free source."""
-        return self._blocks("neutral", self.embed(feature_BCHW), motion_source_BM, scale)
+        x = self.embed(feature_BCHW)
+        return self._run(self.neutral_blocks, self.neutral_tokens, x, motion_source_BM, scale)
 
-    def reenact(self, x_BDhw: Tensor, motion_driving_BM: Tensor | None, scale: float | Tensor) -> Tensor:
+    def reenact(
+        self,
+        x_BDhw: Tensor,
+        motion_driving_BM: Tensor | None,
+        scale: float | Tensor,
+    ) -> Tensor:
         """Canonical feature (B, detail_channels, S/2, S/2)."""
-        x = F.pixel_shuffle(self._blocks("motion", x_BDhw, motion_driving_BM, scale), 2)
-        first, second, third = self.convs
-        return third(second(resize(first(resize(x, self.image // 4)), self.image // 2)))
+        x = self._run(self.motion_blocks, self.motion_tokens, x_BDhw, motion_driving_BM, scale)
+        quarter = resize(F.pixel_shuffle(x, 2), self.image // 4)
+        half = resize(self.first(quarter), self.image // 2)
+        return self.third(self.second(half))
 
-    def _blocks(self, which: str, x: Tensor, motion_BM: Tensor | None, scale: float | Tensor) -> Tensor:
+    def _run(
+        self,
+        blocks: list[FastBlock],
+        to_tokens: FastTokens,
+        x: Tensor,
+        motion_BM: Tensor | None,
+        scale: float | Tensor,
+    ) -> Tensor:
         tokens = None
         if isinstance(scale, Tensor) or scale != 0:
             if motion_BM is None:
                 raise ValueError("a motion embedding is needed unless motion_scale is 0")
-            mapping, weight, bias = self.maps[which]
-            tokens = (
-                F.linear(mapping(motion_BM).to(self.dtype), weight, bias)
-                .unflatten(1, (self.count, -1))
-                .mT[..., None]
-            )
+            tokens = to_tokens(motion_BM)
             if isinstance(scale, Tensor):
                 scale = scale.to(self.dtype)[..., None]
-        for block in self.blocks[which]:
+        for block in blocks:
             x = block(x, tokens, scale)
         return x
 
 
 class FastTriplaneDecoder:
-    """The first convolution sees the canonical and the detail feature, and is linear: the half of the latter, `detail`, depends on the
-    source alone."""
+    """The first convolution sees the canonical and the detail feature, and is linear.
+
+    Its half for the latter, `detail`, depends on the source alone.
+    """
 
     def __init__(self, decoder: TriplaneDecoder, dtype: torch.dtype) -> None:
         first = decoder.convs1[0]
         canonical, detail = first.weight.detach().to(dtype).chunk(2, 1)
-        self.first, self.detail = Convolution(canonical), Convolution(detail, first.bias.detach().to(dtype))
+        self.first = Convolution(canonical)
+        self.detail = Convolution(detail, first.bias.detach().to(dtype))
         self.second = Convolution.of(decoder.convs1[2], dtype, "leaky")
         self.embed = FastPatchEmbed(decoder.patch_embed, dtype)
         self.blocks = [FastBlock(block, dtype) for block in decoder.trans_blocks]
@@ -247,8 +297,10 @@ class FastTriplaneDecoder:
         self.stride = decoder.shuffle.upscale_factor
 
     def __call__(self, canonical_BCRR: Tensor, detail_BWRR: Tensor) -> Tensor:
-        """Planes (B, 3 * plane_channels, R, R) from the canonical feature and the half of the detail feature."""
-        x = self.embed(self.second(F.leaky_relu_(self.first(canonical_BCRR, detail_BWRR))))
+        """Planes (B, 3 * plane_channels, R, R) from the canonical feature and the half of the detail one."""
+        wide = F.leaky_relu_(self.first(canonical_BCRR, detail_BWRR))
+        x = self.embed(self.second(wide))
         for block in self.blocks:
             x = block(x)
-        return run_layers(self.last, torch.cat([F.pixel_shuffle(x, self.stride), canonical_BCRR], 1))
+        shuffled = F.pixel_shuffle(x, self.stride)
+        return run_layers(self.last, torch.cat([shuffled, canonical_BCRR], 1))

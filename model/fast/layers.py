@@ -1,7 +1,8 @@
-"""Layers of the fast inference path: convolutions with folded weights, activations done while the result is written, attention by convolution.
+"""Layers of the fast inference path: convolutions with folded weights, and attention by convolutions.
 
-Feature maps are (B, C, H, W) in channels-last memory, so that the tokens of a transformer and the pixels of an image are the same bytes
-and a linear layer is a 1x1 convolution: oneDNN's convolutions are nearly twice as fast as the matrix product of a CPU without AMX
+Activations are done while the result is written. Feature maps are (B, C, H, W) in channels-last memory, so
+that the tokens of a transformer and the pixels of an image are the same bytes and a linear layer is a 1x1
+convolution: oneDNN's convolutions are nearly twice as fast as the matrix product of a CPU without AMX
 (tests/benchmarks/NOTES.md). Nothing here has a gradient.
 """
 
@@ -29,14 +30,17 @@ def activate(x: Tensor, name: str) -> Tensor:
         return F.gelu(x)
     if name == "relu":
         return F.relu(x)
-    return x if name == "none" else F.leaky_relu(x, ACTIVATIONS[name][1][0])
+    if name == "none":
+        return x
+    _, (leak,), _ = ACTIVATIONS[name]
+    return F.leaky_relu(x, leak)
 
 
 class Convolution:
     """A convolution whose weights (outputs, inputs / groups, k, k) are laid out once, when it is first used.
 
-    On a CPU the layout is oneDNN's own and the activation is applied before the result leaves the cache; elsewhere it is PyTorch's
-    convolution. Padding keeps the size (divided by the stride) unless it is given.
+    On a CPU the layout is oneDNN's own and the activation is applied before the result leaves the cache;
+    elsewhere it is PyTorch's convolution. Padding keeps the size (divided by the stride) unless it is given.
     """
 
     def __init__(
@@ -49,51 +53,73 @@ class Convolution:
         groups: int = 1,
         padding: int | None = None,
     ) -> None:
-        if weight.ndim == 2:  # of a linear layer
+        if weight.ndim == 2:
+            # That of a linear layer.
             weight = weight[:, :, None, None]
         pad = dilation * (weight.shape[-1] // 2) if padding is None else padding
-        self.geometry = ([pad] * 2, [stride] * 2, [dilation] * 2, groups)
+        self.padding, self.stride, self.dilation = [pad] * 2, [stride] * 2, [dilation] * 2
+        self.groups = groups
         self.activation, self.bias = activation, bias
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
     @classmethod
-    def of(cls, layer: nn.Conv2d | nn.Linear, dtype: torch.dtype, activation: str = "none") -> "Convolution":
+    def of(
+        cls,
+        layer: nn.Conv2d | nn.Linear,
+        dtype: torch.dtype,
+        activation: str = "none",
+    ) -> "Convolution":
         """The same as a layer, with an activation."""
         bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         weight = layer.weight.detach().to(dtype)
         if isinstance(layer, nn.Linear):
             return cls(weight, bias, activation)
         return cls(
-            weight, bias, activation, layer.stride[0], layer.dilation[0], layer.groups, layer.padding[0]
+            weight,
+            bias,
+            activation,
+            stride=layer.stride[0],
+            dilation=layer.dilation[0],
+            groups=layer.groups,
+            padding=layer.padding[0],
         )
 
     def __call__(self, x_BCHW: Tensor, added: Tensor | None = None) -> Tensor:
-        """`added` has the shape of the result and is added before the activation, which must then be none or relu."""
-        name, numbers, algorithm = ACTIVATIONS[self.activation]
+        """`added` has the shape of the result and comes before the activation, which is then none or relu."""
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         if not self.onednn:
             y = F.conv2d(
-                x_BCHW, self.weight, self.bias, self.geometry[1], self.geometry[0], *self.geometry[2:]
+                x_BCHW,
+                self.weight,
+                self.bias,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
             )
             return activate(y if added is None else y + added, self.activation)
-        if (
-            not self.weight.is_mkldnn
-        ):  # the best layout depends on the size of the input: without it, some are ten times slower
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *self.geometry, list(x_BCHW.shape)
-            )
+
+        # The best layout of the weights depends on the size of the input: without it, some convolutions are
+        # ten times slower.
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if not self.weight.is_mkldnn:
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self.weight = reorder(self.weight, *geometry, list(x_BCHW.shape))
+        name, numbers, algorithm = ACTIVATIONS[self.activation]
+        convolve = torch.ops.mkldnn._convolution_pointwise
         if added is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x_BCHW, self.weight, self.bias, *self.geometry, name, numbers, algorithm
-            )
+            return convolve(x_BCHW, self.weight, self.bias, *geometry, name, numbers, algorithm)
         after = None if name == "none" else name
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x_BCHW, added, self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, algorithm
-        )
+        fused = ("add", 1.0, after, numbers, algorithm)
+        return convolve.binary(x_BCHW, added, self.weight, self.bias, *geometry, *fused)
 
 
-def convolutions(layers: nn.Sequential, dtype: torch.dtype, activation: str) -> Sequence[Convolution]:
+def convolutions(
+    layers: nn.Sequential,
+    dtype: torch.dtype,
+    activation: str,
+) -> Sequence[Convolution]:
     """The convolutions of a sequence, each followed by the same activation there."""
     return [Convolution.of(layer, dtype, activation) for layer in layers if isinstance(layer, nn.Conv2d)]
 
@@ -105,47 +131,65 @@ def run_layers(layers: Sequence[Convolution], x: Tensor) -> Tensor:
     return x
 
 
+def to_pixels(x_BCHW: Tensor) -> Tensor:
+    """(B, H, W, C), the same bytes."""
+    return x_BCHW.permute(0, 2, 3, 1)
+
+
+def to_map(x_BHWC: Tensor) -> Tensor:
+    """(B, C, H, W), the same bytes."""
+    return x_BHWC.permute(0, 3, 1, 2)
+
+
 class Norm:
     """Layer normalisation over the channels."""
 
     def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype) -> None:
-        self.weight, self.bias, self.eps = (
-            layer.weight.detach().to(dtype),
-            layer.bias.detach().to(dtype),
-            layer.eps,
-        )
+        self.weight = layer.weight.detach().to(dtype)
+        self.bias = layer.bias.detach().to(dtype)
+        self.eps = layer.eps
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
-        y = F.layer_norm(x_BCHW.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return y.permute(0, 3, 1, 2)
+        y_BHWC = F.layer_norm(to_pixels(x_BCHW), self.weight.shape, self.weight, self.bias, self.eps)
+        return to_map(y_BHWC)
 
 
 def attend(
-    queries_BCHW: Sequence[Tensor], keys_BMC: Sequence[Tensor], values_BMC: Sequence[Tensor]
+    queries_BCHW: Sequence[Tensor],
+    keys_BMC: Sequence[Tensor],
+    values_BMC: Sequence[Tensor],
 ) -> Tensor:
-    """softmax(q k^T) v of each head, the heads' channels next to each other in the result. The scale is part of the queries.
+    """softmax(q k^T) v of each head, the heads' channels next to each other.
 
-    Large ones go piece by piece, rows of the grid at a time: keys are the weights of a 1x1 convolution that makes scores, values those of
-    another one that brings them together, and the scores never leave the cache.
+    The scale is part of the queries. Large ones go piece by piece, rows of the grid at a time: keys are the
+    weights of a 1x1 convolution that makes scores, values those of another one that brings them together,
+    and the scores never leave the cache.
     """
     batch, channels, height, width = queries_BCHW[0].shape
     count = keys_BMC[0].shape[1]
+    heads = list(zip(queries_BCHW, keys_BMC, values_BMC, strict=True))
     if height * width * count < FEW_SCORES:
-        heads = [
-            F.scaled_dot_product_attention(
-                q.permute(0, 2, 3, 1).flatten(1, 2)[:, None], k[:, None], v[:, None], scale=1.0
-            )
-            for q, k, v in zip(queries_BCHW, keys_BMC, values_BMC, strict=True)
-        ]
-        return torch.cat(heads, 3)[:, 0].unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    result = queries_BCHW[0].new_empty(batch, height, width, channels * len(queries_BCHW)).permute(0, 3, 1, 2)
+        mixed = [_attend_at_once(*head) for head in heads]
+        return to_map(torch.cat(mixed, 3)[:, 0].unflatten(1, (height, width)))
+
+    result = to_map(queries_BCHW[0].new_empty(batch, height, width, channels * len(heads)))
     rows = max(1, SCORES_AT_ONCE // (width * count))
-    for h, (queries, keys, values) in enumerate(zip(queries_BCHW, keys_BMC, values_BMC, strict=True)):
+    for h, (queries, keys, values) in enumerate(heads):
+        own = slice(h * channels, (h + 1) * channels)
         for b in range(batch):
             score, gather = Convolution(keys[b]), Convolution(values[b].T)
             for y in range(0, height, rows):
-                share = score(queries[b : b + 1, :, y : y + rows]).permute(0, 2, 3, 1).softmax(-1)
-                result[b : b + 1, h * channels : (h + 1) * channels, y : y + rows] = gather(
-                    share.permute(0, 3, 1, 2)
-                )
+                scores_1hWM = to_pixels(score(queries[b : b + 1, :, y : y + rows]))
+                shares_1MhW = to_map(scores_1hWM.softmax(-1))
+                result[b : b + 1, own, y : y + rows] = gather(shares_1MhW)
     return result
+
+
+def _attend_at_once(
+    query_BCHW: Tensor,
+    key_BMC: Tensor,
+    value_BMC: Tensor,
+) -> Tensor:
+    """The library's attention of one head, (B, 1, H*W, C)."""
+    query_B1NC = to_pixels(query_BCHW).flatten(1, 2)[:, None]
+    return F.scaled_dot_product_attention(query_B1NC, key_BMC[:, None], value_BMC[:, None], scale=1.0)

@@ -1,11 +1,12 @@
-"""The fast inference path of Psi and Psi_3d: the pictures of `Psi.forward` at any sizes, without gradients (tests/benchmarks/NOTES.md).
+"""The fast inference path of Psi and Psi_3d: the pictures of `Psi.forward` at any sizes, without gradients.
 
     fast = FastPsi(psi)
     source = fast.source(portrait, motion_of_it)        # once per portrait
     planes = fast.planes(source, motion_driving)        # once per frame; of Psi_3d once per portrait
     pictures = fast.render(planes, source, cameras)     # any number of views
 
-Source: paper section 4.1; what the parts do is in the modules that they are made from.
+Source: paper section 4.1; what the parts do is in the modules that they are made from. What was measured is
+in tests/benchmarks/NOTES.md.
 """
 
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ class Source:
 class FastPsi:
     """A copy of a trained network for inference: later changes of its weights are not seen.
 
-    `dtype` bfloat16 is for the networks; rays and samples stay float32. `nothing` and `share` say what the renderer may leave out
-    (`model/fast/renderer.py`). `compiled` has torch.compile translate the networks at their first use: for GPUs, on the CPU the libraries
-    beneath are faster (tests/benchmarks/NOTES.md). The process keeps its memory from then on (`model/fast/memory.py`).
+    `dtype` bfloat16 is for the networks; rays and samples stay float32. `nothing` and `share` say what the
+    renderer may leave out (`model/fast/renderer.py`). `compiled` has torch.compile translate the networks at
+    their first use: for GPUs, on the CPU the libraries beneath are faster. The process keeps its memory from
+    then on (`model/fast/memory.py`).
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class FastPsi:
         compiled: bool = False,
     ) -> None:
         keep_memory()
-        self.sizes, self.dtype, self.nothing, self.share = psi.sizes, dtype, nothing, share
+        self.sizes, self.dtype = psi.sizes, dtype
+        self.nothing, self.share = nothing, share
         own = psi.sizes
         self.encoder_global = FastGlobalEncoder(psi.encoder_global, dtype)
         self.encoder_detail = convolutions(psi.encoder_detail.encoder, dtype, "leaky")
@@ -62,17 +65,21 @@ class FastPsi:
         self.renderer = FastRenderer(psi.decoder, own.rays, own.samples, own.samples_fine, own.box)
         self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
         if compiled:
-            self.source, self.planes, self.superresolution = map(
-                torch.compile, (self.source, self.planes, self.superresolution)
-            )
+            self.source = torch.compile(self.source)
+            self.planes = torch.compile(self.planes)
+            self.superresolution = torch.compile(self.superresolution)
 
     @torch.inference_mode()
     def source(
-        self, source_B3SS: Tensor, motion_source_BM: Tensor | None, motion_scale: float | Tensor = 1.0
+        self,
+        source_B3SS: Tensor,
+        motion_source_BM: Tensor | None,
+        motion_scale: float | Tensor = 1.0,
     ) -> Source:
         """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
         image = with_coordinates(source_B3SS).to(self.dtype, memory_format=torch.channels_last)
-        tokens = self.canonical.neutral(self.encoder_global(image), motion_source_BM, motion_scale)
+        appearance = self.encoder_global(image)
+        tokens = self.canonical.neutral(appearance, motion_source_BM, motion_scale)
         detail = self.triplane.detail(run_layers(self.encoder_detail, image))
         colour = torch.sigmoid(self.background(image))
         rays = self.sizes.rays
@@ -83,11 +90,16 @@ class FastPsi:
     def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Tensor:
         """Tri-planes (B, 3, C, R, R), float32, of the driving motion."""
         canonical = self.canonical.reenact(source.tokens_BDhw, motion_driving_BM, source.scale)
-        return lay_out(self.triplane(canonical, source.detail_BWRR).float(), self.sizes.planes)
+        maps = self.triplane(canonical, source.detail_BWRR)
+        return lay_out(maps.float(), self.sizes.planes)
 
     @torch.inference_mode()
     def render(
-        self, planes_B3CRR: Tensor, source: Source, cameras_BV25: Tensor, deform: Deform | None = None
+        self,
+        planes_B3CRR: Tensor,
+        source: Source,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
     ) -> Rendering:
         """Pictures of B tri-planes from V cameras each, as those of `Psi.render` without a generator."""
         rays, _ = self.renderer(planes_B3CRR, cameras_BV25, deform, self.nothing, self.share)
@@ -106,4 +118,5 @@ class FastPsi:
     ) -> Rendering:
         """`source`, `planes` and `render` in one call."""
         source = self.source(source_B3SS, motion_source_BM, motion_scale)
-        return self.render(self.planes(source, motion_driving_BM), source, cameras_BV25, deform)
+        planes = self.planes(source, motion_driving_BM)
+        return self.render(planes, source, cameras_BV25, deform)

@@ -1,27 +1,30 @@
-"""Volume rendering on the fast path: the rays of `model/volume/renderer.py`, with work only where something is seen.
+"""Volume rendering on the fast path: work only where something is seen.
 
-Piece by piece, so that everything between a sample's position and its density stays in a core's cache:
+The rays are those of `model/volume/renderer.py`. Piece by piece, so that everything between a sample's
+position and its density stays in a core's cache:
 
 1. Densities of the coarse samples of all rays; no colours.
 2. Rays that meet nothing, and whose eight neighbours meet nothing, end here.
 3. Fine samples of the others, densities, integration.
 4. Colours of the samples whose share of the ray counts.
 
-What is left out has a bound: a ray's colour lacks at most SHARE * (samples + samples_fine) of opacity (step 4). Step 2 drops rays that the
-coarse pass, there and around it, found more transparent than NOTHING; what is thinner than the distance of coarse samples and missed by
-all nine rays is missed. With `nothing` and `share` 0 all samples of all rays count.
+What is left out has a bound: a ray's colour lacks at most SHARE * (samples + samples_fine) of opacity (step
+4). Step 2 drops rays that the coarse pass, there and around it, found more transparent than NOTHING; what
+is thinner than the distance of coarse samples and missed by all nine rays is missed. With `nothing` and
+`share` 0 all samples of all rays count.
 """
 
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.volume.colour_decoder import LARGEST, ColourDecoder
+from model.volume.colour_decoder import LARGEST, SHIFT, STRETCH, ColourDecoder
 from model.volume.planes import PAIRS
 from model.volume.renderer import (
     Deform,
@@ -30,6 +33,7 @@ from model.volume.renderer import (
     coarse_depths,
     importance_depths,
     interval_weights,
+    sample_shares,
 )
 
 POINTS = 16384  # at once
@@ -37,77 +41,118 @@ NOTHING = 1e-3  # opacity
 SHARE = 1e-5  # of a sample in its ray
 
 
-class Field:
-    """The planes of B heads as one table of texels, each plane in a ring of zeros, so that a look-up needs no condition.
+class Texels:
+    """The planes of B heads as one table of texels.
 
-    Of a point's twelve texels, the table's rows are linear in its cell, and the weights are products of two linear functions of its place
-    within: three small matrix products.
+    A ring of zeros around each plane spares look-ups a condition. Of a point's twelve texels, the table's
+    rows are linear in its cell, and the weights are products of two linear functions of its place within:
+    three small matrix products.
     """
 
     def __init__(self, planes_B3CRR: Tensor, box: float) -> None:
         self.batch, _, channels, self.side, _ = planes_B3CRR.shape
         self.box, row = box, self.side + 2
         # The planes of a texel lie next to each other, as the decoder's last convolution leaves them.
-        self.table = F.pad(planes_B3CRR.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 1, 1, 1, 1)).reshape(
-            -1, channels
-        )
-        maps = torch.zeros(3, 4, 12)  # from (x, y, z, 1) to the twelve texels
-        self.rows, self.across, self.down = maps.unbind(0)
+        texels_BRR3C = planes_B3CRR.permute(0, 3, 4, 1, 2)
+        self.table = F.pad(texels_BRR3C, (0, 0, 0, 0, 1, 1, 1, 1)).reshape(-1, channels)
+
+        # From (x, y, z, 1) of a corner to the twelve rows, and of a place within the cell to the weights
+        # along the width and the height. The mean over three planes is part of the latter.
+        maps = torch.zeros(3, 4, 12)
+        rows, across, down = maps.unbind(0)
         for texel in range(12):
-            plane, down, across = texel // 4, texel // 2 % 2, texel % 2
-            pair = PAIRS[plane]
-            self.rows[pair[0], texel], self.rows[pair[1], texel], self.rows[3, texel] = (
-                3,
-                3 * row,
-                plane + 3 * across + 3 * row * down,
-            )
-            self.across[pair[0], texel], self.across[3, texel] = (1, 0) if across else (-1, 1)
-            self.down[pair[1], texel], self.down[3, texel] = (1 / 3, 0) if down else (-1 / 3, 1 / 3)
+            plane, lower, right = texel // 4, texel // 2 % 2, texel % 2
+            along_width, along_height = PAIRS[plane]
+            rows[along_width, texel] = 3
+            rows[along_height, texel] = 3 * row
+            rows[3, texel] = plane + 3 * right + 3 * row * lower
+            across[along_width, texel] = 1 if right else -1
+            across[3, texel] = 0 if right else 1
+            down[along_height, texel] = 1 / 3 if lower else -1 / 3
+            down[3, texel] = 0 if lower else 1 / 3
         self.rows, self.across, self.down = maps.to(planes_B3CRR.device).unbind(0)
 
     def features(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
-        """(M, C) plane-averaged features; `heads_M` are int32 numbers of heads, not needed when there is one."""
-        # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first texel.
+        """(M, C) plane-averaged features; `heads_M` are int32 numbers of heads, None when there is one."""
+        # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first
+        # texel.
         place = (points_M3 * (self.side / self.box)).add_((self.side + 1) / 2).clamp_(0.0, self.side + 1.0)
         corner = place.floor().clamp_(max=float(self.side))
         inside = place.sub_(corner)
-        rows = torch.addmm(self.rows[3], corner, self.rows[:3]).int()  # exact: below 2^24
+        # Exact in float32, as all rows are below 2^24.
+        rows_M12 = torch.addmm(self.rows[3], corner, self.rows[:3]).int()
         if heads_M is not None:
-            rows += (heads_M * (len(self.table) // self.batch))[:, None]
-        weights = torch.addmm(self.across[3], inside, self.across[:3]).mul_(
-            torch.addmm(self.down[3], inside, self.down[:3])
-        )
-        return F.embedding_bag(rows, self.table, mode="sum", per_sample_weights=weights)
+            rows_M12 += (heads_M * (len(self.table) // self.batch))[:, None]
+        along_width = torch.addmm(self.across[3], inside, self.across[:3])
+        along_height = torch.addmm(self.down[3], inside, self.down[:3])
+        weights_M12 = along_width.mul_(along_height)
+        return F.embedding_bag(rows_M12, self.table, mode="sum", per_sample_weights=weights_M12)
 
 
 class FastDecoder:
     """The MLP, its two halves apart: features to density, and the hidden layer of some of them to colours."""
 
     def __init__(self, decoder: ColourDecoder) -> None:
-        self.hidden_weight, self.hidden_bias = (part.detach() for part in decoder.net[0].scaled())
-        self.sigma_weight, self.sigma_bias = (part.detach() for part in decoder.out_sigma.scaled())
-        self.colour_weight, self.colour_bias = (part.detach() for part in decoder.out_rgb.scaled())
+        self.hidden_weight, self.hidden_bias = _detached(decoder.net[0].scaled())
+        self.sigma_weight, self.sigma_bias = _detached(decoder.out_sigma.scaled())
+        self.colour_weight, self.colour_bias = _detached(decoder.out_rgb.scaled())
 
     def hidden(self, feature_MC: Tensor) -> Tensor:
+        """(M, H) of plane features."""
         hidden = F.linear(feature_MC, self.hidden_weight, self.hidden_bias)
         if not len(hidden) or hidden.amax() > LARGEST:
             return F.softplus(hidden)
-        return (
-            hidden.exp_().add_(1.0).log_()
-        )  # the same within 1e-7, at a third of the time of the library's log1p
+        # The same within 1e-7, at a third of the time of the library's log1p.
+        return hidden.exp_().add_(1.0).log_()
 
     def sigma(self, hidden_MH: Tensor) -> Tensor:
+        """Raw densities (M,)."""
         return torch.addmv(self.sigma_bias, hidden_MH, self.sigma_weight[0])
 
     def colour(self, hidden_MH: Tensor) -> Tensor:
-        return F.linear(hidden_MH, self.colour_weight, self.colour_bias).sigmoid_().mul_(1.002).sub_(0.001)
+        """Colours (M, F)."""
+        logits = F.linear(hidden_MH, self.colour_weight, self.colour_bias)
+        return logits.sigmoid_().mul_(STRETCH).sub_(SHIFT)
+
+
+def _detached(parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    weight, bias = parts
+    return weight.detach(), bias.detach()
+
+
+@dataclass
+class _CoarsePass:
+    """What the first pass knows of M rays of each head, (B, M, ...); S coarse samples a ray."""
+
+    origins: Tensor  # 3
+    directions: Tensor  # 3
+    depths: Tensor  # S
+    points: Tensor  # S, 3
+    sigma: Tensor  # S
+    weights: Tensor  # S - 1
+
+    def of(self, rays_Bm: Tensor) -> "_CoarsePass":
+        """What it knows of some of the rays."""
+        return _CoarsePass(
+            origins=pick(self.origins, rays_Bm),
+            directions=pick(self.directions, rays_Bm),
+            depths=pick(self.depths, rays_Bm),
+            points=pick(self.points, rays_Bm),
+            sigma=pick(self.sigma, rays_Bm),
+            weights=pick(self.weights, rays_Bm),
+        )
 
 
 class FastRenderer:
-    """The rays of B tri-planes seen by V cameras each; the samples are where `render_rays` has them without a generator."""
+    """The rays of B tri-planes seen by V cameras each, with the samples of `render_rays` without jitter."""
 
     def __init__(
-        self, decoder: ColourDecoder, side: int, samples: int, samples_fine: int, box: float
+        self,
+        decoder: ColourDecoder,
+        side: int,
+        samples: int,
+        samples_fine: int,
+        box: float,
     ) -> None:
         self.decoder = FastDecoder(decoder)
         self.side, self.samples, self.fine, self.box = side, samples, samples_fine, box
@@ -120,120 +165,164 @@ class FastRenderer:
         nothing: float = NOTHING,
         share: float = SHARE,
     ) -> tuple[Rays, float]:
-        """The rays, with the depths and weights of the coarse pass, and how much of the samples' colours was worked out, 0 to 1."""
-        field = Field(planes_B3CRR, self.box)
-        alone = planes_B3CRR.device.type != "cpu" or deform is not None  # which need not bear two threads
-        origins, directions = camera_rays(cameras_BV25, self.side)
-        origins, directions = origins.repeat_interleave(self.side**2, 1), directions.flatten(1, 2)
-        views, count = cameras_BV25.shape[1], directions.shape[1]
-        coarse = coarse_depths(cameras_BV25, self.samples, self.box, None).repeat_interleave(self.side**2, 1)
+        """The rays, with depths and weights of the coarse pass, and the share of samples that got colours."""
+        texels = Texels(planes_B3CRR, self.box)
+        # Elsewhere than on a CPU, and where a function of others deforms, two threads at once need not work.
+        alone = planes_B3CRR.device.type != "cpu" or deform is not None
+        coarse = self._coarse(texels, cameras_BV25, deform, alone)
+        opacity_BM = coarse.weights.sum(-1)
+        depth_BM = expected_depth(coarse.depths, coarse.weights, opacity_BM)
+        colour_BMF = opacity_BM.new_zeros(*opacity_BM.shape, self.decoder.colour_bias.shape[0])
+        alive_Bm = self._alive(opacity_BM, nothing)
 
-        points = directions.new_empty(*coarse.shape, 3)
-        sigma = torch.empty_like(coarse)
+        def finish(rays_Bm: Tensor) -> int:
+            found, coloured = self._integrate(texels, coarse.of(rays_Bm), deform, share)
+            for whole, part in zip((colour_BMF, opacity_BM, depth_BM), found, strict=True):
+                index = rays_Bm.view(*rays_Bm.shape, *[1] * (part.ndim - 2))
+                whole.scatter_(1, index.expand_as(part), part)
+            return coloured
+
+        step = max(1, POINTS // (texels.batch * self.fine))
+        pieces = alive_Bm.split(step, 1) if alive_Bm.numel() else ()
+        coloured = sum(side_by_side(finish, pieces, alone))
+        found = (colour_BMF, opacity_BM, depth_BM, coarse.depths, coarse.weights)
+        shape = (cameras_BV25.shape[1], self.side**2)
+        rays = Rays(*(part.unflatten(1, shape) for part in found))
+        return rays, coloured / (opacity_BM.numel() * (self.samples + self.fine))
+
+    def _coarse(
+        self,
+        texels: Texels,
+        cameras_BV25: Tensor,
+        deform: Deform | None,
+        alone: bool,
+    ) -> _CoarsePass:
+        """Densities of the coarse samples of all rays, M = V * side * side."""
+        rays = self.side**2
+        origins, directions = camera_rays(cameras_BV25, self.side)
+        origins, directions = origins.repeat_interleave(rays, 1), directions.flatten(1, 2)
+        depths = coarse_depths(cameras_BV25, self.samples, self.box, None).repeat_interleave(rays, 1)
+        points = directions.new_empty(*depths.shape, 3)
+        sigma = torch.empty_like(depths)
 
         def look(part: slice) -> None:
-            points[:, part] = self._points(origins[:, part], directions[:, part], coarse[:, part], deform)
-            sigma[:, part] = self.decoder.sigma(self._hidden(field, points[:, part])).view_as(sigma[:, part])
+            points[:, part] = _points(origins[:, part], directions[:, part], depths[:, part], deform)
+            hidden = self._hidden(texels, points[:, part])
+            sigma[:, part] = self.decoder.sigma(hidden).view_as(sigma[:, part])
 
-        step = max(1, POINTS // (field.batch * self.samples))
+        count = directions.shape[1]
+        step = max(1, POINTS // (texels.batch * self.samples))
         side_by_side(look, (slice(begin, begin + step) for begin in range(0, count, step)), alone)
-        weights = interval_weights(coarse, sigma)
-        opacity = weights.sum(-1)
-        depth = expected_depth(coarse, weights, opacity)
-        colour = opacity.new_zeros(*opacity.shape, self.decoder.colour_bias.shape[0])
-        around = F.max_pool2d(opacity.view(-1, 1, self.side, self.side), 3, stride=1, padding=1)
-        seen = (
-            around.view(-1, views * self.side**2) > nothing
-            if nothing
-            else torch.ones_like(opacity, dtype=torch.bool)
-        )
-        # Heads with fewer such rays than the others get some more.
-        alive = seen.sort(dim=1, descending=True, stable=True).indices[:, : int(seen.sum(1).max())]
+        weights = interval_weights(depths, sigma)
+        return _CoarsePass(origins, directions, depths, points, sigma, weights)
 
-        def finish(some: Tensor) -> int:
-            inputs = [pick(part, some) for part in (origins, directions, points, coarse, sigma, weights)]
-            piece, chosen = self._integrate(field, *inputs, deform, share)
-            for whole, part in zip((colour, opacity, depth), piece, strict=True):
-                whole.scatter_(1, some.view(*some.shape, *[1] * (part.ndim - 2)).expand_as(part), part)
-            return chosen
+    def _alive(self, opacity_BM: Tensor, nothing: float) -> Tensor:
+        """The rays of each head that meet something or have a neighbour that does, (B, m) int64.
 
-        pieces = alive.split(max(1, POINTS // (field.batch * self.fine)), 1) if alive.numel() else ()
-        worked_out = sum(side_by_side(finish, pieces, alone))
-        shape = (views, self.side**2)
-        rays = Rays(*(part.unflatten(1, shape) for part in (colour, opacity, depth, coarse, weights)))
-        return rays, worked_out / (opacity.numel() * (self.samples + self.fine))
+        Heads with fewer such rays than the others get some more.
+        """
+        if nothing:
+            pictures = opacity_BM.view(-1, 1, self.side, self.side)
+            around = F.max_pool2d(pictures, 3, stride=1, padding=1)
+            seen_BM = around.view(opacity_BM.shape) > nothing
+        else:
+            seen_BM = torch.ones_like(opacity_BM, dtype=torch.bool)
+        most = int(seen_BM.sum(1).max())
+        return seen_BM.sort(dim=1, descending=True, stable=True).indices[:, :most]
 
-    def _points(
-        self, origins_BM3: Tensor, directions_BM3: Tensor, depths_BMS: Tensor, deform: Deform | None
-    ) -> Tensor:
-        points = torch.addcmul(origins_BM3[:, :, None], depths_BMS[..., None], directions_BM3[:, :, None])
-        return points if deform is None else deform(points.flatten(1, 2)).view_as(points)
-
-    def _hidden(self, field: Field, points_BMS3: Tensor) -> Tensor:
+    def _hidden(self, texels: Texels, points_BMS3: Tensor) -> Tensor:
         heads = None
-        if field.batch > 1:
-            numbers = torch.arange(field.batch, dtype=torch.int32, device=points_BMS3.device)
+        if texels.batch > 1:
+            numbers = torch.arange(texels.batch, dtype=torch.int32, device=points_BMS3.device)
             heads = numbers.repeat_interleave(points_BMS3[0].numel() // 3)
-        return self.decoder.hidden(field.features(points_BMS3.reshape(-1, 3), heads))
+        return self.decoder.hidden(texels.features(points_BMS3.reshape(-1, 3), heads))
 
     def _integrate(
         self,
-        field: Field,
-        origins: Tensor,
-        directions: Tensor,
-        points: Tensor,
-        coarse: Tensor,
-        sigma_coarse: Tensor,
-        weights_coarse: Tensor,
+        texels: Texels,
+        coarse: _CoarsePass,
         deform: Deform | None,
         share: float,
     ) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
         """Colour, opacity and depth of some rays (B, m, ...), and the number of colours worked out."""
-        fine = importance_depths(coarse, weights_coarse, self.fine, None)
-        hidden = self._hidden(field, self._points(origins, directions, fine, deform))
-        sigma_fine = self.decoder.sigma(hidden).view_as(fine)
-        depths, order = torch.cat([coarse, fine], -1).sort(dim=-1, stable=True)
-        weights = interval_weights(depths, torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order))
+        fine = importance_depths(coarse.depths, coarse.weights, self.fine, None)
+        hidden_fine = self._hidden(texels, _points(coarse.origins, coarse.directions, fine, deform))
+        sigma_fine = self.decoder.sigma(hidden_fine).view_as(fine)
+        depths, order = torch.cat([coarse.depths, fine], -1).sort(dim=-1, stable=True)
+        sigma = torch.cat([coarse.sigma, sigma_fine], -1).gather(-1, order)
+        weights = interval_weights(depths, sigma)
         opacity = weights.sum(-1)
-        shares = torch.zeros_like(depths).scatter(
-            -1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
-        )
+        shares_coarse, shares_fine = sample_shares(weights, order).split([self.samples, self.fine], -1)
 
-        colour, worked_out = 0.0, 0
-        for part, known in zip(shares.split([self.samples, self.fine], -1), (None, hidden), strict=True):
-            part = part.flatten(0, 1)
-            chosen = part > share if share else torch.ones_like(part, dtype=torch.bool)
-            ends = chosen.sum(1).cumsum(0)
-            picked = chosen.view(-1).nonzero()[:, 0]
-            if known is None:
-                heads = (
-                    picked.div(chosen.numel() // field.batch, rounding_mode="floor").int()
-                    if field.batch > 1
-                    else None
-                )
-                known = self.decoder.hidden(field.features(points.view(-1, 3).index_select(0, picked), heads))
-            elif share:
-                known = known.index_select(0, picked)
-            worked_out += len(picked)
-            colour = colour + F.embedding_bag(
-                torch.arange(len(picked), device=picked.device),
-                self.decoder.colour(known),
-                F.pad(ends, (1, 0)),
-                mode="sum",
-                per_sample_weights=part.reshape(-1).index_select(0, picked),
-                include_last_offset=True,
-            )
-        picture = colour.view(*opacity.shape, -1)  # pyrefly: ignore[missing-attribute]
+        # The hidden layer of the coarse samples was not kept: it is worked out again where a colour is
+        # needed.
+        chosen, ends = _chosen(shares_coarse, share)
+        heads = None
+        if texels.batch > 1:
+            heads = chosen.div(shares_coarse[0].numel(), rounding_mode="floor").int()
+        points = coarse.points.view(-1, 3).index_select(0, chosen)
+        hidden = self.decoder.hidden(texels.features(points, heads))
+        colour = 0.0 + self._colours(hidden, shares_coarse, chosen, ends)
+        worked_out = len(chosen)
+
+        chosen, ends = _chosen(shares_fine, share)
+        hidden = hidden_fine.index_select(0, chosen) if share else hidden_fine
+        colour = colour + self._colours(hidden, shares_fine, chosen, ends)
+        worked_out += len(chosen)
+        picture = colour.view(*opacity.shape, -1)
         return (picture, opacity, expected_depth(depths, weights, opacity)), worked_out
 
+    def _colours(
+        self,
+        hidden_PH: Tensor,
+        shares: Tensor,
+        chosen_P: Tensor,
+        ends_N: Tensor,
+    ) -> Tensor:
+        """What the chosen samples add to the colours of their N rays, (N, F)."""
+        return F.embedding_bag(
+            torch.arange(len(chosen_P), device=chosen_P.device),
+            self.decoder.colour(hidden_PH),
+            F.pad(ends_N, (1, 0)),
+            mode="sum",
+            per_sample_weights=shares.reshape(-1).index_select(0, chosen_P),
+            include_last_offset=True,
+        )
 
-def side_by_side(work: Callable[[Any], Any], pieces: Iterable[Any], alone: bool) -> list[Any]:
-    """`work` of each piece. Pieces are too small to be shared out to threads step by step: each has a thread for itself, unless `alone`."""
+
+def _points(
+    origins_BM3: Tensor,
+    directions_BM3: Tensor,
+    depths_BMS: Tensor,
+    deform: Deform | None,
+) -> Tensor:
+    """Points of rays (B, M, S, 3)."""
+    points = torch.addcmul(origins_BM3[:, :, None], depths_BMS[..., None], directions_BM3[:, :, None])
+    return points if deform is None else deform(points.flatten(1, 2)).view_as(points)
+
+
+def _chosen(shares_BmS: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The samples that count more than `share`, places in B*m*S, and where each ray ends there, (B*m,)."""
+    shares_NS = shares_BmS.flatten(0, 1)
+    chosen_NS = shares_NS > share if share else torch.ones_like(shares_NS, dtype=torch.bool)
+    return chosen_NS.view(-1).nonzero()[:, 0], chosen_NS.sum(1).cumsum(0)
+
+
+def side_by_side(
+    work: Callable[[Any], Any],
+    pieces: Iterable[Any],
+    alone: bool,
+) -> list[Any]:
+    """`work` of each piece, each in a thread for itself unless `alone`.
+
+    Pieces are too small to be shared out to threads step by step.
+    """
     threads = torch.get_num_threads()
     # What counts operations sees those of its own thread only.
     if alone or threads == 1 or torch._C._len_torch_dispatch_stack():
         return [work(piece) for piece in pieces]
-    torch.set_num_threads(1)  # of the threads that begin now
+    # That holds for the threads that begin now.
+    torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(torch.inference_mode()(work), pieces))
@@ -245,15 +334,18 @@ def pick(values_BM: Tensor, rays_Bm: Tensor) -> Tensor:
     """(B, m, ...) of the values (B, M, ...) of all rays."""
     if len(values_BM) == 1:
         return values_BM[0].index_select(0, rays_Bm[0])[None]
-    return torch.stack(
-        [values.index_select(0, rays) for values, rays in zip(values_BM, rays_Bm, strict=True)]
-    )
+    pairs = zip(values_BM, rays_Bm, strict=True)
+    return torch.stack([values.index_select(0, rays) for values, rays in pairs])
 
 
-def expected_depth(depths: Tensor, weights: Tensor, opacity: Tensor) -> Tensor:
-    """As the plain renderer's; the samples of a camera all lie between the first and the last of the coarse ones."""
+def expected_depth(
+    depths: Tensor,
+    weights: Tensor,
+    opacity: Tensor,
+) -> Tensor:
+    """As the plain renderer's; the samples of a camera all lie between the first and the last coarse one."""
     middle = (depths[..., :-1] + depths[..., 1:]) / 2
-    depth = torch.where(
-        opacity > 0, (weights * middle).sum(-1) / torch.where(opacity > 0, opacity, 1.0), math.inf
-    )
+    seen = opacity > 0
+    mean = (weights * middle).sum(-1) / torch.where(seen, opacity, 1.0)
+    depth = torch.where(seen, mean, math.inf)
     return depth.clamp(depths[..., 0], depths[..., -1])

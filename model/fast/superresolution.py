@@ -1,6 +1,10 @@
-"""Super-resolution on the fast path. Its one style is a constant of the network, so that modulated and demodulated weights are too."""
+"""Super-resolution on the fast path.
+
+Its one style is a constant of the network, so that modulated and demodulated weights are too.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.fast.layers import Convolution
@@ -14,49 +18,70 @@ def styled(layer: SynthesisLayer | ToRGB, w_W: Tensor) -> Tensor:
     if isinstance(layer, ToRGB):
         return layer.weight.detach() * (style_I * layer.weight_gain)[:, None, None]
     weight = layer.weight.detach() * style_I[:, None, None]
-    return weight * (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+    energy_O111 = weight.square().sum((1, 2, 3), keepdim=True)
+    return weight * (energy_O111 + 1e-8).rsqrt()
 
 
 class FastSynthesisBlock:
-    """Feature and image (B, C, H, W) to twice the size. The gain of the activation is part of weights and biases."""
+    """Feature and image (B, C, H, W) to twice the size. Weights and biases hold the activation's gain."""
 
-    def __init__(self, block: SynthesisBlock, w_W: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        block: SynthesisBlock,
+        w_W: Tensor,
+        dtype: torch.dtype,
+    ) -> None:
         up, same, rgb = block.conv0, block.conv1, block.torgb
-        self.up = styled(up, w_W).transpose(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
+        up_weight = styled(up, w_W).transpose(0, 1).to(dtype)
+        self.up = up_weight.contiguous(memory_format=torch.channels_last)
+        # The filter stands between the doubling and the activation, and fills three zeros of four: gain 4.
         channels = up.weight.shape[0]
         kernel = (up.resample_filter * (4.0 * GAIN)).expand(channels, 1, 4, 4)
         self.blur = Convolution(
             kernel.to(dtype),
-            (up.bias.detach() * GAIN).to(dtype),
+            self._bias(up, dtype),
             "leaky_stylegan",
             groups=channels,
             padding=1,
         )
-        self.same = Convolution(
-            (styled(same, w_W) * GAIN).to(dtype), (same.bias.detach() * GAIN).to(dtype), "leaky_stylegan"
-        )
+        same_weight = (styled(same, w_W) * GAIN).to(dtype)
+        self.same = Convolution(same_weight, self._bias(same, dtype), "leaky_stylegan")
         self.rgb = Convolution(styled(rgb, w_W).to(dtype), rgb.bias.detach().to(dtype))
 
+    @staticmethod
+    def _bias(layer: SynthesisLayer, dtype: torch.dtype) -> Tensor:
+        return (layer.bias.detach() * GAIN).to(dtype)
+
     def __call__(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.blur(torch.nn.functional.conv_transpose2d(x, self.up, stride=2)).clamp_(-CLAMP, CLAMP)
+        doubled = F.conv_transpose2d(x, self.up, stride=2)
+        x = self.blur(doubled).clamp_(-CLAMP, CLAMP)
         x = self.same(x).clamp_(-CLAMP, CLAMP)
-        return x, upsample(image) + self.rgb(x).float().clamp_(-CLAMP, CLAMP)
+        detail = self.rgb(x).float().clamp_(-CLAMP, CLAMP)
+        return x, upsample(image) + detail
 
 
 class FastSuperResolution:
-    """Feature (B, F, n, n) in [-1, 1], the first three channels being RGB -> image (B, 3, S, S); n is `sizes.rays`."""
+    """Feature (B, F, n, n) in [-1, 1], the first three channels being RGB -> image (B, 3, S, S).
 
-    def __init__(self, network: SuperResolution, w_W: Tensor, dtype: torch.dtype) -> None:
+    n is `sizes.rays`.
+    """
+
+    def __init__(
+        self,
+        network: SuperResolution,
+        w_W: Tensor,
+        dtype: torch.dtype,
+    ) -> None:
         self.dtype = dtype
-        self.blocks = [
-            FastSynthesisBlock(getattr(network, f"block{i}"), w_W, dtype) for i in range(network.count)
-        ]
+        blocks = [getattr(network, f"block{i}") for i in range(network.count)]
+        self.blocks = [FastSynthesisBlock(block, w_W, dtype) for block in blocks]
 
     def __call__(self, feature_BFnn: Tensor) -> Tensor:
         # One picture at a time: a feature of all of them in full size would be gigabytes.
         images = []
         for feature in feature_BFnn.split(1):
-            x, image = feature.to(self.dtype, memory_format=torch.channels_last), feature[:, :3]
+            image = feature[:, :3]
+            x = feature.to(self.dtype, memory_format=torch.channels_last)
             for block in self.blocks:
                 x, image = block(x, image)
             images.append(image)

@@ -1,8 +1,9 @@
 """Reading foreign pickles as data: nothing that a file names is imported or called (facts 10.2).
 
-Whatever a file constructs becomes an inert Record that keeps what it was given. The opcodes of Python's own unpickler that make plain data are
-used as they are; those that would import, call, set attributes or reach outside of the file are replaced or refused. What a hostile file can
-make us do is bounded by MOST_OPCODES, as no single opcode costs more than the bytes that it takes from the file.
+Whatever a file constructs becomes an inert Record that keeps what it was given. The opcodes of Python's own
+unpickler that make plain data are used as they are; those that would import, call, set attributes or reach
+outside of the file are replaced or refused. What a hostile file can make us do is bounded by MOST_OPCODES,
+as no single opcode costs more than the bytes that it takes from the file.
 """
 
 import pickle
@@ -27,8 +28,8 @@ class Global:
 class Record:
     """An object of a class that is not loaded, or the result of a function that is not called.
 
-    `origin` is the dotted name in the file, `arguments` what it was called with; `state`, `items` and `parts` what it was given afterwards as
-    its attributes, as a dict and as a list.
+    `origin` is the dotted name in the file, `arguments` what it was called with; `state`, `items` and `parts`
+    what it was given afterwards as its attributes, as a dict and as a list.
     """
 
     __slots__ = ("arguments", "items", "origin", "parts", "state")
@@ -41,27 +42,32 @@ class Record:
 
     def attributes(self) -> dict:
         """The object's `__dict__`."""
-        state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state  # (dict, slots)
+        state = self.state
+        if isinstance(state, tuple) and state:
+            # The attributes of an object that has slots as well are a pair of dicts.
+            state = state[0]
         return state if isinstance(state, dict) else {}
 
 
 def _put(target: dict, pairs: Iterable[tuple[object, object]]) -> None:
+    """Puts pairs into a dict; those with keys that are not simple are left out.
+
+    What we look for has simple keys; hashing others would let one big key cost its length as often as it is
+    used.
+    """
     for key, value in pairs:
-        # What we look for has simple keys; hashing others would let one big key cost its length as often as it is used.
-        if (
-            key is None
-            or isinstance(key, str | bool)
-            or (isinstance(key, int) and -(1 << 63) <= key < 1 << 64)
-        ):
+        small = isinstance(key, int) and -(1 << 63) <= key < 1 << 64
+        if key is None or isinstance(key, str | bool) or small:
             target[key] = value
         elif isinstance(key, bytes) and len(key) < LARGE_BYTES:
             target[key.decode("latin1")] = value
 
 
 def _ordered_dict(arguments: tuple) -> dict:
-    pairs = arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
+    entries = arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
+    pairs = (entry for entry in entries if isinstance(entry, list | tuple) and len(entry) == 2)
     made: dict = {}
-    _put(made, (pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2))
+    _put(made, pairs)
     return made
 
 
@@ -76,28 +82,42 @@ def _only(arguments: tuple) -> object:
     return arguments[0] if arguments else []
 
 
+# The functions that are called: ours, which make plain data of their arguments. Python 2 has two of the
+# modules under other names.
 _FUNCTIONS: dict[str, Callable[[tuple], object]] = {
     "collections.OrderedDict": _ordered_dict,
     "torch.Size": _only,
-    **{
-        f"{module}.{name}": _only
-        for module in ("builtins", "__builtin__")
-        for name in ("list", "tuple", "set", "frozenset")
-    },
+    "builtins.list": _only,
+    "builtins.tuple": _only,
+    "builtins.set": _only,
+    "builtins.frozenset": _only,
+    "__builtin__.list": _only,
+    "__builtin__.tuple": _only,
+    "__builtin__.set": _only,
+    "__builtin__.frozenset": _only,
     "copyreg._reconstructor": _reconstructor,
     "copy_reg._reconstructor": _reconstructor,
 }
 
 
 class _Reader(pickle._Unpickler):
-    # The unpickler written in Python, not the C one: that one allocates whatever memo index a file claims to use, and cannot leave large
-    # bytes in the file. Sets are read as lists.
+    """Python's unpickler, in what makes plain data. Sets are read as lists.
+
+    It is the one written in Python, not the C one: that one allocates whatever memo index a file claims to
+    use, and cannot leave large bytes in the file.
+    """
+
     pop_mark: Callable[[], list]  # which the stubs of the library leave out
 
     def __init__(
-        self, data: Bytes | bytearray, start: int, persistent: Callable[[object], object] | None, most: int
+        self,
+        data: Bytes | bytearray,
+        start: int,
+        persistent: Callable[[object], object] | None,
+        most: int,
     ) -> None:
-        self.view, self.place, self.persistent, self.left = memoryview(data), start, persistent, most
+        self.view, self.place = memoryview(data), start
+        self.persistent, self.left = persistent, most
         self.memo: dict[int, object] = {}
         self.encoding, self.errors, self.proto = "latin1", "strict", 0
         self.text_left = 2 * len(self.view)
@@ -138,7 +158,8 @@ class _Reader(pickle._Unpickler):
             window *= 4
 
     def load_frame(self) -> None:
-        self.read(8)  # a hint for buffered reading
+        # A frame is a hint for buffered reading.
+        self.read(8)
 
     def load_bytes(self, width: int) -> None:
         count = int.from_bytes(self.read(width), "little")
@@ -153,11 +174,8 @@ class _Reader(pickle._Unpickler):
         self._name(module, name)
 
     def _name(self, module: object, name: object) -> None:
-        if (
-            not isinstance(module, str)
-            or not isinstance(name, str)
-            or max(len(module), len(name)) > LONGEST_NAME
-        ):
+        named = isinstance(module, str) and isinstance(name, str)
+        if not named or max(len(module), len(name)) > LONGEST_NAME:
             raise ValueError("it names something that has no proper name")
         self.append(Global(f"{module}.{name}"))
 
@@ -168,7 +186,8 @@ class _Reader(pickle._Unpickler):
         if function.origin == "_codecs.encode":
             self.append(self._encoded(*arguments))
         elif function.origin in _FUNCTIONS:
-            self.left -= len(arguments[0]) if arguments and isinstance(arguments[0], list | tuple) else 0
+            if arguments and isinstance(arguments[0], list | tuple):
+                self.left -= len(arguments[0])
             self.append(_FUNCTIONS[function.origin](arguments))
         else:
             self.append(Record(function.origin, arguments))
@@ -189,7 +208,8 @@ class _Reader(pickle._Unpickler):
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Record):
             target.state = state
-        elif not isinstance(target, dict):  # an ordered dict may have attributes, which are of no use
+        elif not isinstance(target, dict):
+            # An ordered dict may have attributes, which are of no use.
             raise ValueError("it gives a state to something that can have none")
 
     def load_persistent(self) -> None:
@@ -201,7 +221,8 @@ class _Reader(pickle._Unpickler):
         self.append([])
 
     def load_list(self) -> None:
-        items = self.pop_mark()  # changes what `append` is
+        # In two statements, as popping a mark changes what `append` is.
+        items = self.pop_mark()
         self.append(items)
 
     def load_dict(self) -> None:
@@ -240,15 +261,13 @@ class _Reader(pickle._Unpickler):
 
 # fmt: off
 _PLAIN = [
-    "PROTO", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4",
-    "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "TUPLE",
-    "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE",
+    "PROTO", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1",
+    "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "TUPLE", "EMPTY_TUPLE", "TUPLE1", "TUPLE2",
+    "TUPLE3", "EMPTY_DICT", "GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE",
 ]
 # fmt: on
-_HANDLERS: dict[int, Callable[[_Reader], None]] = {
-    getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _PLAIN
-}
-for _names, _handler in {
+_OURS: dict[str, Callable[[_Reader], None]] = {
     "FRAME": _Reader.load_frame,
     "SHORT_BINBYTES": lambda reader: reader.load_bytes(1),
     "BINBYTES": lambda reader: reader.load_bytes(4),
@@ -266,8 +285,22 @@ for _names, _handler in {
     "APPENDS ADDITEMS": _Reader.load_items,
     "SETITEM": _Reader.load_pair,
     "SETITEMS": _Reader.load_pairs,
-}.items():
-    _HANDLERS |= {getattr(pickle, _name)[0]: _handler for _name in _names.split()}
+}
+
+
+def _handlers() -> dict[int, Callable[[_Reader], None]]:
+    """What to do at each opcode that is accepted, by its byte."""
+    handlers = {}
+    for name in _PLAIN:
+        code = getattr(pickle, name)[0]
+        handlers[code] = pickle._Unpickler.dispatch[code]
+    for names, handler in _OURS.items():
+        for name in names.split():
+            handlers[getattr(pickle, name)[0]] = handler
+    return handlers
+
+
+_HANDLERS = _handlers()
 
 
 def read_part(
@@ -278,16 +311,12 @@ def read_part(
 ) -> tuple[object, int]:
     """The object in the pickle that begins at byte `start`, and where the pickle ends.
 
-    Bytes of LARGE_BYTES or more are views of `data`. `persistent` says what a persistent identifier stands for; without it they are refused.
-    Raises ValueError for whatever is not readable.
+    Bytes of LARGE_BYTES or more are views of `data`. `persistent` says what a persistent identifier stands
+    for; without it they are refused. Raises ValueError for whatever is not readable.
     """
     reader = _Reader(data, start, persistent, most)
     try:
         return reader.load(), reader.place
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except Exception as error:
+        # A damaged pickle can raise nearly anything.
         raise ValueError(f"not a readable pickle ({error})") from error
-
-
-def read_pickle(data: Bytes | bytearray) -> object:
-    """The object in a pickle, arrays as Records until `pickled_arrays.real_value`. Raises ValueError for whatever is not readable."""
-    return read_part(data)[0]

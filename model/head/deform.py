@@ -1,6 +1,7 @@
-"""Deformations of space that follow the head mesh: the neck field of Psi and the part-wise deformation of GenHead (facts 2.7 and 3.2).
+"""Deformations of space that follow the head mesh: Psi's neck field and GenHead's parts (facts 2.7 and 3.2).
 
-Closest triangles and vertices are found exactly in plain PyTorch. Points are world units, (B, N, 3); nothing here has a gradient.
+Closest triangles and vertices are found exactly in plain PyTorch. Points are world units, (B, N, 3); nothing
+here has a gradient.
 """
 
 from collections.abc import Callable
@@ -11,183 +12,258 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.head.flame import Flame
+from model.head.scatter import first_minimum
 
 CHUNK = 1 << 20  # pairs of points and triangles or vertices held at once
 FINE, COARSE = 24, 8  # cells a side of the neck field's grids
+BOX = 1.3  # side of the cube that the neck field covers, world units
 PARTS = ("eyes", "face", "mouth")
+REGION_OF_PART = {"eyes": "eyes", "face": "face", "mouth": "lips"}
+MARGIN = 0.1  # air around the canonical head that the grids of its deformation cover, world units
 
 
 def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor, Tensor]:
-    """Barycentric coordinates (P, 3) of the nearest point of each triangle to its own point, and the squared distance (P,).
+    """The nearest point of each triangle to its own point: barycentric (P, 3), and the squared distance (P,).
 
-    The nearest point is the projection on the plane if that lies inside, else the nearest of three points on the edges; a triangle
-    without area, or so thin that rounding decides where its plane lies, is handled by its edges alone.
+    The nearest point is the projection on the plane if that lies inside, else the nearest of three points on
+    the edges. A triangle without area, or so thin that rounding decides where its plane lies, is handled by
+    its edges alone.
     """
-    edge = corners_P33.roll(-1, 1) - corners_P33  # edge i runs from corner i to corner i + 1
-    to_point = points_P3[:, None] - corners_P33
-    along = ((to_point * edge).sum(-1) / edge.square().sum(-1).clamp_min(1e-30)).clamp(0, 1)
-    on_edge = (to_point - along[..., None] * edge).square().sum(-1)
-    best, which = on_edge.min(1)
-    t = along.gather(1, which[:, None])[:, 0]
-    rows = torch.arange(len(points_P3), device=points_P3.device)
-    weights = torch.zeros_like(points_P3)
-    weights[rows, which] = 1 - t
-    weights[rows, (which + 1) % 3] = t
+    # Edge i runs from corner i to corner i + 1; `along` is where the foot of the point lies on it, 0 to 1.
+    edge_P33 = corners_P33.roll(-1, 1) - corners_P33
+    to_point_P33 = points_P3[:, None] - corners_P33
+    edge2_P3 = edge_P33.square().sum(-1).clamp_min(1e-30)
+    along_P3 = ((to_point_P33 * edge_P33).sum(-1) / edge2_P3).clamp(0, 1)
+    on_edge_P3 = (to_point_P33 - along_P3[..., None] * edge_P33).square().sum(-1)
+    edge_distance2_P, which_P = on_edge_P3.min(1)
 
-    normal = torch.linalg.cross(edge[:, 0], -edge[:, 2])
-    area2 = normal.square().sum(-1)
-    # Barycentric coordinate i belongs to the sub-triangle opposite to corner i.
-    inner = (
-        torch.linalg.cross(edge, to_point).mul(normal[:, None]).sum(-1).roll(-1, 1)
-        / area2.clamp_min(1e-30)[:, None]
-    )
-    inside = (inner >= 0).all(1) & _has_plane(corners_P33)
-    height2 = (to_point[:, 0] * normal).sum(-1).square() / area2.clamp_min(1e-30)
-    return torch.where(inside[:, None], inner, weights), torch.where(inside, height2, best)
+    share_P = along_P3.gather(1, which_P[:, None])[:, 0]
+    rows_P = torch.arange(len(points_P3), device=points_P3.device)
+    edge_weights_P3 = torch.zeros_like(points_P3)
+    edge_weights_P3[rows_P, which_P] = 1 - share_P
+    edge_weights_P3[rows_P, (which_P + 1) % 3] = share_P
+
+    # A barycentric coordinate is the signed area of a sub-triangle over that of the triangle. The one at
+    # edge i belongs to the corner opposite to it, which is corner i + 2.
+    normal_P3 = torch.linalg.cross(edge_P33[:, 0], -edge_P33[:, 2])
+    normal2_P = normal_P3.square().sum(-1)
+    area2_P = normal2_P.clamp_min(1e-30)
+    part_area_P3 = torch.linalg.cross(edge_P33, to_point_P33).mul(normal_P3[:, None]).sum(-1)
+    plane_weights_P3 = part_area_P3.roll(-1, 1) / area2_P[:, None]
+    plane_distance2_P = (to_point_P33[:, 0] * normal_P3).sum(-1).square() / area2_P
+
+    inside_P = (plane_weights_P3 >= 0).all(1) & _has_plane(corners_P33)
+    weights_P3 = torch.where(inside_P[:, None], plane_weights_P3, edge_weights_P3)
+    return weights_P3, torch.where(inside_P, plane_distance2_P, edge_distance2_P)
 
 
 def _has_plane(corners_P33: Tensor) -> Tensor:
-    """Whether triangles are high enough over their longest edge, a few ten-thousandths of it, for float32 to know their plane, (P,)."""
-    edge = corners_P33.roll(-1, 1) - corners_P33
-    area2 = torch.linalg.cross(edge[:, 0], -edge[:, 2]).square().sum(-1)
-    return area2 > 1e-7 * edge.square().sum(-1).amax(1).square()
+    """Whether float32 knows the plane of each triangle, (P,).
+
+    For that it has to be a few ten-thousandths as high over its longest edge as that edge is long.
+    """
+    edge_P33 = corners_P33.roll(-1, 1) - corners_P33
+    normal_P3 = torch.linalg.cross(edge_P33[:, 0], -edge_P33[:, 2])
+    longest2_P = edge_P33.square().sum(-1).amax(1)
+    return normal_P3.square().sum(-1) > 1e-7 * longest2_P.square()
 
 
 def closest_on_mesh(
-    points_N3: Tensor, vertices_V3: Tensor, faces_F3: Tensor
+    points_N3: Tensor,
+    vertices_V3: Tensor,
+    faces_F3: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mesh's nearest point to each point: face (N,) int64, barycentric coordinates (N, 3), squared distance (N,). Exact.
+    """The mesh's nearest point to each point: face (N,) int64, barycentric (N, 3), squared distance (N,).
 
-    Of equally near faces the one with the lowest index is taken.
+    Exact. Of equally near faces the one with the lowest index is taken.
     """
     corners_F33 = vertices_V3[faces_F3]
     centre_F3 = corners_F33.mean(1)
     radius_F = (corners_F33 - centre_F3[:, None]).norm(dim=-1).amax(1)
-    faces, weights, distances = [], [], []
-    for points in points_N3.split(max(1, CHUNK // len(faces_F3))):
-        to_centre = torch.cdist(points, centre_F3, compute_mode="donot_use_mm_for_euclid_dist")
-        # A triangle lies within its radius of its centre: it can only win if it comes as near as the best guarantee.
-        bound = (to_centre + radius_F).amin(1, keepdim=True)
-        row, face = (to_centre - radius_F <= bound * (1 + 1e-5) + 1e-7).nonzero(as_tuple=True)
-        weight, distance = closest_on_triangles(points[row], corners_F33[face])
-        nearest = distance.new_full((len(points),), torch.inf).scatter_reduce(0, row, distance, "amin")
-        winner = torch.where(distance == nearest[row], torch.arange(len(row), device=row.device), len(row))
-        first = winner.new_full((len(points),), len(row)).scatter_reduce(0, row, winner, "amin")
-        faces.append(face[first])
-        weights.append(weight[first])
-        distances.append(nearest)
-    return torch.cat(faces), torch.cat(weights), torch.cat(distances)
+    results = []
+    for points_n3 in points_N3.split(max(1, CHUNK // len(faces_F3))):
+        # A triangle lies within its radius of its centre: it can only win if it comes as near as the best
+        # guarantee. That leaves a few pairs of a point and a face, out of thousands of faces a point.
+        to_centre_nF = torch.cdist(points_n3, centre_F3, compute_mode="donot_use_mm_for_euclid_dist")
+        bound_n1 = (to_centre_nF + radius_F).amin(1, keepdim=True)
+        candidates_nF = to_centre_nF - radius_F <= bound_n1 * (1 + 1e-5) + 1e-7
+        row_P, face_P = candidates_nF.nonzero(as_tuple=True)
+        weights_P3, distance2_P = closest_on_triangles(points_n3[row_P], corners_F33[face_P])
+        nearest_n, first_n = first_minimum(distance2_P, row_P, len(points_n3))
+        results.append((face_P[first_n], weights_P3[first_n], nearest_n))
+    face, weights, distance2 = zip(*results, strict=True)
+    return torch.cat(face), torch.cat(weights), torch.cat(distance2)
 
 
-def nearest_vertices(points_BN3: Tensor, vertices_BV3: Tensor, count: int) -> Tensor:
+def nearest_vertices(
+    points_BN3: Tensor,
+    vertices_BV3: Tensor,
+    count: int,
+) -> Tensor:
     """Indices (B, N, count) of the nearest vertices, nearest first."""
     height2_B1V = vertices_BV3.square().sum(-1)[:, None]
     indices = []
-    for points in points_BN3.split(max(1, CHUNK // vertices_BV3[..., 0].numel()), dim=1):
-        # The squared distance less what is the same for all vertices of a point.
-        score = torch.baddbmm(height2_B1V, points, vertices_BV3.mT, alpha=-2)
+    for points_Bn3 in points_BN3.split(max(1, CHUNK // vertices_BV3[..., 0].numel()), dim=1):
+        # |p - v|^2 = |p|^2 + |v|^2 - 2 p.v, and |p|^2 is the same for all vertices of a point.
+        score_BnV = torch.baddbmm(height2_B1V, points_Bn3, vertices_BV3.mT, alpha=-2)
         # One minimum is several times faster than a list of one.
-        indices.append(
-            score.argmin(-1, keepdim=True) if count == 1 else score.topk(count, dim=-1, largest=False).indices
-        )
+        if count == 1:
+            indices.append(score_BnV.argmin(-1, keepdim=True))
+        else:
+            indices.append(score_BnV.topk(count, dim=-1, largest=False).indices)
     return torch.cat(indices, 1)
 
 
-def cell_centres(cells: int, low_3: Tensor, high_3: Tensor) -> Tensor:
+def cell_centres(
+    cells: int,
+    low_3: Tensor,
+    high_3: Tensor,
+) -> Tensor:
     """Centres of the cells of a grid between two corners, (cells^3, 3); x varies slowest."""
     step = (torch.arange(cells, device=low_3.device, dtype=low_3.dtype) + 0.5) / cells
-    fraction = torch.stack(torch.meshgrid(step, step, step, indexing="ij"), dim=-1).view(-1, 3)
+    axes = torch.meshgrid(step, step, step, indexing="ij")
+    fraction = torch.stack(axes, dim=-1).view(-1, 3)
     return low_3 + fraction * (high_3 - low_3)
 
 
-def look_up(grid_BCGGG: Tensor, points_BN3: Tensor, low_3: Tensor, high_3: Tensor, padding: str) -> Tensor:
-    """Trilinear values (B, N, C) of a grid whose axes are x, y, z and whose values stand at the cell centres between two corners."""
+def look_up(
+    grid_BCGGG: Tensor,
+    points_BN3: Tensor,
+    low_3: Tensor,
+    high_3: Tensor,
+    padding: str,
+) -> Tensor:
+    """Trilinear values (B, N, C) of a grid with axes x, y, z.
+
+    Its values stand at the centres of the cells between two corners; `padding` is what grid_sample takes
+    outside, "zeros" or "border".
+    """
     cells = grid_BCGGG.shape[-1]
-    place = ((points_BN3 - low_3) / (high_3 - low_3) * 2 - 1) * (cells / (cells - 1))
-    place = place.flip(-1)[:, :, None, None]  # grid_sample wants the last axis first
-    return F.grid_sample(grid_BCGGG, place, mode="bilinear", padding_mode=padding, align_corners=True)[
-        ..., 0, 0
-    ].transpose(1, 2)
+    place_BN3 = ((points_BN3 - low_3) / (high_3 - low_3) * 2 - 1) * (cells / (cells - 1))
+    # grid_sample wants the last axis first.
+    place_BN113 = place_BN3.flip(-1)[:, :, None, None]
+    values_BCN11 = F.grid_sample(
+        grid_BCGGG,
+        place_BN113,
+        mode="bilinear",
+        padding_mode=padding,
+        align_corners=True,
+    )
+    return values_BCN11[..., 0, 0].transpose(1, 2)
 
 
 class NeckField:
     """Undoes the neck rotation of the points of space: posed -> un-posed (facts 2.7).
 
-    `fine_B3GGG` and `coarse_B3GGG` are offsets at the cell centres of a cube of side `box` around the origin, axes x, y, z;
-    `distance2_B1GGG` squared distances to the posed mesh on the fine grid. Near the mesh the fine offset holds, far from it the
-    smoothed coarse one. The batch may be 1 for all points.
+    `fine_B3GGG` and `coarse_B3GGG` are offsets at the cell centres of a cube of side `box` around the
+    origin, axes x, y, z; `distance2_B1GGG` are squared distances to the posed mesh on the fine grid. Near
+    the mesh the fine offset holds, far from it the smoothed coarse one. The batch may be 1 for all points.
     """
 
-    def __init__(self, fine_B3GGG: Tensor, distance2_B1GGG: Tensor, coarse_B3GGG: Tensor, box: float = 1.3):
+    def __init__(
+        self,
+        fine_B3GGG: Tensor,
+        distance2_B1GGG: Tensor,
+        coarse_B3GGG: Tensor,
+        box: float = BOX,
+    ):
         for _ in range(2):
-            coarse_B3GGG = F.avg_pool3d(
-                F.pad(coarse_B3GGG, (1, 1, 1, 1, 1, 1), mode="replicate"), 3, stride=1
-            )
-        self.fine, self.coarse = torch.cat([fine_B3GGG, distance2_B1GGG], dim=1), coarse_B3GGG
+            padded = F.pad(coarse_B3GGG, (1, 1, 1, 1, 1, 1), mode="replicate")
+            coarse_B3GGG = F.avg_pool3d(padded, 3, stride=1)
+        self.fine = torch.cat([fine_B3GGG, distance2_B1GGG], dim=1)
+        self.coarse = coarse_B3GGG
         self.low = fine_B3GGG.new_full((3,), -box / 2)
 
     @classmethod
     @torch.no_grad()
     def between(
-        cls, posed_BV3: Tensor, unposed_BV3: Tensor, faces_F3: Tensor, box: float = 1.3
+        cls,
+        posed_BV3: Tensor,
+        unposed_BV3: Tensor,
+        faces_F3: Tensor,
+        box: float = BOX,
     ) -> "NeckField":
         """The field between two poses of the (simplified) mesh."""
-        low = posed_BV3.new_full((3,), -box / 2)
-        results = []
-        for cells in (FINE, COARSE):
-            points = cell_centres(cells, low, -low)
-            moved = [
-                surface_offset(points, posed, unposed, faces_F3)
-                for posed, unposed in zip(posed_BV3, unposed_BV3, strict=True)
-            ]
-            offset, distance = (torch.stack(part) for part in zip(*moved, strict=True))
-            results.append(
-                (
-                    offset.transpose(1, 2).reshape(-1, 3, cells, cells, cells),
-                    distance.view(-1, 1, cells, cells, cells),
-                )
-            )
-        return cls(*results[0], results[1][0], box)
+        fine, distance2 = cls._grids(posed_BV3, unposed_BV3, faces_F3, box, FINE)
+        coarse, _ = cls._grids(posed_BV3, unposed_BV3, faces_F3, box, COARSE)
+        return cls(fine, distance2, coarse, box)
+
+    @staticmethod
+    def _grids(
+        posed_BV3: Tensor,
+        unposed_BV3: Tensor,
+        faces_F3: Tensor,
+        box: float,
+        cells: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Offsets (B, 3, G, G, G) and squared distances (B, 1, G, G, G) at the centres of cells^3 cells."""
+        low_3 = posed_BV3.new_full((3,), -box / 2)
+        points_N3 = cell_centres(cells, low_3, -low_3)
+        offsets, distances2 = [], []
+        for posed_V3, unposed_V3 in zip(posed_BV3, unposed_BV3, strict=True):
+            offset_N3, distance2_N = surface_offset(points_N3, posed_V3, unposed_V3, faces_F3)
+            offsets.append(offset_N3)
+            distances2.append(distance2_N)
+        offset_B3N = torch.stack(offsets).transpose(1, 2)
+        grid = (cells, cells, cells)
+        return offset_B3N.reshape(-1, 3, *grid), torch.stack(distances2).view(-1, 1, *grid)
 
     @torch.no_grad()
     def __call__(self, points_BN3: Tensor) -> Tensor:
+        """Un-posed points (B, N, 3) of posed ones."""
         batch = len(points_BN3)
-        fine = look_up(self.fine.expand(batch, -1, -1, -1, -1), points_BN3, self.low, -self.low, "zeros")
-        coarse = look_up(self.coarse.expand(batch, -1, -1, -1, -1), points_BN3, self.low, -self.low, "zeros")
-        weight = torch.exp(-1000.0 * (fine[..., 3:] - 3e-3).relu())
-        return points_BN3 + coarse + weight * (fine[..., :3] - coarse)
+        fine_grid = self.fine.expand(batch, -1, -1, -1, -1)
+        coarse_grid = self.coarse.expand(batch, -1, -1, -1, -1)
+        fine_BN4 = look_up(fine_grid, points_BN3, self.low, -self.low, "zeros")
+        coarse_BN3 = look_up(coarse_grid, points_BN3, self.low, -self.low, "zeros")
+        offset_BN3, distance2_BN1 = fine_BN4[..., :3], fine_BN4[..., 3:]
+        weight_BN1 = torch.exp(-1000.0 * (distance2_BN1 - 3e-3).relu())
+        return points_BN3 + coarse_BN3 + weight_BN1 * (offset_BN3 - coarse_BN3)
 
 
 def surface_offset(
-    points_N3: Tensor, posed_V3: Tensor, unposed_V3: Tensor, faces_F3: Tensor
+    points_N3: Tensor,
+    posed_V3: Tensor,
+    unposed_V3: Tensor,
+    faces_F3: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """How points move with their nearest triangle from one pose to the other: offsets (N, 3) and squared distances (N,).
+    """How points move with their nearest triangle from one pose to the other: (N, 3), squared distances (N,).
 
-    The foot point keeps its barycentric coordinates, the rest turns with the triangle. Where the foot lies inside its triangle this
-    is the official surface field (barycentric projection plus signed offset along the normal); beyond an edge it stays rigid. A triangle
-    without area says nothing about a turn: there the points only move along.
+    The foot point keeps its barycentric coordinates, the rest turns with the triangle. Where the foot lies
+    inside its triangle this is the official surface field (barycentric projection plus signed offset along
+    the normal); beyond an edge it stays rigid. A triangle without area says nothing about a turn: there the
+    points only move along.
     """
-    face, weight, distance = closest_on_mesh(points_N3, posed_V3, faces_F3)
-    posed, unposed = posed_V3[faces_F3[face]], unposed_V3[faces_F3[face]]
-    foot, new_foot = ((corners * weight[..., None]).sum(1) for corners in (posed, unposed))
-    turn = _frames(unposed) @ _frames(posed).transpose(1, 2)
-    still = torch.eye(3, dtype=turn.dtype, device=turn.device)
-    turn = torch.where((_has_plane(posed) & _has_plane(unposed))[:, None, None], turn, still)
-    return new_foot + (turn @ (points_N3 - foot)[..., None])[..., 0] - points_N3, distance
+    face_N, weights_N3, distance2_N = closest_on_mesh(points_N3, posed_V3, faces_F3)
+    corners_N3 = faces_F3[face_N]
+    posed_N33, unposed_N33 = posed_V3[corners_N3], unposed_V3[corners_N3]
+    foot_N3 = (posed_N33 * weights_N3[..., None]).sum(1)
+    new_foot_N3 = (unposed_N33 * weights_N3[..., None]).sum(1)
+
+    turn_N33 = _frames(unposed_N33) @ _frames(posed_N33).transpose(1, 2)
+    still_33 = torch.eye(3, dtype=turn_N33.dtype, device=turn_N33.device)
+    turns_N = _has_plane(posed_N33) & _has_plane(unposed_N33)
+    turn_N33 = torch.where(turns_N[:, None, None], turn_N33, still_33)
+    rest_N3 = (turn_N33 @ (points_N3 - foot_N3)[..., None])[..., 0]
+    return new_foot_N3 + rest_N3 - points_N3, distance2_N
 
 
 def _frames(corners_P33: Tensor) -> Tensor:
-    """Right-handed orthonormal frames of triangles, one axis a column: first edge, within the plane, normal."""
-    first = F.normalize(corners_P33[:, 1] - corners_P33[:, 0], dim=-1)
-    normal = F.normalize(torch.linalg.cross(first, corners_P33[:, 2] - corners_P33[:, 0]), dim=-1)
-    return torch.stack([first, torch.linalg.cross(normal, first), normal], dim=-1)
+    """Right-handed orthonormal frames of triangles: first edge, within the plane, normal, one a column."""
+    edge_P3 = corners_P33[:, 1] - corners_P33[:, 0]
+    other_P3 = corners_P33[:, 2] - corners_P33[:, 0]
+    first_P3 = F.normalize(edge_P3, dim=-1)
+    normal_P3 = F.normalize(torch.linalg.cross(first_P3, other_P3), dim=-1)
+    second_P3 = torch.linalg.cross(normal_P3, first_P3)
+    return torch.stack([first_P3, second_P3, normal_P3], dim=-1)
 
 
 @dataclass
 class PartGrids:
-    """The deformation of some labels on a grid, all that rendering needs of it: it can be stored and indexed by label.
+    """The deformation of some labels on a grid: all that rendering needs, stored and indexed by label.
 
-    `offsets_BP3GGG`: to the canonical head, for the PARTS eyes, face and mouth, at the cell centres between two corners.
+    `offsets_BP3GGG`: to the canonical head, for the PARTS eyes, face and mouth, at the cell centres between
+    two corners.
     """
 
     offsets_BP3GGG: Tensor
@@ -197,71 +273,108 @@ class PartGrids:
     @torch.no_grad()
     def __call__(self, points_BN3: Tensor, part: str) -> Tensor:
         """Canonical points (B, N, 3) of the points by the motion of one of PARTS."""
-        offsets = self.offsets_BP3GGG[:, PARTS.index(part)].to(points_BN3.dtype)
-        return points_BN3 + look_up(offsets, points_BN3, self.low_3, self.high_3, "border")
+        offsets_B3GGG = self.offsets_BP3GGG[:, PARTS.index(part)].to(points_BN3.dtype)
+        return points_BN3 + look_up(offsets_B3GGG, points_BN3, self.low_3, self.high_3, "border")
 
 
 class PartDeformation(nn.Module):
-    """GenHead's deformation of a head with shape, expression, jaw and eyes to the canonical head (facts 3.2), neck at rest."""
+    """GenHead's deformation of a head with shape, expression, jaw and eyes to the canonical head (facts 3.2).
+
+    The neck is taken as at rest.
+    """
 
     def __init__(self, flame: Flame):
         super().__init__()
         self.flame = flame
-        canonical = flame.canonical()
-        neighbours = torch.as_tensor(flame.head.neighbours)
-        self.register_buffer("canonical_V3", canonical, persistent=False)
-        self.register_buffer("neighbours", neighbours, persistent=False)
-        for part, region in zip(PARTS, ("eyes", "face", "lips"), strict=True):
-            self.register_buffer(
-                f"{part}_vertices", torch.as_tensor(flame.head.regions[region]), persistent=False
-            )
-        # The grid covers the canonical head and the air around it, further out the border's offset holds.
-        self.register_buffer("low_3", canonical.amin(0) - 0.1, persistent=False)
-        self.register_buffer("high_3", canonical.amax(0) + 0.1, persistent=False)
+        canonical_V3 = flame.canonical()
+
+        def constant(name: str, value: Tensor) -> None:
+            self.register_buffer(name, value, persistent=False)
+
+        constant("canonical_V3", canonical_V3)
+        constant("neighbours", torch.as_tensor(flame.head.neighbours))
+        for part in PARTS:
+            region = flame.head.regions[REGION_OF_PART[part]]
+            constant(f"{part}_vertices", torch.as_tensor(region))
+        # The grid covers the canonical head and the air around it; further out the border's offset holds.
+        constant("low_3", canonical_V3.amin(0) - MARGIN)
+        constant("high_3", canonical_V3.amax(0) + MARGIN)
 
     def meshes(
-        self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor
+        self,
+        shape_B300: Tensor,
+        expression_B100: Tensor,
+        jaw_B3: Tensor,
+        eyes_B6: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Vertices (B, V, 3) with all parameters, and with expression and eyes at rest (the teeth follow the jaw only)."""
-        pose = torch.cat([torch.zeros_like(jaw_B3), jaw_B3], dim=1)
-        whole = self.flame.vertices(shape_B300, expression_B100, pose, eyes_B6)
-        return whole, self.flame.vertices(
-            shape_B300, torch.zeros_like(expression_B100), pose, torch.zeros_like(eyes_B6)
-        )
+        """Vertices (B, V, 3) with all parameters, and with expression and eyes at rest.
+
+        The second ones are for the teeth, which follow the jaw alone.
+        """
+        pose_B6 = torch.cat([torch.zeros_like(jaw_B3), jaw_B3], dim=1)
+        whole_BV3 = self.flame.vertices(shape_B300, expression_B100, pose_B6, eyes_B6)
+        no_expression, straight = torch.zeros_like(expression_B100), torch.zeros_like(eyes_B6)
+        mouth_BV3 = self.flame.vertices(shape_B300, no_expression, pose_B6, straight)
+        return whole_BV3, mouth_BV3
 
     @torch.no_grad()
     def exact(
-        self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor
+        self,
+        shape_B300: Tensor,
+        expression_B100: Tensor,
+        jaw_B3: Tensor,
+        eyes_B6: Tensor,
     ) -> Callable[[Tensor, str], Tensor]:
-        """The deformation of these labels, (points (B, N, 3), part) -> canonical points (B, N, 3), a search for each point."""
-        whole, mouth = self.meshes(shape_B300, expression_B100, jaw_B3, eyes_B6)
-        return lambda points, part: points + self._offsets(points, mouth if part == "mouth" else whole, part)
+        """The deformation of these labels, a search for each point: (points (B, N, 3), part) -> canonical."""
+        whole_BV3, mouth_BV3 = self.meshes(shape_B300, expression_B100, jaw_B3, eyes_B6)
+        vertices_of = {"eyes": whole_BV3, "face": whole_BV3, "mouth": mouth_BV3}
+
+        def deform(points_BN3: Tensor, part: str) -> Tensor:
+            return points_BN3 + self._offsets(points_BN3, vertices_of[part], part)
+
+        return deform
 
     @torch.no_grad()
     def grids(
-        self, shape_B300: Tensor, expression_B100: Tensor, jaw_B3: Tensor, eyes_B6: Tensor, cells: int
+        self,
+        shape_B300: Tensor,
+        expression_B100: Tensor,
+        jaw_B3: Tensor,
+        eyes_B6: Tensor,
+        cells: int,
     ) -> PartGrids:
-        """The same on a grid of cells^3, to be interpolated: one search a label, however many views and steps use it."""
-        points = cell_centres(cells, self.low_3, self.high_3).expand(len(shape_B300), -1, -1)
+        """The same on a grid of cells^3, to be interpolated: one search a label, for all views and steps."""
+        points_BN3 = cell_centres(cells, self.low_3, self.high_3).expand(len(shape_B300), -1, -1)
         exact = self.exact(shape_B300, expression_B100, jaw_B3, eyes_B6)
-        moved = torch.stack([exact(points, part) - points for part in PARTS], dim=1)
-        return PartGrids(
-            moved.transpose(2, 3).unflatten(3, (cells, cells, cells)).contiguous(), self.low_3, self.high_3
-        )
+        offsets_BPN3 = torch.stack([exact(points_BN3, part) - points_BN3 for part in PARTS], dim=1)
+        offsets_BP3GGG = offsets_BPN3.transpose(2, 3).unflatten(3, (cells, cells, cells))
+        return self.from_offsets(offsets_BP3GGG.contiguous())
 
     def from_offsets(self, offsets_BP3GGG: Tensor) -> PartGrids:
         """Grids that were stored, put back into place."""
         return PartGrids(offsets_BP3GGG, self.low_3, self.high_3)
 
-    def _offsets(self, points_BN3: Tensor, vertices_BV3: Tensor, part: str) -> Tensor:
-        region = getattr(self, f"{part}_vertices")
-        nearest = region[nearest_vertices(points_BN3, vertices_BV3[:, region], 1)[..., 0]]
-        around = self.neighbours[nearest]  # (B, N, 10)
-        padding = around == vertices_BV3.shape[1]
-        around = around.masked_fill(padding, 0)
-        batch = torch.arange(len(points_BN3), device=points_BN3.device)[:, None, None]
-        position = vertices_BV3[batch, around]
-        distance2 = (points_BN3[:, :, None] - position).square().sum(-1)
-        weight = (1.0 / (distance2 + 1e-10)).masked_fill(padding, 0.0)
-        weight = weight / weight.sum(-1, keepdim=True)
-        return ((self.canonical_V3[around] - position) * weight[..., None]).sum(2)
+    def _offsets(
+        self,
+        points_BN3: Tensor,
+        vertices_BV3: Tensor,
+        part: str,
+    ) -> Tensor:
+        """What takes points to the canonical head, (B, N, 3).
+
+        The motions of the ten vertices around the nearest one of the part's region, weighed by 1 /
+        distance^2.
+        """
+        region_R = getattr(self, f"{part}_vertices")
+        nearest_BN1 = nearest_vertices(points_BN3, vertices_BV3[:, region_R], 1)
+        around_BN10 = self.neighbours[region_R[nearest_BN1[..., 0]]]
+        padding_BN10 = around_BN10 == vertices_BV3.shape[1]
+        around_BN10 = around_BN10.masked_fill(padding_BN10, 0)
+
+        batch_B11 = torch.arange(len(points_BN3), device=points_BN3.device)[:, None, None]
+        position_BN103 = vertices_BV3[batch_B11, around_BN10]
+        distance2_BN10 = (points_BN3[:, :, None] - position_BN103).square().sum(-1)
+        weight_BN10 = (1.0 / (distance2_BN10 + 1e-10)).masked_fill(padding_BN10, 0.0)
+        weight_BN10 = weight_BN10 / weight_BN10.sum(-1, keepdim=True)
+        motion_BN103 = self.canonical_V3[around_BN10] - position_BN103
+        return (motion_BN103 * weight_BN10[..., None]).sum(2)

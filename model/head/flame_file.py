@@ -1,4 +1,7 @@
-"""Reading the licensed FLAME: generic_model.pkl and the side files of the official repository, without executing them (facts 5.5, 10.2)."""
+"""Reading the licensed FLAME: generic_model.pkl and the official repository's side files (facts 5.5, 10.2).
+
+Nothing in these files is executed.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,7 +12,7 @@ import numpy as np
 import torch
 
 from model.foreign.pickled_arrays import read_mapping
-from model.head.flame import HeadModel
+from model.head.flame import JOINTS, HeadModel
 from model.weights import load_weights, save_weights
 
 ADDITIONS = (
@@ -19,126 +22,163 @@ ADDITIONS = (
 )
 SIMPLIFIED = "simplify_baricentric2.npy"
 EMBEDDING = "landmark_embedding_with_eyes.npy"
+REGION = "regions."  # before the name of a region among the tensors of a saved head
 HEAD = "flame head model"  # what the JSON of a saved head says it is
+LEFT_EYE, RIGHT_EYE = 3, 4  # joints
+LIP_RADIUS, LID_RADIUS = 0.008, 0.012  # metres around landmarks that make a region
+LEAST_AROUND = 20  # vertices of such a region at least
 
 
 def read_flame(path: Path) -> HeadModel:
-    """The head model in a FLAME pickle (2019 or 2020: 300 shape and 100 expression directions) and the three side files beside it, or in what
-    `save_head` made of them.
+    """The head model in a FLAME pickle and the three side files beside it, or in what `save_head` wrote.
 
-    Raises ValueError naming the file that is missing, damaged or of another layout.
+    The pickle is that of 2019 or 2020, with 300 shape and 100 expression directions. Raises ValueError naming
+    the file that is missing, damaged or of another layout.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         return _saved_head(path)
     folder = path.parent
-    addition_path = next(
-        (folder / name for name in ADDITIONS if (folder / name).is_file()), folder / ADDITIONS[0]
-    )
-    model, addition = read_mapping(path), read_mapping(addition_path)
-    simplified, embedding = read_mapping(folder / SIMPLIFIED), read_mapping(folder / EMBEDDING)
+    there = [folder / name for name in ADDITIONS if (folder / name).is_file()]
+    model = _Arrays(path)
+    addition = _Arrays(there[0] if there else folder / ADDITIONS[0])
+    simplified, embedding = _Arrays(folder / SIMPLIFIED), _Arrays(folder / EMBEDDING)
 
-    def numbers(source: dict, file: Path, key: str, dimensions: int, dtype: type) -> np.ndarray:
-        array = source.get(key)
-        if not isinstance(array, np.ndarray) or array.ndim != dimensions or not np.isfinite(array).all():
-            raise ValueError(
-                f"{file}: '{key}' is missing or is no array of {dimensions} dimensions with finite numbers"
-            )
-        return np.ascontiguousarray(array, dtype)
+    template_V3 = model.numbers("v_template", 2)
+    faces_F3 = model.indices("f", 2)
+    skin_weights = model.numbers("weights", 2)
+    pose_V3P = model.numbers("posedirs", 3)
+    # The root's parent is stored as the largest unsigned number.
+    parents = model.indices("kintree_table", 2)[0]
+    parents[:1] = -1
+    landmark_faces = embedding.indices("full_lmk_faces_idx", 2)[0]
+    landmark_weights = embedding.numbers("full_lmk_bary_coords", 3)[0]
+    eyes, face = addition.indices("eye_idxs", 1), addition.indices("face_idxs", 1)
 
-    template_V3 = numbers(model, path, "v_template", 2, np.float32)
-    faces_F3 = numbers(model, path, "f", 2, np.int64)
-    skin_weights = numbers(model, path, "weights", 2, np.float32)
-    pose = numbers(model, path, "posedirs", 3, np.float32)
-    parents = numbers(model, path, "kintree_table", 2, np.int64)[0]
-    parents[:1] = -1  # the root's parent is stored as the largest unsigned number
-    landmark_faces = numbers(embedding, folder / EMBEDDING, "full_lmk_faces_idx", 2, np.int64)[0]
-    landmark_weights = numbers(embedding, folder / EMBEDDING, "full_lmk_bary_coords", 3, np.float32)[0]
-    eyes = numbers(addition, addition_path, "eye_idxs", 1, np.int64)
-    face = numbers(addition, addition_path, "face_idxs", 1, np.int64)
-    for array, limit, what in (
-        (landmark_faces, len(faces_F3), EMBEDDING),
-        (faces_F3, len(template_V3), path.name),
-    ):
-        if array.size == 0 or array.min() < 0 or array.max() >= limit:
-            raise ValueError(f"{folder / what}: an index lies outside of the mesh of {path.name}")
+    outside = f"outside of the mesh of {path.name}"
+    vertices = len(template_V3)
+    if not _within(landmark_faces, len(faces_F3)):
+        raise ValueError(f"{embedding.path}: an index lies {outside}")
+    if not _within(faces_F3, vertices):
+        raise ValueError(f"{path}: an index lies {outside}")
     if landmark_weights.shape != (70, 3) or landmark_faces.shape != (70,):
-        raise ValueError(f"{folder / EMBEDDING}: expected 70 landmarks, found {len(landmark_faces)}")
+        raise ValueError(f"{embedding.path}: expected 70 landmarks, found {len(landmark_faces)}")
     for array, name in ((eyes, "eye_idxs"), (face, "face_idxs")):
-        if array.size == 0 or array.min() < 0 or array.max() >= len(template_V3):
-            raise ValueError(f"{addition_path}: '{name}' has an index outside of the mesh of {path.name}")
-    if skin_weights.shape != (len(template_V3), 5):
-        raise ValueError(
-            f"{path}: 'weights' has shape {skin_weights.shape}, expected ({len(template_V3)}, 5)"
-        )
+        if not _within(array, vertices):
+            raise ValueError(f"{addition.path}: '{name}' has an index {outside}")
+    if skin_weights.shape != (vertices, JOINTS):
+        raise ValueError(f"{path}: 'weights' has shape {skin_weights.shape}, expected ({vertices}, {JOINTS})")
 
-    landmarks = (template_V3[faces_F3[landmark_faces]] * landmark_weights[..., None]).sum(1)
-    joint = skin_weights.argmax(1)
-    eyelids = addition.get("eyelids_idxs")  # the oldest of the three files has none
+    corners_L33 = template_V3[faces_F3[landmark_faces]]
+    landmarks_L3 = (corners_L33 * landmark_weights[..., None]).sum(1)
+    joint_V = skin_weights.argmax(1)
+    # The oldest of the three files has no eyelids.
+    eyelids = addition.content.get("eyelids_idxs")
     if not isinstance(eyelids, np.ndarray):
-        eyelids = _around(template_V3, face, landmarks[36:48], 0.012)
+        eyelids = _around(template_V3, face, landmarks_L3[36:48], LID_RADIUS)
     regions = {
         "face": face,
         "eyes": eyes,
-        "left_eye": eyes[joint[eyes] == 3],
-        "right_eye": eyes[joint[eyes] == 4],
-        # No file that a user has names the lips and the neck: lips are what lies within 8 mm of the outer and inner lip landmarks, neck
-        # is what moves mainly with the root, which is what a bowed head leaves behind.
-        "lips": _around(template_V3, face, landmarks[48:68], 0.008),
+        "left_eye": eyes[joint_V[eyes] == LEFT_EYE],
+        "right_eye": eyes[joint_V[eyes] == RIGHT_EYE],
+        # No file that a user has names the lips and the neck: lips are what lies close to the outer and inner
+        # lip landmarks, neck is what moves mainly with the root, which is what a bowed head leaves behind.
+        "lips": _around(template_V3, face, landmarks_L3[48:68], LIP_RADIUS),
         "eyelids": np.asarray(eyelids, np.int64),
-        "neck": face[joint[face] == 0],
+        "neck": face[joint_V[face] == 0],
     }
     return HeadModel(
         name=path.stem,
         template_V3=template_V3,
-        directions_V3K=numbers(model, path, "shapedirs", 3, np.float32),
-        pose_directions=np.ascontiguousarray(pose.reshape(-1, pose.shape[2]).T),
-        joint_regressor=numbers(model, path, "J_regressor", 2, np.float32),
+        directions_V3K=model.numbers("shapedirs", 3),
+        pose_directions=np.ascontiguousarray(pose_V3P.reshape(-1, pose_V3P.shape[2]).T),
+        joint_regressor=model.numbers("J_regressor", 2),
         skin_weights=skin_weights,
         parents=parents,
         faces_F3=faces_F3,
         landmark_faces=landmark_faces,
         landmark_weights=landmark_weights,
         regions=regions,
-        simple_vertices=numbers(simplified, folder / SIMPLIFIED, "idxs", 2, np.int64),
-        simple_weights=numbers(simplified, folder / SIMPLIFIED, "baris", 2, np.float32),
-        simple_faces=numbers(simplified, folder / SIMPLIFIED, "faces", 2, np.int64),
-        neighbours=numbers(addition, addition_path, "vertices_region_idxs", 2, np.int64),
+        simple_vertices=simplified.indices("idxs", 2),
+        simple_weights=simplified.numbers("baris", 2),
+        simple_faces=simplified.indices("faces", 2),
+        neighbours=addition.indices("vertices_region_idxs", 2),
     )
 
 
-def save_head(path: Path, head: HeadModel, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a head model as safetensors, with `facts` and its name in the JSON beside it; returns that. It stays under FLAME's
-    licence.
+class _Arrays:
+    """The arrays in one of the files, checked as they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.content = path, read_mapping(path)
+
+    def numbers(self, key: str, dimensions: int) -> np.ndarray:
+        """A float32 array. Raises ValueError, as `indices` does."""
+        return self._array(key, dimensions, np.float32)
+
+    def indices(self, key: str, dimensions: int) -> np.ndarray:
+        """An int64 array."""
+        return self._array(key, dimensions, np.int64)
+
+    def _array(
+        self,
+        key: str,
+        dimensions: int,
+        dtype: type,
+    ) -> np.ndarray:
+        array = self.content.get(key)
+        if not isinstance(array, np.ndarray) or array.ndim != dimensions or not np.isfinite(array).all():
+            expected = f"no array of {dimensions} dimensions with finite numbers"
+            raise ValueError(f"{self.path}: '{key}' is missing or is {expected}")
+        return np.ascontiguousarray(array, dtype)
+
+
+def _within(indices: np.ndarray, limit: int) -> bool:
+    """Whether there are indices, all from 0 to below `limit`."""
+    return indices.size > 0 and indices.min() >= 0 and indices.max() < limit
+
+
+def save_head(
+    path: Path,
+    head: HeadModel,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a head model as safetensors, with `facts` and its name in the JSON beside it; returns that.
+
+    It stays under FLAME's licence.
     """
-    arrays = {
-        field.name: getattr(head, field.name)
-        for field in fields(HeadModel)
-        if field.name not in ("name", "regions")
-    }
-    arrays |= {f"regions.{name}": indices for name, indices in head.regions.items()}
+    arrays = {name: getattr(head, name) for name in _array_names()}
+    arrays |= {f"{REGION}{name}": indices for name, indices in head.regions.items()}
     tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
     return save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
 
 
 def _saved_head(path: Path) -> HeadModel:
     tensors, facts = load_weights(path)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    regions = {
-        name.removeprefix("regions."): arrays.pop(name)
-        for name in list(arrays)
-        if name.startswith("regions.")
-    }
-    wanted = {field.name for field in fields(HeadModel)} - {"name", "regions"}
-    if facts.get("network") != HEAD or arrays.keys() != wanted:
+    arrays, regions = {}, {}
+    for name, tensor in tensors.items():
+        if name.startswith(REGION):
+            regions[name.removeprefix(REGION)] = tensor.numpy()
+        else:
+            arrays[name] = tensor.numpy()
+    if facts.get("network") != HEAD or arrays.keys() != set(_array_names()):
         raise ValueError(f"{path} holds no head model")
     return HeadModel(name=str(facts.get("name")), regions=regions, **arrays)
 
 
+def _array_names() -> list[str]:
+    names = [field.name for field in fields(HeadModel)]
+    return [name for name in names if name not in ("name", "regions")]
+
+
 def _around(
-    points_N3: np.ndarray, candidates: np.ndarray, centres_M3: np.ndarray, radius: float
+    points_N3: np.ndarray,
+    candidates: np.ndarray,
+    centres_M3: np.ndarray,
+    radius: float,
 ) -> np.ndarray:
-    distance = np.linalg.norm(points_N3[candidates, None] - centres_M3, axis=-1).min(1)
-    return candidates[
-        distance <= max(radius, np.sort(distance)[min(20, len(distance) - 1)])
-    ]  # a coarse mesh keeps its nearest vertices
+    """The candidates within a radius of one of the centres; on a coarse mesh the nearest ones."""
+    offset_CM3 = points_N3[candidates, None] - centres_M3
+    distance_C = np.linalg.norm(offset_CM3, axis=-1).min(1)
+    least = np.sort(distance_C)[min(LEAST_AROUND, len(distance_C) - 1)]
+    return candidates[distance_C <= max(radius, least)]

@@ -17,41 +17,54 @@ TEMPLATE = (
 
 
 class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    """Two 3x3 convolutions beside a shortcut; the first block of a layer halves the size."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+    ):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn2, self.prelu = nn.BatchNorm2d(outputs), nn.PReLU(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         shortcut = [nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)]
         self.downsample = nn.Sequential(*shortcut) if stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
+        hidden = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        y = self.bn3(self.conv2(hidden))
         return y + (x if self.downsample is None else self.downsample(x))
 
 
 class IdentityNet(nn.Module):
-    """Crops (B, 3, 112, 112) in [-1, 1] to embeddings (B, embedding), not normalised: compare them by their cosine."""
+    """Crops (B, 3, 112, 112) in [-1, 1] to embeddings (B, embedding).
+
+    They are not normalised: compare them by their cosine.
+    """
 
     def __init__(self, sizes: IdentitySizes):
         super().__init__()
         width = sizes.width
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.bn1, self.prelu = nn.BatchNorm2d(width), nn.PReLU(width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.prelu = nn.PReLU(width)
         inputs = width
         for index, blocks in enumerate(sizes.blocks):
             outputs = width << index
-            layers = [
-                _Block(inputs if i == 0 else outputs, outputs, 2 if i == 0 else 1) for i in range(blocks)
-            ]
+            layers = [_Block(inputs, outputs, stride=2)]
+            layers += [_Block(outputs, outputs, stride=1) for _ in range(1, blocks)]
             self.add_module(f"layer{index + 1}", nn.Sequential(*layers))
             inputs = outputs
-        self.bn2 = nn.BatchNorm2d(inputs)
-        self.fc = nn.Linear(inputs * (INPUT >> len(sizes.blocks)) ** 2, sizes.embedding)
-        self.features = nn.BatchNorm1d(sizes.embedding)
         self.stages = len(sizes.blocks)
+        side = INPUT >> self.stages
+        self.bn2 = nn.BatchNorm2d(inputs)
+        self.fc = nn.Linear(inputs * side**2, sizes.embedding)
+        self.features = nn.BatchNorm1d(sizes.embedding)
 
     def forward(self, crop_B3HW: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(crop_B3HW)))
@@ -61,9 +74,11 @@ class IdentityNet(nn.Module):
 
 
 def identity_crop(image_BCHW: Tensor, five_points_B52: Tensor) -> Tensor:
-    """Aligned faces (B, C, 112, 112) by ArcFace's template; differentiable in image and points, zero outside the image.
+    """Aligned faces (B, C, 112, 112) by ArcFace's template, zero outside the image.
 
-    `five_points_B52`: the eye on the left in the picture, the other eye, tip of the nose, corners of the mouth from left to right, as
-    fractions of the image, y down. FIVE_OF_70 picks them out of 70 landmarks.
+    `five_points_B52`: the eye on the left in the picture, the other eye, tip of the nose, corners of the
+    mouth from left to right, as fractions of the image, y down. FIVE_OF_70 picks them out of 70 landmarks.
+    Differentiable in image and points.
     """
-    return cut(image_BCHW, alignment(image_BCHW, five_points_B52, TEMPLATE), (0.0, 0.0), INPUT, INPUT)
+    matrix_B23 = alignment(image_BCHW, five_points_B52, TEMPLATE)
+    return cut(image_BCHW, matrix_B23, (0.0, 0.0), INPUT, INPUT)

@@ -1,7 +1,8 @@
-"""StyleGAN2 building blocks in plain PyTorch: super-resolution, the GenHead generator and the discriminator are made of them.
+"""StyleGAN2 in plain PyTorch: what super-resolution, GenHead's generator and the discriminator are made of.
 
-Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), in the layout of facts 2.6, 3.1 and 4.5. Every layer
-has equalised learning rate: its weights are drawn from N(0, 1) and scaled by 1/sqrt(fan-in) when they are used. Images are NCHW float.
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), in the layout of facts
+2.6, 3.1 and 4.5. Every layer has equalised learning rate: its weights are drawn from N(0, 1) and scaled by
+1 / sqrt(fan-in) when they are used. Images are NCHW float.
 """
 
 import math
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 LEAK = 0.2
 GAIN = math.sqrt(2.0)  # of the leaky ReLU: keeps the variance
+AVERAGE_DECAY = 0.998  # of the running average of styles, an update
 
 
 def resample_filter() -> Tensor:
@@ -20,7 +22,13 @@ def resample_filter() -> Tensor:
     return torch.outer(taps, taps) / taps.sum() ** 2
 
 
-def blur(x_BCHW: Tensor, kernel_44: Tensor, pad: int, gain: float = 1.0, stride: int = 1) -> Tensor:
+def blur(
+    x_BCHW: Tensor,
+    kernel_44: Tensor,
+    pad: int,
+    gain: float = 1.0,
+    stride: int = 1,
+) -> Tensor:
     """Low-pass filter with `pad` zeros on each side; `stride` 2 keeps every second result."""
     channels = x_BCHW.shape[1]
     weight = (kernel_44 * gain).to(x_BCHW.dtype).expand(channels, 1, 4, 4)
@@ -28,24 +36,41 @@ def blur(x_BCHW: Tensor, kernel_44: Tensor, pad: int, gain: float = 1.0, stride:
 
 
 def upsample(x_BCHW: Tensor) -> Tensor:
-    """Twice the size with the low-pass filter and zeros outside: bilinear interpolation, except that the border fades to zero."""
+    """Twice the size with the low-pass filter and zeros outside.
+
+    That is bilinear interpolation, except that the border fades to zero.
+    """
     padded = F.pad(x_BCHW, (1, 1, 1, 1))
-    return F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)[:, :, 2:-2, 2:-2]
+    doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
+    return doubled[:, :, 2:-2, 2:-2]
 
 
-def activate(x: Tensor, gain: float = 1.0, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU times sqrt(2) and `gain`; `clamp` bounds the result before that last gain, as half precision needs it."""
+def activate(
+    x: Tensor,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """Leaky ReLU times sqrt(2) and `gain`.
+
+    `clamp` bounds the result before that last gain, as half precision needs it.
+    """
     y = F.leaky_relu(x, LEAK) * (GAIN * gain)
-    return y if clamp is None else y.clamp(-clamp * gain, clamp * gain)
+    return y if clamp is None else bound(y, clamp * gain)
+
+
+def bound(x: Tensor, limit: float) -> Tensor:
+    """Numbers from -limit to limit."""
+    return x.clamp(-limit, limit)
 
 
 def normalise(x_BC: Tensor) -> Tensor:
     """Divides each row by its root mean square."""
-    return x_BC * (x_BC.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+    mean_square_B1 = x_BC.square().mean(1, keepdim=True)
+    return x_BC * (mean_square_B1 + 1e-8).rsqrt()
 
 
 class FullyConnected(nn.Module):
-    """A linear layer (B, inputs) -> (B, outputs) with equalised learning rate, optionally followed by the leaky ReLU."""
+    """A linear layer (B, inputs) -> (B, outputs) with equalised learning rate; leaky ReLU if asked for."""
 
     def __init__(
         self,
@@ -72,7 +97,10 @@ class FullyConnected(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution, padded to keep the size, with optional leaky ReLU; `down` halves the size behind the low-pass filter."""
+    """A square convolution, padded to keep the size, with optional leaky ReLU.
+
+    `down` halves the size behind the low-pass filter.
+    """
 
     def __init__(
         self,
@@ -88,7 +116,8 @@ class Conv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.register_buffer("resample_filter", resample_filter())
-        self.activation, self.down, self.clamp, self.kernel = activation, down, clamp, kernel
+        self.activation, self.down = activation, down
+        self.clamp, self.kernel = clamp, kernel
         self.weight_gain = 1.0 / math.sqrt(inputs * kernel * kernel)
 
     def forward(self, x_BCHW: Tensor, gain: float = 1.0) -> Tensor:
@@ -96,39 +125,48 @@ class Conv(nn.Module):
         if not self.down:
             y = F.conv2d(x_BCHW, weight, self.bias, padding=self.kernel // 2)
         elif self.kernel == 1:
-            y = F.conv2d(blur(x_BCHW, self.resample_filter, 1, stride=2), weight, self.bias)
+            # A 1x1 convolution looks at no neighbours, so that the filter may leave out every second result.
+            half = blur(x_BCHW, self.resample_filter, 1, stride=2)
+            y = F.conv2d(half, weight, self.bias)
         else:
-            y = F.conv2d(blur(x_BCHW, self.resample_filter, 2), weight, self.bias, stride=2)
+            smooth = blur(x_BCHW, self.resample_filter, 2)
+            y = F.conv2d(smooth, weight, self.bias, stride=2)
         if self.activation:
             return activate(y, gain, self.clamp)
         y = y if gain == 1.0 else y * gain
-        return y if self.clamp is None else y.clamp(-self.clamp * gain, self.clamp * gain)
+        return y if self.clamp is None else bound(y, self.clamp * gain)
 
 
 def modulated_conv(
-    x_BCHW: Tensor, weight_OIKK: Tensor, style_BI: Tensor, demodulate: bool, up: bool = False
+    x_BIHW: Tensor,
+    weight_OIKK: Tensor,
+    style_BI: Tensor,
+    demodulate: bool,
+    up: bool = False,
 ) -> Tensor:
-    """Convolution whose input channels are scaled by `style_BI`; demodulation brings each output channel back to unit variance.
+    """Convolution whose input channels are scaled by `style_BI`.
 
-    A style of batch 1 holds for all images and goes into the weights; otherwise images and results are scaled, which costs less
-    than one set of weights per image and gives the same numbers. `up` doubles the size (the caller filters: the result has one
-    row and column more than twice the input).
+    Demodulation brings each output channel back to unit variance: it is divided by the length of its styled
+    weights. `up` doubles the size (the caller filters: the result has one row and column more than twice the
+    input).
     """
     scale_BO = None
     if demodulate:
         energy_OI = weight_OIKK.square().sum((2, 3))
         scale_BO = (style_BI.square() @ energy_OI.T + 1e-8).rsqrt()
+    # A style of batch 1 holds for all images and goes into the weights. Otherwise images and results are
+    # scaled, which costs less than one set of weights per image and gives the same numbers.
     shared = style_BI.shape[0] == 1
     if shared:
         weight_OIKK = weight_OIKK * style_BI[0][None, :, None, None]
         if scale_BO is not None:
             weight_OIKK = weight_OIKK * scale_BO[0][:, None, None, None]
     else:
-        x_BCHW = x_BCHW * style_BI[:, :, None, None]
+        x_BIHW = x_BIHW * style_BI[:, :, None, None]
     if up:
-        y = F.conv_transpose2d(x_BCHW, weight_OIKK.transpose(0, 1), stride=2)
+        y = F.conv_transpose2d(x_BIHW, weight_OIKK.transpose(0, 1), stride=2)
     else:
-        y = F.conv2d(x_BCHW, weight_OIKK, padding=weight_OIKK.shape[-1] // 2)
+        y = F.conv2d(x_BIHW, weight_OIKK, padding=weight_OIKK.shape[-1] // 2)
     return y if shared or scale_BO is None else y * scale_BO[:, :, None, None]
 
 
@@ -153,8 +191,14 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.up, self.clamp = up, clamp
 
-    def forward(self, x_BCHW: Tensor, w_BW: Tensor, noise: bool = True) -> Tensor:
-        y = modulated_conv(x_BCHW, self.weight, self.affine(w_BW), demodulate=True, up=self.up)
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        w_BW: Tensor,
+        noise: bool = True,
+    ) -> Tensor:
+        style = self.affine(w_BW)
+        y = modulated_conv(x_BCHW, self.weight, style, demodulate=True, up=self.up)
         if self.up:
             y = blur(y, self.resample_filter, 1, gain=4.0)
         if noise:
@@ -165,7 +209,13 @@ class SynthesisLayer(nn.Module):
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution to the output channels, no activation."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, clamp: float | None = None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
@@ -176,11 +226,14 @@ class ToRGB(nn.Module):
     def forward(self, x_BCHW: Tensor, w_BW: Tensor) -> Tensor:
         style = self.affine(w_BW) * self.weight_gain
         y = modulated_conv(x_BCHW, self.weight, style, demodulate=False) + self.bias[:, None, None]
-        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+        return y if self.clamp is None else bound(y, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the skip architecture. `inputs` 0 makes the first block: a learnt constant and one convolution."""
+    """One resolution of the skip architecture.
+
+    `inputs` 0 makes the first block: a learnt constant and one convolution.
+    """
 
     def __init__(
         self,
@@ -202,30 +255,42 @@ class SynthesisBlock(nn.Module):
         self.convolutions = 1 if inputs == 0 else 2
 
     def forward(
-        self, x_BCHW: Tensor | None, image_BKHW: Tensor | None, ws_BLW: Tensor, noise: bool = True
+        self,
+        x_BCHW: Tensor | None,
+        image_BKHW: Tensor | None,
+        ws_BLW: Tensor,
+        noise: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Feature and image at twice the size. `ws_BLW` holds a style for each convolution and one for the image."""
+        """Feature and image at twice the size.
+
+        `ws_BLW` holds a style for each convolution and one for the image.
+        """
         styles = iter(ws_BLW.unbind(1))
-        first = self.convolutions == 1
-        x = (
-            self.const.expand(ws_BLW.shape[0], -1, -1, -1)
-            if first
-            else self.conv0(x_BCHW, next(styles), noise)
-        )
+        if self.convolutions == 1:
+            x = self.const.expand(ws_BLW.shape[0], -1, -1, -1)
+        else:
+            x = self.conv0(x_BCHW, next(styles), noise)
         x = self.conv1(x, next(styles), noise)
-        rgb = self.torgb(x, next(styles))
-        return x, rgb if image_BKHW is None else upsample(image_BKHW) + rgb
+        image = self.torgb(x, next(styles))
+        if image_BKHW is not None:
+            image = upsample(image_BKHW) + image
+        return x, image
 
 
-def channels_at(resolution: int, base: int, most: int) -> int:
+def channels_at(
+    resolution: int,
+    base: int,
+    most: int,
+) -> int:
     """StyleGAN's width of a resolution."""
     return min(base // resolution, most)
 
 
 class SynthesisNetwork(nn.Module):
-    """Blocks of `first` (b4), twice that, ... up to `resolution`: styles (B, num_ws, w_dim) -> image (B, img_channels, resolution, resolution).
+    """Styles (B, num_ws, w_dim) -> image (B, img_channels, resolution, resolution).
 
-    Raises ValueError when the two are not powers of two from 4 on, the first one not above the last.
+    There is a block for `first` pixels (b4), for twice that, and so on up to `resolution`. Raises ValueError
+    when the two are not powers of two from 4 on, the first one not above the last.
     """
 
     def __init__(
@@ -238,20 +303,23 @@ class SynthesisNetwork(nn.Module):
         first: int = 4,
     ) -> None:
         super().__init__()
+        generator = "a StyleGAN generator"
         for side in (first, resolution):
             if side < 4 or side & (side - 1):
                 raise ValueError(
-                    f"the resolutions of a StyleGAN generator must be powers of two from 4 on, but one is {side}"
+                    f"the resolutions of {generator} must be powers of two from 4 on, but one is {side}"
                 )
         if first > resolution:
             raise ValueError(
-                f"the first block of a StyleGAN generator ({first}) must not be larger than its image ({resolution})"
+                f"the first block of {generator} ({first}) must not be larger than its image ({resolution})"
             )
-        self.resolutions = [2**k for k in range(first.bit_length() - 1, resolution.bit_length())]
+        exponents = range(first.bit_length() - 1, resolution.bit_length())
+        self.resolutions = [2**exponent for exponent in exponents]
         inputs = 0
         for size in self.resolutions:
             outputs = channels_at(size, channel_base, channel_max)
-            self.add_module(f"b{size}", SynthesisBlock(inputs, outputs, w_dim, size, img_channels))
+            block = SynthesisBlock(inputs, outputs, w_dim, size, img_channels)
+            self.add_module(f"b{size}", block)
             inputs = outputs
         self.num_ws = 2 * len(self.resolutions)
 
@@ -261,15 +329,17 @@ class SynthesisNetwork(nn.Module):
         for size in self.resolutions:
             block = getattr(self, f"b{size}")
             # The style of a block's image is also that of the next block's first convolution.
-            x, image = block(x, image, ws_BLW[:, first : first + block.convolutions + 1], noise)
-            first += block.convolutions
+            end = first + block.convolutions
+            x, image = block(x, image, ws_BLW[:, first : end + 1], noise)
+            first = end
         return image
 
 
 class MappingNetwork(nn.Module):
     """Latent code and condition to styles: (B, z_dim), (B, c_dim) -> (B, num_ws, w_dim).
 
-    z_dim 0 or c_dim 0 leaves that input out. num_ws None returns (B, w_dim) without average, as the discriminator's condition needs it.
+    z_dim 0 or c_dim 0 leaves that input out. num_ws None returns (B, w_dim) without average, as the
+    discriminator's condition needs it.
     """
 
     def __init__(
@@ -288,13 +358,11 @@ class MappingNetwork(nn.Module):
             self.embed = FullyConnected(c_dim, w_dim)
         inputs = z_dim + (w_dim if c_dim else 0)
         for i in range(num_layers):
-            self.add_module(
-                f"fc{i}",
-                FullyConnected(
-                    inputs if i == 0 else w_dim, w_dim, activation=True, lr_multiplier=lr_multiplier
-                ),
-            )
-        self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
+            layer = FullyConnected(inputs, w_dim, activation=True, lr_multiplier=lr_multiplier)
+            self.add_module(f"fc{i}", layer)
+            inputs = w_dim
+        self.z_dim, self.c_dim = z_dim, c_dim
+        self.num_ws, self.num_layers = num_ws, num_layers
 
     def forward(
         self,
@@ -303,7 +371,10 @@ class MappingNetwork(nn.Module):
         truncation: float = 1.0,
         update_average: bool = False,
     ) -> Tensor:
-        """`truncation` below 1 moves the styles towards the running average `w_avg`, which `update_average` updates in training."""
+        """`truncation` below 1 moves the styles towards the running average `w_avg`.
+
+        `update_average` updates that, in training.
+        """
         parts = [normalise(z)] if self.z_dim else []
         if self.c_dim:
             parts.append(normalise(self.embed(condition)))
@@ -313,16 +384,26 @@ class MappingNetwork(nn.Module):
         if self.num_ws is None:
             return w
         if update_average:
-            self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, 0.998))
+            batch_average = w.detach().mean(0)
+            self.w_avg.copy_(batch_average.lerp(self.w_avg, AVERAGE_DECAY))
         if truncation != 1.0:
             w = self.w_avg.lerp(w, truncation)
         return w[:, None].expand(-1, self.num_ws, -1)
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the size. `img_channels` > 0 makes the first block, which also turns the image into features."""
+    """Residual block that halves the size.
 
-    def __init__(self, inputs: int, outputs: int, img_channels: int = 0, clamp: float | None = None) -> None:
+    `img_channels` > 0 makes the first block, which also turns the image into features.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        img_channels: int = 0,
+        clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("resample_filter", resample_filter())
         if img_channels:
@@ -334,26 +415,37 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x = self.fromrgb(x_BCHW) if self.first else x_BCHW
+        # The sum of two branches of variance 1 is brought back to variance 1.
         half = math.sqrt(0.5)
-        return self.skip(x, half) + self.conv1(self.conv0(x), half)
+        skipped = self.skip(x, half)
+        return skipped + self.conv1(self.conv0(x), half)
 
 
 def append_deviation(x_BCHW: Tensor, group: int) -> Tensor:
     """Minibatch standard deviation: one more channel, the mean deviation between the images of a group.
 
-    The largest group that divides the batch and `group` is used, so that any batch size works; image i belongs to group i mod (B / group).
+    The largest group that divides the batch and `group` is used, so that any batch size works; image i
+    belongs to group i mod (B / group).
     """
     batch, channels, height, width = x_BCHW.shape
     size = math.gcd(batch, group)
     groups = x_BCHW.reshape(size, batch // size, channels, height, width)
-    deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
-    return torch.cat([x_BCHW, deviation.repeat(size)[:, None, None, None].expand(-1, 1, height, width)], 1)
+    variance = groups.var(0, unbiased=False)
+    deviation = (variance + 1e-8).sqrt().mean((1, 2, 3))
+    channel_B1HW = deviation.repeat(size)[:, None, None, None].expand(-1, 1, height, width)
+    return torch.cat([x_BCHW, channel_B1HW], 1)
 
 
 class DiscriminatorEpilogue(nn.Module):
     """From 4x4 features and the mapped condition (B, w_dim) to one logit per image, (B, 1)."""
 
-    def __init__(self, channels: int, condition_dim: int, group: int, clamp: float | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        condition_dim: int,
+        group: int,
+        clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.conv = Conv(channels + 1, channels, 3, clamp=clamp)
         self.fc = FullyConnected(channels * 16, channels, activation=True)
@@ -363,4 +455,6 @@ class DiscriminatorEpilogue(nn.Module):
     def forward(self, x_BCHW: Tensor, condition_BW: Tensor) -> Tensor:
         x = self.conv(append_deviation(x_BCHW, self.group))
         x = self.out(self.fc(x.flatten(1)))
-        return (x * condition_BW).sum(1, keepdim=True) / math.sqrt(condition_BW.shape[1])
+        # A projection discriminator: the logit is the product with the condition, at unit variance.
+        product_B1 = (x * condition_BW).sum(1, keepdim=True)
+        return product_B1 / math.sqrt(condition_BW.shape[1])

@@ -1,7 +1,7 @@
-"""Transformer blocks of Psi: attention over image tokens, with motion tokens as keys and values, and an MLP with a depth-wise convolution.
+"""Transformer blocks of Psi: attention over image tokens, with motion tokens as keys and values, and an MLP.
 
-Source: Xie et al., "SegFormer" (2021), in the form of the paper's section 4.1 and facts 1.4 and 1.5. Tokens are (B, N, D), row by row
-of a grid of `grid` = (height, width).
+The MLP has a depth-wise convolution in it. Source: Xie et al., "SegFormer" (2021), in the form of the paper's
+section 4.1 and facts 1.4 and 1.5. Tokens are (B, N, D), row by row of a grid of `grid` = (height, width).
 """
 
 import math
@@ -9,18 +9,24 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PUBLISHED_WIDTH, PUBLISHED_STD = 512, 0.02  # the narrowest published linear layer and how all of them start
+
 
 def initialise(module: nn.Module) -> None:
-    """Facts 1.4: linear layers truncated normal of deviation 0.02, convolutions normal over their fan-out, norms one, biases zero.
+    """Starts linear layers and convolutions as facts 1.4 says; norms are one, biases zero.
 
-    Linear layers narrower than any published one (512 inputs) get as much more as keeps their gain: five of them lie between a motion
-    embedding and the image tokens, and at 0.02 a small network would not see the motion for its first hundreds of steps.
+    Linear layers are truncated normal of deviation 0.02, convolutions normal over their fan-out. Linear
+    layers narrower than any published one get as much more as keeps their gain: five of them lie between a
+    motion embedding and the image tokens, and at 0.02 a small network would not see the motion for its
+    first hundreds of steps.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=0.02 * max(1.0, math.sqrt(512 / part.in_features)))
+            wider = max(1.0, math.sqrt(PUBLISHED_WIDTH / part.in_features))
+            nn.init.trunc_normal_(part.weight, std=PUBLISHED_STD * wider)
         elif isinstance(part, nn.Conv2d):
-            fan_out = part.kernel_size[0] * part.kernel_size[1] * part.out_channels // part.groups
+            height, width = part.kernel_size
+            fan_out = height * width * part.out_channels // part.groups
             nn.init.normal_(part.weight, std=math.sqrt(2.0 / fan_out))
         if isinstance(part, nn.Linear | nn.Conv2d) and part.bias is not None:
             nn.init.zeros_(part.bias)
@@ -31,23 +37,44 @@ def to_image(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens_BND.transpose(1, 2).unflatten(2, grid)
 
 
-class PatchEmbed(nn.Module):
-    """Overlapping 3x3 patches: (B, C, H, W) -> tokens (B, H*W/stride^2, dim), normalised, and their grid. No positional embedding."""
+def to_tokens(x_BDHW: Tensor) -> Tensor:
+    """(B, N, D) of an image."""
+    return x_BDHW.flatten(2).transpose(1, 2)
 
-    def __init__(self, channels: int, dim: int, stride: int) -> None:
+
+class PatchEmbed(nn.Module):
+    """Overlapping 3x3 patches: (B, C, H, W) -> tokens (B, H*W/stride^2, dim), normalised, and their grid.
+
+    There is no positional embedding.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        stride: int,
+    ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, 3, stride, padding=1)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        x = self.proj(x_BCHW)
-        return self.norm(x.flatten(2).transpose(1, 2)), (x.shape[2], x.shape[3])
+        x_BDHW = self.proj(x_BCHW)
+        return self.norm(to_tokens(x_BDHW)), (x_BDHW.shape[2], x_BDHW.shape[3])
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x_BND` to `context_BMD`. `reduction` 2 first brings the context, a grid of tokens, to half its size."""
+    """Multi-head attention of `x_BND` to `context_BMD`.
 
-    def __init__(self, dim: int, heads: int, reduction: int = 1) -> None:
+    `reduction` 2 first brings the context, a grid of tokens, to half its size.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        reduction: int = 1,
+    ) -> None:
         super().__init__()
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
@@ -57,22 +84,31 @@ class Attention(nn.Module):
             self.norm = nn.LayerNorm(dim)
         self.heads, self.reduction = heads, reduction
 
-    def forward(self, x_BND: Tensor, context_BMD: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self,
+        x_BND: Tensor,
+        context_BMD: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:
         if self.reduction > 1:
-            context_BMD = self.norm(self.sr(to_image(context_BMD, grid)).flatten(2).transpose(1, 2))
-        query = self.q(x_BND).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        key, value = self.kv(context_BMD).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+            reduced_BDHW = self.sr(to_image(context_BMD, grid))
+            context_BMD = self.norm(to_tokens(reduced_BDHW))
+        query_BHNd = self.q(x_BND).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        both_BM2Hd = self.kv(context_BMD).unflatten(2, (2, self.heads, -1))
+        key_BHMd, value_BHMd = both_BM2Hd.permute(2, 0, 3, 1, 4)
+        mixed_BHNd = F.scaled_dot_product_attention(query_BHNd, key_BHMd, value_BHMd)
+        return self.proj(mixed_BHNd.transpose(1, 2).flatten(2))
 
 
 class DepthwiseConv(nn.Module):
+    """A 3x3 convolution of each channel alone, on the grid of tokens."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self.dwconv(to_image(tokens_BND, grid)).flatten(2).transpose(1, 2)
+        return to_tokens(self.dwconv(to_image(tokens_BND, grid)))
 
 
 class MLP(nn.Module):
@@ -85,38 +121,62 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(ratio * dim, dim)
 
     def forward(self, tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self.fc2(F.gelu(self.dwconv(self.fc1(tokens_BND), grid)))
+        hidden = self.dwconv(self.fc1(tokens_BND), grid)
+        return self.fc2(F.gelu(hidden))
 
 
 class Block(nn.Module):
     """Self-attention, then the MLP, each on normalised tokens and added to them (facts 1.5)."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, reduction: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: int,
+        reduction: int,
+    ) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
         self.attn = Attention(dim, heads, reduction)
         self.mlp = MLP(dim, mlp_ratio)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        y = self.norm1(x_BND)
-        x_BND = x_BND + self.attn(y, y, grid)
-        return x_BND + self.mlp(self.norm2(x_BND), grid)
+        y_BND = self.norm1(x_BND)
+        x_BND = x_BND + self.attn(y_BND, y_BND, grid)
+        y_BND = self.norm2(x_BND)
+        return x_BND + self.mlp(y_BND, grid)
 
 
 class MotionBlock(nn.Module):
-    """Cross-attention to motion tokens, self-attention, MLP (facts 1.4). The cross-attention is left out when `tokens_BMD` is None."""
+    """Cross-attention to motion tokens, self-attention, MLP (facts 1.4)."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: int,
+    ) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn1, self.attn2 = Attention(dim, heads), Attention(dim, heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.attn2 = Attention(dim, heads)
         self.mlp = MLP(dim, mlp_ratio)
 
     def forward(
-        self, x_BND: Tensor, tokens_BMD: Tensor | None, grid: tuple[int, int], scale: float | Tensor = 1.0
+        self,
+        x_BND: Tensor,
+        tokens_BMD: Tensor | None,
+        grid: tuple[int, int],
+        scale: float | Tensor = 1.0,
     ) -> Tensor:
+        """`scale` multiplies the cross-attention, which is left out when `tokens_BMD` is None."""
         if tokens_BMD is not None:
-            x_BND = x_BND + scale * self.attn2(self.norm2(x_BND), tokens_BMD, grid)
-        y = self.norm1(x_BND)
-        x_BND = x_BND + self.attn1(y, y, grid)
-        return x_BND + self.mlp(self.norm3(x_BND), grid)
+            y_BND = self.norm2(x_BND)
+            x_BND = x_BND + scale * self.attn2(y_BND, tokens_BMD, grid)
+        y_BND = self.norm1(x_BND)
+        x_BND = x_BND + self.attn1(y_BND, y_BND, grid)
+        y_BND = self.norm3(x_BND)
+        return x_BND + self.mlp(y_BND, grid)

@@ -8,46 +8,55 @@ from torch import Tensor
 
 
 def similarity(source_BK2: Tensor, target_K2: Tensor) -> Tensor:
-    """The rotation, uniform scale and translation (no reflection) that bring K points nearest to K target points: matrices (B, 2, 3).
+    """The similarity that brings K points nearest to K target points, as matrices (B, 2, 3).
 
-    Least squares, as Umeyama's method; in two dimensions it is one division of complex numbers.
+    It is a rotation, a uniform scale and a translation, no reflection. Least squares, as Umeyama's method; in
+    two dimensions it is one division of complex numbers, sum(conj(source) target) / sum(|source|^2).
     """
-    source_mean, target_mean = source_BK2.mean(1), target_K2.mean(0)
-    source, target = source_BK2 - source_mean[:, None], target_K2 - target_mean
+    source_mean_B2, target_mean_2 = source_BK2.mean(1), target_K2.mean(0)
+    source = source_BK2 - source_mean_B2[:, None]
+    target = target_K2 - target_mean_2
     power = source.square().sum((1, 2)).clamp_min(1e-12)
     real = (source * target).sum((1, 2)) / power
-    imaginary = (source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]).sum(1) / power
-    turn = torch.stack([torch.stack([real, -imaginary], -1), torch.stack([imaginary, real], -1)], dim=1)
-    return torch.cat([turn, (target_mean - (turn @ source_mean[..., None])[..., 0])[..., None]], dim=2)
+    cross = source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]
+    imaginary = cross.sum(1) / power
+    first_row, second_row = torch.stack([real, -imaginary], -1), torch.stack([imaginary, real], -1)
+    turn_B22 = torch.stack([first_row, second_row], dim=1)
+    shift_B2 = target_mean_2 - (turn_B22 @ source_mean_B2[..., None])[..., 0]
+    return torch.cat([turn_B22, shift_B2[..., None]], dim=2)
 
 
 def cut(
-    image_BCHW: Tensor, matrix_B23: Tensor, corner: tuple[float, float], side: float, size: int
+    image_BCHW: Tensor,
+    matrix_B23: Tensor,
+    corner: tuple[float, float],
+    side: float,
+    size: int,
 ) -> Tensor:
-    """The square of `side` at `corner` (x, y) of the target plane, sampled bilinearly at size x size, zero outside the image.
+    """The square of `side` at `corner` (x, y) of the target plane, (B, C, size, size).
 
-    `matrix_B23` maps image fractions (x right, y down, in units of width and height) to the target plane. Target coordinates count
-    pixels by their centres: whole numbers lie in the middle of a pixel, as in the official crops.
+    Sampled bilinearly, zero outside the image. `matrix_B23` maps image fractions (x right, y down, in units
+    of width and height) to the target plane. Target coordinates count pixels by their centres: whole
+    numbers lie in the middle of a pixel, as in the official crops.
     """
-    step = (torch.arange(size, device=image_BCHW.device, dtype=image_BCHW.dtype) + 0.5) * (side / size) - 0.5
-    y, x = torch.meshgrid(step + corner[1], step + corner[0], indexing="ij")
-    target = torch.stack([x, y], dim=-1).view(1, -1, 2)
-    inverse = torch.linalg.inv(matrix_B23[:, :, :2])
-    source = (target - matrix_B23[:, None, :, 2]) @ inverse.transpose(1, 2)
-    return F.grid_sample(
-        image_BCHW,
-        source.view(-1, size, size, 2) * 2 - 1,
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=False,
-    )
+    steps = torch.arange(size, device=image_BCHW.device, dtype=image_BCHW.dtype)
+    places = (steps + 0.5) * (side / size) - 0.5
+    y, x = torch.meshgrid(places + corner[1], places + corner[0], indexing="ij")
+    target_1N2 = torch.stack([x, y], dim=-1).view(1, -1, 2)
+    inverse_B22 = torch.linalg.inv(matrix_B23[:, :, :2])
+    source_BN2 = (target_1N2 - matrix_B23[:, None, :, 2]) @ inverse_B22.transpose(1, 2)
+    grid = source_BN2.view(-1, size, size, 2) * 2 - 1
+    return F.grid_sample(image_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def alignment(image_BCHW: Tensor, points_BK2: Tensor, template: Sequence[tuple[float, float]]) -> Tensor:
-    """The similarity that brings points, given as image fractions, to a template, as matrices (B, 2, 3) for `cut`."""
+def alignment(
+    image_BCHW: Tensor,
+    points_BK2: Tensor,
+    template: Sequence[tuple[float, float]],
+) -> Tensor:
+    """The similarity that brings points, given as image fractions, to a template: (B, 2, 3) for `cut`."""
     height, width = image_BCHW.shape[2:]
-    unit = points_BK2.new_tensor(
-        [width / height, 1.0]
-    )  # of width and height in a common measure, so that shapes are kept
-    matrix = similarity(points_BK2 * unit, points_BK2.new_tensor(template))
-    return torch.cat([matrix[:, :, :2] * unit, matrix[:, :, 2:]], dim=2)
+    # Fractions of width and height are brought to a common measure, so that shapes are kept.
+    unit_2 = points_BK2.new_tensor([width / height, 1.0])
+    matrix_B23 = similarity(points_BK2 * unit_2, points_BK2.new_tensor(template))
+    return torch.cat([matrix_B23[:, :, :2] * unit_2, matrix_B23[:, :, 2:]], dim=2)

@@ -1,4 +1,7 @@
-"""The background network: from the source image to a 2D feature that stands behind the head and does not follow the camera (facts 1.6)."""
+"""The background network: from the source image to a 2D feature that stands behind the head (facts 1.6).
+
+It does not follow the camera.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +9,10 @@ from torch import Tensor, nn
 
 from model.layers.transformer import initialise
 from model.psi.encoders import with_coordinates
+
+# Channels into and out of each block on the way up, as multiples of the width. The input holds the result
+# of the block before and, as many again, that of the same size on the way down.
+UP_CHANNELS = ((16, 4), (8, 2), (4, 1), (2, 1))
 
 
 class Down(nn.Module):
@@ -30,26 +37,32 @@ class Up(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
+def conv_leaky(
+    inputs: int,
+    outputs: int,
+    stride: int = 1,
+) -> list[nn.Module]:
+    """A 3x3 convolution and a leaky ReLU of 0.01."""
+    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.LeakyReLU(inplace=True)]
+
+
 class Background(nn.Module):
-    """A U-Net. Source image (B, 3, S, S) in [-1, 1] -> logits (B, features, S, S); their sigmoid is the background colour and feature."""
+    """A U-Net: source image (B, 3, S, S) in [-1, 1] -> logits (B, features, S, S).
+
+    Their sigmoid is the background's colour and feature.
+    """
 
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
-
-        def conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-            return [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.LeakyReLU(inplace=True)]
-
-        self.input_conv = nn.Sequential(*conv(5, width, 2))
+        self.input_conv = nn.Sequential(*conv_leaky(5, width, 2))
         for i in (1, 2, 3):
             channels = width * 2 ** (i - 1)
-            self.add_module(
-                f"down_conv_{i}", nn.Sequential(*conv(channels, channels), Down(channels, 2 * channels))
-            )
-        self.middle = nn.Sequential(*conv(8 * width, 8 * width))
-        for i, (inputs, outputs) in enumerate(((16, 4), (8, 2), (4, 1), (2, 1)), start=1):
-            self.add_module(
-                f"up_conv_{i}", nn.Sequential(*conv(inputs * width, outputs * width), Up(outputs * width))
-            )
+            layers = [*conv_leaky(channels, channels), Down(channels, 2 * channels)]
+            self.add_module(f"down_conv_{i}", nn.Sequential(*layers))
+        self.middle = nn.Sequential(*conv_leaky(8 * width, 8 * width))
+        for i, (inputs, outputs) in enumerate(UP_CHANNELS, start=1):
+            layers = [*conv_leaky(inputs * width, outputs * width), Up(outputs * width)]
+            self.add_module(f"up_conv_{i}", nn.Sequential(*layers))
         self.out_conv = nn.Conv2d(width, features, 3, padding=1)
         initialise(self)
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what a part of a network computed is not kept for the backward pass but computed there once more.
+"""Activation checkpointing: what a part computed is not kept for the backward pass but computed once more.
 
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
 """
@@ -15,7 +15,8 @@ from model.psi.encoders import DetailEncoder, GlobalEncoder
 from model.psi.triplane_decoder import TriplaneDecoder
 from model.volume.colour_decoder import ColourDecoder
 
-# Together nearly all that Psi keeps: the encoders, the transformer blocks, the decoders of planes and points, each doubling of the image.
+# Together nearly all that Psi keeps: the encoders, the transformer blocks, the decoders of planes and
+# points, and each doubling of the image. The price is one more forward pass of them.
 PARTS = (
     GlobalEncoder,
     DetailEncoder,
@@ -28,7 +29,10 @@ PARTS = (
 
 
 def recompute(network: nn.Module) -> None:
-    """From now on `network` keeps no more than inputs and results of its PARTS. Its gradients stay the same: a part draws nothing at random."""
+    """From now on `network` keeps no more than inputs and results of its PARTS.
+
+    Its gradients stay the same: a part draws nothing at random.
+    """
     for part in network.modules():
         if isinstance(part, PARTS):
             part.forward = partial(checkpoint, part.forward, use_reentrant=False, preserve_rng_state=False)

@@ -1,6 +1,7 @@
 """E_mot: the frozen 2D motion encoder of the paper (section 4.2), PD-FGC's layout (facts 6).
 
-A FAN with one hourglass reads an aligned face; four heads split its feature into head pose, eyes, emotion and mouth.
+A FAN with one hourglass reads an aligned face; four heads split its feature into head pose, eyes, emotion
+and mouth.
 """
 
 import torch
@@ -13,17 +14,21 @@ from model.sizes import MotionSizes
 CROP = 224.0  # the template's plane; of it the rows 0..191 and the columns 16..207 are kept
 KEPT = 192
 EYES_AND_MOUTH = ((87.0, 59.0), (137.0, 59.0), (112.0, 120.0))
+LANDMARKS = (slice(36, 42), slice(42, 48), slice(60, 68))  # of the eyes and the inner mouth among the 68
 
 
 class _ConvBlock(nn.Module):
-    """Three convolutions of a half, a quarter and a quarter of the channels, concatenated and added to the input."""
+    """Three convolutions of a half and two quarters of the channels, concatenated and added to the input."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         half, quarter = outputs // 2, outputs // 4
-        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, half, 3, padding=1, bias=False)
-        self.bn2, self.conv2 = nn.BatchNorm2d(half), nn.Conv2d(half, quarter, 3, padding=1, bias=False)
-        self.bn3, self.conv3 = nn.BatchNorm2d(quarter), nn.Conv2d(quarter, quarter, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, half, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(half)
+        self.conv2 = nn.Conv2d(half, quarter, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(quarter)
+        self.conv3 = nn.Conv2d(quarter, quarter, 3, padding=1, bias=False)
         shortcut = [nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False)]
         self.downsample = nn.Sequential(*shortcut) if inputs != outputs else None
 
@@ -31,12 +36,13 @@ class _ConvBlock(nn.Module):
         first = self.conv1(self.bn1(x).relu())
         second = self.conv2(self.bn2(first).relu())
         third = self.conv3(self.bn3(second).relu())
-        return torch.cat([first, second, third], dim=1) + (
-            x if self.downsample is None else self.downsample(x)
-        )
+        together = torch.cat([first, second, third], dim=1)
+        return together + (x if self.downsample is None else self.downsample(x))
 
 
 class _Hourglass(nn.Module):
+    """Features at `depth` halvings and their own size, added up on the way back."""
+
     def __init__(self, depth: int, channels: int):
         super().__init__()
         self.depth = depth
@@ -54,9 +60,8 @@ class _Hourglass(nn.Module):
         low = getattr(self, f"b2_{level}")(F.max_pool2d(x, 2))
         low = self._level(level - 1, low) if level > 1 else self.b2_plus_1(low)
         low = getattr(self, f"b3_{level}")(low)
-        return getattr(self, f"b1_{level}")(x) + F.interpolate(
-            low, size=x.shape[2:], mode="bilinear", align_corners=False
-        )
+        own = getattr(self, f"b1_{level}")(x)
+        return own + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
 
 
 class _Fan(nn.Module):
@@ -65,12 +70,11 @@ class _Fan(nn.Module):
     def __init__(self, sizes: MotionSizes):
         super().__init__()
         channels, half = sizes.channels, sizes.channels // 2
-        self.conv1, self.bn1 = nn.Conv2d(3, sizes.width, 7, stride=2, padding=3), nn.BatchNorm2d(sizes.width)
-        self.conv2, self.conv3, self.conv4 = (
-            _ConvBlock(sizes.width, half),
-            _ConvBlock(half, half),
-            _ConvBlock(half, channels),
-        )
+        self.conv1 = nn.Conv2d(3, sizes.width, 7, stride=2, padding=3)
+        self.bn1 = nn.BatchNorm2d(sizes.width)
+        self.conv2 = _ConvBlock(sizes.width, half)
+        self.conv3 = _ConvBlock(half, half)
+        self.conv4 = _ConvBlock(half, channels)
         self.m0 = _Hourglass(sizes.depth, channels)
         self.top_m_0 = _ConvBlock(channels, channels)
         self.conv_last0 = nn.Conv2d(channels, channels, 1)
@@ -82,70 +86,88 @@ class _Fan(nn.Module):
 
     def forward(self, crop_B3HW: Tensor) -> Tensor:
         x = self.conv2(self.bn1(self.conv1(crop_B3HW)).relu())
-        x = self.top_m_0(self.m0(self.conv4(self.conv3(F.max_pool2d(x, 2)))))
-        maps = self.l0(self.bn_end0(self.conv_last0(x)).relu())
-        return self.fc(self.conv6(self.bn5(maps).relu()).relu().flatten(1))
+        x = self.conv4(self.conv3(F.max_pool2d(x, 2)))
+        x = self.conv_last0(self.top_m_0(self.m0(x)))
+        maps_BLhw = self.l0(self.bn_end0(x).relu())
+        summary = self.conv6(self.bn5(maps_BLhw).relu()).relu()
+        return self.fc(summary.flatten(1))
 
 
 class MotionEncoder(nn.Module):
-    """Crops (B, 3, input, input) in [-1, 1] to motion. Raises ValueError when `sizes.input` is no multiple of 8 or too small for the
-    hourglass.
+    """Crops (B, 3, input, input) in [-1, 1] to motion.
+
+    Raises ValueError when `sizes.input` is no multiple of 8 or too small for the hourglass.
     """
 
     def __init__(self, sizes: MotionSizes):
         super().__init__()
         if sizes.input % 8:
             raise ValueError(f"motion encoder: the input of {sizes.input} pixels must be a multiple of 8")
-        if sizes.input // 4 < 1 << sizes.depth:
-            raise ValueError(
-                f"motion encoder: an hourglass of depth {sizes.depth} needs an input of at least {4 << sizes.depth} pixels"
-            )
+        least = 4 << sizes.depth
+        if sizes.input < least:
+            hourglass = f"an hourglass of depth {sizes.depth}"
+            raise ValueError(f"motion encoder: {hourglass} needs an input of at least {least} pixels")
         self.sizes = sizes
         width = sizes.feature
 
         def head() -> nn.Sequential:
             return nn.Sequential(
-                nn.Linear(width, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Linear(width, width)
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.BatchNorm1d(width),
+                nn.Linear(width, width),
             )
 
         def embed(outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.ReLU(), nn.Linear(width, outputs))
 
         self.model = _Fan(sizes)
-        self.to_mouth, self.mouth_embed = (
-            head(),
-            embed(sizes.mouth),
-        )  # the embedding of the mouth is published but never used
-        self.to_headpose, self.headpose_embed = head(), embed(sizes.headpose)
-        self.to_eye, self.eye_embed = head(), embed(sizes.eye)
-        self.to_emo, self.emo_embed = head(), embed(sizes.emotion)
+        self.to_mouth = head()
+        # The embedding of the mouth is published but never used.
+        self.mouth_embed = embed(sizes.mouth)
+        self.to_headpose = head()
+        self.headpose_embed = embed(sizes.headpose)
+        self.to_eye = head()
+        self.eye_embed = embed(sizes.eye)
+        self.to_emo = head()
+        self.emo_embed = embed(sizes.emotion)
 
     def forward(self, crop_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Head pose (B, headpose), eyes (B, eye), emotion (B, emotion) and the mouth feature (B, feature)."""
         feature = self.model(crop_B3HW)
         headpose = self.headpose_embed(self.to_headpose(feature))
-        return (
-            headpose,
-            self.eye_embed(self.to_eye(feature)),
-            self.emo_embed(self.to_emo(feature)),
-            self.to_mouth(feature),
-        )
+        eyes = self.eye_embed(self.to_eye(feature))
+        emotion = self.emo_embed(self.to_emo(feature))
+        return headpose, eyes, emotion, self.to_mouth(feature)
 
     def embedding(self, crop_B3HW: Tensor) -> Tensor:
-        """The motion embedding that Psi is given, (B, dims): eyes, emotion, mouth feature; the head pose is left out."""
-        return torch.cat(self(crop_B3HW)[1:], dim=1)
+        """The motion embedding that Psi is given, (B, dims): eyes, emotion, mouth feature.
+
+        The head pose is left out, as the cameras say it.
+        """
+        _, eyes, emotion, mouth = self(crop_B3HW)
+        return torch.cat((eyes, emotion, mouth), dim=1)
 
 
-def motion_crop(image_BCHW: Tensor, landmarks_BK2: Tensor, size: int) -> Tensor:
-    """Aligned faces (B, C, size, size) for the motion encoder, clamped to [-1, 1]; differentiable in image and landmarks.
+def motion_crop(
+    image_BCHW: Tensor,
+    landmarks_BK2: Tensor,
+    size: int,
+) -> Tensor:
+    """Aligned faces (B, C, size, size) for the motion encoder, clamped to [-1, 1].
 
-    `landmarks_BK2`: at least the 68 iBUG points as fractions of the image, x right, y down (a pixel's centre is (i + 0.5) / N).
-    The eyes and the inner mouth are brought to their template by a similarity; the 192 of 224 rows and columns are resized (facts 6).
+    `landmarks_BK2`: at least the 68 iBUG points as fractions of the image, x right, y down (a pixel's
+    centre is (i + 0.5) / N). The eyes and the inner mouth are brought to their template by a similarity;
+    the 192 of 224 rows and columns are resized (facts 6). Differentiable in image and landmarks.
     """
-    points = torch.stack(
-        [landmarks_BK2[:, group].mean(1) for group in (slice(36, 42), slice(42, 48), slice(60, 68))], dim=1
-    )
-    matrix = alignment(image_BCHW, points, EYES_AND_MOUTH)
+    matrix_B23 = alignment(image_BCHW, eyes_and_mouth(landmarks_BK2), EYES_AND_MOUTH)
     # The official crop is resampled twice, at 192 and at 224 pixels; the same ratio is kept at other sizes.
-    face = cut(image_BCHW, matrix, ((CROP - KEPT) / 2, 0.0), KEPT, round(size * KEPT / CROP))
-    return F.interpolate(face, size=(size, size), mode="bilinear", align_corners=False).clamp(-1, 1)
+    corner = ((CROP - KEPT) / 2, 0.0)
+    face = cut(image_BCHW, matrix_B23, corner, KEPT, round(size * KEPT / CROP))
+    resized = F.interpolate(face, size=(size, size), mode="bilinear", align_corners=False)
+    return resized.clamp(-1, 1)
+
+
+def eyes_and_mouth(landmarks_BK2: Tensor) -> Tensor:
+    """The middles of the eyes and of the inner mouth, (B, 3, 2), in the unit of the landmarks."""
+    return torch.stack([landmarks_BK2[:, group].mean(1) for group in LANDMARKS], dim=1)

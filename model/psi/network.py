@@ -1,4 +1,7 @@
-"""Psi, the one-shot 4D head synthesizer, and Psi_3d, the same network with motion scale 0 (paper sections 3 and 4, facts 1 and 2)."""
+"""Psi, the one-shot 4D head synthesizer (paper sections 3 and 4, facts 1 and 2).
+
+Psi_3d is the same network with motion scale 0.
+"""
 
 from collections.abc import Iterator
 
@@ -16,24 +19,26 @@ from model.volume.planes import sample_planes
 from model.volume.renderer import Deform, Rendering, compose, render_rays
 from model.volume.superresolution import SuperResolution
 
-EQUALISED = (
-    "superresolution.",
-    "decoder.",
-)  # the parts whose weights are scaled when they are used (model/layers/stylegan.py)
+# The parts whose weights are scaled when they are used (model/layers/stylegan.py).
+EQUALISED = ("superresolution.", "decoder.")
 MOTION_PARTS = ("maps", "maps_neutral", "proj_y", "proj_y_neutral", "norm2", "attn2")
 
 
 class Psi(nn.Module):
-    """One portrait, its motion embedding and a driving one to tri-planes, and their pictures from any camera."""
+    """A portrait, its motion and a driving motion to tri-planes, and these to pictures of any camera."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         psi = sizes.psi
         self.sizes = sizes
-        # The one style of super-resolution, which no training changes: zero, or that of the weights that are imported or taken over.
+        # The one style of super-resolution, which no training changes: zero, or that of the weights that are
+        # imported or taken over.
         self.register_buffer("w_avg", torch.zeros(sizes.w_dim))
         self.encoder_global = GlobalEncoder(
-            sizes.image, psi.encoder_width, psi.encoder_blocks, psi.global_channels
+            sizes.image,
+            psi.encoder_width,
+            psi.encoder_blocks,
+            psi.global_channels,
         )
         self.encoder_detail = DetailEncoder(psi.detail_stem, psi.detail_channels)
         self.encoder_canonical = CanonicalEncoder(sizes)
@@ -54,7 +59,8 @@ class Psi(nn.Module):
     ) -> Rendering:
         """`planes`, `background_feature` and `render` in one call."""
         planes = self.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
-        return self.render(planes, self.background_feature(source_B3SS), cameras_BV25, deform, generator)
+        background = self.background_feature(source_B3SS)
+        return self.render(planes, background, cameras_BV25, deform, generator)
 
     def planes(
         self,
@@ -69,12 +75,14 @@ class Psi(nn.Module):
         """
         appearance = self.encoder_global(source_B3SS)
         canonical = self.encoder_canonical(appearance, motion_source_BM, motion_driving_BM, motion_scale)
-        return self.generator_triplane(canonical, self.encoder_detail(source_B3SS))
+        detail = self.encoder_detail(source_B3SS)
+        return self.generator_triplane(canonical, detail)
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""
         colour = torch.sigmoid(self.background(source_B3SS))
-        return F.interpolate(colour, (self.sizes.rays, self.sizes.rays), mode="bilinear", align_corners=False)
+        size = (self.sizes.rays, self.sizes.rays)
+        return F.interpolate(colour, size, mode="bilinear", align_corners=False)
 
     def render(
         self,
@@ -84,8 +92,11 @@ class Psi(nn.Module):
         deform: Deform | None = None,
         generator: torch.Generator | None = None,
     ) -> Rendering:
-        """Pictures of B tri-planes from V cameras each. `deform` takes points of the posed head to where the planes hold them (neck field);
-        `generator` jitters the samples along the rays, without one they are fixed."""
+        """Pictures of B tri-planes from V cameras each.
+
+        `deform` takes points of the posed head to where the planes hold them (neck field); `generator`
+        jitters the samples along the rays, without one they are fixed.
+        """
         rendering = self.volume(planes_B3CRR, background_BFnn, cameras_BV25, deform, generator)
         rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
         return rendering
@@ -98,7 +109,7 @@ class Psi(nn.Module):
         deform: Deform | None = None,
         generator: torch.Generator | None = None,
     ) -> Rendering:
-        """`render` without super-resolution, with as many rays as the background has pixels: `image` is still `raw`."""
+        """`render` without super-resolution: `image` is still `raw`. The background says the size."""
 
         def field(points_BVRS3: Tensor) -> tuple[Tensor, Tensor]:
             points = points_BVRS3.flatten(1, 3)
@@ -110,10 +121,8 @@ class Psi(nn.Module):
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
         own, side = self.sizes, background_BFnn.shape[-1]
-        return compose(
-            render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator),
-            background_BFnn,
-        )
+        rays = render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator)
+        return compose(rays, background_BFnn)
 
     def plane_features(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
         """(B, N, C) plane-averaged features at points of the canonical space, world units."""
@@ -121,7 +130,8 @@ class Psi(nn.Module):
 
     def density(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
         """(B, N) raw density sigma, before the softplus of integration, at points of the canonical space."""
-        return self.decoder(self.plane_features(planes_B3CRR, points_BN3))[1]
+        _, sigma_BN = self.decoder(self.plane_features(planes_B3CRR, points_BN3))
+        return sigma_BN
 
     def motion_parameters(self) -> Iterator[nn.Parameter]:
         """The motion related layers, which stage v2 trains faster (facts 1.8)."""
@@ -134,4 +144,5 @@ class Psi(nn.Module):
 
 def is_motion(name: str) -> bool:
     """Whether a parameter belongs to the motion related layers (facts 1.8)."""
-    return name.startswith("encoder_canonical.") and not set(MOTION_PARTS).isdisjoint(name.split("."))
+    parts = name.split(".")
+    return parts[0] == "encoder_canonical" and not set(MOTION_PARTS).isdisjoint(parts)

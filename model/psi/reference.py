@@ -1,7 +1,7 @@
-"""The reference path of Psi: plain, readable, in the official order of operations, nothing cached (facts 1 and 2).
+"""The reference path of Psi: plain, in the official order of operations, nothing cached (facts 1 and 2).
 
-Attention is written out, all samples of all rays are looked up and decoded, and colours are sorted with their samples. The fast path
-(`model/fast/psi.py`) is compared with it, in results and in time.
+Attention is written out, all samples of all rays are looked up and decoded, and colours are sorted with their
+samples. The fast path (`model/fast/psi.py`) is compared with it, in results and in time.
 """
 
 import torch
@@ -37,41 +37,51 @@ class ReferencePsi:
         motion_scale: float | Tensor = 1.0,
     ) -> Tensor:
         """Tri-planes (B, 3, C, R, R)."""
-        with sdpa_kernel(
-            SDPBackend.MATH
-        ):  # the scores as a whole, their softmax, their product with the values
+        # Attention by this backend is the scores as a whole, their softmax, their product with the values.
+        with sdpa_kernel(SDPBackend.MATH):
             return self.psi.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
 
     @torch.inference_mode()
     def render(
-        self, planes_B3CRR: Tensor, source_B3SS: Tensor, cameras_BV25: Tensor, deform: Deform | None = None
+        self,
+        planes_B3CRR: Tensor,
+        source_B3SS: Tensor,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
     ) -> Rendering:
         """Pictures of B tri-planes from V cameras each."""
         psi = self.psi
-        rendering = compose(
-            self.rays(planes_B3CRR, cameras_BV25, deform), psi.background_feature(source_B3SS)
-        )
+        rays = self.rays(planes_B3CRR, cameras_BV25, deform)
+        rendering = compose(rays, psi.background_feature(source_B3SS))
         rendering.image = psi.superresolution(rendering.feature, rendering.raw, psi.w_avg[None])
         return rendering
 
     @torch.inference_mode()
-    def rays(self, planes_B3CRR: Tensor, cameras_BV25: Tensor, deform: Deform | None = None) -> Rays:
+    def rays(
+        self,
+        planes_B3CRR: Tensor,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
+    ) -> Rays:
         """Both passes of sampling and the integration."""
         own = self.psi.sizes
-        origins, directions = camera_rays(cameras_BV25, own.rays)
+        origins_BV3, directions_BVR3 = camera_rays(cameras_BV25, own.rays)
 
         def ask(depths_BVRS: Tensor) -> tuple[Tensor, Tensor]:
-            points = origins[:, :, None, None] + depths_BVRS[..., None] * directions[..., None, :]
-            flat = points.flatten(1, 3)
-            flat = flat if deform is None else deform(flat)
-            colour, sigma = self.psi.decoder.reference(sample_planes_reference(planes_B3CRR, flat, own.box))
-            return colour.unflatten(1, points.shape[1:4]), sigma.unflatten(1, points.shape[1:4])
+            along_BVRS3 = depths_BVRS[..., None] * directions_BVR3[..., None, :]
+            points_BVRS3 = origins_BV3[:, :, None, None] + along_BVRS3
+            points_BN3 = points_BVRS3.flatten(1, 3)
+            points_BN3 = points_BN3 if deform is None else deform(points_BN3)
+            feature_BNC = sample_planes_reference(planes_B3CRR, points_BN3, own.box)
+            colour, sigma = self.psi.decoder.reference(feature_BNC)
+            shape = points_BVRS3.shape[1:4]
+            return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
-        coarse = coarse_depths(cameras_BV25, own.samples, own.box, None)[:, :, None].expand(
-            -1, -1, own.rays**2, -1
-        )
+        depths_BVS = coarse_depths(cameras_BV25, own.samples, own.box, None)
+        coarse = depths_BVS[:, :, None].expand(-1, -1, own.rays**2, -1)
         colour_coarse, sigma_coarse = ask(coarse)
-        fine = importance_depths(coarse, interval_weights(coarse, sigma_coarse), own.samples_fine, None)
+        weights_coarse = interval_weights(coarse, sigma_coarse)
+        fine = importance_depths(coarse, weights_coarse, own.samples_fine, None)
         colour_fine, sigma_fine = ask(fine)
 
         depths, order = torch.cat([coarse, fine], -1).sort(dim=-1, stable=True)
@@ -80,15 +90,13 @@ class ReferencePsi:
         colour = colour.gather(-2, order[..., None].expand_as(colour))
         weights = interval_weights(depths, sigma)
         opacity = weights.sum(-1)
-        depth = (weights * (depths[..., :-1] + depths[..., 1:]) / 2).sum(-1) / opacity
+        # An interval has the mean colour and the mean depth of its ends.
+        both_colours = colour[..., :-1, :] + colour[..., 1:, :]
+        both_depths = depths[..., :-1] + depths[..., 1:]
+        colour = (weights[..., None] * both_colours / 2).sum(-2)
+        depth = (weights * both_depths / 2).sum(-1) / opacity
         depth = depth.nan_to_num(torch.inf).clamp(depths.min(), depths.max())
-        return Rays(
-            (weights[..., None] * (colour[..., :-1, :] + colour[..., 1:, :]) / 2).sum(-2),
-            opacity,
-            depth,
-            depths,
-            weights,
-        )
+        return Rays(colour, opacity, depth, depths, weights)
 
     def __call__(
         self,

@@ -1,4 +1,7 @@
-"""The tri-plane decoder: canonical and detail feature at half of the image to three feature planes of that size (facts 1.5)."""
+"""The tri-plane decoder: canonical and detail feature to three feature planes (facts 1.5).
+
+All of them have half of the image's resolution.
+"""
 
 from itertools import pairwise
 
@@ -10,6 +13,7 @@ from model.sizes import Sizes
 from model.volume.planes import lay_out
 
 STRIDE = 2  # of the patches; a pixel shuffle brings the tokens back
+LAST_STD = 0.15  # of the weights of the last convolution at the start
 
 
 def conv_stack(*channels: int) -> nn.Sequential:
@@ -26,19 +30,25 @@ class TriplaneDecoder(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         psi, wide = sizes.psi, sizes.psi.decoder_channels
+        narrow = wide // 2
         self.layout = sizes.planes
-        self.convs1 = conv_stack(2 * psi.detail_channels, wide, wide // 2)
-        self.patch_embed = PatchEmbed(wide // 2, psi.dim, STRIDE)
-        self.trans_blocks = nn.ModuleList([Block(psi.dim, psi.decoder_heads, psi.mlp_ratio, reduction=2)])
+        self.convs1 = conv_stack(2 * psi.detail_channels, wide, narrow)
+        self.patch_embed = PatchEmbed(narrow, psi.dim, STRIDE)
+        block = Block(psi.dim, psi.decoder_heads, psi.mlp_ratio, reduction=2)
+        self.trans_blocks = nn.ModuleList([block])
         self.shuffle = nn.PixelShuffle(STRIDE)
-        self.convs2 = conv_stack(psi.dim // STRIDE**2 + psi.detail_channels, wide, wide // 2, wide // 2)
-        self.conv_last = nn.Conv2d(wide // 2, 3 * sizes.plane_channels, 3, padding=1)
+        shuffled = psi.dim // STRIDE**2
+        self.convs2 = conv_stack(shuffled + psi.detail_channels, wide, narrow, narrow)
+        self.conv_last = nn.Conv2d(narrow, 3 * sizes.plane_channels, 3, padding=1)
         initialise(self)
-        nn.init.normal_(self.conv_last.weight, std=0.15)
+        nn.init.normal_(self.conv_last.weight, std=LAST_STD)
 
     def forward(self, canonical_BCRR: Tensor, detail_BCRR: Tensor) -> Tensor:
-        x, grid = self.patch_embed(self.convs1(torch.cat([canonical_BCRR, detail_BCRR], 1)))
+        both = torch.cat([canonical_BCRR, detail_BCRR], 1)
+        x_BND, grid = self.patch_embed(self.convs1(both))
         for block in self.trans_blocks:
-            x = block(x, grid)
-        x = self.shuffle(to_image(x, grid))
-        return lay_out(self.conv_last(self.convs2(torch.cat([x, canonical_BCRR], 1))), self.layout)
+            x_BND = block(x_BND, grid)
+        x_BCRR = self.shuffle(to_image(x_BND, grid))
+        # The canonical feature once more, as the tokens are coarser than it.
+        maps_BCRR = self.conv_last(self.convs2(torch.cat([x_BCRR, canonical_BCRR], 1)))
+        return lay_out(maps_BCRR, self.layout)

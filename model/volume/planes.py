@@ -1,8 +1,9 @@
 """The tri-plane look-up: features of points in space (paper equation 1, facts 2.3).
 
-Plane 0 holds (x, y), plane 1 (y, z), plane 2 (z, x); the first of each pair runs along the width. Features are interpolated bilinearly
-between texel centres, are zero outside of the box, and the three planes are averaged (the paper's equation sums them, the published
-networks average). Gradients reach the planes, never the points.
+Plane 0 holds (x, y), plane 1 (y, z), plane 2 (z, x); the first of each pair runs along the width. Features
+are interpolated bilinearly between texel centres, are zero outside of the box, and the three planes are
+averaged (the paper's equation sums them, the published networks average). Gradients reach the planes, never
+the points.
 """
 
 import torch
@@ -15,8 +16,9 @@ PAIRS = ((0, 1), (1, 2), (2, 0))  # coordinates along the width and the height o
 def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:
     """Tri-planes (B, 3, C, R, R) from the feature maps (B, 3 * C, R, R) of the tri-plane decoder.
 
-    `published` takes the maps as planes. In an `upright` layout they lie like the portrait, row 0 its top and column 0 its left: x runs
-    along columns, y against rows, and z takes the axis that is left, the columns of (y, z) and the rows of (z, x).
+    `published` takes the maps as planes. In an `upright` layout they lie like the portrait, row 0 its top and
+    column 0 its left: x runs along columns, y against rows, and z takes the axis that is left, the columns of
+    (y, z) and the rows of (z, x).
     """
     maps_B3CRR = maps_BCRR.unflatten(1, (3, -1))
     if layout == "published":
@@ -25,83 +27,127 @@ def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:
     return torch.stack([xy.flip(-2), yz.flip(-2).mT, zx.mT], 1)
 
 
-def sample_planes_reference(planes_BPCRR: Tensor, points_BN3: Tensor, box: float) -> Tensor:
+def sample_planes_reference(
+    planes_BPCRR: Tensor,
+    points_BN3: Tensor,
+    box: float,
+) -> Tensor:
     """(B, N, C) plane-averaged features of world points; the readable version of `sample_planes`."""
-    points = points_BN3.detach() * (2.0 / box)
-    total = 0.0
+    points_BN3 = points_BN3.detach() * (2.0 / box)
+    total_BCN1 = 0.0
     for plane_BCRR, pair in zip(planes_BPCRR.unbind(1), PAIRS, strict=True):
-        grid_BN12 = points[:, :, None, pair]
-        total = total + F.grid_sample(
-            plane_BCRR, grid_BN12, mode="bilinear", padding_mode="zeros", align_corners=False
+        grid_BN12 = points_BN3[:, :, None, pair]
+        feature_BCN1 = F.grid_sample(
+            plane_BCRR,
+            grid_BN12,
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
         )
-    return total[..., 0].transpose(1, 2) / len(PAIRS)
+        total_BCN1 = total_BCN1 + feature_BCN1
+    return total_BCN1[..., 0].transpose(1, 2) / len(PAIRS)
 
 
-def sample_planes(planes_BPCRR: Tensor, points_BN3: Tensor, box: float) -> Tensor:
-    """(B, N, C) plane-averaged features of the world points `points_BN3` in planes (B, 3, C, R, R) of a cube of side `box`.
+def sample_planes(
+    planes_BPCRR: Tensor,
+    points_BN3: Tensor,
+    box: float,
+) -> Tensor:
+    """(B, N, C) plane-averaged features of world points in planes (B, 3, C, R, R) of a cube of side `box`.
 
-    On the CPU this is a weighted sum of table rows, with a deterministic backward pass by sorting: two to three times faster than
-    `sample_planes_reference`, whose results it repeats up to rounding. Elsewhere it is the reference.
+    On the CPU this is a weighted sum of table rows, with a deterministic backward pass by sorting: two to
+    three times faster than `sample_planes_reference`, whose results it repeats up to rounding. Elsewhere it
+    is the reference.
     """
     if planes_BPCRR.device.type != "cpu":
         return sample_planes_reference(planes_BPCRR, points_BN3, box)
     batch, _, channels, side, _ = planes_BPCRR.shape
-    # A ring of zeros around each plane gives what lies outside a texel to read, so that no look-up needs a condition.
-    table = F.pad(planes_BPCRR, (1, 1, 1, 1)).permute(0, 1, 3, 4, 2).reshape(-1, channels)
+    # A ring of zeros around each plane gives what lies outside a texel to read, so that no look-up needs a
+    # condition.
+    padded_BPCRR = F.pad(planes_BPCRR, (1, 1, 1, 1))
+    table_TC = padded_BPCRR.permute(0, 1, 3, 4, 2).reshape(-1, channels)
     with torch.no_grad():
-        cells, weights = _cells(points_BN3, side, box)
-    return _Lookup.apply(table, cells, weights, side + 2).view(batch, -1, channels)
+        cells_M, weights_M4 = _cells(points_BN3, side, box)
+    feature_NC = _Lookup.apply(table_TC, cells_M, weights_M4, side + 2)
+    return feature_NC.view(batch, -1, channels)
 
 
-def _cells(points_BN3: Tensor, side: int, box: float) -> tuple[Tensor, Tensor]:
-    """Upper left texel (rows of the table, int32) and the weights of its four texels for each point and plane: (B*N*3,), (B*N*3, 4)."""
+def _cells(
+    points_BN3: Tensor,
+    side: int,
+    box: float,
+) -> tuple[Tensor, Tensor]:
+    """Where each point falls into each plane, M = B*N*3.
+
+    The row of the table of its upper left texel (M,), int32, and the weights of its four texels (M, 4).
+    """
     batch, count = points_BN3.shape[:2]
+    device = points_BN3.device
     # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first texel.
-    place = (points_BN3.detach() * (side / box)).add_((side + 1) / 2).clamp_(0.0, side + 1.0)
-    corner = place.floor().clamp_(max=float(side))
-    high = (
-        place.sub_(corner)
-        .index_select(2, torch.tensor([0, 1, 2, 1, 2, 0], device=place.device))
-        .view(batch, count, 2, 3)
-    )
-    low = 1.0 - high
-    weights = torch.empty(batch, count, 3, 4, dtype=high.dtype, device=high.device)
-    scaled_low, scaled_high = low[:, :, 1] / 3.0, high[:, :, 1] / 3.0  # the mean over three planes
-    torch.mul(low[:, :, 0], scaled_low, out=weights[..., 0])
-    torch.mul(high[:, :, 0], scaled_low, out=weights[..., 1])
-    torch.mul(low[:, :, 0], scaled_high, out=weights[..., 2])
-    torch.mul(high[:, :, 0], scaled_high, out=weights[..., 3])
+    place_BN3 = (points_BN3.detach() * (side / box)).add_((side + 1) / 2).clamp_(0.0, side + 1.0)
+    corner_BN3 = place_BN3.floor().clamp_(max=float(side))
+    along_width, along_height = zip(*PAIRS, strict=True)
+    coordinates = torch.tensor(along_width + along_height, device=device)
+    high_BN23 = place_BN3.sub_(corner_BN3).index_select(2, coordinates).view(batch, count, 2, 3)
+    low_BN23 = 1.0 - high_BN23
+
+    # The mean over three planes is part of the weights.
+    left, right = low_BN23[:, :, 0], high_BN23[:, :, 0]
+    upper, lower = low_BN23[:, :, 1] / 3.0, high_BN23[:, :, 1] / 3.0
+    weights_BN34 = torch.empty(batch, count, 3, 4, dtype=high_BN23.dtype, device=device)
+    torch.mul(left, upper, out=weights_BN34[..., 0])
+    torch.mul(right, upper, out=weights_BN34[..., 1])
+    torch.mul(left, lower, out=weights_BN34[..., 2])
+    torch.mul(right, lower, out=weights_BN34[..., 3])
+
+    # Plane p pairs coordinate p with the next one.
     row = side + 2
-    texel = corner.int()
-    cells = texel + row * texel.roll(-1, 2)  # plane p pairs coordinate p with the next one
-    first = torch.arange(batch * 3, dtype=torch.int32, device=cells.device).view(batch, 1, 3) * (row * row)
-    return (cells + first).view(-1), weights.view(-1, 4)
+    texel_BN3 = corner_BN3.int()
+    cells_BN3 = texel_BN3 + row * texel_BN3.roll(-1, 2)
+    planes = torch.arange(batch * 3, dtype=torch.int32, device=device)
+    first_B13 = planes.view(batch, 1, 3) * (row * row)
+    return (cells_BN3 + first_B13).view(-1), weights_BN34.view(-1, 4)
 
 
 class _Lookup(torch.autograd.Function):
-    """Sums 3 x 4 weighted rows of the table for each point. Backward: entries sorted by cell, summed cell by cell in a fixed order."""
+    """Sums 3 x 4 weighted rows of the table for each point.
+
+    Backward: entries sorted by cell, summed cell by cell in a fixed order.
+    """
 
     @staticmethod
-    def forward(ctx, table: Tensor, cells: Tensor, weights: Tensor, row: int) -> Tensor:
-        corners = torch.tensor([0, 1, row, row + 1], dtype=torch.int32)
-        ctx.save_for_backward(cells, weights)
-        ctx.rows, ctx.row = table.shape[0], row
-        rows, weights = (cells[:, None] + corners).view(-1, 12), weights.view(-1, 12).to(table.dtype)
-        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+    def forward(
+        ctx,
+        table_TC: Tensor,
+        cells_M: Tensor,
+        weights_M4: Tensor,
+        row: int,
+    ) -> Tensor:
+        corners_4 = torch.tensor([0, 1, row, row + 1], dtype=torch.int32)
+        ctx.save_for_backward(cells_M, weights_M4)
+        ctx.rows, ctx.row = table_TC.shape[0], row
+        rows_N12 = (cells_M[:, None] + corners_4).view(-1, 12)
+        weights_N12 = weights_M4.view(-1, 12).to(table_TC.dtype)
+        return F.embedding_bag(rows_N12, table_TC, mode="sum", per_sample_weights=weights_N12)
 
     @staticmethod
-    def backward(ctx, grad_MC: Tensor) -> tuple[Tensor, None, None, None]:
-        cells, weights = ctx.saved_tensors
-        ordered, order = torch.sort(cells, stable=True)
-        ends = torch.bincount(ordered, minlength=ctx.rows).cumsum(0, dtype=torch.int32)
-        offsets = F.pad(ends, (1, 0))
-        points = torch.div(order.int(), 3, rounding_mode="floor")
-        by_corner = weights.index_select(0, order).T.to(grad_MC.dtype).contiguous()
-        grad_MC = grad_MC.contiguous()
-        grad = grad_MC.new_zeros(ctx.rows, grad_MC.shape[1])
-        for shift, weight in zip((0, 1, ctx.row, ctx.row + 1), by_corner, strict=True):
-            part = F.embedding_bag(
-                points, grad_MC, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+    def backward(ctx, grad_NC: Tensor) -> tuple[Tensor, None, None, None]:
+        cells_M, weights_M4 = ctx.saved_tensors
+        ordered_M, order_M = torch.sort(cells_M, stable=True)
+        ends_T = torch.bincount(ordered_M, minlength=ctx.rows).cumsum(0, dtype=torch.int32)
+        offsets = F.pad(ends_T, (1, 0))
+        point_M = torch.div(order_M.int(), 3, rounding_mode="floor")
+        weights_4M = weights_M4.index_select(0, order_M).T.to(grad_NC.dtype).contiguous()
+        grad_NC = grad_NC.contiguous()
+        grad_TC = grad_NC.new_zeros(ctx.rows, grad_NC.shape[1])
+        for shift, weight_M in zip((0, 1, ctx.row, ctx.row + 1), weights_4M, strict=True):
+            part_TC = F.embedding_bag(
+                point_M,
+                grad_NC,
+                offsets,
+                mode="sum",
+                per_sample_weights=weight_M,
+                include_last_offset=True,
             )
-            grad[shift:] += part[: ctx.rows - shift]
-        return grad, None, None, None
+            grad_TC[shift:] += part_TC[: ctx.rows - shift]
+        return grad_TC, None, None, None

@@ -1,7 +1,7 @@
 """Volume rendering: rays of cameras, two-pass sampling, integration (paper section 3.1, facts 2.1 to 2.4).
 
-Everything is in world units. Depths are distances from the camera along the normalised ray. B heads are each seen by V cameras; a camera's
-n*n rays go row by row from the upper left; S samples a ray.
+Everything is in world units. Depths are distances from the camera along the normalised ray. B heads are each
+seen by V cameras; R = n*n rays of a camera go row by row from the upper left; S samples a ray.
 """
 
 import math
@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Field = Callable[
-    [Tensor], tuple[Tensor, Tensor]
-]  # points (B, V, n*n, S, 3) -> colour (B, V, n*n, S, F), sigma (B, V, n*n, S)
+# Points (B, V, R, S, 3) -> colour (B, V, R, S, F) and raw density sigma (B, V, R, S).
+Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 Deform = Callable[[Tensor], Tensor]  # posed points (B, N, 3) -> canonical points (B, N, 3)
 
 
 @dataclass
 class Rendering:
-    """What heads look like, (B*V, channels, n, n), the views of a head next to each other; in [-1, 1] where not said otherwise."""
+    """What heads look like, (B*V, channels, n, n), the views of a head next to each other.
+
+    Values are in [-1, 1] where not said otherwise.
+    """
 
     image: Tensor  # (B*V, 3, S, S), after super-resolution
     raw: Tensor  # 3 channels, before super-resolution
@@ -37,7 +39,7 @@ class Rendering:
 
 @dataclass
 class Rays:
-    """Integrated rays, (B, V, n*n, ...)."""
+    """Integrated rays, (B, V, R, ...)."""
 
     colour: Tensor  # F, not divided by opacity
     opacity: Tensor  # in [0, 1]
@@ -47,32 +49,44 @@ class Rays:
 
 
 def camera_rays(cameras_BV25: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Origins (B, V, 3) and unit directions (B, V, side*side, 3) through the pixel centres of cameras with any intrinsics."""
-    cam2world = cameras_BV25[..., :16].unflatten(-1, (4, 4))
+    """Origins (B, V, 3) and unit directions (B, V, R, 3) through the pixel centres of side * side pixels.
+
+    The cameras may have any intrinsics.
+    """
+    cam2world_BV44 = cameras_BV25[..., :16].unflatten(-1, (4, 4))
     fx, skew, cx, _, fy, cy = cameras_BV25[..., 16:22, None].unbind(-2)
     centres = (torch.arange(side, dtype=cameras_BV25.dtype, device=cameras_BV25.device) + 0.5) / side
     v, u = (grid.flatten() for grid in torch.meshgrid(centres, centres, indexing="ij"))
     down = (v - cy) / fy
+    right = (u - cx - skew * down) / fx
     ones = torch.ones_like(down)
-    local = torch.stack([(u - cx - skew * down) / fx, -down, -ones, ones], -1)
-    origins = cam2world[..., :3, 3]
-    # A point on the ray less the origin, rather than a rotated direction: the last bits are then those of the published renderer, and
-    # importance sampling in a rough field makes visible differences of them.
-    ahead = (cam2world @ local.mT).mT[..., :3]
-    return origins, F.normalize(ahead - origins[..., None, :], dim=-1)
+    local_BVR4 = torch.stack([right, -down, -ones, ones], -1)
+    origins_BV3 = cam2world_BV44[..., :3, 3]
+    # A point on the ray less the origin, rather than a rotated direction: the last bits are then those of the
+    # published renderer, and importance sampling in a rough field makes visible differences of them.
+    ahead_BVR3 = (cam2world_BV44 @ local_BVR4.mT).mT[..., :3]
+    return origins_BV3, F.normalize(ahead_BVR3 - origins_BV3[..., None, :], dim=-1)
 
 
 def coarse_depths(
-    cameras_BV25: Tensor, samples: int, box: float, generator: torch.Generator | None
+    cameras_BV25: Tensor,
+    samples: int,
+    box: float,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    """(B, V, samples): equally spaced over the side of the box around the depth of the world origin; a camera's rays share the jitter."""
-    cam2world = cameras_BV25[..., :16].unflatten(-1, (4, 4))
-    middle = (cam2world[..., :3, 2] * cam2world[..., :3, 3]).sum(-1, keepdim=True).abs()
-    near, far = middle - box / 2, middle + box / 2
-    depths = near + torch.arange(samples, dtype=near.dtype, device=near.device) / (samples - 1) * (far - near)
+    """(B, V, samples) depths, equally spaced over the side of the box around that of the world origin.
+
+    With a generator they are jittered; a camera's rays share the jitter.
+    """
+    cam2world_BV44 = cameras_BV25[..., :16].unflatten(-1, (4, 4))
+    forward_BV3, place_BV3 = cam2world_BV44[..., :3, 2], cam2world_BV44[..., :3, 3]
+    middle_BV1 = (forward_BV3 * place_BV3).sum(-1, keepdim=True).abs()
+    near, far = middle_BV1 - box / 2, middle_BV1 + box / 2
+    steps_S = torch.arange(samples, dtype=near.dtype, device=near.device)
+    depths_BVS = near + steps_S / (samples - 1) * (far - near)
     if generator is None:
-        return depths
-    return depths + _uniform(depths.shape, generator, depths) * (box / (samples - 1))
+        return depths_BVS
+    return depths_BVS + _uniform(depths_BVS.shape, generator, depths_BVS) * (box / (samples - 1))
 
 
 def render_rays(
@@ -84,41 +98,55 @@ def render_rays(
     box: float,
     generator: torch.Generator | None = None,
 ) -> Rays:
-    """Integrates `field` along side*side rays of each camera: equally spaced samples, then more where the first ones found something.
+    """Integrates `field` along side*side rays of each camera.
 
-    `generator` jitters both; without one the samples are fixed. The field is asked once for each sample of both passes.
+    Equally spaced samples come first, then more where these found something; the field is asked once for each
+    sample of both passes. `generator` jitters both; without one the samples are fixed.
     """
-    origins, directions = camera_rays(cameras_BV25, side)
+    origins_BV3, directions_BVR3 = camera_rays(cameras_BV25, side)
 
-    def ask(depths: Tensor) -> tuple[Tensor, Tensor]:
-        return field(origins[:, :, None, None] + depths[..., None] * directions[..., None, :])
+    def ask(depths_BVRS: Tensor) -> tuple[Tensor, Tensor]:
+        along_BVRS3 = depths_BVRS[..., None] * directions_BVR3[..., None, :]
+        return field(origins_BV3[:, :, None, None] + along_BVRS3)
 
-    coarse = coarse_depths(cameras_BV25, samples, box, generator)[:, :, None].expand(-1, -1, side * side, -1)
+    depths_BVS = coarse_depths(cameras_BV25, samples, box, generator)
+    coarse = depths_BVS[:, :, None].expand(-1, -1, side * side, -1)
     colour_coarse, sigma_coarse = ask(coarse)
     with torch.no_grad():
-        fine = importance_depths(coarse, interval_weights(coarse, sigma_coarse), samples_fine, generator)
+        weights_coarse = interval_weights(coarse, sigma_coarse)
+        fine = importance_depths(coarse, weights_coarse, samples_fine, generator)
     colour_fine, sigma_fine = ask(fine)
 
     depths, order = torch.cat([coarse, fine], -1).sort(dim=-1, stable=True)
-    weights = interval_weights(depths, torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order))
-    # An interval has the mean colour of its ends, so a sample counts with half the weight of either neighbour. Putting these numbers back
-    # into the order of asking spares sorting the colours.
-    shares = torch.zeros_like(depths).scatter(
-        -1, order, (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
-    )
+    sigma = torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order)
+    weights = interval_weights(depths, sigma)
+    shares = sample_shares(weights, order)
     share_coarse, share_fine = shares.split([samples, samples_fine], -1)
     colour = (share_coarse[..., None] * colour_coarse).sum(-2) + (share_fine[..., None] * colour_fine).sum(-2)
     opacity = weights.sum(-1)
     return Rays(colour, opacity, _expected_depth(depths, weights, opacity), depths, weights)
 
 
+def sample_shares(weights: Tensor, order: Tensor) -> Tensor:
+    """How much each sample adds to its ray's colour, (..., S), in the order in which samples were asked for.
+
+    `weights` (..., S - 1) are those of the intervals between sorted samples, `order` (..., S) what sorted
+    them. An interval has the mean colour of its ends, so a sample counts with half the weight of either
+    neighbour. Putting these numbers back into the order of asking spares sorting the colours.
+    """
+    sorted_shares = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
+    return torch.zeros_like(sorted_shares).scatter(-1, order, sorted_shares)
+
+
 def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
-    """The pictures of integrated rays before the background (B, F, n, n) in [0, 1] of each head (facts 2.4). What super-resolution is to make
-    of `feature`, `image`, is still `raw`."""
+    """The pictures of integrated rays before the background (B, F, n, n) in [0, 1] of each head (facts 2.4).
+
+    `image`, what super-resolution is to make of `feature`, is still `raw`.
+    """
     side, views = background_BFnn.shape[-1], rays.opacity.shape[1]
 
-    def picture(values_BVRF: Tensor) -> Tensor:
-        return values_BVRF.flatten(0, 1).mT.unflatten(2, (side, side))
+    def picture(values_BVRC: Tensor) -> Tensor:
+        return values_BVRC.flatten(0, 1).mT.unflatten(2, (side, side))
 
     opacity, colour = picture(rays.opacity[..., None]), picture(rays.colour)
     background = background_BFnn.repeat_interleave(views, 0)
@@ -136,7 +164,11 @@ def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
 
 
 def interval_weights(depths: Tensor, sigma: Tensor) -> Tensor:
-    """(..., S - 1): how much each interval between samples, sorted near to far, adds to the ray; raw densities `sigma` (..., S)."""
+    """How much each interval between samples adds to the ray, (..., S - 1).
+
+    `depths` (..., S) are sorted near to far, `sigma` (..., S) are raw densities. An interval's density is
+    softplus(mean of its ends - 1), and w_i = T_i - T_(i+1) with T the light that is left before an interval.
+    """
     density = F.softplus((sigma[..., :-1] + sigma[..., 1:]) / 2 - 1.0)
     thickness = density * depths.diff(dim=-1)
     passed = torch.exp(-F.pad(thickness.cumsum(-1), (1, 0)))
@@ -144,34 +176,56 @@ def interval_weights(depths: Tensor, sigma: Tensor) -> Tensor:
 
 
 def importance_depths(
-    depths: Tensor, weights: Tensor, count: int, generator: torch.Generator | None
+    depths: Tensor,
+    weights: Tensor,
+    count: int,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    """(..., count) further depths, more of them where the smoothed weights (..., S - 1) are high, by inverting their distribution."""
+    """(..., count) further depths, more of them where the smoothed weights (..., S - 1) are high.
+
+    Found by inverting the distribution that the weights make over the ray.
+    """
+    # Each interval's weight is the mean of the larger ones on either side of its ends, and never nothing.
     widest = torch.maximum(F.pad(weights, (1, 0)), F.pad(weights, (0, 1)))
     smooth = (widest[..., :-1] + widest[..., 1:]) / 2 + 0.01
     edges = (depths[..., :-1] + depths[..., 1:]) / 2
     mass = smooth[..., 1:-1] + 1e-5
-    cumulative = F.pad((mass / mass.sum(-1, keepdim=True)).cumsum(-1), (1, 0))
+    share = mass / mass.sum(-1, keepdim=True)
+    cumulative = F.pad(share.cumsum(-1), (1, 0))
+
     shape = (*depths.shape[:-1], count)
     if generator is None:
-        u = torch.linspace(0, 1, count, dtype=depths.dtype, device=depths.device).expand(shape).contiguous()
+        steps = torch.linspace(0, 1, count, dtype=depths.dtype, device=depths.device)
+        u = steps.expand(shape).contiguous()
     else:
         u = _uniform(shape, generator, depths)
     found = torch.searchsorted(cumulative, u, right=True)
-    below, above = (found - 1).clamp(min=0), found.clamp(max=mass.shape[-1])
+    below = (found - 1).clamp(min=0)
+    above = found.clamp(max=mass.shape[-1])
     low, high = cumulative.gather(-1, below), cumulative.gather(-1, above)
     width = torch.where(high - low < 1e-5, 1.0, high - low)
-    start = edges.gather(-1, below)
-    return start + (u - low) / width * (edges.gather(-1, above) - start)
+    start, end = edges.gather(-1, below), edges.gather(-1, above)
+    return start + (u - low) / width * (end - start)
 
 
-def _expected_depth(depths: Tensor, weights: Tensor, opacity: Tensor) -> Tensor:
+def _expected_depth(
+    depths: Tensor,
+    weights: Tensor,
+    opacity: Tensor,
+) -> Tensor:
     middle = (depths[..., :-1] + depths[..., 1:]) / 2
     seen = opacity > 0
-    depth = torch.where(seen, (weights * middle).sum(-1) / torch.where(seen, opacity, 1.0), math.inf)
+    mean = (weights * middle).sum(-1) / torch.where(seen, opacity, 1.0)
+    depth = torch.where(seen, mean, math.inf)
     # Rays that meet nothing get the farthest sample of their image.
-    return torch.clamp(depth, depths.amin((-2, -1))[..., None], depths.amax((-2, -1))[..., None])
+    nearest, farthest = depths.amin((-2, -1)), depths.amax((-2, -1))
+    return torch.clamp(depth, nearest[..., None], farthest[..., None])
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+def _uniform(
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    like: Tensor,
+) -> Tensor:
+    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return drawn.to(like.device)

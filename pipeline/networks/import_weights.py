@@ -1,6 +1,7 @@
-"""`psi4d import`: official checkpoints and FLAME into safetensors plus JSON, without executing anything that is in them (facts 10).
+"""`psi4d import`: official checkpoints and FLAME into safetensors plus JSON (facts 10).
 
-What a file is follows from the names of its tensors. Every name and shape is compared with our own network before a number is read.
+Nothing that is in these files is executed. What a file is follows from the names of its tensors. Every name
+and shape is compared with our own network before a number is read.
 """
 
 import math
@@ -32,13 +33,14 @@ from pipeline.core.files import sha256
 from pipeline.networks.published import NEEDED, expected_state, facts_of, weights_path
 
 TAKEN = "G_ema"  # the moving average, which the official programs use, too
-DROPPED = (
-    "deformer.",
-    "dataset_label_std",
-)  # FLAME's data, under FLAME's licence, and a statistic of the training set
+# FLAME's data, under FLAME's licence, and a statistic of the training set.
+DROPPED = ("deformer.", "dataset_label_std")
 LISTED = 500  # problems that a message lists
 DESCRIBED, DEEPEST = 1000, 20  # values of a file's own description that are kept, and how deep they may lie
 PUBLISHED = Sizes()
+KNOWN = (
+    "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16 and FLAME's generic_model.pkl"
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,8 @@ class _Kind:
     """How a network is recognised and what of a file belongs to it."""
 
     mark: str  # the name of a tensor that no other kind has
-    spare: tuple[
-        str, ...
-    ] = ()  # beginnings of names that are left out; "" is any that the network does not have
+    # Beginnings of names that are left out; "" is any that the network does not have.
+    spare: tuple[str, ...] = ()
     ones: bool | None = None  # the only value of the init argument `use_ws_ones` that our network knows
 
 
@@ -67,17 +68,22 @@ PSI, LPIPS = "psi", "trunk"
 KINDS = {
     PSI: _Kind("encoder_canonical.proj_y.weight", DROPPED, False),
     "genhead": _Kind("backbone.mapping.embed.weight", DROPPED, True),
-    "motion": _Kind("model.conv6.weight", ("",)),  # its own program ignores what it does not know as well
+    # Its own program ignores what it does not know as well.
+    "motion": _Kind("model.conv6.weight", ("",)),
     "identity": _Kind("layer1.0.prelu.weight"),
     LPIPS: _Kind("features.0.weight", ("classifier.",)),
 }
 
 
-def import_weights(path: Path, out: Path, sizes: Sizes = PUBLISHED) -> Imported:
+def import_weights(
+    path: Path,
+    out: Path,
+    sizes: Sizes = PUBLISHED,
+) -> Imported:
     """Write what is in `path` to the folder `out`; `sizes` are those that the networks must have.
 
-    Raises UserError that says what the file is not: readable, of a known network, or complete, with all missing, extra, mis-shaped and
-    unreadable tensors at once.
+    Raises UserError that says what the file is not: readable, of a known network, or complete, with all
+    missing, extra, mis-shaped and unreadable tensors at once.
     """
     try:
         _refuse_array_file(path)
@@ -87,8 +93,7 @@ def import_weights(path: Path, out: Path, sizes: Sizes = PUBLISHED) -> Imported:
         told, nodes = _tensors(file)
         name = next((name for name, kind in KINDS.items() if kind.mark in nodes), None)
         if name is None:
-            known = "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16 and FLAME's generic_model.pkl"
-            raise ValueError(f"{path} is none of {known}; it has {len(nodes)} tensors{_some(nodes)}")
+            raise ValueError(f"{path} is none of {KNOWN}; it has {len(nodes)} tensors{_some(nodes)}")
         return _import_network(file, name, nodes, told, out, sizes)
     except ValueError as error:
         raise UserError(f"nothing was imported. {error}") from error
@@ -100,24 +105,20 @@ def _refuse_array_file(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
             names = f"{ADDITIONS[0]}, {SIMPLIFIED} and {EMBEDDING}"
-            raise ValueError(
-                f"{path} is an array file. Put FLAME's side files ({names}) beside generic_model.pkl and import that"
-            )
+            beside = f"Put FLAME's side files ({names}) beside generic_model.pkl and import that"
+            raise ValueError(f"{path} is an array file. {beside}")
 
 
 def _import_flame(path: Path, out: Path) -> Imported:
     head = read_flame(path)
-    files = {
-        file.name: sha256(file)
-        for file in (path, *(path.with_name(name) for name in (*ADDITIONS, SIMPLIFIED, EMBEDDING)))
-        if file.is_file()
-    }
+    side_files = [path.with_name(name) for name in (*ADDITIONS, SIMPLIFIED, EMBEDDING)]
+    hashes = {file.name: sha256(file) for file in (path, *side_files) if file.is_file()}
     target = out / "flame.safetensors"
-    written = save_head(
-        target,
-        head,
-        {"imported": {"sha256": files}, "licence": "FLAME's: derived files may not be passed on"},
-    )
+    facts = {
+        "imported": {"sha256": hashes},
+        "licence": "FLAME's: derived files may not be passed on",
+    }
+    written = save_head(target, head, facts)
     return Imported(target, "flame", written["tensors"], written["values"], [])
 
 
@@ -127,41 +128,46 @@ def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(content, dict):
         return {}, {}
     module = content.get(TAKEN)
-    if isinstance(module, Record):
-        name, attributes = class_and_attributes(module)
-        left = [DESCRIBED]
-        told = {
-            "class": name,
-            "entry": TAKEN,
-            "init_args": _plain(attributes.get("_init_args"), left),
-            "init_kwargs": _plain(attributes.get("_init_kwargs"), left),
-            "training_set_kwargs": _plain(content.get("training_set_kwargs"), left),
-            "other_entries": [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")][
-                :100
-            ],
-        }
-        try:
-            return told, module_tensors(module)
-        except ValueError as error:
-            raise ValueError(f"{file.path}: {error}") from error
-    return {}, {name: node for name, node in content.items() if isinstance(name, str) and is_tensor(node)}
+    if not isinstance(module, Record):
+        named = {name: node for name, node in content.items() if isinstance(name, str)}
+        return {}, {name: node for name, node in named.items() if is_tensor(node)}
+    name, attributes = class_and_attributes(module)
+    left = [DESCRIBED]
+    others = [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")]
+    told = {
+        "class": name,
+        "entry": TAKEN,
+        "init_args": _plain(attributes.get("_init_args"), left),
+        "init_kwargs": _plain(attributes.get("_init_kwargs"), left),
+        "training_set_kwargs": _plain(content.get("training_set_kwargs"), left),
+        "other_entries": others[:100],
+    }
+    try:
+        return told, module_tensors(module)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
 
 
 def _import_network(
-    file: CheckpointFile, name: str, nodes: dict[str, Any], told: dict[str, Any], out: Path, sizes: Sizes
+    file: CheckpointFile,
+    name: str,
+    nodes: dict[str, Any],
+    told: dict[str, Any],
+    out: Path,
+    sizes: Sizes,
 ) -> Imported:
     kind = KINDS[name]
     if kind.ones is not None and (not kind.ones) in _found(told, "use_ws_ones"):
-        raise ValueError(
-            f"{file.path} was made with use_ws_ones {not kind.ones}, which would give other pictures here"
-        )
+        made = f"{file.path} was made with use_ws_ones {not kind.ones}"
+        raise ValueError(f"{made}, which would give other pictures here")
     if name == PSI:
         facts, wanted = _psi(nodes, sizes)
     else:
         facts, wanted = facts_of(name, sizes), expected_state(lambda: NEEDED[name].build(sizes))
     names = {_published_name(key): key for key in wanted if not _comes_with_lpips(key)}
-    spare = [key for key in nodes if key not in names and key.startswith(kind.spare)] if kind.spare else []
-    problems = dict(_problems(nodes, {theirs: wanted[ours] for theirs, ours in names.items()}, spare))
+    spare = _spare(nodes, names, kind)
+    expected = {theirs: wanted[ours] for theirs, ours in names.items()}
+    problems = dict(_problems(nodes, expected, spare))
     if problems:
         raise ValueError(_sentences(f"{file.path} looks like {name}, but is not as expected:", problems))
     state, problems = {}, {}
@@ -172,12 +178,13 @@ def _import_network(
             problems[theirs] = f"unreadable: {error}"
     if problems:
         raise ValueError(_sentences(f"{file.path} looks like {name}, but is damaged:", problems))
+
     if name == PSI and not _is_driven(state):
         facts = {"network": "psi3d", "sizes": facts["sizes"]}
     if name == LPIPS:
-        state |= {
-            key: value for key, value in PublishedTrunk().state_dict().items() if _comes_with_lpips(key)
-        }
+        for key, value in PublishedTrunk().state_dict().items():
+            if _comes_with_lpips(key):
+                state[key] = value
     target = weights_path(out, "psi3d" if facts["network"] == "psi3d" else name)
     origin = {
         "file": file.path.name,
@@ -191,29 +198,31 @@ def _import_network(
 
 
 def _psi(nodes: Mapping[str, Any], sizes: Sizes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and layout of a Psi, which is driven by E_mot or by the head model's parameters: that shows in the width of its input."""
-    sizes_of = {
-        motion: expected_state(lambda motion=motion: Psi(sizes.driven_by(motion)))
-        for motion in ("flame", "emot")
-    }
+    """Facts and layout of a Psi, which is driven by E_mot or by the head model's parameters.
+
+    That shows in the width of its input.
+    """
+    by_flame = expected_state(lambda: Psi(sizes.driven_by("flame")))
+    by_emot = expected_state(lambda: Psi(sizes.driven_by("emot")))
     width = "encoder_canonical.maps.0.weight"
     shape = shape_of(nodes[width]) if width in nodes else None
-    motion = "flame" if shape == sizes_of["flame"][width].shape else "emot"
-    return {"network": "psi", "sizes": asdict(sizes), "motion": motion}, sizes_of[motion]
+    is_flame = shape == by_flame[width].shape
+    facts = {"network": "psi", "sizes": asdict(sizes), "motion": "flame" if is_flame else "emot"}
+    return facts, by_flame if is_flame else by_emot
 
 
 def _is_driven(state: Mapping[str, Tensor]) -> bool:
     """Whether this is a Psi and not a Psi_3d, which has the same layers and need not say what it is.
 
-    Psi_3d is trained with a motion scale of 0, so that nothing ever moves its motion related layers: their norms still have the weights 1 and
-    the biases 0 that they began with (facts 4.6).
+    Psi_3d is trained with a motion scale of 0, so that nothing ever moves its motion related layers: their
+    norms still have the weights 1 and the biases 0 that they began with (facts 4.6).
     """
-    norms = {
-        key: value
-        for key, value in state.items()
-        if key.startswith("encoder_canonical.") and ".norm2." in key
-    }
-    return any((value != float(key.endswith("weight"))).any() for key, value in norms.items())
+    for key, value in state.items():
+        if key.startswith("encoder_canonical.") and ".norm2." in key:
+            start = 1.0 if key.endswith("weight") else 0.0
+            if (value != start).any():
+                return True
+    return False
 
 
 def _published_name(ours: str) -> str:
@@ -223,11 +232,25 @@ def _published_name(ours: str) -> str:
 
 
 def _comes_with_lpips(ours: str) -> bool:
+    """Whether a part of LPIPS is in its package and not in VGG16's file."""
     return ours.startswith(("lpips.lin", "lpips.scaling_layer"))
 
 
+def _spare(
+    nodes: Mapping[str, Any],
+    names: Mapping[str, str],
+    kind: _Kind,
+) -> list[str]:
+    """The tensors of the file that are left out."""
+    if not kind.spare:
+        return []
+    return [key for key in nodes if key not in names and key.startswith(kind.spare)]
+
+
 def _problems(
-    nodes: Mapping[str, Any], wanted: Mapping[str, Tensor], spare: list[str]
+    nodes: Mapping[str, Any],
+    wanted: Mapping[str, Tensor],
+    spare: list[str],
 ) -> Iterator[tuple[str, str]]:
     """All that is wrong with the names and shapes."""
     for name, tensor in wanted.items():
@@ -245,7 +268,11 @@ def _problems(
         yield name, "extra"
 
 
-def _numbers(file: CheckpointFile, node: object, dtype: torch.dtype) -> Tensor:
+def _numbers(
+    file: CheckpointFile,
+    node: object,
+    dtype: torch.dtype,
+) -> Tensor:
     tensor = file.tensor(node)
     if tensor.is_floating_point() != dtype.is_floating_point:
         raise ValueError(f"it has the type {tensor.dtype}, expected {dtype}")
@@ -256,19 +283,23 @@ def _numbers(file: CheckpointFile, node: object, dtype: torch.dtype) -> Tensor:
 
 
 def _sentences(start: str, problems: Mapping[str, str]) -> str:
-    lines = [
-        f"{name!r:.150} {problem}"
-        for name, problem in sorted(problems.items(), key=lambda item: (item[1].split()[0], item[0]))
-    ]
-    more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return "\n  ".join([start, *lines[:LISTED], *more])
+    by_kind = sorted(problems.items(), key=lambda item: (item[1].split()[0], item[0]))
+    lines = [f"{name!r:.150} {problem}" for name, problem in by_kind]
+    if len(lines) > LISTED:
+        lines = [*lines[:LISTED], f"and {len(lines) - LISTED} more"]
+    return "\n  ".join([start, *lines])
 
 
 def _some(nodes: Mapping[str, Any]) -> str:
-    return f", among them {', '.join(f'{name!r:.80}' for name in list(nodes)[:5])}" if nodes else ""
+    first = ", ".join(f"{name!r:.80}" for name in list(nodes)[:5])
+    return f", among them {first}" if first else ""
 
 
-def _plain(value: object, left: list[int], depth: int = 0) -> Any:
+def _plain(
+    value: object,
+    left: list[int],
+    depth: int = 0,
+) -> Any:
     """What a file says in JSON's terms; `left` counts down the values that are kept."""
     left[0] -= 1
     if left[0] < 0 or depth > DEEPEST:
@@ -276,18 +307,17 @@ def _plain(value: object, left: list[int], depth: int = 0) -> Any:
     if isinstance(value, Record):
         return _plain(value.items or _numpy(value), left, depth + 1)
     if isinstance(value, dict):
-        return {
-            str(key)[:100]: _plain(item, left, depth + 1)
-            for key, item in list(value.items())[:DESCRIBED]
-            if left[0] > 0
-        }
+        items = list(value.items())[:DESCRIBED]
+        return {str(key)[:100]: _plain(item, left, depth + 1) for key, item in items if left[0] > 0}
     if isinstance(value, list | tuple):
         return [_plain(item, left, depth + 1) for item in value[:DESCRIBED] if left[0] > 0]
-    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, str):
+        return value[:1000]
+    ordinary = isinstance(value, float) and math.isfinite(value)
+    small = isinstance(value, int) and abs(value) < 1 << 63
+    if value is None or ordinary or small:
         return value
-    if isinstance(value, int) and abs(value) < 1 << 63:
-        return value
-    return value[:1000] if isinstance(value, str) else f"<{type(value).__name__}>"
+    return f"<{type(value).__name__}>"
 
 
 def _numpy(record: Record) -> Any:
@@ -296,17 +326,20 @@ def _numpy(record: Record) -> Any:
         array = real_value(record) if record.origin.startswith("numpy.") else None
     except ValueError:
         array = None
-    return (
-        array.tolist() if isinstance(array, np.ndarray) and array.size <= DESCRIBED else f"<{record.origin}>"
-    )
+    if isinstance(array, np.ndarray) and array.size <= DESCRIBED:
+        return array.tolist()
+    return f"<{record.origin}>"
 
 
 def _found(told: object, key: str) -> list[Any]:
     """All values of `key` in plain data."""
+    found, inside = [], []
     if isinstance(told, list):
-        return [value for item in told for value in _found(item, key)]
-    if not isinstance(told, dict):
-        return []
-    return ([told[key]] if key in told else []) + [
-        value for item in told.values() for value in _found(item, key)
-    ]
+        inside = told
+    elif isinstance(told, dict):
+        inside = list(told.values())
+        if key in told:
+            found.append(told[key])
+    for item in inside:
+        found += _found(item, key)
+    return found

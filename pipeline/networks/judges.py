@@ -1,7 +1,8 @@
-"""The frozen networks that judge images, loaded: perceptual distance, face recognition, an estimator of expression and head pose.
+"""The frozen networks that judge images, loaded.
 
-The paper takes them ready-made (LPIPS, ArcFace, Deep3D); at generated scale `pretrain perception` trains small ones of the same kind.
-All are in eval mode and without trainable weights, but differentiable in their input.
+They are a perceptual distance, a face recognition and an estimator of expression and head pose. The paper
+takes them ready-made (LPIPS, ArcFace, Deep3D); at generated scale `pretrain perception` trains small ones
+of the same kind. All are in eval mode and without trainable weights, but differentiable in their input.
 """
 
 from pathlib import Path
@@ -21,9 +22,16 @@ from pipeline.core.errors import UserError
 class Judges(nn.Module):
     """The three frozen networks behind one door."""
 
-    def __init__(self, identity: IdentityNet, trunk: Trunk, regressor: Regressor) -> None:
+    def __init__(
+        self,
+        identity: IdentityNet,
+        trunk: Trunk,
+        regressor: Regressor,
+    ) -> None:
         super().__init__()
-        self.identity_net, self.trunk, self.regressor = identity, trunk, regressor
+        self.identity_net = identity
+        self.trunk = trunk
+        self.regressor = regressor
         self.requires_grad_(False).eval()
 
     @classmethod
@@ -32,32 +40,37 @@ class Judges(nn.Module):
         folder = Path(folder)
         try:
             weights, facts = load_weights(folder / "identity.safetensors")
-            networks = {"identity": IdentityNet(IdentitySizes(**facts["sizes"]))}
-            networks["identity"].load_state_dict(weights)
+            identity = IdentityNet(IdentitySizes(**facts["sizes"]))
+            identity.load_state_dict(weights)
             weights, facts = load_weights(folder / "trunk.safetensors")
-            networks["trunk"] = PublishedTrunk() if facts.get("network") == PUBLISHED_TRUNK else Trunk()
-            networks["trunk"].load_state_dict(weights)
-            networks["regressor"] = Regressor()
-            networks["regressor"].load_state_dict(load_weights(folder / "regressor.safetensors")[0])
+            trunk = PublishedTrunk() if facts.get("network") == PUBLISHED_TRUNK else Trunk()
+            trunk.load_state_dict(weights)
+            weights, _ = load_weights(folder / "regressor.safetensors")
+            regressor = Regressor()
+            regressor.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"the perception networks in {folder} cannot be read ({error}). Run `dvc repro pretrain@perception`."
-            ) from error
-        return cls(**networks).to(device)  # pyrefly: ignore[missing-argument]
+            found = f"the perception networks in {folder} cannot be read ({error})"
+            raise UserError(f"{found}. Run `dvc repro pretrain@perception`.") from error
+        return cls(identity, trunk, regressor).to(device)
 
     def train(self, mode: bool = True) -> "Judges":
-        """Stays in eval mode: BatchNorm must not move when the network that contains this one trains."""
+        """Stays in eval mode: BatchNorm must not move when the network around it trains."""
         return super().train(False)
 
     def lpips(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
-        """Perceptual distance of images in [-1, 1], (B,); 0 for equal images, about 0.5 for two people. Differentiable in both."""
+        """Perceptual distance of images in [-1, 1], (B,): 0 for equal images, about 0.5 for two people.
+
+        Differentiable in both.
+        """
         return self.trunk.distance(a_BCHW, b_BCHW)
 
     def identity(self, image_BCHW: Tensor, five_points_B52: Tensor) -> Tensor:
-        """Unit face recognition features (B, E) of the face at `five_points` (fractions: pupils, nose tip, mouth corners; facts 4.2).
-        Differentiable.
+        """Unit face recognition features (B, E) of a face (facts 4.2). Differentiable.
+
+        `five_points_B52` are its pupils, tip of the nose and corners of the mouth, as fractions of the image.
         """
-        return F.normalize(self.identity_net(identity_crop(image_BCHW, five_points_B52)), dim=1)
+        crop_B3HW = identity_crop(image_BCHW, five_points_B52)
+        return F.normalize(self.identity_net(crop_B3HW), dim=1)
 
     def expression_pose(self, image_BCHW: Tensor) -> Tensor:
         """Estimated expression, jaw, eyes and head rotation (B, 109), as `Regressor`. Differentiable."""

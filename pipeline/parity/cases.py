@@ -1,12 +1,13 @@
-"""What each parity fixture holds, made again by our networks at paper size (section 4 of tests/published/parity/README.md).
+"""What each parity fixture holds, made again by our networks at paper size.
 
-A case is a function of the number rule and of the fixture; it returns an array for every name that the fixture should have.
+The fixtures are described in section 4 of tests/published/parity/README.md. A case is a function of the
+number rule and of the fixture; it returns an array for every name that the fixture should have.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from model.adversary.discriminator import Discriminator
-from model.genhead import GenHead, HeadState
+from model.genhead import GenHead, HeadState, Samples, blend_parts, fuse_by_mask
 from model.head.deform import NeckField
 from model.head.flame import Flame
 from model.judges.identity import FIVE_OF_70, IdentityNet
 from model.judges.identity import TEMPLATE as IDENTITY_TEMPLATE
 from model.layers.warp import alignment, cut, similarity
-from model.psi.motion_encoder import EYES_AND_MOUTH, MotionEncoder, motion_crop
-from model.psi.network import Psi
+from model.psi.motion_encoder import EYES_AND_MOUTH, MotionEncoder, eyes_and_mouth, motion_crop
+from model.psi.network import EQUALISED, Psi
 from model.sizes import Sizes
 from model.volume.colour_decoder import ColourDecoder
 from model.volume.planes import sample_planes
@@ -34,10 +35,14 @@ from pipeline.parity.head import fake_head, landmark_embedding
 from pipeline.parity.numbers import AS_CONSTRUCTED, EVERY_LAYER, NumberRule, camera
 
 PAPER = Sizes()
-PSI_EQUALISED = ("superresolution.", "decoder.")
 CAMERA_B = camera(-0.5, -0.2, 4.0, 0.0)  # of the renderer; the other one is the default
-# Stored inputs of psi_v2_posed and their shapes. No rule makes them, so that a thinned fixture keeps them whole.
-NECK_GRIDS = {"grid24_offset": (3, 24, 24, 24), "grid24_dist2": (1, 24, 24, 24), "grid8_offset": (3, 8, 8, 8)}
+# Stored inputs of psi_v2_posed and their shapes. No rule makes them, so that a thinned fixture keeps them
+# whole.
+NECK_GRIDS = {
+    "grid24_offset": (3, 24, 24, 24),
+    "grid24_dist2": (1, 24, 24, 24),
+    "grid8_offset": (3, 8, 8, 8),
+}
 
 Found = Tensor | np.ndarray | str  # a text says which file of others the array cannot be made without
 
@@ -51,12 +56,14 @@ class Fixture:
     inputs: set[str] = field(default_factory=set)  # names of the arrays that were asked for as such
 
     def given(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A stored input with a batch of one in front, float32. Raises ValueError when it is missing or has another shape."""
+        """A stored input with a batch of one in front, float32.
+
+        Raises ValueError when it is missing or has another shape.
+        """
         values = self.arrays[name].values if name in self.arrays else np.zeros(0)
         if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise ValueError(
-                f"the input {name} is missing or is no array {shape} of finite floats, so that nothing can be compared"
-            )
+            expected = f"no array {shape} of finite floats"
+            raise ValueError(f"the input {name} is missing or is {expected}, so that nothing can be compared")
         self.inputs.add(name)
         return torch.from_numpy(values.astype(np.float32))[None]
 
@@ -68,12 +75,16 @@ ParityCase = Callable[[NumberRule, Fixture], dict[str, Found]]
 def recorded(**modules: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Collects the last output of each module, by name, while it is entered."""
     seen: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: seen.__setitem__(name, output.detach())
-        )
-        for name, module in modules.items()
-    ]
+
+    def record(
+        name: str,
+        _module: nn.Module,
+        _inputs: tuple,
+        output: Tensor,
+    ) -> None:
+        seen[name] = output.detach()
+
+    hooks = [module.register_forward_hook(partial(record, name)) for name, module in modules.items()]
     try:
         yield seen
     finally:
@@ -84,23 +95,23 @@ def recorded(**modules: nn.Module) -> Iterator[dict[str, Tensor]]:
 def statistics(image_XHW: Tensor) -> Tensor:
     """Mean, population deviation and absolute maximum of each channel, (..., 3), in double precision."""
     x = image_XHW.double().flatten(-2)
-    return torch.stack([x.mean(-1), x.std(-1, correction=0), x.abs().amax(-1)], -1)
+    deviation = x.std(-1, correction=0)
+    return torch.stack([x.mean(-1), deviation, x.abs().amax(-1)], -1)
 
 
 def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """The number rule itself: inputs, cameras, and those entries of Psi's state dict that the fixture names."""
     with torch.device("meta"):
         entries = Psi(PAPER).state_dict()
     shapes = {key: tuple(value.shape) for key, value in entries.items() if not key.endswith(AS_CONSTRUCTED)}
-    keys = [str(key) for key in fixture.arrays["keys"].values.flat] if "keys" in fixture.arrays else []
+    stored = fixture.arrays.get("keys")
+    keys = [str(key) for key in stored.values.flat] if stored else []
     if not keys or not shapes.keys() >= set(keys):
-        raise ValueError(
-            "keys is missing or names something else than entries of Psi, so that nothing can be compared"
-        )
+        named = "keys is missing or names something else than entries of Psi"
+        raise ValueError(f"{named}, so that nothing can be compared")
     fixture.inputs.add("keys")
-    values = []
-    for key in keys:
-        weight = rule.weight(key, shapes[key], key.startswith(PSI_EQUALISED))
-        values.append(weight.astype(np.float64).ravel())  # pyrefly: ignore[missing-attribute]
+    weights = [rule.weight(key, shapes[key], key.startswith(EQUALISED)) for key in keys]
+    values = [np.asarray(weight, np.float64).ravel() for weight in weights]
     return {
         "unit_test": rule.unit("test", (16,)),
         "image_app": rule.image("img_app", 512)[0, :, ::64, ::64],
@@ -113,17 +124,24 @@ def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 
 
 def renderer(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """Look-up, decoder, rays of two cameras and their integration in planes of noise."""
     decoder = ColourDecoder(PAPER.plane_channels, PAPER.decoder_hidden, PAPER.feature_channels)
-    rule.fill(decoder, PSI_EQUALISED, "decoder.")
+    rule.fill(decoder, EQUALISED, "decoder.")
     planes = rule.tensor("planes", (1, 3, 32, 256, 256), 2.0)
 
     def density(points_BVRS3: Tensor) -> tuple[Tensor, Tensor]:
         colour, sigma = decoder(sample_planes(planes, points_BVRS3.flatten(1, 3), PAPER.box))
-        return colour.unflatten(1, points_BVRS3.shape[1:4]), sigma.unflatten(1, points_BVRS3.shape[1:4])
+        shape = points_BVRS3.shape[1:4]
+        return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
-    feature = sample_planes(planes, rule.tensor("query_points", (1, 2048, 3), 0.45), PAPER.box)
+    points = rule.tensor("query_points", (1, 2048, 3), 0.45)
+    feature = sample_planes(planes, points, PAPER.box)
     colour, sigma = decoder(feature)
-    found = {"points_feature": feature[0], "points_rgb": colour[0], "points_sigma": sigma[0, :, None]}
+    found = {
+        "points_feature": feature[0],
+        "points_rgb": colour[0],
+        "points_sigma": sigma[0, :, None],
+    }
     for name, view in (("a", camera()), ("b", CAMERA_B)):
         origins, directions = camera_rays(view[None], 64)
         rays = render_rays(density, view[None], 64, PAPER.samples, PAPER.samples_fine, PAPER.box)
@@ -143,21 +161,25 @@ def renderer(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 
 
 def superresolution(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    network = rule.fill(SuperResolution(PAPER), PSI_EQUALISED, "superresolution.")
+    """Super-resolution alone, without and with noise, and from half of the size."""
+    network = rule.fill(SuperResolution(PAPER), EQUALISED, "superresolution.")
     feature = rule.tensor("sr_feature", (1, 32, 128, 128), 0.6).clamp(-1, 1)
     style = rule.tensor("sr_w", (1, 1, 512))[:, 0]
     plain = network(feature, feature[:, :3], style)[0]
+    noisy = network(feature, feature[:, :3], style, noise=True)[0]
     small = feature[:, :, ::2, ::2]
+    from_small = network(small, small[:, :3], style)[0]
     return {
         "out_none": plain,
         "out_none_exact": plain[:, ::8, ::8],
-        "out_const": network(feature, feature[:, :3], style, noise=True)[0, :, ::8, ::8],
-        "out_from64": network(small, small[:, :3], style)[0, :, ::8, ::8],
+        "out_const": noisy[:, ::8, ::8],
+        "out_from64": from_small[:, ::8, ::8],
         "stats": statistics(plain),
     }
 
 
 def pdfgc_motion_encoder(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """E_mot: the FAN's feature and the four heads."""
     encoder = rule.fill(MotionEncoder(PAPER.motion))
     crop = rule.image("face224", 224)
     with recorded(fan_feature=encoder.model) as seen:
@@ -174,25 +196,32 @@ def pdfgc_motion_encoder(rule: NumberRule, fixture: Fixture) -> dict[str, Found]
 
 
 def arcface_iresnet18(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    return {"embedding": rule.fill(IdentityNet(PAPER.identity))(rule.image("face112", 112))[0]}
+    """Face recognition."""
+    network = rule.fill(IdentityNet(PAPER.identity))
+    return {"embedding": network(rule.image("face112", 112))[0]}
 
 
 def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """Logits of two images at once and of one alone, features on the way, the gradient of the images."""
     network = rule.fill(Discriminator(PAPER), EVERY_LAYER)
     view = torch.cat([camera(), camera(-0.5, -0.2)])
 
-    def pair(name: str, size: int, channels: int = 3) -> Tensor:
+    def pair(
+        name: str,
+        size: int,
+        channels: int = 3,
+    ) -> Tensor:
         return torch.cat([rule.image(f"{name}{i}", size, channels) for i in range(2)])
 
     images = pair("d_image_sr", 512).requires_grad_()
     # The official network takes the silhouette in [-1, 1]; ours takes the opacity and brings it there.
-    others = [pair("d_image", 128), (pair("d_seg", 128, 1) + 1) / 2, pair("d_uv", 512), view]
-    with (
-        torch.enable_grad(),
-        recorded(b512=network.b512, b32=network.b32, b8=network.b8, cmap=network.mapping) as seen,
-    ):
+    opacity = (pair("d_seg", 128, 1) + 1) / 2
+    others = [pair("d_image", 128), opacity, pair("d_uv", 512), view]
+    layers = {"b512": network.b512, "b32": network.b32, "b8": network.b8, "cmap": network.mapping}
+    with torch.enable_grad(), recorded(**layers) as seen:
         logits = network(images, *others)
         (gradient,) = torch.autograd.grad(logits.sum(), images)
+    single = network(*(part[:1].detach() for part in (images, *others)))
     return {
         "camera": view,
         "logits": logits.detach(),
@@ -202,13 +231,13 @@ def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "b8": seen["b8"],
         "grad_image_sr": gradient[:, :, ::16, ::16],
         "grad_image_sr_norm": gradient.flatten(1).norm(dim=1),
-        "logits_single": network(*(part[:1].detach() for part in (images, *others))),
+        "logits_single": single,
     }
 
 
 @lru_cache(maxsize=1)
 def _psi(rule: NumberRule) -> Psi:
-    return rule.fill(Psi(PAPER), PSI_EQUALISED)
+    return rule.fill(Psi(PAPER), EQUALISED)
 
 
 @lru_cache(maxsize=1)
@@ -221,12 +250,10 @@ def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, 
         "encoder_detail": psi.encoder_detail,
         "background_logits": psi.background,
     }
+    own = rule.tensor("motion_app", (1, PAPER.motion.dims))
+    driving = rule.tensor("motion", (1, PAPER.motion.dims))
     with recorded(**layers, canonical_lr=canonical.shuffle, canonical_sr=canonical) as seen:
-        planes = psi.planes(
-            source,
-            *(rule.tensor(name, (1, PAPER.motion.dims)) for name in ("motion_app", "motion")),
-            motion_scale,
-        )
+        planes = psi.planes(source, own, driving, motion_scale)
         background = psi.background_feature(source)
     steps = {
         "encoder_global": 2,
@@ -236,10 +263,12 @@ def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, 
         "background_logits": 8,
         "planes": 8,
     }
+    layers_and_planes = seen | {"planes": planes}
     found: dict[str, Found] = {}
     for name, step in steps.items():
-        value = (seen | {"planes": planes})[name][0]
-        found |= {name: value[..., ::step, ::step].clone(), f"{name}_stats": statistics(value)}
+        value = layers_and_planes[name][0]
+        found[name] = value[..., ::step, ::step].clone()
+        found[f"{name}_stats"] = statistics(value)
     return planes, background, found
 
 
@@ -249,15 +278,19 @@ def forget_psi() -> None:
     _psi_planes.cache_clear()
 
 
-def _psi_picture(rule: NumberRule, motion_scale: float, deform: Deform | None = None) -> dict[str, Found]:
+def _psi_picture(
+    rule: NumberRule,
+    motion_scale: float,
+    deform: Deform | None = None,
+) -> dict[str, Found]:
     planes, background, _ = _psi_planes(rule, motion_scale)
     out = _psi(rule).render(planes, background, camera()[None], deform)
-    feature, behind = out.feature[0], (1 - out.opacity[0]) * background[0]
+    transmittance, feature = 1 - out.opacity[0], out.feature[0]
     return {
         "camera": camera(),
         "feature": feature,
-        "feature_wobg": feature - 2 * behind,
-        "transmittance": 1 - out.opacity[0],
+        "feature_wobg": feature - 2 * (transmittance * background[0]),
+        "transmittance": transmittance,
         "depth": out.depth[0],
         "image": out.raw[0],
         "image_sr": out.image[0],
@@ -266,32 +299,40 @@ def _psi_picture(rule: NumberRule, motion_scale: float, deform: Deform | None = 
 
 
 def psi_v2(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    return _psi_planes(rule, 1.0)[2] | _psi_picture(rule, 1.0)
+    """Psi from the portrait to the picture."""
+    _, _, layers = _psi_planes(rule, 1.0)
+    return layers | _psi_picture(rule, 1.0)
 
 
 def psi_3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    of_psi_v2 = ("encoder", "background")  # the same there and here, stored there
-    planes = {
-        name: value for name, value in _psi_planes(rule, 0.0)[2].items() if not name.startswith(of_psi_v2)
-    }
-    return planes | _psi_picture(rule, 0.0)
+    """Psi_3d: motion scale 0."""
+    _, _, layers = _psi_planes(rule, 0.0)
+    # Encoders and background are the same as in psi_v2, and stored there.
+    own = {name: value for name, value in layers.items() if not name.startswith(("encoder", "background"))}
+    return own | _psi_picture(rule, 0.0)
 
 
 def psi_v2_posed(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    neck = NeckField(*(fixture.given(name, shape) for name, shape in NECK_GRIDS.items()), PAPER.box)
+    """Psi with a posed neck, from stored grids of the neck field."""
+    grids = [fixture.given(name, shape) for name, shape in NECK_GRIDS.items()]
+    neck = NeckField(*grids, PAPER.box)
     picture = _psi_picture(rule, 1.0, neck)
     del picture["feature"], picture["image_sr_exact"]
-    return picture | {"points_out": neck(rule.tensor("deform_points", (1, 4096, 3), 0.35))[0]}
+    points = rule.tensor("deform_points", (1, 4096, 3), 0.35)
+    return picture | {"points_out": neck(points)[0]}
 
 
 def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """The head model as a function, with a head model from a formula."""
     embedding, needed = landmark_embedding(fixture.folder)
     layer = Flame(fake_head(rule, *embedding))
     amplitudes = {"shape": (300, 0.5), "exp": (100, 0.5), "pose": (6, 0.15), "eye": (6, 0.1)}
     parameters = [rule.tensor(name, (1, count), amplitude) for name, (count, amplitude) in amplitudes.items()]
     vertices = layer.vertices(*parameters)
     landmarks = layer.landmarks(vertices)[0].numpy()
+    # The official pictures of landmarks have y up.
     u, v = project(landmarks, camera()[0].numpy()).T
+    pixels = 512 * np.stack([u, 1 - v], 1)
     return {
         "camera": camera(),
         "vertices": vertices[0, ::20],
@@ -299,11 +340,12 @@ def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "joints": layer.joints(*parameters)[0],
         "canonical_joints_offset": layer.canonical()[::20],
         "landmarks3d": needed or landmarks,
-        "landmarks2d_512": needed or 512 * np.stack([u, 1 - v], 1),  # the official ones have y up
+        "landmarks2d_512": needed or pixels,
     }
 
 
 def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """The 4D GAN: styles, planes, background, and rendering of parts by both rules of fusing."""
     network = rule.fill(GenHead(PAPER, Flame(standin())), EVERY_LAYER)
     z, view = rule.tensor("z", (1, 512)), camera(-0.2, 0.05)
     condition = torch.cat([view, rule.tensor("shape", (1, 300), 0.5)], 1)
@@ -320,15 +362,34 @@ def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "planes_stats": statistics(planes[0]),
         "background_logits": logits[0, :, ::2, ::2],
     }
-    for automatic in (False, True):
-        rays = network.rays(planes, _parts(), camera()[None], automatic=automatic)
-        arrays = {
-            "feature": rays.colour[0, 0],
-            "depth": rays.depth[0, 0],
-            "transmittance": 1 - rays.opacity[0, 0],
-        }
-        found |= {f"part_{key}_fuse{automatic:d}": array for key, array in arrays.items()}
+    for number, fuse in enumerate((fuse_by_mask, fuse_by_density)):
+        rays = network.rays(planes, _parts(), camera()[None], fuse=fuse)
+        found[f"part_feature_fuse{number}"] = rays.colour[0, 0]
+        found[f"part_depth_fuse{number}"] = rays.depth[0, 0]
+        found[f"part_transmittance_fuse{number}"] = 1 - rays.opacity[0, 0]
     return found
+
+
+def fuse_by_density(
+    face: Samples,
+    eye: Samples,
+    mouth: Samples,
+    in_eye: Tensor,
+    eye_mask: Tensor,
+    mouth_mask: Tensor,
+) -> Samples:
+    """`fuse_by_mask`, but in the mouth the densities decide between it and the face.
+
+    That is the official switch "auto fuse", which nothing of ours turns on.
+    """
+    colour, sigma = fuse_by_mask(face, eye, mouth, in_eye, eye_mask, mouth_mask)
+    face_colour, face_sigma = face
+    part_colour, part_sigma = blend_parts(eye, mouth, in_eye, eye_mask * in_eye, mouth_mask)
+    prefer = torch.sigmoid(part_sigma - face_sigma)
+    at_mouth = mouth_mask > 0
+    by_density = face_colour + prefer[..., None] * (part_colour - face_colour)
+    colour = torch.where(at_mouth[..., None], by_density, colour)
+    return colour, torch.where(at_mouth, face_sigma + part_sigma, sigma)
 
 
 def _parts() -> HeadState:
@@ -336,48 +397,54 @@ def _parts() -> HeadState:
     centres = (torch.arange(64) + 0.5) / 64
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     motions = {"eyes": (1.02, 0.0), "face": (1.0, 0.0), "mouth": (0.97, 0.01)}
-    centre = torch.tensor([0.0, 0.05, 0.2])
+
+    def deform(points: Tensor, part: str) -> Tensor:
+        scale, shift = motions[part]
+        return scale * points + shift
+
+    middle = torch.tensor([0.0, 0.05, 0.2])
+    eye_box = torch.stack([middle - 0.15, middle + 0.15])
+    eyes = (y > 0.35) & (y < 0.45)
+    mouth = (y - 0.62) ** 2 + (x - 0.5) ** 2 < 0.01
     return HeadState(
-        deform=lambda points, part: motions[part][0] * points + motions[part][1],
-        eye_boxes_BE23=torch.stack([centre - 0.15, centre + 0.15])[None, None],
-        eye_mask_BVnn=((y > 0.35) & (y < 0.45)).float()[None, None],
-        mouth_mask_BVnn=0.75 * ((y - 0.62) ** 2 + (x - 0.5) ** 2 < 0.01).float()[None, None],
+        deform=deform,
+        eye_boxes_BE23=eye_box[None, None],
+        eye_mask_BVnn=eyes.float()[None, None],
+        mouth_mask_BVnn=0.75 * mouth.float()[None, None],
     )
 
 
 def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
+    """The crops for E_mot and face recognition, from stored landmarks in pixels."""
     landmarks, image = fixture.given("landmarks", (70, 2)), rule.image("img_app", 512)
     up = torch.stack([landmarks[..., 0], 511 - landmarks[..., 1]], -1)
-
-    def three(points: Tensor) -> Tensor:
-        return torch.stack(
-            [points[:, part].mean(1) for part in (slice(36, 42), slice(42, 48), slice(60, 68))], 1
-        )
-
     template = torch.tensor(EYES_AND_MOUTH)
+    five_up = up[:, list(FIVE_OF_70)]
     # The official warp counts pixels by their centres; fractions of the image count from its edge.
     fractions = (landmarks + 0.5) / 512
+    matrix = alignment(image, eyes_and_mouth(fractions), EYES_AND_MOUTH)
     return {
-        "pdfgc_matrix_rev0": similarity(three(landmarks), template)[0],
-        "pdfgc_matrix_rev1": similarity(three(up), template)[0],
-        "arcface_matrix": similarity(up[:, list(FIVE_OF_70)], torch.tensor(IDENTITY_TEMPLATE))[0],
-        "warp224": cut(image, alignment(image, three(fractions), EYES_AND_MOUTH), (0.0, 0.0), 224.0, 224)[0],
+        "pdfgc_matrix_rev0": similarity(eyes_and_mouth(landmarks), template)[0],
+        "pdfgc_matrix_rev1": similarity(eyes_and_mouth(up), template)[0],
+        "arcface_matrix": similarity(five_up, torch.tensor(IDENTITY_TEMPLATE))[0],
+        "warp224": cut(image, matrix, (0.0, 0.0), 224.0, 224)[0],
         "crop224": motion_crop(image, fractions, 224)[0],
     }
 
 
-PSI_CASES: dict[str, ParityCase] = {"psi_v2": psi_v2, "psi_3d": psi_3d, "psi_v2_posed": psi_v2_posed}
+PSI_CASES: dict[str, ParityCase] = {
+    "psi_v2": psi_v2,
+    "psi_3d": psi_3d,
+    "psi_v2_posed": psi_v2_posed,
+}
 CASES: dict[str, ParityCase] = PSI_CASES | {
-    case.__name__: case
-    for case in (
-        rule_check,
-        renderer,
-        superresolution,
-        pdfgc_motion_encoder,
-        arcface_iresnet18,
-        discriminator,
-        flame,
-        genhead,
-        preprocess,
-    )
+    "rule_check": rule_check,
+    "renderer": renderer,
+    "superresolution": superresolution,
+    "pdfgc_motion_encoder": pdfgc_motion_encoder,
+    "arcface_iresnet18": arcface_iresnet18,
+    "discriminator": discriminator,
+    "flame": flame,
+    "genhead": genhead,
+    "preprocess": preprocess,
 }

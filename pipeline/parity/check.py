@@ -20,7 +20,8 @@ class Line:
     """What is said of an array or a fixture."""
 
     name: str
-    # pass, fail, unknown (nothing of ours belongs to it), input (nothing to compare: made by no rule), skipped (a file of others is needed)
+    # pass, fail, unknown (nothing of ours belongs to it), input (made by no rule, so nothing to compare), or
+    # skipped (a file of others is needed).
     verdict: str
     error: float | None = None  # relative L2
     detail: str = ""
@@ -50,23 +51,28 @@ def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
     """One line for each array of a fixture, or a single one that says why there is nothing to compare."""
     name = path.stem
     if name not in CASES:
-        return [
-            Line(name, "unknown", detail=f"there is no such fixture; known are {', '.join(sorted(CASES))}")
-        ]
+        known = ", ".join(sorted(CASES))
+        return [Line(name, "unknown", detail=f"there is no such fixture; known are {known}")]
     try:
         fixture = Fixture(path.parent, read_fixture(path))
         with torch.no_grad():
             found = CASES[name](rule, fixture)
-    except (ValueError, RuntimeError) as error:  # unreadable, or with inputs that the networks refuse
+    except (ValueError, RuntimeError) as error:
+        # The file is unreadable, or has inputs that the networks refuse.
         return [Line(name, "fail", detail=" ".join(str(error).split()))]
-    names = sorted(found.keys() | fixture.arrays.keys())
-    return [
-        _compare(f"{name}.{key}", key in fixture.inputs, found.get(key), fixture.arrays.get(key))
-        for key in names
-    ]
+    lines = []
+    for key in sorted(found.keys() | fixture.arrays.keys()):
+        is_input, stored = key in fixture.inputs, fixture.arrays.get(key)
+        lines.append(_compare(f"{name}.{key}", is_input, found.get(key), stored))
+    return lines
 
 
-def _compare(name: str, is_input: bool, found: Found | None, stored: Stored | None) -> Line:
+def _compare(
+    name: str,
+    is_input: bool,
+    found: Found | None,
+    stored: Stored | None,
+) -> Line:
     if is_input:
         return Line(name, "input")
     if found is None:
@@ -79,7 +85,11 @@ def _compare(name: str, is_input: bool, found: Found | None, stored: Stored | No
     if dtype.kind not in "fiu" or stored.shape != shape:
         return Line(name, "fail", detail=f"stored as {dtype} {stored.shape}, ours has the shape {shape}")
     error = stored.error(np.asarray(found))
-    tolerance = GRADIENT if "grad" in name else HALF if dtype == np.float16 else EXACT
-    if error <= tolerance:  # not so when it is no number
+    if "grad" in name:
+        tolerance = GRADIENT
+    else:
+        tolerance = HALF if dtype == np.float16 else EXACT
+    # An error that is no number passes no comparison.
+    if error <= tolerance:
         return Line(name, "pass", error)
     return Line(name, "fail", error, f"more than {tolerance:.0e}")

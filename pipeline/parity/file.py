@@ -1,7 +1,7 @@
 """The files of the parity fixtures: an npz archive of whole arrays, or of thinned ones.
 
-A thinned array `a` of shape S is stored as two: `a`, some of its values in one row, and `a.shape`, S. Which values these are follows from the
-size of the array and from their number alone (`kept_places`).
+A thinned array `a` of shape S is stored as two: `a`, some of its values in one row, and `a.shape`, S. Which
+values these are follows from the size of the array and from their number alone (`kept_places`).
 """
 
 import math
@@ -27,17 +27,19 @@ class Stored:
         return self.values.shape if self.thinned_from is None else self.thinned_from
 
     def error(self, found: np.ndarray) -> float:
-        """The relative L2 error of an array of the same shape, taken over the stored values, in double precision."""
+        """The relative L2 error of an array of the same shape over the stored values, in double precision."""
         if self.thinned_from is not None:
-            found = found.ravel()[kept_places(found.size, len(self.values))]
+            places = kept_places(found.size, len(self.values))
+            found = found.ravel()[places]
         return relative_error(found, self.values)
 
 
 def kept_places(size: int, count: int) -> np.ndarray:
-    """Where the `count` kept values of a thinned array lie in its `size` values in C order; (count,) int64, rising.
+    """Where the `count` kept values of a thinned array lie in its `size` values in C order.
 
-    One place is drawn in each of `count` stretches of equal length, so that no channel and no row of a picture is left out, and so that the
-    places keep no step with the rows. NumPy promises that the raw numbers of PCG64 never change.
+    (count,) int64, rising. One place is drawn in each of `count` stretches of equal length, so that no
+    channel and no row of a picture is left out, and so that the places keep no step with the rows. NumPy
+    promises that the raw numbers of PCG64 never change.
     """
     bounds = np.arange(count + 1, dtype=np.int64) * size // count
     lengths = np.diff(bounds).astype(np.uint64)
@@ -49,7 +51,8 @@ def thinned(array: np.ndarray, count: int = KEPT) -> Stored:
     """`count` values of an array, or all of it if it has no more."""
     if array.size <= count:
         return Stored(array)
-    return Stored(array.ravel()[kept_places(array.size, count)], array.shape)
+    places = kept_places(array.size, count)
+    return Stored(array.ravel()[places], array.shape)
 
 
 def write_fixture(path: Path, arrays: dict[str, Stored]) -> None:
@@ -68,19 +71,28 @@ def read_fixture(path: Path) -> dict[str, Stored]:
         # NumPy would leave the file of a damaged archive open.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             entries = {name: file[name] for name in file.files}
-    except Exception as error:  # a damaged archive raises nearly anything: its own error, that of zlib, of the header's parser, of memory
+    except Exception as error:
+        # A damaged archive raises nearly anything: its own error, that of zlib, of the header's parser, of
+        # memory.
         reason = " ".join(str(error).split())
         raise ValueError(f"the file cannot be read ({type(error).__name__}: {reason})") from error
-    shapes = {name.removesuffix(SHAPE): entries.pop(name) for name in list(entries) if name.endswith(SHAPE)}
-    arrays = {name: Stored(values) for name, values in entries.items()}
-    for name, shape in shapes.items():
+    arrays = {name: Stored(values) for name, values in entries.items() if not name.endswith(SHAPE)}
+    for entry, shape in entries.items():
+        if not entry.endswith(SHAPE):
+            continue
+        name = entry.removesuffix(SHAPE)
         if name not in arrays:
-            raise ValueError(f"{name}{SHAPE} is there, but the array {name} is missing")
-        arrays[name] = Stored(entries[name], _checked(name, entries[name], shape))
+            raise ValueError(f"{entry} is there, but the array {name} is missing")
+        values = entries[name]
+        arrays[name] = Stored(values, _checked(name, values, shape))
     return arrays
 
 
-def _checked(name: str, values: np.ndarray, shape: np.ndarray) -> tuple[int, ...]:
+def _checked(
+    name: str,
+    values: np.ndarray,
+    shape: np.ndarray,
+) -> tuple[int, ...]:
     """The shape of a thinned array, of which there must be some values, but not more than it has."""
     if shape.dtype.kind not in "iu" or shape.ndim != 1 or (shape < 0).any():
         raise ValueError(f"{name}{SHAPE} is no shape")
@@ -92,5 +104,6 @@ def _checked(name: str, values: np.ndarray, shape: np.ndarray) -> tuple[int, ...
 
 def relative_error(found: np.ndarray, stored: np.ndarray) -> float:
     """Relative L2 error in double precision."""
-    a, b = found.astype(np.float64), stored.astype(np.float64)
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), np.finfo(np.float64).tiny))
+    ours, theirs = found.astype(np.float64), stored.astype(np.float64)
+    length = max(np.linalg.norm(theirs), np.finfo(np.float64).tiny)
+    return float(np.linalg.norm(ours - theirs) / length)

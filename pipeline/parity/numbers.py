@@ -1,6 +1,7 @@
-"""The number rule of the parity fixtures: weights, inputs and cameras that two implementations can make apart from each other.
+"""The number rule of the parity fixtures: weights, inputs, cameras that two implementations can make alone.
 
-tests/published/parity/README.md is the definition (its sections 1 to 3). Nothing made here is a trained weight.
+tests/published/parity/README.md is the definition (its sections 1 to 3). Nothing made here is a trained
+weight.
 """
 
 import math
@@ -15,51 +16,75 @@ PIECE = 1 << 20  # numbers made at once
 AS_CONSTRUCTED = ("resample_filter", "num_batches_tracked")
 PLAIN = ("noise_const", "w_avg", "const", "dataset_label_std")
 EVERY_LAYER = ("",)  # of the networks whose layers all scale or demodulate their weights at run time
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment, shifts and factors
+MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+FOCAL = 4.757182  # of the cameras, in image widths
 
 
 @dataclass(frozen=True)
 class NumberRule:
-    """Every number follows from a key, a text; `salt` is put in front of every key, so that there are as many sets as one likes."""
+    """Every number follows from a key, a text; `salt` in front of every key makes another set of numbers."""
 
     salt: str = ""
 
     def unit(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Zero mean, unit variance, uniform; float32. The i-th number is one step of splitmix64 from the key's checksum."""
+        """Uniform numbers of mean 0 and variance 1, float32.
+
+        The i-th is one step of splitmix64 from the key's checksum.
+        """
         flat = np.empty(math.prod(shape), np.float32)
         first = np.uint64(zlib.crc32((self.salt + key).encode())) << np.uint64(32)
         for begin in range(0, len(flat), PIECE):
             piece = flat[begin : begin + PIECE]
             s = np.arange(begin, begin + len(piece), dtype=np.uint64)
             s += first
-            s += np.uint64(0x9E3779B97F4A7C15)
-            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            s += GOLDEN
+            for shift, factor in MIXING:
                 s ^= s >> np.uint64(shift)
                 s *= np.uint64(factor)
             s ^= s >> np.uint64(31)
-            piece[:] = (((s >> np.uint64(40)) + 0.5) * 2.0**-24 - 0.5) * math.sqrt(12)
+            # The upper 24 bits make a number in [0, 1); the root of 12 brings its variance to 1.
+            share = ((s >> np.uint64(40)) + 0.5) * 2.0**-24
+            piece[:] = (share - 0.5) * math.sqrt(12)
         return flat.reshape(shape)
 
-    def tensor(self, name: str, shape: tuple[int, ...], amplitude: float = 1.0) -> Tensor:
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        amplitude: float = 1.0,
+    ) -> Tensor:
         """An input of the networks, float32."""
         return amplitude * torch.from_numpy(self.unit(f"input:{name}", shape))
 
-    def image(self, name: str, size: int, channels: int = 3) -> Tensor:
+    def image(
+        self,
+        name: str,
+        size: int,
+        channels: int = 3,
+    ) -> Tensor:
         """A picture (1, channels, size, size) of waves and noise, float32 in about [-1, 1]."""
         key = f"input:{name}"
-        phase, noise = (
-            float(self.unit(f"{key}:phase", (1,))[0]),
-            self.unit(key, (channels, size, size)).astype(np.float64),
-        )
+        phase = float(self.unit(f"{key}:phase", (1,))[0])
+        noise = self.unit(key, (channels, size, size)).astype(np.float64)
         y, x = np.arange(size)[:, None] / size, np.arange(size)[None] / size
-        waves = [
-            0.7 * np.sin(2 * np.pi * (1.5 * (k + 1) * y + (3 - k) * x) + k + phase) for k in range(channels)
-        ]
-        return torch.from_numpy(np.stack(waves) + 0.3 / math.sqrt(3) * noise)[None].float()
+        waves = []
+        for k in range(channels):
+            turns = 1.5 * (k + 1) * y + (3 - k) * x
+            waves.append(0.7 * np.sin(2 * np.pi * turns + k + phase))
+        picture = np.stack(waves) + 0.3 / math.sqrt(3) * noise
+        return torch.from_numpy(picture)[None].float()
 
-    def weight(self, key: str, shape: tuple[int, ...], equalised: bool) -> np.ndarray | None:
-        """The value of a state-dict entry, float32; None for one that stays as it is constructed. Raises ValueError when no rule fits.
+    def weight(
+        self,
+        key: str,
+        shape: tuple[int, ...],
+        equalised: bool,
+    ) -> np.ndarray | None:
+        """The value of a state-dict entry, float32; None for one that stays as it is constructed.
 
-        `equalised`: the layer scales or demodulates its weights at run time (StyleGAN).
+        `equalised`: the layer scales or demodulates its weights at run time (StyleGAN). Raises ValueError
+        when no rule fits.
         """
         leaf = key.rsplit(".", 1)[-1]
         if leaf in AS_CONSTRUCTED:
@@ -75,28 +100,30 @@ class NumberRule:
             return 0.1 * u
         if leaf not in ("weight", "bias"):
             raise ValueError(f"the number rule says nothing about the entry {key}")
-        if (
-            "mapping.fc" in key
-        ):  # their learning rate is a hundredth, and so are the weights when they are used
+        if "mapping.fc" in key:
+            # Their learning rate is a hundredth, and so are the weights when they are used.
             return u * (100 if leaf == "weight" else 10)
         if leaf == "bias":
             return 0.1 * u + key.endswith("affine.bias")
         if len(shape) == 1:
             return 0.1 * u + (0.25 if "prelu" in key else 1)
+        if equalised and key.endswith("out_sigma.weight"):
+            return np.float32(6 * (u - u.mean(dtype=np.float64)))
         if equalised:
-            return np.float32(6 * (u - u.mean(dtype=np.float64))) if key.endswith("out_sigma.weight") else u
-        if key == "generator_triplane.conv_last.weight":
-            gain = 0.125
-        elif len(shape) == 2:
-            gain = 1.0
-        else:
-            gain = 0.5 if "encoder_global.encoder.layer" in key else 2.0
-        return u * math.sqrt(gain / math.prod(shape[1:]))
+            return u
+        fan_in = math.prod(shape[1:])
+        return u * math.sqrt(_gain(key, len(shape)) / fan_in)
 
-    def fill(self, module: nn.Module, equalised: tuple[str, ...] = (), prefix: str = "") -> nn.Module:
-        """Gives every entry of a module's state dict its value; the module in evaluation mode, without gradients.
+    def fill(
+        self,
+        module: nn.Module,
+        equalised: tuple[str, ...] = (),
+        prefix: str = "",
+    ) -> nn.Module:
+        """Gives every entry of a module's state dict its value; returns it in evaluation mode, without gradients.
 
-        `prefix` stands before the module's own keys; `equalised` are the beginnings of the keys of equalised layers.
+        `prefix` stands before the module's own keys; `equalised` are the beginnings of the keys of
+        equalised layers.
         """
         for name, value in module.state_dict().items():
             key = prefix + name
@@ -106,17 +133,32 @@ class NumberRule:
         return module.eval().requires_grad_(False)
 
 
-def camera(yaw: float = 0.3, pitch: float = 0.1, radius: float = 4.2, up: float = 0.01) -> Tensor:
-    """A camera of the fixtures (1, 25) float32: turned by pitch, then yaw (radians), `radius` from a point `up` above the origin."""
-    (sin_yaw, cos_yaw), (sin_pitch, cos_pitch) = (
-        (math.sin(angle), math.cos(angle)) for angle in (yaw, pitch)
-    )
+def _gain(key: str, dimensions: int) -> float:
+    """The variance that a layer which is not equalised gives to inputs of variance 1."""
+    if key == "generator_triplane.conv_last.weight":
+        return 0.125
+    if dimensions == 2:
+        return 1.0
+    return 0.5 if "encoder_global.encoder.layer" in key else 2.0
+
+
+def camera(
+    yaw: float = 0.3,
+    pitch: float = 0.1,
+    radius: float = 4.2,
+    up: float = 0.01,
+) -> Tensor:
+    """A camera of the fixtures (1, 25) float32, `radius` from a point `up` above the origin.
+
+    It is turned by pitch, then by yaw (radians).
+    """
+    sin_yaw, cos_yaw = math.sin(yaw), math.cos(yaw)
+    sin_pitch, cos_pitch = math.sin(pitch), math.cos(pitch)
     about_y = np.array([[cos_yaw, 0, sin_yaw], [0, 1, 0], [-sin_yaw, 0, cos_yaw]])
     about_x = np.array([[1, 0, 0], [0, cos_pitch, -sin_pitch], [0, sin_pitch, cos_pitch]])
     cam2world = np.eye(4)
     cam2world[:3, :3] = about_y @ about_x
     cam2world[:3, 3] = cam2world[:3, 2] * radius + [0, up, 0]
-    focal = 4.757182
-    return torch.from_numpy(
-        np.concatenate([cam2world.ravel(), [focal, 0, 0.5, 0, focal, 0.5, 0, 0, 1]])[None]
-    ).float()
+    intrinsics = [FOCAL, 0, 0.5, 0, FOCAL, 0.5, 0, 0, 1]
+    numbers = np.concatenate([cam2world.ravel(), intrinsics])
+    return torch.from_numpy(numbers[None]).float()

@@ -19,12 +19,13 @@ from model.fast import layers, renderer
 from model.fast.layers import Convolution, activate, attend
 from model.fast.psi import FastPsi
 from model.fast.renderer import NOTHING, SHARE, side_by_side
-from model.psi.network import Psi
+from model.psi.network import EQUALISED, Psi
 from model.psi.reference import ReferencePsi
 from model.sizes import Sizes
-from pipeline.bench.floor import PARTS, Rates, counted, floor, operations
-from pipeline.bench.inference import CASES, BenchCase, Scene, measured, psnr, run_fast, run_reference
-from pipeline.parity.cases import PSI_EQUALISED
+from pipeline.bench.clock import counted, measured
+from pipeline.bench.floor import PARTS, Rates, floor, operations
+from pipeline.bench.inference import psnr, run_fast, run_reference
+from pipeline.bench.scene import CASES, BenchCase, Scene
 from pipeline.parity.file import read_fixture, relative_error
 from pipeline.parity.numbers import NumberRule, camera
 from tests.published import PARITY
@@ -223,7 +224,7 @@ def test_operations_are_counted(scene: Scene) -> None:
 def test_official_fixtures(name: str, scale: float) -> None:
     rule, sizes = NumberRule(), Sizes()
     stored = read_fixture(PARITY / f"{name}.npz")
-    fast = FastPsi(rule.fill(Psi(sizes), PSI_EQUALISED))
+    fast = FastPsi(rule.fill(Psi(sizes), EQUALISED))
     motions = [rule.tensor(key, (1, sizes.motion.dims)) for key in ("motion_app", "motion")]
     source = fast.source(rule.image("img_app", sizes.image), motions[0], scale)
     planes = fast.planes(source, motions[1])

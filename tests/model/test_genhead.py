@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.genhead import GenHead, HeadState, fuse
+from model.genhead import GenHead, HeadState, fuse_by_mask
 from model.head.flame import Flame
 from model.head.rasterise import part_masks
 from model.sizes import GenHeadSizes, Sizes
@@ -169,10 +169,10 @@ def test_full_masks_replace_the_face() -> None:
     everywhere, nowhere = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.bool)
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     for found, wanted in (
-        (fuse(face, eye, mouth, everywhere, one, zero, False), eye),
-        (fuse(face, eye, mouth, nowhere, one, zero, False), face),
-        (fuse(face, eye, mouth, nowhere, zero, one, False), mouth),
-        (fuse(face, eye, mouth, everywhere, zero, zero, False), face),
+        (fuse_by_mask(face, eye, mouth, everywhere, one, zero), eye),
+        (fuse_by_mask(face, eye, mouth, nowhere, one, zero), face),
+        (fuse_by_mask(face, eye, mouth, nowhere, zero, one), mouth),
+        (fuse_by_mask(face, eye, mouth, everywhere, zero, zero), face),
     ):
         assert torch.allclose(found[0], wanted[0]) and torch.allclose(found[1], wanted[1])
 

@@ -1,0 +1,124 @@
+"""What `psi4d bench` says of its numbers: lines for the terminal, and Markdown from the JSON of a run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.bench.clock import CLOCKS, Seconds, total
+
+if TYPE_CHECKING:
+    from pipeline.bench.inference import Result
+
+CLOCK_HEADER = f"{'ref s':>8} {'fast s':>8} {'ratio':>7} {'/floor':>6} {'ceil.':>6}"
+LAST_HEADER = f"{'ref GF':>7} {'GFLOP':>7} {'ref MB':>6} {'MB':>6} {'PSNR':>6} {'colours':>7}"
+HEADER = (
+    f"{'':22}       {'on the wall':>39}  {'work / threads':>39}\n"
+    f"{'case':22} type  {CLOCK_HEADER}  {CLOCK_HEADER}  {LAST_HEADER}"
+)
+README_CASES = {
+    "full frame": "full frame",
+    "source cached": "source cached",
+    "Psi_3d, 8 views": "8 views of one frame by Psi_3d",
+}
+
+
+def rate_lines(rates: dict[str, dict[str, Any]], threads: int) -> Iterator[str]:
+    """The rates of the units, by type and clock."""
+    yield f"threads {threads}; 10^9 a second on the wall (work / threads):"
+    for name, by_clock in rates.items():
+        walls, works = asdict(by_clock["wall"]), asdict(by_clock["work"])
+        pairs = [f"{_unit(unit)} {wall:.3g} ({works[unit]:.3g})" for unit, wall in walls.items()]
+        yield f"{name}  {', '.join(pairs)}"
+
+
+def floor_lines(counts: dict[str, dict[str, int]], floors: dict[str, dict[str, Seconds]]) -> Iterator[str]:
+    """The floor of each part of one picture, by type, and the operations that make it."""
+    for part, units in counts.items():
+        amounts = [f"{_unit(unit)} {amount / 1e9:.3g}" for unit, amount in units.items() if amount]
+        times = []
+        for name, parts in floors.items():
+            times.append(f"{name} {parts[part].wall:.3f} s ({parts[part].work:.3f})")
+        yield f"floor of {part:16} {', '.join(times)}; 10^9 of {', '.join(amounts)}"
+
+
+def result_line(result: "Result") -> str:
+    """A line of the table under HEADER."""
+    columns = [f"{result.case:22} {result.dtype}"]
+    columns += [_clock_columns(result, clock) for clock in CLOCKS]
+    columns.append(
+        " ".join(
+            [
+                f"{result.reference_gflop:7.0f}",
+                f"{result.gflop:7.0f}",
+                _mb(result.reference_peak_mb),
+                _mb(result.peak_mb),
+                f"{result.psnr:6.1f}",
+                f"{100 * result.colours:5.0f} %",
+            ]
+        )
+    )
+    return "  ".join(columns)
+
+
+def _clock_columns(result: "Result", clock: str) -> str:
+    """The columns of CLOCK_HEADER by one clock."""
+    reference = getattr(result.reference, clock)
+    own = getattr(total(result.parts), clock)
+    least = getattr(total(result.floor), clock)
+    rate = result.gflop / own
+    columns = [
+        f"{reference:8.2f}",
+        f"{own:8.2f}",
+        f"{reference / own:6.1f}x",
+        f"{own / least:6.2f}",
+        f"{100 * rate / getattr(result.ceiling, clock):4.0f} %",
+    ]
+    return " ".join(columns)
+
+
+def part_line(result: "Result") -> str:
+    """The parts of a case beside their floors; in brackets by the other clock."""
+    parts = []
+    for part, own in result.parts.items():
+        least = result.floor[part]
+        walls = f"{part} {own.wall:.3f} s, floor {least.wall:.3f}"
+        parts.append(f"{walls} ({own.work:.3f}, {least.work:.3f})")
+    return "    " + ", ".join(parts)
+
+
+def markdown(run: dict[str, Any]) -> str:
+    """The README's table of inference from the JSON of a run: seconds on the wall, and what they belong to.
+
+    A ratio is that to the plain path in float32. Raises KeyError when the JSON is that of something else.
+    """
+    by_case = {(row["case"], row["dtype"]): row for row in run["results"]}
+    rows = ["| | plain, fp32 | fast, fp32 | fast, bf16 |", "| --- | --- | --- | --- |"]
+    for case, title in README_CASES.items():
+        plain = by_case[case, "fp32"]["reference"]["wall"]
+        fast = []
+        for name in ("fp32", "bf16"):
+            seconds = sum(part["wall"] for part in by_case[case, name]["parts"].values())
+            fast.append(f"{_seconds(seconds)} ({plain / seconds:.1f}x)")
+        rows.append(f"| {title} | {_seconds(plain)} | {fast[0]} | {fast[1]} |")
+    first = next(iter(README_CASES))
+    exact, half = (by_case[first, name]["psnr"] for name in ("fp32", "bf16"))
+    rows.append(f"| PSNR to the plain one in fp32 | | {exact:.0f} dB | {half:.0f} dB |")
+    return "\n".join([*rows, "", origin(run["machine"])])
+
+
+def origin(machine: dict[str, Any]) -> str:
+    """A sentence on what numbers belong to."""
+    commit = machine["commit"] or "an unknown commit"
+    return f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, commit {commit}."
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _unit(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _mb(value: float | None) -> str:
+    return f"{'-' if value is None else round(value):>6}"

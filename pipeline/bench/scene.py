@@ -1,0 +1,119 @@
+"""What `psi4d bench` renders.
+
+Weights come from the number rule. Its planes are a fog without a surface, which is not what a renderer that
+skips empty space meets, so plane channel 0 is replaced, for both paths, by a formula: an opaque ellipsoid
+about as large in the picture as a head, coloured by what the network makes of the other channels. Nothing
+of it is fitted. One case keeps the fog.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.psi.network import EQUALISED, Psi
+from model.sizes import Sizes
+from pipeline.parity.numbers import NumberRule, camera
+
+HEAD = ((0.0, 0.03, 0.05), (0.24, 0.32, 0.28))  # centre and half-axes of the ellipsoid, world units
+INSIDE = 20.0  # twice its hidden unit at the centre
+DENSITY = 15.0  # sigma for each unit of that
+OUTSIDE = -12.0  # sigma of empty space
+FAINT = 0.05  # how much of the density of the other hidden units is left
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """What is timed: everything, or all but what depends on the source alone; Psi or Psi_3d (scale 0)."""
+
+    name: str
+    batch: int = 1
+    views: int = 1
+    cached: bool = False
+    scale: float = 1.0
+    fog: bool = False
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are made."""
+        return self.batch * self.views
+
+    @property
+    def compared(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Head and view of the pictures that are compared: the first and the last."""
+        return (0, 0), (self.batch - 1, self.views - 1)
+
+    def count(self, part: str) -> int:
+        """How often a part of the network runs."""
+        if part == "source":
+            return 0 if self.cached else self.batch
+        return self.batch if part == "planes" else self.pictures
+
+
+CASES = (
+    BenchCase("full frame"),
+    BenchCase("source cached", cached=True),
+    BenchCase("Psi_3d, 1 view", scale=0.0),
+    BenchCase("Psi_3d, 4 views", views=4, scale=0.0),
+    BenchCase("Psi_3d, 8 views", views=8, scale=0.0),
+    BenchCase("full frame, fog", fog=True),
+    BenchCase("full frame, batch 4", batch=4),
+    BenchCase("source cached, batch 4", batch=4, cached=True),
+)
+
+
+class Scene:
+    """Inputs of a case by the number rule, and what is done to the planes."""
+
+    def __init__(self, sizes: Sizes, rule: NumberRule) -> None:
+        self.sizes, self.rule = sizes, rule
+        self.fog = rule.fill(Psi(sizes), EQUALISED)
+        self.psi = replace_decoder(self.fog)
+        texels = (torch.arange(sizes.plane_resolution) + 0.5) / sizes.plane_resolution
+        side = texels * sizes.box - sizes.box / 2
+        x, y, z = (((side - centre) / half).square() for centre, half in zip(*HEAD, strict=True))
+        # The mean of the planes is 1 - r^2 / 2, and 1/2 on the surface. Rows follow the second coordinate
+        # of a plane, columns the first.
+        first = 3.0 - 1.5 * (y[:, None] + x)
+        second = (-1.5 * z[:, None]).expand(-1, len(z))
+        self.ellipsoid = torch.stack([first, second, torch.zeros_like(first)])
+
+    def inputs(self, case: BenchCase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images (B, 3, S, S), their own and the driving motions (B, M), cameras (B, V, 25)."""
+        sizes, rule = self.sizes, self.rule
+        images = torch.cat([rule.image(f"bench{i}", sizes.image) for i in range(case.batch)])
+        own = rule.tensor("motion_app", (case.batch, sizes.motion.dims))
+        driving = rule.tensor("motion", (case.batch, sizes.motion.dims))
+        cameras = torch.cat([camera(0.3 - 0.12 * i, 0.05) for i in range(case.views)])
+        return images, own, driving, cameras.expand(case.batch, -1, -1)
+
+    @torch.inference_mode()
+    def planes(self, planes_B3CRR: Tensor, case: BenchCase) -> Tensor:
+        """The planes as they are rendered."""
+        if not case.fog:
+            planes_B3CRR[:, :, 0] = self.ellipsoid
+        return planes_B3CRR
+
+
+def replace_decoder(psi: Psi) -> Psi:
+    """The same network with a decoder that sees the ellipsoid.
+
+    Its first hidden unit reads plane channel 0 and makes nearly all of the density.
+    """
+    with torch.device("meta"):
+        other = Psi(psi.sizes)
+    state = dict(psi.state_dict())
+    for name in state:
+        if name.startswith("decoder."):
+            state[name] = state[name].clone()
+    hidden_gain, sigma_gain = psi.decoder.net[0].weight_gain, psi.decoder.out_sigma.weight_gain
+    state["decoder.net.0.weight"][:, 0] = 0.0
+    state["decoder.net.0.weight"][0] = 0.0
+    state["decoder.net.0.weight"][0, 0] = INSIDE / hidden_gain
+    state["decoder.net.0.bias"][0] = -INSIDE / 2
+    state["decoder.out_sigma.weight"] *= FAINT
+    state["decoder.out_sigma.weight"][0, 0] = DENSITY / sigma_gain
+    state["decoder.out_sigma.bias"][:] = OUTSIDE
+    state["decoder.out_rgb.weight"][:, 0] = 0.0
+    other.load_state_dict(state, assign=True)
+    return other.eval().requires_grad_(False)
