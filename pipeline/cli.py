@@ -100,7 +100,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what is in a cache: numbers, one sample, a contact sheet, a page to browse."""
-    from pipeline.caches.inspect import Cache, frames_of, sample, summary
+    from pipeline.caches.cache import Cache
+    from pipeline.caches.inspect import frames_of, sample, summary
     from pipeline.caches.page import write_page
     from pipeline.caches.sheet import write_sheet
 

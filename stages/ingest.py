@@ -1,10 +1,8 @@
 """Stage ingest: folders of portraits and clips, or generated ones, as tables and shards of aligned faces."""
 
-from pathlib import Path
-
 from pipeline.config.params import Params
 from pipeline.core.paths import GENERATED, INGEST, TRUTH
-from pipeline.ingest.worker import ingest
+from pipeline.ingest.worker import ingest, source_folders
 from pipeline.stage import run_stage, write_metrics
 from pipeline.synthetic.generator import generate
 
@@ -14,14 +12,13 @@ READS = ()
 
 def main(params: Params) -> None:
     settings = params.ingest
-    portraits, clips = GENERATED / "portraits", GENERATED / "clips"
+    portraits, clips = source_folders(settings)
     if settings.source == "generated":
         generate(params, GENERATED, TRUTH)
     else:
         # Outs of the stage have to be there; they stay empty when the files are the user's.
-        for folder in (portraits, clips, TRUTH):
+        for folder in (GENERATED / "portraits", GENERATED / "clips", TRUTH):
             folder.mkdir(parents=True, exist_ok=True)
-        portraits, clips = Path(settings.portraits), Path(settings.clips)
     metrics = ingest(settings, params.networks.image, params.machine, portraits, clips, INGEST)
     write_metrics("ingest", metrics)
 

@@ -1,8 +1,9 @@
 """Looking into caches and mending them.
 
 kinds.layout_of          the kind of a folder
-inspect.Cache            what is in it; sheet and page show it
-verify.verify            what is wrong with it
+cache.Cache              a cache opened for reading
+inspect.summary          what is in it; sheet.write_sheet and page.write_page show it
+verify.verify            what is wrong with it; shard_check.ShardCheck with one shard
 repair.repair            makes again what is broken
 
 May import the levels below.

@@ -21,22 +21,26 @@ def md5(path: Path) -> str:
 
 
 def recorded_files(folder: Path) -> dict[str, str]:
-    """The MD5 of every file of `folder` by its relative path, as dvc.lock and DVC's cache have it; empty where they know nothing of it."""
+    """The MD5 of every file of `folder` by its relative path, as dvc.lock and DVC's cache have it.
+
+    Empty where they know nothing of it.
+    """
     try:
         with Repo(".") as repo:
             [output] = repo.find_outs_by_path(str(folder))
             tree = output.get_obj()
-            return (
-                {"/".join(parts): info.value for parts, _, info in tree}
-                if tree and output.hash_info.isdir
-                else {}
-            )
+            if not tree or not output.hash_info.isdir:
+                return {}
+            return {"/".join(parts): info.value for parts, _, info in tree}
     except DvcException:  # no repository, or one that does not make this folder
         return {}
 
 
 def changed_inputs(folder: Path) -> list[str]:
-    """What the stage that makes `folder` depends on and has changed since it ran. Raises UserError when no stage makes it or none has run."""
+    """What the stage that makes `folder` depends on and has changed since it ran.
+
+    Raises UserError when no stage makes it or none has run.
+    """
     with _output(folder) as output:
         name = output.stage.addressing
         changes = output.repo.status([name]).get(name, [])
@@ -45,11 +49,10 @@ def changed_inputs(folder: Path) -> list[str]:
     if "changed checksum" in changes:
         changed.append("its command in dvc.yaml")
     for change in changes:
-        if isinstance(change, dict):
-            for path, state in change.get(
-                "changed deps", {}
-            ).items():  # of params.yaml, the values that have changed
-                changed += [f"{path}: {key}" for key in state] if isinstance(state, dict) else [path]
+        dependencies = change.get("changed deps", {}) if isinstance(change, dict) else {}
+        for path, state in dependencies.items():
+            # Of params.yaml the keys that have changed, of data the path alone.
+            changed += [f"{path}: {key}" for key in state] if isinstance(state, dict) else [path]
     return changed
 
 
@@ -60,7 +63,10 @@ def is_as_recorded(folder: Path) -> bool:
 
 
 def mend_cache(folder: Path, names: Iterable[str]) -> None:
-    """Put these files of `folder` into DVC's cache where it has them altered: when both are one file by a hard link, so is their damage."""
+    """Put these files of `folder` into DVC's cache where it has them altered.
+
+    Where both are one file by a hard link, they share their damage.
+    """
     recorded = recorded_files(folder)
     with _output(folder) as output:
         for name in recorded.keys() & set(names):

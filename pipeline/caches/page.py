@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.caches.inspect import Cache, Entry, angles, view_names
+from pipeline.caches.cache import Cache, Entry, angles, view_names
 from pipeline.core.files import write_bytes
 from pipeline.core.pages import fill_in
 from pipeline.core.pictures import below, beside, encode_jpeg, tile

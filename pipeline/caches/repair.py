@@ -1,105 +1,83 @@
-"""Making again what is broken in a cache: a shard is a unit of the worker pool, so only the broken ones run, with the worker of their stage.
+"""Making again what is broken in a cache: only the broken shards are made, with the worker of their stage.
 
-The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and a shard is only put into its
-place when it is the one that DVC recorded. The index of a multi-view cache is made again from its shards; the tables of ingested faces have
-numbers that are in no shard, so a broken one means the whole stage.
+The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and a shard
+is only put into its place when it is the one that DVC recorded. The index of a multi-view cache is made again from
+its shards; the tables of ingested faces have numbers that are in no shard, so a broken one means the whole stage.
 """
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from pipeline.caches import kinds
 from pipeline.caches.dvc_record import changed_inputs, is_as_recorded, md5, mend_cache, recorded_files
-from pipeline.caches.verify import Verdict
+from pipeline.caches.finding import Verdict
+from pipeline.caches.kinds import Layout
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.core.paths import (
-    CLIP_LABELS,
-    GENERATED,
-    GENHEAD,
-    INGEST,
-    LABELS,
-    MOTION,
-    PERCEPTION,
-    PSI3D,
-)
-from pipeline.engine.fingerprint import fingerprint
-from pipeline.engine.run import run_units
+from pipeline.core.paths import CLIP_LABELS, GENHEAD, INGEST, LABELS, MOTION, PERCEPTION, PSI3D
+from pipeline.engine.job import Job
 from pipeline.engine.scratch import scratch_folder
-from pipeline.engine.work_unit import Work, WorkUnit, units_of
-from pipeline.ingest.worker import Ingester, ingest
-from pipeline.render.genhead import HeadRenderer
-from pipeline.render.quality_gate import failed_measures
-from pipeline.render.views import ViewRenderer, usable_frames
-from pipeline.store.view_index import NAME, write_index
+from pipeline.ingest import worker as ingester
+from pipeline.ingest.worker import ingest, source_folders
+from pipeline.render import genhead, views
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How a stage makes its folder: its units with their worker, and its tables from whole shards or, where they have more, with everything."""
-
-    units: Callable[[], list[WorkUnit]]
-    worker: Callable[[], Work]
-    tables: Callable[[], object] | None = None
-    everything: Callable[[], object] | None = None
+SHOWN = 3  # of many names
 
 
 def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
     """Make again what `verdict` found broken in `folder`; returns the names of the files made.
 
-    Raises UserError when a file lies there that does not belong, when the inputs are not those of before, or when the bytes are not.
+    Raises UserError when a file lies there that does not belong, when the inputs are not those of before, or when the
+    bytes are not.
     """
     extra = [finding.file for finding in verdict.findings if finding.extra]
     if extra:
         raise UserError(
-            f"nothing was repaired: {folder} has files that do not belong there ({_some(extra)}). Move them away, then run again."
+            f"nothing was repaired: {folder} has files that do not belong there ({_some(extra)}). "
+            "Move them away, then run again."
         )
     if changed := changed_inputs(folder):
         raise UserError(
             f"nothing was repaired: {folder} was made from other inputs than there are now ({_some(changed)}), "
             "so new shards would not fit the old ones. Run `dvc repro` instead."
         )
-    plan = PLANS[verdict.layout.name](params, folder)
-    made = verdict.damaged()
-    tables = made & set(verdict.layout.tables)
-    if tables and plan.everything:
-        plan.everything()
-        made = {*verdict.layout.tables, *(f"shards/{name}" for name in verdict.samples)}
-    else:
-        if made - tables:
-            _make(
-                [unit for unit in plan.units() if f"shards/{unit.name}.tar" in made],
-                plan.worker,
-                params,
-                folder,
-            )
-        if tables and plan.tables:
-            plan.tables()
+    made = _make(params, folder, verdict.layout, verdict.damaged())
     if not is_as_recorded(folder):
         raise UserError(
-            f"{folder} was repaired, but has not the bytes that dvc.lock records. Run `dvc repro`, which makes it as a whole."
+            f"{folder} was repaired, but has not the bytes that dvc.lock records. "
+            "Run `dvc repro`, which makes it as a whole."
         )
-    mend_cache(folder, [f"{name}{end}" for name in made for end in ("", ".json")])
+    files = [name for file in made for name in (file, f"{file}.json")]
+    mend_cache(folder, files)
     return sorted(made)
 
 
-def _make(units: list[WorkUnit], worker: Callable[[], Work], params: Params, folder: Path) -> None:
-    """Run the units of the broken shards in a folder of their own and put the shards into their places when all are as they were."""
-    scratch = scratch_folder(
-        "repair", fingerprint(__file__, params, folder.as_posix(), Path("dvc.lock"))
-    )  # which names all inputs of the stage
+def _make(params: Params, folder: Path, layout: Layout, damaged: set[str]) -> set[str]:
+    """Make the shards and tables `damaged` again; returns the names of all files that were made."""
+    job = JOBS[layout.name](params)
+    tables = damaged & set(layout.tables)
+    if tables and not job.tables:
+        settings = params.ingest
+        ingest(settings, params.networks.image, params.machine, *source_folders(settings), folder)
+        shards = {f"shards/{path.name}" for path in (folder / "shards").glob("*.tar")}
+        return shards | set(layout.tables)
+    if shards := damaged - tables:
+        _make_shards(params, folder, job, shards)
+    if tables:
+        job.tables(folder / "shards", folder)
+    return damaged
+
+
+def _make_shards(params: Params, folder: Path, job: Job, shards: set[str]) -> None:
+    """Make shards in a folder of their own, and put them into their places when all are as they were."""
+    scratch = scratch_folder("repair", job.mark)
+    names = {Path(shard).stem for shard in shards}
+    done = job.run(scratch, params.machine, only=names)
+    # A sidecar comes before its shard, so that a shard that is there has one.
+    files = [f"{result.name}.tar{end}" for result in done for end in (".json", "")]
     recorded = recorded_files(folder)
-    files = [
-        f"{result.name}.tar{end}"
-        for result in run_units(units, worker, scratch, params.machine, "repair")
-        for end in (".json", "")
-    ]
     other = [name for name in files if recorded and md5(scratch / name) != recorded.get(f"shards/{name}")]
     if other:
         shutil.rmtree(scratch)
@@ -113,48 +91,25 @@ def _make(units: list[WorkUnit], worker: Callable[[], Work], params: Params, fol
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = ", ".join(names[:SHOWN])
+    more = len(names) - SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _views(params: Params, folder: Path) -> Plan:
-    inputs = (INGEST, CLIP_LABELS, MOTION, PERCEPTION, PSI3D)
-
-    def units() -> list[WorkUnit]:
-        frames, _ = usable_frames(inputs[0] / "frames.parquet", inputs[1])
-        return units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
-
-    index = partial(
-        write_index, folder / "shards", folder / NAME, partial(failed_measures, params.render_views)
-    )
-    return Plan(units, partial(ViewRenderer, params, *map(Path.resolve, inputs)), tables=index)
+def _views_job(params: Params) -> Job:
+    return views.job(params, INGEST, CLIP_LABELS, MOTION, PERCEPTION, PSI3D)
 
 
-def _heads(params: Params, folder: Path) -> Plan:
-    inputs = (LABELS, GENHEAD)
-    section = params.render_genhead
-
-    def units() -> list[WorkUnit]:
-        return units_of("heads", list(range(section.heads)), section.shard_size)
-
-    return Plan(units, partial(HeadRenderer, params, *map(Path.resolve, inputs)))
+def _heads_job(params: Params) -> Job:
+    return genhead.job(params, LABELS, GENHEAD)
 
 
-def _faces(params: Params, folder: Path) -> Plan:
-    settings, image = params.ingest, params.networks.image
-    generated = settings.source == "generated"
-    inputs = [
-        GENERATED / name if generated else Path(getattr(settings, name)) for name in ("portraits", "clips")
-    ]
-
-    def units() -> list[WorkUnit]:
-        portraits, clips = (
-            pq.read_table(folder / f"{name}.parquet", columns=["file"])["file"].to_pylist()
-            for name in ("portraits", "clips")
-        )
-        return units_of("portraits", portraits, settings.shard_size) + units_of("clips", clips, 1)
-
-    worker = partial(Ingester, settings, image, *map(Path.resolve, inputs))
-    return Plan(units, worker, everything=partial(ingest, settings, image, params.machine, *inputs, folder))
+def _faces_job(params: Params) -> Job:
+    return ingester.job(params.ingest, params.networks.image, *source_folders(params.ingest))
 
 
-PLANS = {kinds.VIEWS.name: _views, kinds.GENHEAD.name: _heads, kinds.INGEST.name: _faces}
+JOBS: dict[str, Callable[[Params], Job]] = {
+    kinds.VIEWS.name: _views_job,
+    kinds.GENHEAD.name: _heads_job,
+    kinds.INGEST.name: _faces_job,
+}

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.caches.inspect import Cache, Entry, angles, view_names
+from pipeline.caches.cache import Cache, Entry, angles, view_names
 from pipeline.core.files import write_bytes
 from pipeline.core.pictures import below, beside, captioned, tile
 from pipeline.store.shards import encode_png

@@ -14,8 +14,8 @@ from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
 from pipeline.geometry.label import motion_numbers
-from pipeline.store.samples import image_tensor
-from pipeline.store.shards import ShardReader, decode_npy
+from pipeline.store.samples import Aligned, Views
+from pipeline.store.shards import ShardReader
 
 
 @dataclass(frozen=True)
@@ -115,26 +115,24 @@ class CachedClips(HeldOutClips):
         device: torch.device | str = "cpu",
     ) -> None:
         """`motion` is emot or flame."""
-        self.reader, self.motion = ShardReader(views / "shards"), motion
+        self.reader, self.motion = ShardReader(views / "shards", Views.stage), motion
         rows = pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist()
         super().__init__(rows, split, device)
 
     def frame(self, key: str) -> Frame:
-        label = self._array(key, "label.npy")
-        motion = motion_numbers(label[None]) if self.motion == "flame" else self._array(key, "motion.npy")
+        sample = self.reader[key]
+        label = Views.label.tensor(sample)
+        motion = motion_numbers(label[None]) if self.motion == "flame" else Views.motion.tensor(sample)
         frame = Frame(
             key=key,
             clip=self.clip_of[key],
-            image=image_tensor(self.reader.read(key, "image.png")),
-            mask=image_tensor(self.reader.read(key, "mask.png")),
+            image=Views.image.tensor(sample),
+            mask=Views.mask.tensor(sample),
             motion=motion[0],
-            camera=self._array(key, "cameras.npy")[0],
+            camera=Views.cameras.tensor(sample)[0],
             label=label,
         )
         return to_device(frame, self.device)
-
-    def _array(self, key: str, field: str) -> Tensor:
-        return torch.from_numpy(decode_npy(self.reader.read(key, field))).float()
 
 
 class IngestedClips(HeldOutClips):
@@ -148,7 +146,7 @@ class IngestedClips(HeldOutClips):
         device: torch.device | str = "cpu",
     ) -> None:
         """`labels` is the table of the clips."""
-        self.reader = ShardReader(ingest / "shards")
+        self.reader = ShardReader(ingest / "shards", Aligned.stage)
         columns = ["key", "clip", "split", "status", "label"]
         rows = pq.read_table(labels, columns=columns, filters=[("split", "=", split)]).to_pylist()
         fitted = [row for row in rows if row["status"] == "ok"]
@@ -156,12 +154,12 @@ class IngestedClips(HeldOutClips):
         super().__init__(fitted, split, device)
 
     def frame(self, key: str) -> Frame:
-        label = torch.tensor(self.labels[key])
+        sample, label = self.reader[key], torch.tensor(self.labels[key])
         frame = Frame(
             key=key,
             clip=self.clip_of[key],
-            image=image_tensor(self.reader.read(key, "image.png")),
-            mask=image_tensor(self.reader.read(key, "mask.png")),
+            image=Aligned.image.tensor(sample),
+            mask=Aligned.mask.tensor(sample),
             motion=label.new_zeros(0),
             camera=label[:25],
             label=label,

@@ -14,7 +14,7 @@ def face_bytes(params: Params) -> float:
 def head_bytes(params: Params) -> float:
     """Of a synthetic head: images in two renderings for each view, and samples of its planes."""
     section = params.render_genhead
-    images = _bytes(pixels=2 * section.views * params.networks.image**2, fields=6 + 2 * section.views)
+    images = _bytes(pixels=2 * section.views * params.networks.image**2, fields=8 + 2 * section.views)
     planes = 2 * section.points * (3 + params.networks.plane_channels)
     return images + planes
 
@@ -22,7 +22,7 @@ def head_bytes(params: Params) -> float:
 def frame_bytes(params: Params) -> float:
     """Of a frame of the multi-view cache: its own image, masks, and its pseudo views."""
     section = params.render_views
-    return _bytes(pixels=(2 + section.views) * params.networks.image**2, fields=7 + 2 * section.views)
+    return _bytes(pixels=(2 + section.views) * params.networks.image**2, fields=8 + 2 * section.views)
 
 
 def _bytes(pixels: float, fields: int) -> float:

@@ -22,8 +22,8 @@ from pipeline.geometry.expression import INNER
 from pipeline.geometry.label import head_vertices, split
 from pipeline.geometry.landmarks import CONTOUR, interocular, landmarks_70
 from pipeline.networks.judges import Judges
-from pipeline.store.samples import image_tensor
-from pipeline.store.shards import ShardReader, decode_npy
+from pipeline.store.samples import Aligned, TrueViews
+from pipeline.store.shards import ShardReader
 
 CALIBRATION_FRAMES = 1024
 AT_ONCE = 64  # heads whose vertices are made together
@@ -72,30 +72,30 @@ class Truth:
         keys = [row["key"] for row in self.frames if row["split"] == "train"]
         places = np.unique(np.linspace(0, len(keys) - 1, CALIBRATION_FRAMES).astype(int))
         chosen = [keys[place] for place in places]
-        reader = ShardReader(self.ingest / "shards")
-        images = torch.stack([image_tensor(reader.read(key, "image.png")) for key in chosen])
+        reader = ShardReader(self.ingest / "shards", Aligned.stage)
+        images = torch.stack([Aligned.image.tensor(reader[key]) for key in chosen])
         return images, self.parameters(chosen)
 
     def views(self) -> Iterator[Views]:
         """All frames whose novel views were rendered directly."""
-        reader = ShardReader(self.folder)
+        reader = ShardReader(self.folder, TrueViews.stage)
         for key in reader:
             # A sample without cameras is the mask of a portrait.
-            if "cameras.npy" in reader.fields(key):
+            if TrueViews.cameras.file in reader[key]:
                 yield _views(key, reader.read(key))
 
 
-def _views(key: str, fields: Mapping[str, bytes]) -> Views:
-    cameras = torch.from_numpy(decode_npy(fields["cameras.npy"])).float()
+def _views(key: str, sample: Mapping[str, bytes]) -> Views:
+    cameras = TrueViews.cameras.tensor(sample)
     numbers = range(len(cameras))
-    depths = [torch.from_numpy(decode_npy(fields[f"depth{i}.npy"])).float() for i in numbers]
+    depths = [TrueViews.depth.tensor(sample, i) for i in numbers]
     return Views(
         key=key,
         cameras=cameras,
-        images=torch.stack([image_tensor(fields[f"view{i}.png"]) for i in numbers]),
-        masks=torch.stack([image_tensor(fields[f"alpha{i}.png"]) for i in numbers]),
+        images=torch.stack([TrueViews.view.tensor(sample, i) for i in numbers]),
+        masks=torch.stack([TrueViews.alpha.tensor(sample, i) for i in numbers]),
         depths=torch.stack(depths)[:, None],
-        unmoved=image_tensor(fields["unmoved.png"]),
+        unmoved=TrueViews.unmoved.tensor(sample),
     )
 
 

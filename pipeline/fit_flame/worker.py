@@ -22,7 +22,8 @@ from pipeline.fit_flame.landmark_model import LandmarkModel
 from pipeline.fit_flame.solver import chunks, fit_chunk
 from pipeline.geometry import head_model
 from pipeline.geometry.landmarks import landmarks_70
-from pipeline.store.shards import Sample, ShardReader, decode_npy, encode_npy
+from pipeline.store.samples import FittedClip
+from pipeline.store.shards import Sample, ShardReader
 
 FRAME_BYTES = 4 * 437 + 8
 
@@ -51,13 +52,8 @@ class ClipFitter:
         stop = 0
         for clip in clips:
             start, stop = stop, stop + len(self.rows[clip])
-            yield (
-                clip,
-                {
-                    "label.npy": encode_npy(result.labels[start:stop]),
-                    "error.npy": encode_npy(result.errors[start:stop]),
-                },
-            )
+            labels, errors = result.labels[start:stop], result.errors[start:stop]
+            yield clip, FittedClip.encode(label=labels, error=errors)
 
     def _landmarks(self, rows: list[int]) -> np.ndarray:
         """The meshes (N, 478, 3) float64 of rows of the table, of which only the row groups that hold them are read."""
@@ -96,9 +92,8 @@ def fit_clips(
         if clip in reasons:
             yield from [(None, reasons[clip])] * clips.count(clip)
             continue
-        fields = {name: decode_npy(data) for name, data in reader.read(clip).items()}
-        yield from (
-            ((label, float(error)), "")
-            for label, error in zip(fields["label.npy"], fields["error.npy"], strict=True)
-        )
+        sample = reader.read(clip)
+        labels, errors = FittedClip.label.array(sample), FittedClip.error.array(sample)
+        for label, error in zip(labels, errors, strict=True):
+            yield (label, float(error)), ""
     shutil.rmtree(scratch, ignore_errors=True)

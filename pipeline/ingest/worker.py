@@ -18,9 +18,10 @@ import pyarrow as pa
 from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of
+from pipeline.core.paths import GENERATED
 from pipeline.core.splits import SPLITS, split_folder
 from pipeline.engine.fingerprint import fingerprint
-from pipeline.engine.run import run_units
+from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
@@ -34,7 +35,8 @@ from pipeline.ingest.reader import (
     read_frames,
     read_image,
 )
-from pipeline.store.shards import Sample, encode_png
+from pipeline.store.samples import Aligned
+from pipeline.store.shards import Sample
 from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, write_table
 
 WINDOW = 200  # frames from the start of a clip
@@ -52,19 +54,11 @@ def ingest(
 
     Raises UserError when a folder holds nothing, nothing of it can be used, or there are not three clips, one for each split.
     """
-    portrait_files, other_images = _list(portraits, IMAGE_SUFFIXES, "portraits", settings)
-    clip_files, other_videos = _list(clips, VIDEO_SUFFIXES, "clips", settings)
-    units = units_of("portraits", portrait_files, settings.shard_size)
-    units += [WorkUnit(f"clips-{number:06d}", [file]) for number, file in enumerate(clip_files)]
-    worker = partial(Ingester, settings, image, portraits.resolve(), clips.resolve())
-    scratch = scratch_folder(
-        "ingest",
-        fingerprint(
-            __file__, settings, image, _stamps(portraits, portrait_files), _stamps(clips, clip_files)
-        ),
-    )
-    done = run_units(units, worker, scratch, machine, "ingest", {"files": 1})
-
+    _, other_images = _list(portraits, IMAGE_SUFFIXES, "portraits", settings)
+    _, other_videos = _list(clips, VIDEO_SUFFIXES, "clips", settings)
+    work = job(settings, image, portraits, clips)
+    scratch = scratch_folder(work.label, work.mark)
+    done = work.run(scratch, machine)
     portrait_rows, clip_rows, frame_rows = _rows(done)
     _check_some(portrait_rows, portraits, "portraits")
     _check_some(clip_rows, clips, "clips")
@@ -81,6 +75,27 @@ def ingest(
         write_table(out / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
     publish(scratch, out / "shards")
     return _metrics(portrait_rows, clip_rows, frame_rows, other_images, other_videos)
+
+
+def job(settings: Ingest, image: int, portraits: Path, clips: Path) -> Job:
+    """The units of the stage and their worker. Raises UserError when a folder holds nothing."""
+    portrait_files, _ = _list(portraits, IMAGE_SUFFIXES, "portraits", settings)
+    clip_files, _ = _list(clips, VIDEO_SUFFIXES, "clips", settings)
+    stamps = _stamps(portraits, portrait_files), _stamps(clips, clip_files)
+    return Job(
+        label="ingest",
+        mark=fingerprint(__file__, settings, image, *stamps),
+        units=units_of("portraits", portrait_files, settings.shard_size) + units_of("clips", clip_files, 1),
+        make_worker=partial(Ingester, settings, image, portraits.resolve(), clips.resolve()),
+        counts={"files": 1},
+    )
+
+
+def source_folders(settings: Ingest) -> tuple[Path, Path]:
+    """Where portraits and clips are read: the generated ones or those of the user."""
+    if settings.source == "generated":
+        return GENERATED / "portraits", GENERATED / "clips"
+    return Path(settings.portraits), Path(settings.clips)
 
 
 def choose_frames(available: int, most: int) -> range:
@@ -221,7 +236,7 @@ class Ingester:
 
     def _fields(self, picture: np.ndarray, crop: np.ndarray) -> dict[str, bytes]:
         mask = self.faces.mask(picture, crop, self.image)
-        return {"image.png": encode_png(cut(picture, crop, self.image)), "mask.png": encode_png(mask)}
+        return Aligned.encode(image=cut(picture, crop, self.image), mask=mask)
 
 
 def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:

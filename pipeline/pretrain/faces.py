@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from pipeline.core.errors import UserError
 from pipeline.geometry.landmarks import landmarks_70
-from pipeline.store.shards import ShardReader, decode_png
+from pipeline.store.samples import Aligned
+from pipeline.store.shards import ShardReader
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
     label = np.array([fits.get(row["key"], unknown) for row in rows], np.float32)
     mesh = np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)
     numbers = {person: number for number, person in enumerate(sorted(set(people)))}
-    reader = ShardReader(ingest / "shards")
+    reader = ShardReader(ingest / "shards", Aligned.stage)
     return Faces(
-        images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
+        images=np.stack([Aligned.image.array(reader[row["key"]]) for row in rows]),
         landmarks=landmarks_70(mesh),
         people=np.array([numbers[person] for person in people]),
         targets=regression_targets(label),

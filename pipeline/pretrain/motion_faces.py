@@ -16,7 +16,8 @@ from pipeline.core.errors import UserError
 from pipeline.geometry.label import head_vertices
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.geometry.motion_targets import MIRROR, motion_targets
-from pipeline.store.shards import ShardReader, decode_png
+from pipeline.store.samples import Aligned
+from pipeline.store.shards import ShardReader
 
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
@@ -96,9 +97,9 @@ def read_motion_faces(
         parts = [flame.landmarks(head_vertices(flame, part)) for part in label.split(LABELS_AT_ONCE)]
     frontal = torch.cat(parts)[..., :2]
     mesh = np.array([row["landmarks"] for row in rows], np.float32)
-    reader = ShardReader(ingest / "shards")
+    reader = ShardReader(ingest / "shards", Aligned.stage)
     return MotionFaces(
-        images=np.stack([decode_png(reader.read(row["key"], "image.png")) for row in rows]),
+        images=np.stack([Aligned.image.array(reader[row["key"]]) for row in rows]),
         points=landmarks_70(mesh.reshape(len(rows), -1, 3)),
         clips=np.array([row["clip"] for row in rows]),
         pose=label[:, 425:428].numpy(),

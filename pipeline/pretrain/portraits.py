@@ -20,8 +20,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import key_of
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import pack, unpack
-from pipeline.store.samples import DEPTH_UNIT, image_tensor
-from pipeline.store.shards import ShardReader, decode_png
+from pipeline.store.samples import DEPTH_UNIT, Aligned, DrawnPortrait
+from pipeline.store.shards import ShardReader
 from pipeline.train.image_terms import shrink
 
 Fields = dict[str, bytes]
@@ -59,7 +59,7 @@ def load_portraits(
         heads = TrueHeads(truth, sizes.rays)
     else:
         heads = FittedHeads(fitted, sizes, seed)
-    images = ShardReader(ingested / "shards")
+    images = ShardReader(ingested / "shards", Aligned.stage)
     return collate([heads(rows[key], images.read(key)) for key in keys])
 
 
@@ -71,17 +71,17 @@ class TrueHeads:
         identities = pq.read_table(truth / "identities.parquet").to_pylist()
         self.known = {row["file"]: row for row in portraits}
         self.codes = {row["identity"]: row["z"] for row in identities}
-        self.drawn, self.rays = ShardReader(truth), rays
+        self.drawn, self.rays = ShardReader(truth, DrawnPortrait.stage), rays
 
     def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
         """A portrait, without the axis of the batch."""
         real, drawn = self.known[row["file"]], self.drawn.read(key_of(row["file"]))
-        mask = decode_png(drawn["mask.png"]).astype(np.float32) / 255.0
-        depth = decode_png(drawn["depth.png"]).astype(np.float32) * DEPTH_UNIT
+        mask = DrawnPortrait.mask.array(drawn).astype(np.float32) / 255.0
+        depth = DrawnPortrait.depth.array(drawn).astype(np.float32) * DEPTH_UNIT
         opacity = aligned_mean(mask, row["crop"], self.rays)
         camera = aligned_camera(np.array(real["camera"], np.float32), row)
         return Portraits(
-            image=image_tensor(fields["image.png"]),
+            image=Aligned.image.tensor(fields),
             opacity=torch.from_numpy(opacity)[None],
             depth=torch.from_numpy(aligned_depth(depth, row["crop"], self.rays))[None],
             z=torch.tensor(self.codes[real["identity"]]),
@@ -106,11 +106,11 @@ class FittedHeads:
 
     def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
         """A portrait, without the axis of the batch."""
-        opacity = shrink(image_tensor(fields["mask.png"])[None], self.sizes.rays)[0]
+        opacity = shrink(Aligned.mask.tensor(fields)[None], self.sizes.rays)[0]
         label = torch.tensor(self.fitted[row["key"]])
         code = rng(self.seed, "portrait code", row["key"]).normal(size=self.sizes.genhead.z_dim)
         return Portraits(
-            image=image_tensor(fields["image.png"]),
+            image=Aligned.image.tensor(fields),
             opacity=opacity,
             depth=torch.full_like(opacity, torch.inf),
             z=torch.from_numpy(code.astype(np.float32)),

@@ -1,11 +1,8 @@
 """Stage render_genhead: the synthetic multi-view images that teach Psi_3d (paper section 4.2; facts 3.4, 3.5).
 
-Every draw depends on (seed, head) alone. A sample holds, of one head with one expression, V views: `view{i}.png` and
-`uv{i}.png` (S x S), `opacity.png` (V * n x n, grey, the views below one another), `depth.npy` (V, n, n float16, world
-units along the ray), `background.png` (n x n), `cameras.npy` (V, 25 float32), `label.npy` (437 float32, its camera is
-that of view 0), `landmarks.npy` (V, 70, 2 float32, fractions of the image), `points.npy` (P, 3 float16, world) and
-`features.npy` (P, C float16), GenHead's plane-averaged face features there. Its key is `head-{number}`, or
-`photo-{number}` where view 0 is a portrait, with the opacity and the depth that are known of it.
+Every draw depends on (seed, head) alone. What a sample holds is said by `Heads` in pipeline/store/samples.py. Its key
+is `head-{number}`, or `photo-{number}` where view 0 is a portrait, with the opacity and the depth that are known of
+it.
 """
 
 from collections.abc import Iterator
@@ -15,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from model.genhead import GenHead
 from model.head.flame import Flame
@@ -29,29 +26,24 @@ from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
 from pipeline.engine.fingerprint import fingerprint
-from pipeline.engine.run import run_units
+from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import sample_look_at
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
-from pipeline.store.samples import PHOTO
-from pipeline.store.shards import Sample, encode_npy, encode_png
+from pipeline.store.samples import PHOTO, Heads
+from pipeline.store.shards import Sample
+from pipeline.store.tables import labels_of, read_rows, usable
 
-SAMPLES_AT_ONCE, HEADS_AT_ONCE = (
-    1 << 19,
-    8,
-)  # what one pass may hold: coarse samples, as far as a head allows, and heads
+# What one pass may hold: coarse samples, as far as a head allows, and heads.
+SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
-CAMERA, SHAPE, NECK, JAW, EYES = (
-    slice(0, 25),
-    slice(25, 325),
-    slice(425, 428),
-    slice(428, 431),
-    slice(431, 437),
-)
+# Parts of a label.
+CAMERA, SHAPE = slice(0, 25), slice(25, 325)
 MOTION = slice(325, 431)  # expression, neck, jaw
+NECK, JAW, EYES = slice(425, 428), slice(428, 431), slice(431, 437)
 
 
 def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> dict[str, Any]:
@@ -59,50 +51,58 @@ def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> di
 
     Raises UserError when a label table or the weights are missing or no label is usable.
     """
-    section = params.render_genhead
-    Pools(labels)  # says what is missing before any worker starts
-    units = units_of("heads", list(range(section.heads)), section.shard_size)
-    mark = fingerprint(__file__, section, params.networks, params.flame, params.seed, labels, genhead)
-    scratch = scratch_folder("render_genhead", mark)
-    renderer = partial(HeadRenderer, params, labels.resolve(), genhead.resolve())
-    done = run_units(
-        units,
-        renderer,
-        scratch,
-        params.machine,
-        "render_genhead",
-        {"heads": 1, "images": section.views},
-        head_bytes(params),
-    )
+    work = job(params, labels, genhead)
+    scratch = scratch_folder(work.label, work.mark)
+    done = work.run(scratch, params.machine)
     publish(scratch, out)
     heads = sum(result.record.get("heads", 0) for result in done)
+    foreground = sum(result.record.get("foreground", 0.0) for result in done)
     return {
         "heads": heads,
         "given_up": sum(len(result.rejects) for result in done),
-        "images": heads * section.views,
+        "images": heads * params.render_genhead.views,
         "shards": len(done),
         "bytes": sum(result.shard.bytes for result in done if result.shard),
-        "foreground": round(sum(result.record.get("foreground", 0.0) for result in done) / heads, 4),
+        "foreground": round(foreground / heads, 4),
     }
+
+
+def job(params: Params, labels: Path, genhead: Path) -> Job:
+    """The units of the stage and their worker. Raises UserError as `render_genhead`."""
+    section = params.render_genhead
+    Pools(labels)  # says what is missing before any worker starts
+    return Job(
+        label="render_genhead",
+        mark=fingerprint(__file__, section, params.networks, params.flame, params.seed, labels, genhead),
+        units=units_of("heads", list(range(section.heads)), section.shard_size),
+        make_worker=partial(HeadRenderer, params, labels.resolve(), genhead.resolve()),
+        counts={"heads": 1, "images": section.views},
+        item_bytes=head_bytes(params),
+    )
 
 
 class Pools:
     """The fitted labels of training portraits and clips, from which the parts of a new head are drawn."""
 
     def __init__(self, labels: Path) -> None:
-        portraits, _ = _usable(labels / "ffhq.parquet")
-        frames, clips = _usable(labels / "vfhq.parquet")
+        portraits, _ = _train_labels(labels / "ffhq.parquet")
+        frames, clips = _train_labels(labels / "vfhq.parquet")
         self.appearance_N437 = np.concatenate([portraits, frames])  # camera and shape
         self.frames_M437 = frames
         self.clips = [np.flatnonzero(clips == clip) for clip in np.unique(clips)]
 
     def label(self, draw: np.random.Generator, jaw_share: float) -> np.ndarray:
-        """A new label (437,): shape of one row, expression and jaw of a frame of a random clip, eyes of another frame, neck at rest."""
+        """A new label (437,).
+
+        The shape comes from one row, expression and jaw from a frame of a random clip, the eyes from another frame;
+        the neck is at rest. With probability `jaw_share` the jaw is opened by up to 0.2 rad instead (facts 3.4).
+        """
         label = self.appearance_N437[draw.integers(len(self.appearance_N437))].copy()
         clip = self.clips[draw.integers(len(self.clips))]
         label[MOTION] = self.frames_M437[clip[draw.integers(len(clip))], MOTION]
         label[EYES] = self.frames_M437[draw.integers(len(self.frames_M437)), EYES]
         label[NECK] = 0.0
+        # Drawn in any case, so that the draws after it are the same whatever the share.
         opened = draw.uniform(0.0, 0.2)
         if draw.random() < jaw_share:
             label[JAW.start] = opened
@@ -113,19 +113,15 @@ class Pools:
         return self.appearance_N437[draw.integers(len(self.appearance_N437)), CAMERA]
 
 
-def _usable(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _train_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N, 437) and clips (N,) of the usable rows of a table that are trained on, in the order of their keys."""
-    if not path.is_file():
-        raise UserError(f"render_genhead: {path} is missing. Run the stage fit_flame: dvc repro.")
-    rows = [
-        row for row in pq.read_table(path).to_pylist() if row["status"] == "ok" and row["split"] == "train"
-    ]
+    rows = [row for row in usable(read_rows(path, "fit_flame")) if row["split"] == "train"]
     if not rows:
         raise UserError(
             f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected."
         )
     rows.sort(key=lambda row: row["key"])
-    return np.array([row["label"] for row in rows], np.float32), np.array([row["clip"] or "" for row in rows])
+    return labels_of(rows), np.array([row["clip"] or "" for row in rows])
 
 
 @dataclass(frozen=True)
@@ -142,11 +138,13 @@ class Head:
 def draw_head(
     index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]
 ) -> Head:
-    """The draws of head `index`; `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on.
+    """The draws of head `index`.
 
-    With z: portraits it is one of those people, for a GenHead that has seen a few hundred of them has no clear idea of others; then
-    `portrait_share` of the heads are a portrait as it is, seen as in the photo in view 0: Psi_3d will meet photos, and how they look is
-    what a GenHead of small scale knows least. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
+    `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on. With
+    `z: portraits` a head is one of those people, for a GenHead that has seen a few hundred of them has no clear idea
+    of others. Then `portrait_share` of the heads are a portrait as it is, seen as in the photo in view 0: Psi_3d will
+    meet photos, and how they look is what a GenHead of small scale knows least. GenHead is told the pool camera of
+    view 0, whether or not view 0 uses it (facts 3.4).
     """
     draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
@@ -166,7 +164,8 @@ def draw_head(
     if photo is not None:
         cameras[0] = known["camera"][photo]
     label[CAMERA] = cameras[0]
-    return Head(z, label, np.concatenate([pool_cameras[0], label[SHAPE]]), cameras, photo)
+    condition = np.concatenate([pool_cameras[0], label[SHAPE]])
+    return Head(z, label, condition, cameras, photo)
 
 
 class HeadRenderer:
@@ -176,13 +175,12 @@ class HeadRenderer:
         self.section, self.seed, self.sizes = params.render_genhead, params.seed, params.networks
         self.device = choose_device(params.machine.device)
         self.pools = Pools(labels)
-        self.known = {
-            name: values.numpy()
-            for name, values in load_weights(genhead / "portraits.safetensors")[0].items()
-        }
+        portraits, _ = load_weights(genhead / "portraits.safetensors")
+        self.known = {name: values.numpy() for name, values in portraits.items()}
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.genhead = GenHead(self.sizes, self.flame).to(self.device).eval().requires_grad_(False)
-        self.genhead.load_state_dict(load_weights(genhead / "genhead.safetensors")[0])
+        weights, _ = load_weights(genhead / "genhead.safetensors")
+        self.genhead.load_state_dict(weights)
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
         record = {"heads": len(unit.items), "foreground": 0.0}
@@ -194,79 +192,85 @@ class HeadRenderer:
         for start in range(0, len(indices), step):
             chosen = indices[start : start + step]
             heads = [draw_head(index, self.section, self.seed, self.pools, self.known) for index in chosen]
-            for index, head, (fields, foreground) in zip(
-                chosen, heads, self.render(chosen, heads), strict=True
-            ):
+            rendered = self.render(chosen, heads)
+            for index, head, (fields, foreground) in zip(chosen, heads, rendered, strict=True):
                 record["foreground"] += foreground
-                yield f"{'head' if head.photo is None else PHOTO}-{index:08d}", fields
+                kind = "head" if head.photo is None else PHOTO
+                yield f"{kind}-{index:08d}", fields
 
     @torch.inference_mode()
     def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[dict[str, bytes], float]]:
         """Fields and share of foreground of each head."""
-        z, label, condition, cameras = (
-            torch.from_numpy(np.stack([getattr(head, name) for head in heads])).to(self.device)
-            for name in ("z", "label", "condition", "cameras")
-        )
-        planes = self.genhead.planes(z, condition, self.section.truncation)
+        z, label = self._stack([head.z for head in heads]), self._stack([head.label for head in heads])
+        condition = self._stack([head.condition for head in heads])
+        cameras = self._stack([head.cameras for head in heads])
+        shape, truncation = cameras.shape[:2], self.section.truncation
+
+        planes = self.genhead.planes(z, condition, truncation)
         cells = self.sizes.genhead.deformation_cells
-        state = self.genhead.state(label, cameras, self.genhead.offsets(label, cells) if cells else None)
-        rendering = self.genhead.render(
-            planes, self.genhead.background_feature(z, self.section.truncation), state, cameras
-        )
-        shape = cameras.shape[:2]
-        opacity, depth = (
-            values[:, 0].unflatten(0, shape).cpu().numpy()
-            for values in (rendering.opacity.clamp(0, 1), rendering.depth)
-        )
+        offsets = self.genhead.offsets(label, cells) if cells else None
+        state = self.genhead.state(label, cameras, offsets)
+        background = self.genhead.background_feature(z, truncation)
+        rendering = self.genhead.render(planes, background, state, cameras)
+        opacity = rendering.opacity.clamp(0, 1)[:, 0].unflatten(0, shape).cpu().numpy()
+        depth = rendering.depth[:, 0].unflatten(0, shape).cpu().numpy()
+        images = _pictures(rendering.image, shape)
         for i, head in enumerate(heads):
             if head.photo is not None:
-                opacity[i, 0], known = (
-                    self.known["opacity"][head.photo, 0],
-                    self.known["depth"][head.photo, 0],
-                )
-                depth[i, 0] = np.where(np.isfinite(known), known, depth[i, 0])
+                self._show_photo(head.photo, images[i], opacity[i], depth[i])
+
+        # Of eyes and mouth the face planes know nothing, so no point lies on their rays.
         face = (state.eye_mask_BVnn + state.mouth_mask_BVnn == 0).cpu().numpy()
         points = np.stack(
             [
-                sample_points(
-                    head.cameras,
-                    *seen,
-                    rng(self.seed, "genhead-points", index),
-                    self.section.points,
-                    self.sizes.box,
-                )
-                for index, head, *seen in zip(indices, heads, face, opacity, depth, strict=True)
+                self._points(index, head, face[i], opacity[i], depth[i])
+                for i, (index, head) in enumerate(zip(indices, heads, strict=True))
             ]
         )
-        features = (
-            self.genhead.plane_features(planes, torch.from_numpy(points).to(self.device), state).cpu().numpy()
-        )
-        points_70 = view_landmarks(self.flame, label, cameras).cpu().numpy()
-        uv = position_map(
-            self.flame, label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1), self.sizes.image
-        )
-        views, maps, backgrounds = (
-            to_uint8(picture).reshape(*shape, *picture.shape[2:], 3)
-            for picture in (rendering.image, uv, rendering.background)
-        )
+        where = torch.from_numpy(points).to(self.device)
+        features = self.genhead.plane_features(planes, where, state).cpu().numpy()
+        landmarks = view_landmarks(self.flame, label, cameras).cpu().numpy()
+        labels, flat_cameras = label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1)
+        maps = _pictures(position_map(self.flame, labels, flat_cameras, self.sizes.image), shape)
+        backgrounds = _pictures(rendering.background, shape)
         grey = (opacity * 255.0).round().astype(np.uint8)
         for i, head in enumerate(heads):
-            if head.photo is not None:
-                views[i, 0] = self.known["image"][head.photo]
-            pictures = {f"view{v}.png": view for v, view in enumerate(views[i])} | {
-                f"uv{v}.png": map_ for v, map_ in enumerate(maps[i])
-            }
-            pictures |= {
-                "opacity.png": grey[i].reshape(-1, grey.shape[-1]),
-                "background.png": backgrounds[i, 0],
-            }
-            arrays = {"cameras.npy": head.cameras, "label.npy": head.label, "landmarks.npy": points_70[i]}
-            arrays |= {"depth.npy": depth[i].astype(np.float16), "points.npy": points[i].astype(np.float16)}
-            arrays |= {"features.npy": features[i].astype(np.float16)}
-            fields = {name: encode_png(picture) for name, picture in pictures.items()} | {
-                name: encode_npy(array) for name, array in arrays.items()
-            }
+            fields = Heads.encode(
+                view=images[i],
+                uv=maps[i],
+                opacity=grey[i].reshape(-1, grey.shape[-1]),
+                depth=depth[i].astype(np.float16),
+                background=backgrounds[i, 0],
+                cameras=head.cameras,
+                label=head.label,
+                landmarks=landmarks[i],
+                points=points[i].astype(np.float16),
+                features=features[i].astype(np.float16),
+            )
             yield fields, float(opacity[i].mean())
+
+    def _stack(self, rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def _show_photo(
+        self, photo: int, images_VSS3: np.ndarray, opacity_Vnn: np.ndarray, depth_Vnn: np.ndarray
+    ) -> None:
+        """Put a portrait into view 0, with what is known of it; GenHead's depth stays where none is known."""
+        images_VSS3[0] = self.known["image"][photo]
+        opacity_Vnn[0], known = self.known["opacity"][photo, 0], self.known["depth"][photo, 0]
+        depth_Vnn[0] = np.where(np.isfinite(known), known, depth_Vnn[0])
+
+    def _points(
+        self, index: int, head: Head, face_Vnn: np.ndarray, opacity_Vnn: np.ndarray, depth_Vnn: np.ndarray
+    ) -> np.ndarray:
+        draw = rng(self.seed, "genhead-points", index)
+        count, box = self.section.points, self.sizes.box
+        return sample_points(head.cameras, face_Vnn, opacity_Vnn, depth_Vnn, draw, count, box)
+
+
+def _pictures(image_NCSS: Tensor, shape: torch.Size) -> np.ndarray:
+    """B * V images in [-1, 1] as pictures (B, V, S, S, 3) uint8."""
+    return to_uint8(image_NCSS).reshape(*shape, *image_NCSS.shape[2:], 3)
 
 
 def sample_points(
@@ -280,16 +284,19 @@ def sample_points(
 ) -> np.ndarray:
     """World points (count, 3) float32 on random rays of the views, at which the tri-planes are compared (L_T).
 
-    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face planes. Every other point lies
-    about the rendered surface, where the features show; the rest, and those whose ray misses the head, anywhere between near and far, as
-    the official coarse samples (facts 2.2, 4.2).
+    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face planes.
+    Every other point lies about the rendered surface, where the features show; the rest, and those whose ray misses
+    the head, anywhere between near and far, as the official coarse samples (facts 2.2, 4.2).
     """
     side = face_Vnn.shape[-1]
     view, pixel = np.divmod(draw.choice(np.flatnonzero(face_Vnn), count), side * side)
     cameras = torch.from_numpy(cameras_V25)[None]
-    origins, directions = (values[0].numpy() for values in camera_rays(cameras, side))
-    distance = coarse_depths(cameras, 2, box, None)[0, view, 0].numpy() + draw.uniform(0.0, box, count)
-    opacity, depth = (values.reshape(len(values), -1)[view, pixel] for values in (opacity_Vnn, depth_Vnn))
+    origins_1V3, directions_1VR3 = camera_rays(cameras, side)
+    origins, directions = origins_1V3[0].numpy(), directions_1VR3[0].numpy()
+    nearest = coarse_depths(cameras, 2, box, None)[0, view, 0].numpy()
+    anywhere = nearest + draw.uniform(0.0, box, count)
+    opacity = opacity_Vnn.reshape(len(opacity_Vnn), -1)[view, pixel]
+    surface = depth_Vnn.reshape(len(depth_Vnn), -1)[view, pixel]
     close = (np.arange(count) % 2 == 0) & (opacity > 0.5)
-    distance = np.where(close, depth + draw.normal(0.0, NEAR_SURFACE, count), distance)
+    distance = np.where(close, surface + draw.normal(0.0, NEAR_SURFACE, count), anywhere)
     return (origins[view] + distance[:, None] * directions[view, pixel]).astype(np.float32)

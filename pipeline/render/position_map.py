@@ -1,4 +1,7 @@
-"""Where on the canonical head the pixels of a view lie: the map that the discriminator compares a picture with (facts 2.8, 4.5)."""
+"""Where on the canonical head the pixels of a view lie.
+
+The discriminator compares a picture with this map (facts 2.8, 4.5).
+"""
 
 import torch
 from torch import Tensor
@@ -13,10 +16,15 @@ EYE_DEPTH = 0.5  # eyes get another depth, so that they differ from the lids bef
 
 @torch.no_grad()
 def position_map(flame: Flame, label_BL: Tensor, camera_B25: Tensor, side: int) -> Tensor:
-    """(B, 3, side, side) in [-1, 1]: canonical position of the visible surface of labelled heads (neck at rest), zero where none is."""
+    """Canonical positions of the visible surface of labelled heads (neck at rest), (B, 3, side, side) in [-1, 1].
+
+    They are zero where there is no surface.
+    """
     values = flame.canonical() / EXTENT
     eyes = torch.as_tensor(flame.head.regions["eyes"], device=values.device)
     values[eyes, 2] -= EYE_DEPTH
     seen = rasterise(head_vertices(flame, label_BL), flame.faces, camera_B25, side)
-    drawn = (values[flame.faces[seen.face.clamp_min(0)]] * seen.weights[..., None]).sum(-2)
-    return torch.where(seen.face[..., None] < 0, 0.0, drawn).clamp(-1, 1).permute(0, 3, 1, 2)
+    corners = values[flame.faces[seen.face.clamp_min(0)]]
+    drawn = (corners * seen.weights[..., None]).sum(-2)
+    positions = torch.where(seen.face[..., None] < 0, 0.0, drawn)
+    return positions.clamp(-1, 1).permute(0, 3, 1, 2)

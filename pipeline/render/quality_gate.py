@@ -1,7 +1,8 @@
-"""The quality gate of the multi-view cache: a frame whose own view Psi_3d does not reconstruct well has bad pseudo views, too.
+"""The quality gate of the multi-view cache: a frame that Psi_3d does not reconstruct well has bad pseudo views, too.
 
-Three measures, each of the reconstruction at the frame's own camera against the real frame: PSNR inside the mask (dB), the share of the mask
-that the rendered head covers, and the cosine of face recognition features. The paper trains on every frame; the gate is ours.
+Three measures compare the reconstruction at the frame's own camera with the real frame: PSNR inside the mask (dB),
+the share of the mask that the rendered head covers, and the cosine of face recognition features. The paper trains on
+every frame; the gate is ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.files import write_bytes
-from pipeline.core.pictures import caption, encode_jpeg, to_uint8
+from pipeline.core.pictures import below, beside, captioned, encode_jpeg, tile, to_uint8
 from pipeline.networks.judges import Judges
 from pipeline.store.view_index import FEWEST_FRAMES, QUALITY
 
@@ -43,21 +44,26 @@ def measure(
     mask_B1SS: Tensor,
     points_B52: Tensor,
 ) -> list[dict[str, float]]:
-    """The quality of each frame. Images in [-1, 1], opacity and mask in [0, 1], the five points of the face as fractions (facts 4.2)."""
+    """The quality of each frame, rounded as it is stored.
+
+    Images are in [-1, 1], opacity and mask in [0, 1], the five points of the face are fractions (facts 4.2).
+    """
     area = mask_B1SS.sum((1, 2, 3)).clamp_min(1.0)
-    error = ((image_B3SS - real_B3SS).square().mean(1, keepdim=True) * mask_B1SS).sum((1, 2, 3)) / area
+    squares = (image_B3SS - real_B3SS).square().mean(1, keepdim=True)
+    error = (squares * mask_B1SS).sum((1, 2, 3)) / area
+    features, real_features = judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)
     found = {
+        # The range of values is 2, so its square is 4; 60 dB and 0 dB at the ends.
         "psnr": 10.0 * torch.log10(4.0 / error.clamp(4e-6, 4.0)),
         "coverage": (opacity_B1SS * mask_B1SS).sum((1, 2, 3)) / area,
-        "identity": F.cosine_similarity(
-            judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)
-        ),
+        "identity": F.cosine_similarity(features, real_features),
     }
-    columns = [
-        [round(value, DIGITS[name]) for value in values.nan_to_num(nan=WORST[name]).tolist()]
-        for name, values in found.items()
-    ]
-    return [dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True)]
+    qualities: list[dict[str, float]] = [{} for _ in range(len(area))]
+    for name, values in found.items():
+        numbers = values.nan_to_num(nan=WORST[name]).tolist()
+        for quality, number in zip(qualities, numbers, strict=True):
+            quality[name] = round(number, DIGITS[name])
+    return qualities
 
 
 def failed_measures(thresholds: Thresholds, quality: Mapping[str, float]) -> str:
@@ -66,23 +72,32 @@ def failed_measures(thresholds: Thresholds, quality: Mapping[str, float]) -> str
 
 
 def gate_summary(index: pa.Table) -> dict[str, Any]:
-    """What the metrics say of the rows of an index: training frames that are kept out and by which measures, training clips that have too few
-    frames left, quantiles of the quality of all."""
+    """What the metrics say of the rows of an index.
+
+    `kept_out` counts training frames that are kept out and by which measures, and training clips that have too few
+    frames left; the rest are quantiles of the quality of all frames.
+    """
     train = index.filter(pc.equal(index["split"], "train"))
     good = train.filter(train["kept"])
     counts = np.array(good.group_by("clip").aggregate([("key", "count")])["key_count"])
-    kept_out = {
-        "frames": len(train) - len(good),
-        "below": {name: pc.sum(pc.match_substring(train["reason"], name)).as_py() or 0 for name in QUALITY},
-        "clips": len(pc.unique(train["clip"])) - int((counts >= FEWEST_FRAMES).sum()),
+    below = {}
+    for name in QUALITY:
+        failed = pc.match_substring(train["reason"], name)
+        below[name] = pc.sum(failed).as_py() or 0
+    left = int((counts >= FEWEST_FRAMES).sum())
+    summary: dict[str, Any] = {
+        "kept_out": {
+            "frames": len(train) - len(good),
+            "below": below,
+            "clips": len(pc.unique(train["clip"])) - left,
+        }
     }
-    values = {name: index[name].to_numpy() for name in QUALITY}
-    quantiles = {
-        f"{name}_{level}": round(float(np.quantile(values[name], share)), DIGITS[name])
-        for name in QUALITY
-        for level, share in LEVELS.items()
-    }
-    return {"kept_out": kept_out} | quantiles
+    for name in QUALITY:
+        values = index[name].to_numpy()
+        for level, share in LEVELS.items():
+            quantile = float(np.quantile(values, share))
+            summary[f"{name}_{level}"] = round(quantile, DIGITS[name])
+    return summary
 
 
 def save_worst(
@@ -94,18 +109,15 @@ def save_worst(
     """
     rows = []
     for name in QUALITY:
-        worst = (
-            index.sort_by([(name, "ascending"), ("key", "ascending")])
-            .slice(0, SHOWN)
-            .select(["key", name, "kept"])
-            .to_pylist()
-        )
-        pictures = [to_uint8(images) for images in reconstruct([row["key"] for row in worst])]
+        order = [(name, "ascending"), ("key", "ascending")]
+        worst = index.sort_by(order).slice(0, SHOWN).select(["key", name, "kept"]).to_pylist()
+        real, reconstructed = reconstruct([row["key"] for row in worst])
         tiles = []
-        for i, row in enumerate(worst):
+        for row, *pair in zip(worst, to_uint8(real), to_uint8(reconstructed), strict=True):
             text = f"{name} {row[name]:.3g}{'' if row['kept'] else ' out'}"
-            drawn = [cv2.resize(images[i], (TILE, TILE), interpolation=cv2.INTER_AREA) for images in pictures]
-            tiles.append(np.concatenate([caption(text, TILE), *drawn]))
-        tiles += [np.full_like(tiles[0], 255)] * (SHOWN - len(tiles))
-        rows.append(np.concatenate(tiles, axis=1))
-    write_bytes(path, encode_jpeg(np.concatenate(rows), 85))
+            drawn = [tile(picture, TILE, cv2.INTER_AREA) for picture in pair]
+            tiles.append(captioned(below(drawn), text))
+        white = np.full_like(tiles[0], 255)
+        tiles += [white] * (SHOWN - len(tiles))
+        rows.append(beside(tiles))
+    write_bytes(path, encode_jpeg(below(rows), 85))

@@ -1,10 +1,8 @@
-"""Stage render_views: every frame of every clip from N more sides, rendered once by the frozen Psi_3d (paper section 4.3, facts 3.5).
+"""Stage render_views: every frame of every clip from N more sides, rendered once by the frozen Psi_3d.
 
-A sample holds, of one frame: `image.png` and `mask.png` as ingested, N pseudo views `view{i}.png` with their opacity `alpha{i}.png`
-(S x S), `cameras.npy` (1 + N, 25 float32) and `motion.npy` (1 + N, M float32), row 0 for the real frame, `label.npy` (437 float32),
-`landmarks.npy` (1 + N, 70, 2 float32), those of the fitted head as fractions of the image, `uv.png`, the head model's canonical
-positions at the camera of the real frame, and `frame.json`: clip, index, split and the frame's quality
-(pipeline/render/quality_gate.py). `index.parquet` lists the frames (pipeline/store/view_index.py) and keeps those below a threshold out of training.
+Paper section 4.3, facts 3.5. What a sample holds is said by `Views` in pipeline/store/samples.py. `index.parquet`
+lists the frames (pipeline/store/view_index.py) and keeps those out of training whose quality is below a threshold
+(pipeline/render/quality_gate.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,7 +30,7 @@ from pipeline.core.prefetch import prefetch, write_behind
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
 from pipeline.engine.fingerprint import fingerprint
-from pipeline.engine.run import run_units
+from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
@@ -45,14 +41,13 @@ from pipeline.networks.judges import Judges
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.render.quality_gate import failed_measures, gate_summary, measure, save_worst
-from pipeline.store.samples import image_tensor
-from pipeline.store.shards import Sample, ShardReader, encode_npy, encode_png
-from pipeline.store.view_index import describe_frame, write_index
+from pipeline.store.samples import Aligned, Views
+from pipeline.store.shards import Sample, ShardReader
+from pipeline.store.tables import labels_of, meshes, read_rows, usable
+from pipeline.store.view_index import NAME, write_index
 
-SAMPLES_AT_ONCE, FRAMES_AT_ONCE = (
-    1 << 19,
-    8,
-)  # what one pass may hold: coarse samples, as far as a frame allows, and frames
+# What one pass may hold: coarse samples, as far as a frame allows, and frames.
+SAMPLES_AT_ONCE, FRAMES_AT_ONCE = 1 << 19, 8
 FRAME = ("key", "clip", "split", "index")
 
 
@@ -68,58 +63,72 @@ def render_views(
 ) -> dict[str, Any]:
     """Render the views of all usable frames into `out`/shards and `out`/index.parquet; returns the metrics.
 
-    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the clips' labels. `worst` becomes a
-    picture of the frames of the lowest quality. Raises UserError when an input is missing or no frame is usable.
+    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the clips'
+    labels. `worst` becomes a picture of the frames of the lowest quality. Raises UserError when an input is missing
+    or no frame is usable.
     """
     frames, counts = usable_frames(ingested / "frames.parquet", labels)
-    units = units_of("views", [frame["key"] for frame in frames], params.render_views.shard_size)
-    section, inputs = params.render_views, (ingested, labels, motion, perception, psi3d)
-    values = (section.views, section.shard_size, params.networks, params.flame, params.seed)
-    mark = fingerprint(__file__, *values, ingested, labels, motion, perception, psi3d)
-    scratch = scratch_folder("render_views", mark)
-    worker = partial(ViewRenderer, params, *(path.resolve() for path in inputs))
-    size = frame_bytes(params)
-    done = run_units(
-        units, worker, scratch, params.machine, "render_views", {"frames": 1, "views": section.views}, size
-    )
+    work = job(params, ingested, labels, motion, perception, psi3d)
+    scratch = scratch_folder(work.label, work.mark)
+    done = work.run(scratch, params.machine)
     given_up = {reject.item for result in done for reject in result.rejects}
     frames = [frame for frame in frames if frame["key"] not in given_up]
     counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in SPLITS}
     counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": sorted(given_up)}
-    index = write_index(scratch, out / "index.parquet", partial(failed_measures, section))
-    save_worst(worst, index, worker().reconstruct)
+    index = work.tables(scratch, out)
+    renderer = ViewRenderer(params, ingested, labels, motion, perception, psi3d)
+    save_worst(worst, index, renderer.reconstruct)
     publish(scratch, out / "shards")
     return counts | {
-        "views": len(index) * section.views,
+        "views": len(index) * params.render_views.views,
         "shards": len(done),
         "bytes": sum(result.shard.bytes for result in done if result.shard),
         **gate_summary(index),
     }
 
 
-def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The frames that have a face and a label, by clip and index, and how many have and have not. Raises UserError when none has."""
-    for path, stage in ((frames, "ingest"), (labels, "fit_flame")):
-        if not path.is_file():
-            raise UserError(f"render_views: {path} is missing. Run the stage {stage}: dvc repro.")
-    fitted = {
-        row["key"]
-        for row in pq.read_table(labels, columns=["key", "status"]).to_pylist()
-        if row["status"] == "ok"
-    }
-    rows = pq.read_table(frames, columns=[*FRAME, "status"]).to_pylist()
-    usable = sorted(
-        (row for row in rows if row["status"] == "ok" and row["key"] in fitted),
-        key=lambda row: (row["clip"], row["index"]),
+def job(params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path) -> Job:
+    """The units of the stage, their worker and the index. Raises UserError as `render_views`."""
+    section = params.render_views
+    inputs = (ingested, labels, motion, perception, psi3d)
+    frames, _ = usable_frames(ingested / "frames.parquet", labels)
+    # The thresholds of the gate are no part of it: they decide about rows of the index, not about shards.
+    values = (section.views, section.shard_size, params.networks, params.flame, params.seed)
+    return Job(
+        label="render_views",
+        mark=fingerprint(__file__, *values, *inputs),
+        units=units_of("views", [frame["key"] for frame in frames], section.shard_size),
+        make_worker=partial(ViewRenderer, params, *(path.resolve() for path in inputs)),
+        counts={"frames": 1, "views": section.views},
+        item_bytes=frame_bytes(params),
+        tables=lambda shards, out: write_index(shards, out / NAME, partial(failed_measures, section)),
     )
-    if not usable:
+
+
+def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The frames that have a face and a label, by clip and index, and how many have and have not.
+
+    Raises UserError when none has.
+    """
+    rows = read_rows(frames, "ingest", [*FRAME, "status"])
+    fitted = {row["key"] for row in usable(read_rows(labels, "fit_flame", ["key", "status"]))}
+    faces = usable(rows)
+    found = [row for row in faces if row["key"] in fitted]
+    found.sort(key=lambda row: (row["clip"], row["index"]))
+    if not found:
         raise UserError(
-            f"render_views: no frame in {frames} has both a face and a label. The columns `reason` there and in {labels} say why."
+            f"render_views: no frame in {frames} has both a face and a label. "
+            f"The columns `reason` there and in {labels} say why."
         )
-    without_face = sum(row["status"] != "ok" for row in rows)
-    counts = {split: sum(row["split"] == split for row in usable) for split in SPLITS}
-    rejected = {"without_face": without_face, "without_label": len(rows) - without_face - len(usable)}
-    return usable, {"clips": len({row["clip"] for row in usable}), "frames": counts, "rejected": rejected}
+    counts = {
+        "clips": len({row["clip"] for row in found}),
+        "frames": {split: sum(row["split"] == split for row in found) for split in SPLITS},
+        "rejected": {
+            "without_face": len(rows) - len(faces),
+            "without_label": len(faces) - len(found),
+        },
+    }
+    return found, counts
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ class ViewRenderer:
     ) -> None:
         self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
         self.device = choose_device(params.machine.device)
-        self.reader = ShardReader(ingested / "shards")
+        self.reader = ShardReader(ingested / "shards", Aligned.stage)
         self.labels, self.frames = labels, ingested / "frames.parquet"
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.psi3d = FastPsi(self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors"))
@@ -151,114 +160,109 @@ class ViewRenderer:
         self.judges = Judges.load(perception, self.device)
 
     def _frozen(self, network: torch.nn.Module, path: Path) -> Any:
-        network.load_state_dict(load_weights(path)[0])
+        weights, _ = load_weights(path)
+        network.load_state_dict(weights)
         return network.to(self.device).eval().requires_grad_(False)
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
         return self._samples(list(unit.items)), {}
 
     def _samples(self, keys: list[str]) -> Iterator[Sample]:
-        frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
-        step = min(max(SAMPLES_AT_ONCE // frame, 1), FRAMES_AT_ONCE)
+        samples_a_frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
+        step = min(max(SAMPLES_AT_ONCE // samples_a_frame, 1), FRAMES_AT_ONCE)
         frames = self._frames(keys)
         batches = [frames[start : start + step] for start in range(0, len(keys), step)]
-        rendered = (
-            self.render(to_device(real, self.device))
-            for _, real in prefetch(lambda i: self._read(batches[i]), 0, len(batches))
-        )
-        for batch, samples in zip(batches, write_behind(encode, rendered), strict=True):
+        # Reading runs a batch ahead in a thread, and PNGs are compressed a batch behind in another one.
+        read = prefetch(lambda i: self._read(batches[i]), 0, len(batches))
+        rendered = (self.render(to_device(real, self.device)) for _, real in read)
+        for batch, samples in zip(batches, write_behind(_encode, rendered), strict=True):
             yield from zip((frame["key"] for frame in batch), samples, strict=True)
 
     @torch.inference_mode()
     def reconstruct(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The real frames and what Psi_3d makes of them at their own cameras, (n, 3, S, S) in [-1, 1]."""
-        pairs = []
+        images, reconstructions = [], []
         for frame in self._frames(keys):
             real = to_device(self._read([frame]), self.device)
-            pairs.append(
-                (
-                    real.image[0],
-                    self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0).image[0],
-                )
-            )
-        images, reconstructions = zip(*pairs, strict=True)
+            drawn = self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0)
+            images.append(real.image[0])
+            reconstructions.append(drawn.image[0])
         return torch.stack(images), torch.stack(reconstructions)
 
     def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of both tables, of which no worker could hold all at paper scale."""
-        labels, frames = (
-            {
-                row["key"]: row
-                for row in pq.read_table(
-                    table, columns=columns, filters=pc.field("key").isin(keys)
-                ).to_pylist()
-            }
-            for table, columns in ((self.labels, ["key", "label"]), (self.frames, [*FRAME, "landmarks"]))
-        )
-        return [frames[key] | labels[key] for key in keys]
+        """Rows of both tables joined, only those of `keys`: no worker could hold all of them at paper scale."""
+        labels = read_rows(self.labels, "fit_flame", ["key", "label"], keys)
+        frames = read_rows(self.frames, Aligned.stage, [*FRAME, "landmarks"], keys)
+        label_of = {row["key"]: row["label"] for row in labels}
+        frame_of = {row["key"]: row for row in frames}
+        return [frame_of[key] | {"label": label_of[key]} for key in keys]
 
     def _read(self, frames: list[dict[str, Any]]) -> Real:
         files = [self.reader.read(frame["key"]) for frame in frames]
-        label = np.array([frame["label"] for frame in frames], np.float32)
-        cameras = np.stack(
-            [self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)]
+        label = labels_of(frames)
+        cameras = [self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)]
+        return Real(
+            frames,
+            files,
+            image=torch.stack([Aligned.image.tensor(file) for file in files]),
+            mask=torch.stack([Aligned.mask.tensor(file) for file in files]),
+            points=torch.from_numpy(landmarks_70(meshes(frames))),
+            label=torch.from_numpy(label),
+            cameras=torch.from_numpy(np.stack(cameras)),
         )
-        mesh = np.array([frame["landmarks"] for frame in frames], np.float32).reshape(len(frames), -1, 3)
-        image, mask = (
-            torch.stack([image_tensor(file[name]) for file in files]) for name in ("image.png", "mask.png")
-        )
-        points = torch.from_numpy(landmarks_70(mesh))
-        return Real(frames, files, image, mask, points, torch.from_numpy(label), torch.from_numpy(cameras))
 
     def _cameras(self, frame: dict[str, Any], own: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [
-                own,
-                *(
-                    sample_look_at(rng(self.seed, "views", frame["clip"], frame["index"], view))
-                    for view in range(self.views)
-                ),
-            ]
-        )
+        """The cameras (1 + N, 25) of a frame: its own, and random ones that look at the head."""
+        cameras = [own]
+        for view in range(self.views):
+            draw = rng(self.seed, "views", frame["clip"], frame["index"], view)
+            cameras.append(sample_look_at(draw))
+        return np.stack(cameras)
 
     @torch.inference_mode()
-    def render(self, real: Real) -> list[dict[str, bytes | np.ndarray]]:
-        """The fields of each frame, for `encode`. One tri-plane and one background serve all views of a frame."""
+    def render(self, real: Real) -> list[dict[str, Any]]:
+        """The values of all fields of `Views` for each frame.
+
+        One tri-plane and one background serve all views of a frame, which is why they are rendered here and not in
+        training.
+        """
         source = self.psi3d.source(real.image, None, motion_scale=0.0)
         rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)
-        size = real.image.shape[-1]
+        shape, size = real.cameras.shape[:2], real.image.shape[-1]
         opacity = F.interpolate(rendering.opacity, size=(size, size), mode="bilinear", align_corners=False)
-        images, opacities = (
-            values.unflatten(0, real.cameras.shape[:2])
-            for values in (rendering.image.clamp(-1, 1), opacity.clamp(0, 1))
-        )
-        motion = self._motion(real, images[:, 1:])
-        points = landmarks(self.flame, real.label, real.cameras[:, :1])[:, 0, list(FIVE_POINTS)]
-        quality = measure(self.judges, images[:, 0], opacities[:, 0], real.image, real.mask, points)
-        pictures = to_uint8(images.flatten(0, 1)).reshape(*images.shape[:2], size, size, 3)
+        images = rendering.image.clamp(-1, 1).unflatten(0, shape)
+        opacities = opacity.clamp(0, 1).unflatten(0, shape)
+        motion = self._motion(real, images[:, 1:]).cpu().numpy()
+        own_points = landmarks(self.flame, real.label, real.cameras[:, :1])[:, 0, list(FIVE_POINTS)]
+        quality = measure(self.judges, images[:, 0], opacities[:, 0], real.image, real.mask, own_points)
+        pictures = to_uint8(images.flatten(0, 1)).reshape(*shape, size, size, 3)
         alphas = (opacities[:, :, 0] * 255.0).round().byte().cpu().numpy()
-        known_landmarks = view_landmarks(self.flame, real.label, real.cameras)
         uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
+        points = view_landmarks(self.flame, real.label, real.cameras).cpu().numpy()
+        cameras, label = real.cameras.cpu().numpy(), real.label.cpu().numpy()
         fields = []
-        for i, file in enumerate(real.files):
-            known: dict[str, bytes | np.ndarray] = {
-                "image.png": file["image.png"],
-                "mask.png": file["mask.png"],
-                "uv.png": uv[i],
-            }
-            known["frame.json"] = describe_frame(
-                *(real.frames[i][name] for name in ("clip", "index", "split")), quality[i]
+        for i, (row, file) in enumerate(zip(real.frames, real.files, strict=True)):
+            fields.append(
+                {
+                    "image": file[Aligned.image.file],
+                    "mask": file[Aligned.mask.file],
+                    "view": pictures[i, 1:],
+                    "alpha": alphas[i, 1:],
+                    "uv": uv[i],
+                    "cameras": cameras[i],
+                    "motion": motion[i],
+                    "label": label[i],
+                    "landmarks": points[i],
+                    "frame": {name: row[name] for name in ("clip", "index", "split")} | quality[i],
+                }
             )
-            known |= {f"view{v}.png": pictures[i, 1 + v] for v in range(self.views)} | {
-                f"alpha{v}.png": alphas[i, 1 + v] for v in range(self.views)
-            }
-            arrays = {"cameras.npy": real.cameras[i], "motion.npy": motion[i], "label.npy": real.label[i]}
-            arrays["landmarks.npy"] = known_landmarks[i]
-            fields.append(known | {name: array.cpu().numpy() for name, array in arrays.items()})
         return fields
 
     def _motion(self, real: Real, views_BN3SS: Tensor) -> Tensor:
-        """Motion embeddings (B, 1 + N, M): the real frame by the landmarks found in it, the pseudo views by those of the fitted head."""
+        """Motion embeddings (B, 1 + N, M).
+
+        The real frame is cropped by the landmarks found in it, the pseudo views by those of the fitted head.
+        """
         projected = landmarks(self.flame, real.label, real.cameras[:, 1:])
         pictures = torch.cat([real.image[:, None], views_BN3SS], dim=1)
         points = torch.cat([real.points[:, None], projected], dim=1)
@@ -266,13 +270,5 @@ class ViewRenderer:
         return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
 
 
-def encode(samples: list[dict[str, bytes | np.ndarray]]) -> list[dict[str, bytes]]:
-    """The samples with their pictures and arrays as the bytes of PNG and .npy files."""
-    writers = {"png": encode_png, "npy": encode_npy}
-    return [
-        {
-            name: value if isinstance(value, bytes) else writers[name.rpartition(".")[2]](value)
-            for name, value in fields.items()
-        }
-        for fields in samples
-    ]
+def _encode(samples: list[dict[str, Any]]) -> list[dict[str, bytes]]:
+    return [Views.encode(**fields) for fields in samples]

@@ -1,18 +1,246 @@
-"""What the fields of samples hold, for those who write them and those who read them."""
+"""What the samples of every kind of shard hold: the one place for the names, types, shapes and codecs of their fields.
+
+A field is a file of the tar, say `key.depth.npy`: pictures are PNG, arrays .npy, facts JSON. Writers encode a whole
+sample (`Heads.encode(view=..., depth=...)`), readers name the field that they want (`Heads.depth.tensor(sample)`).
+
+How much of a pixel the head covers is one quantity, uint8 with 255 for all of it, under three names: `mask.png`
+belongs to a photo or a real frame, `alpha{i}.png` to a view at the size of the image, and `opacity.png` holds all
+views of a synthetic head at the size of volume rendering. Caches on disk have these names, so they stay.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.store.shards import decode_png
+from pipeline.store.shards import decode_npy, decode_png, encode_npy, encode_png
 
 PHOTO = "photo"  # what the keys of heads begin with whose view 0 is a photo
+DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there
+CAMERA, LABEL, POINTS = 25, 437, 70  # numbers of a camera and of a label; landmarks
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Type and shape of what a field holds, say uint8 (64, 64, 3)."""
+
+    type: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.type} {' x '.join(map(str, self.shape)) or 'scalar'}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a kind of sample.
+
+    `file` is its name in the tar without the key, `type` a dtype of NumPy, "dict" for JSON or "bytes" for what has a
+    codec of its own. `shape` has numbers and names of sizes. A field that there is once for each view has `{}` in
+    its name and in `count` the size that says how many there are.
+    """
+
+    file: str
+    type: str
+    shape: tuple[str | int, ...] = ()
+    count: str = ""
+
+    def name(self, number: int | None = None) -> str:
+        """The name of the file, of the view `number` where there is one for each."""
+        return self.file.format(number)
+
+    def forms(self, sizes: Sizes) -> Iterator[tuple[str, Form]]:
+        """The names of its files in a sample with these sizes, and what each must hold."""
+        form = Form(self.type, tuple(sizes.get(size, size) for size in self.shape))
+        numbers = range(sizes[self.count]) if self.count else [None]
+        for number in numbers:
+            yield self.name(number), form
+
+    def encode(self, value: Any) -> bytes:
+        """The bytes of the file. Raises ValueError for a value of another type or with more or fewer axes."""
+        if self.type == "bytes":
+            return value
+        if self.type == "dict":
+            return json.dumps(value, sort_keys=True, allow_nan=False).encode()
+        if (value.dtype.name, value.ndim) != (self.type, len(self.shape)):
+            raise ValueError(
+                f"{self.file} holds {self.type} with the axes {self.shape}, not {value.dtype} of shape {value.shape}"
+            )
+        return encode_png(value) if self.file.endswith(".png") else encode_npy(value)
+
+    def array(self, sample: Mapping[str, bytes], number: int | None = None) -> np.ndarray:
+        """The values as they are stored. Raises UserError when they cannot be decoded."""
+        data = sample[self.name(number)]
+        return decode_png(data) if self.file.endswith(".png") else decode_npy(data)
+
+    def tensor(self, sample: Mapping[str, bytes], number: int | None = None) -> Tensor:
+        """The values as networks take them, float32; a picture as `image_tensor` has it. Raises UserError likewise."""
+        if self.file.endswith(".png"):
+            return image_tensor(sample[self.name(number)])
+        return torch.from_numpy(self.array(sample, number)).float()
+
+    def facts(self, sample: Mapping[str, bytes]) -> dict[str, Any]:
+        """The content of a JSON."""
+        return json.loads(sample[self.file])
+
+
+class Kind:
+    """A kind of sample; its fields are attributes of its subclasses."""
+
+    stage: ClassVar[str]  # what makes its shards
+
+    @classmethod
+    def fields(cls) -> dict[str, Field]:
+        """All fields by the names of their attributes."""
+        return {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+
+    @classmethod
+    def encode(cls, **values: Any) -> dict[str, bytes]:
+        """The files of a sample: a value for every field, a sequence of values where there is one for each view.
+
+        A picture or an array that is encoded already may come as its bytes. Raises ValueError when a field is
+        missing, unknown or of another type.
+        """
+        fields = cls.fields()
+        if fields.keys() != values.keys():
+            differing = ", ".join(sorted(fields.keys() ^ values.keys()))
+            raise ValueError(f"{cls.__name__} has other fields: {differing} is missing or unknown")
+        files = {}
+        for name, field in fields.items():
+            several = enumerate(values[name]) if field.count else [(None, values[name])]
+            for number, value in several:
+                files[field.name(number)] = value if isinstance(value, bytes) else field.encode(value)
+        return files
+
+    @classmethod
+    def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
+        """The sizes of a sample whose files hold `seen`. Raises KeyError or ValueError when they do not tell them."""
+        raise NotImplementedError
+
+    @classmethod
+    def expected(cls, seen: Mapping[str, Form]) -> dict[str, Form]:
+        """What the files of a sample must hold according to the sizes that are seen in it. Raises as `sizes`."""
+        sizes = cls.sizes(seen)
+        return {name: form for field in cls.fields().values() for name, form in field.forms(sizes)}
+
+
+PICTURE, GREY = ("image", "image", 3), ("image", "image")
+
+
+class Aligned(Kind):
+    """A portrait or a frame of a clip, cut out and aligned, S x S pixels (pipeline/ingest)."""
+
+    stage = "ingest"
+    image = Field("image.png", "uint8", PICTURE)
+    mask = Field("mask.png", "uint8", GREY)
+
+    @classmethod
+    def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
+        return {"image": seen["image.png"].shape[0]}
+
+
+class Heads(Kind):
+    """A synthetic head with one expression, seen by V cameras (pipeline/render/genhead.py).
+
+    S is the size of images, n that of volume rendering. Only the last shape of `opacity` needs a word: the views lie
+    below one another.
+    """
+
+    stage = "render_genhead"
+    view = Field("view{}.png", "uint8", PICTURE, "views")
+    uv = Field("uv{}.png", "uint8", PICTURE, "views")  # canonical positions, pipeline/render/position_map.py
+    opacity = Field("opacity.png", "uint8", ("rows", "rays"))
+    depth = Field("depth.npy", "float16", ("views", "rays", "rays"))  # world units along the ray
+    background = Field("background.png", "uint8", ("rays", "rays", 3))
+    cameras = Field("cameras.npy", "float32", ("views", CAMERA))
+    label = Field("label.npy", "float32", (LABEL,))  # its camera is that of view 0
+    landmarks = Field("landmarks.npy", "float32", ("views", POINTS, 2))  # fractions of the image
+    points = Field("points.npy", "float16", ("points", 3))  # world units
+    features = Field("features.npy", "float16", ("points", "channels"))  # of GenHead's tri-planes at `points`
+
+    @classmethod
+    def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
+        views, rays = seen["cameras.npy"].shape[0], seen["background.png"].shape[0]
+        points, channels = seen["features.npy"].shape
+        image = seen["view0.png"].shape[0]
+        return {
+            "image": image,
+            "rays": rays,
+            "views": views,
+            "rows": views * rays,
+            "points": points,
+            "channels": channels,
+        }
+
+
+class Views(Kind):
+    """A frame of a clip with its N pseudo views (pipeline/render/views.py).
+
+    Row 0 of cameras, motion and landmarks belongs to the real frame, the others to the pseudo views in their order.
+    """
+
+    stage = "render_views"
+    image = Field("image.png", "uint8", PICTURE)  # as ingested
+    mask = Field("mask.png", "uint8", GREY)
+    view = Field("view{}.png", "uint8", PICTURE, "views")
+    alpha = Field("alpha{}.png", "uint8", GREY, "views")
+    uv = Field("uv.png", "uint8", PICTURE)  # canonical positions at the camera of the real frame
+    cameras = Field("cameras.npy", "float32", ("cameras", CAMERA))
+    motion = Field("motion.npy", "float32", ("cameras", "motion"))
+    label = Field("label.npy", "float32", (LABEL,))  # fitted
+    landmarks = Field("landmarks.npy", "float32", ("cameras", POINTS, 2))  # of the fitted head, fractions
+    frame = Field("frame.json", "dict")  # clip, index, split and the measures of quality
+
+    @classmethod
+    def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
+        cameras, motion = seen["motion.npy"].shape
+        image = seen["image.png"].shape[0]
+        return {"image": image, "cameras": cameras, "views": cameras - 1, "motion": motion}
+
+
+class FittedClip(Kind):
+    """What fitting makes of the F usable frames of a clip, in the order of time (pipeline/fit_flame)."""
+
+    stage = "fit_flame"
+    label = Field("label.npy", "float32", ("frames", LABEL))
+    error = Field("error.npy", "float64", ("frames",))  # of the landmarks, interocular distances
+
+
+class DrawnPortrait(Kind):
+    """A portrait of somebody who does not exist (pipeline/synthetic). The truth keeps mask and depth of it."""
+
+    stage = "ingest"
+    image = Field("image.png", "uint8", PICTURE)
+    mask = Field("mask.png", "uint8", GREY)
+    depth = Field("depth.png", "uint16", GREY)  # in steps of DEPTH_UNIT
+
+
+class DrawnClip(Kind):
+    """A talking clip of somebody who does not exist (pipeline/synthetic)."""
+
+    stage = "ingest"
+    clip = Field("clip.mp4", "bytes")
+
+
+class TrueViews(Kind):
+    """What a frame of a drawn clip really looks like from other sides (pipeline/synthetic)."""
+
+    stage = "ingest"
+    cameras = Field("cameras.npy", "float32", ("views", CAMERA))
+    view = Field("view{}.png", "uint8", PICTURE, "views")
+    alpha = Field("alpha{}.png", "uint8", GREY, "views")
+    depth = Field("depth{}.npy", "float32", GREY, "views")  # world units along the ray
+    # View 0 once more with the face of the clip's first frame: the difference is what the motion alone changes.
+    unmoved = Field("unmoved.png", "uint8", PICTURE)
 
 
 def image_tensor(data: bytes) -> Tensor:
-    """PNG bytes to (3, H, W) or (1, H, W): colour in [-1, 1], grey in [0, 1]."""
+    """PNG bytes to (3, H, W) or (1, H, W) float32: colour in [-1, 1], grey in [0, 1]."""
     array = torch.from_numpy(decode_png(data).astype(np.float32))
     return array.permute(2, 0, 1) / 127.5 - 1.0 if array.ndim == 3 else array[None] / 255.0
-
-
-DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there

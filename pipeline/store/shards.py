@@ -1,13 +1,13 @@
 """Shards: plain tar files of samples that anybody can read, with a sidecar that makes them quick and safe to read.
 
-A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout), say `a-000001.image.png`.
-Equal samples make equal bytes: no times, no user names, fields in alphabetical order. Beside `x.tar` lies `x.tar.json` with the checksum
-of the whole and place, size and CRC-32 of every field, because a tar that is cut between two files or has a flipped byte looks healthy.
+A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout), say
+`a-000001.image.png`. Equal samples make equal bytes: no times, no user names, fields in alphabetical order. Beside
+`x.tar` lies `x.tar.json` with the number of the format, the checksum of the whole, and place, size and CRC-32 of
+every field, because a tar that is cut between two files or has a flipped byte looks healthy.
 """
 
 import dataclasses
 import io
-import json
 import os
 import re
 import zlib
@@ -20,14 +20,23 @@ import numpy as np
 import webdataset
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import sha256, write_bytes
+from pipeline.store.sealed import Draft, check_sealed, read_facts, seal_path, sealing
 
+# What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache change.
+# Shards without a number are older than 2, the first in which views have landmarks.
+FORMAT = 2
 KEY = re.compile(r"[a-z0-9_-]+")  # a dot would end the key, a slash would make a folder
 FIELD = re.compile(r"[a-z0-9_-]+\.[a-z0-9]+")
 BLOCK = 512  # tar: a header of one block, then the content padded to whole blocks
 LONGEST_NAME = 100  # of a file in a tar without extensions
 
 Sample = tuple[str, Mapping[str, bytes]]
+Place = Sequence[int]  # of a field: offset, size, CRC-32
+Members = dict[str, dict[str, Place]]  # places of fields by key and name
+
+
+class OlderFormat(UserError):
+    """A shard or an index that another version of psi4d wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,90 +52,101 @@ class ShardRecord:
 def write_shard(path: str | Path, samples: Iterable[Sample]) -> ShardRecord:
     """Write `samples` in their order to the tar `path` and the sidecar beside it; both appear complete or not at all.
 
-    Raises ValueError for a key or field name that breaks the rules or comes twice, UserError when the place cannot be written.
+    Raises ValueError for a key or field name that breaks the rules or comes twice, UserError when the place cannot be
+    written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    members: dict[str, dict[str, list[int]]] = {}
+    with sealing(path, compact=True) as draft:
+        members = _write_members(draft, path.name, samples)
+        size = draft.file.tell()
+        draft.facts |= {"format": FORMAT, "name": path.name, "bytes": size, "samples": len(members)}
+        draft.facts["members"] = members
+    return ShardRecord(path.name, draft.facts["sha256"], size, len(members))
+
+
+def _write_members(draft: Draft, shard: str, samples: Iterable[Sample]) -> Members:
+    """Write the tar; returns where its fields lie."""
+    members: Members = {}
     position = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            with webdataset.TarWriter(file, user="psi4d", group="psi4d", mtime=0, encoder=False) as tar:
-                for key, fields in samples:
-                    _check_names(path, key, fields, members)
-                    tar.write({"__key__": key, **fields})
-                    members[key] = {}
-                    for field in sorted(fields):
-                        data = fields[field]
-                        members[key][field] = [position + BLOCK, len(data), zlib.crc32(data)]
-                        position += BLOCK + -(-len(data) // BLOCK) * BLOCK
-            file.flush()
-            os.fsync(file.fileno())
-        record = ShardRecord(path.name, sha256(temporary), temporary.stat().st_size, len(members))
-        sidecar = json.dumps(dataclasses.asdict(record) | {"members": members}, separators=(",", ":"))
-        write_bytes(sidecar_path(path), sidecar.encode())
-        os.replace(temporary, path)  # the tar comes last: a tar that is there has its sidecar
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again."
-        ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-    return record
+    with webdataset.TarWriter(draft.file, user="psi4d", group="psi4d", mtime=0, encoder=False) as tar:
+        for key, fields in samples:
+            _check_names(shard, key, fields, members)
+            tar.write({"__key__": key, **fields})
+            members[key] = {}
+            for field in sorted(fields):
+                data = fields[field]
+                members[key][field] = [position + BLOCK, len(data), zlib.crc32(data)]
+                position += BLOCK + padded(len(data))
+    return members
 
 
-def _check_names(path: Path, key: str, fields: Mapping[str, bytes], known: Mapping[str, object]) -> None:
+def _check_names(shard: str, key: str, fields: Mapping[str, bytes], known: Mapping[str, object]) -> None:
     if not KEY.fullmatch(key):
-        raise ValueError(f"{path.name}: the key {key!r} is not made of a-z, 0-9, _ and - only")
+        raise ValueError(f"{shard}: the key {key!r} is not made of a-z, 0-9, _ and - only")
     if key in known:
-        raise ValueError(f"{path.name}: the key {key} comes twice")
+        raise ValueError(f"{shard}: the key {key} comes twice")
     for field in fields:
         if not FIELD.fullmatch(field) or len(key) + 1 + len(field) > LONGEST_NAME:
             raise ValueError(
-                f"{path.name}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, at most {LONGEST_NAME} letters"
+                f"{shard}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, "
+                f"at most {LONGEST_NAME} letters"
             )
+
+
+def padded(size: int) -> int:
+    """The bytes that a file of `size` bytes takes in a tar after its header."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def sidecar_path(path: str | Path) -> Path:
     """Where the sidecar of the shard `path` lies."""
-    path = Path(path)
-    return path.with_name(path.name + ".json")
+    return seal_path(path)
 
 
-def read_sidecar(path: str | Path) -> tuple[ShardRecord, dict[str, dict[str, list[int]]]]:
-    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}. Raises UserError when the sidecar is missing or damaged."""
+def check_format(found: object, what: object, stage: str = "") -> None:
+    """Raises OlderFormat when `found`, the format of the shard or index `what`, is not the one that is read here.
+
+    `stage` is the one that makes it.
+    """
+    if found == FORMAT:
+        return
+    said = f"of format {found}" if isinstance(found, int) else "older than all formats with a number"
+    raise OlderFormat(
+        f"{what} is {said}, and this version of psi4d reads format {FORMAT}. Make it again: {_again(stage)}."
+    )
+
+
+def _again(stage: str) -> str:
+    return f"dvc repro {stage}".strip()
+
+
+def read_sidecar(path: str | Path, stage: str = "") -> tuple[ShardRecord, Members]:
+    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}; `stage` is the one that makes it.
+
+    Raises UserError when the sidecar is missing or damaged, OlderFormat for a shard of another format.
+    """
+    remedy = f"Make the shard again: {_again(stage)}."
+    facts = read_facts(path, remedy)
+    check_format(facts.pop("format", None), path, stage)
     try:
-        content = json.loads(sidecar_path(path).read_bytes())
-        members = content.pop("members")
-        return ShardRecord(**content), members
-    except FileNotFoundError as error:
-        raise UserError(
-            f"the shard {path} has no {sidecar_path(path).name} beside it. Make the shard again by running its stage."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{sidecar_path(path)} is damaged. Make the shard again by running its stage."
-        ) from error
+        members = facts.pop("members")
+        return ShardRecord(**facts), members
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{sidecar_path(path)} is damaged. {remedy}") from error
 
 
 def check_shard(path: str | Path) -> ShardRecord:
     """Read the whole shard and compare it with its sidecar. Raises UserError when they differ or one is missing."""
     record, _ = read_sidecar(path)
-    if not Path(path).is_file():
-        raise UserError(f"the shard {path} is missing. Make it again by running its stage.")
-    if sha256(path) != record.sha256:
-        raise UserError(
-            f"the shard {path} is damaged: its checksum is not the one it was written with. Make it again by running its stage."
-        )
+    check_sealed(path)
     return record
 
 
-def read_fields(path: str | Path, key: str, places: Mapping[str, Sequence[int]]) -> dict[str, bytes]:
-    """The fields of the sample `key` in the shard `path`, where `places` (offset, size, CRC-32) has them, by positional reads.
+def read_fields(path: str | Path, key: str, places: Mapping[str, Place]) -> dict[str, bytes]:
+    """The fields of the sample `key` in the shard `path`, by positional reads where `places` has them.
 
-    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short or altered.
+    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short or
+    altered.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -139,14 +159,17 @@ def read_fields(path: str | Path, key: str, places: Mapping[str, Sequence[int]])
     finally:
         os.close(descriptor)
     for name, data in found.items():
-        if what := damage(data, *places[name][1:]):
+        _, size, crc = places[name]
+        if what := damage(data, size, crc):
             raise damaged_field(path, name, key, what)
     return found
 
 
 def damage(data: bytes, size: int, crc: int) -> str:
     """What has happened to the bytes of a field that had that size and CRC-32 when it was written: "" if nothing."""
-    return "cut short" if len(data) != size else "altered" if zlib.crc32(data) != crc else ""
+    if len(data) != size:
+        return "cut short"
+    return "altered" if zlib.crc32(data) != crc else ""
 
 
 def damaged_field(shard: str | Path, name: str, key: str, what: str) -> UserError:
@@ -157,27 +180,31 @@ def damaged_field(shard: str | Path, name: str, key: str, what: str) -> UserErro
 
 
 class ShardReader:
-    """Reads samples by key from all shards of a folder with positional reads: no state, so it may be pickled, forked and shared by threads.
+    """Reads samples by key from all shards of a folder with positional reads.
 
-    Opening reads the sidecars only. Raises UserError when the folder holds no shard, a shard has no sidecar, or a key is in two shards.
+    It has no state, so it may be pickled, forked and shared by threads. Opening reads the sidecars only.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, stage: str = "") -> None:
+        """`stage` is the one that makes the shards, for messages.
+
+        Raises UserError when the folder holds no shard, a shard has no sidecar, or a key is in two shards, and
+        OlderFormat for a shard of another format.
+        """
         self.folder = Path(folder)
         self.records: dict[str, ShardRecord] = {}
-        self._places: dict[str, tuple[str, dict[str, list[int]]]] = {}
+        self._places: dict[str, tuple[str, dict[str, Place]]] = {}
         for path in sorted(self.folder.glob("*.tar")):
-            self.records[path.name], members = read_sidecar(path)
+            self.records[path.name], members = read_sidecar(path, stage)
             for key, fields in members.items():
                 if key in self._places:
+                    other, _ = self._places[key]
                     raise UserError(
-                        f"{self.folder}: the key {key} is in {self._places[key][0]} and in {path.name}. Run the stage that made them again."
+                        f"{self.folder}: the key {key} is in {other} and in {path.name}. Make them again: {_again(stage)}."
                     )
                 self._places[key] = (path.name, fields)
         if not self.records:
-            raise UserError(
-                f"there is no shard (*.tar) in {self.folder}. Run the stage that makes it: dvc repro."
-            )
+            raise UserError(f"there is no shard (*.tar) in {self.folder}. Make them: {_again(stage)}.")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -205,12 +232,20 @@ class ShardReader:
         """The names of the fields of `key`, in alphabetical order."""
         return list(self._place(key)[1])
 
+    def __getitem__(self, key: str) -> Mapping[str, bytes]:
+        """The sample as a mapping that reads a field when it is asked for. Raises UserError when there is none."""
+        self._place(key)
+        return _LazySample(self, key)
+
     @overload
     def read(self, key: str) -> dict[str, bytes]: ...
     @overload
     def read(self, key: str, field: str) -> bytes: ...
     def read(self, key: str, field: str | None = None) -> dict[str, bytes] | bytes:
-        """All fields of a sample, or one. Raises UserError that names shard, key and field when it is absent, cut short or altered."""
+        """All fields of a sample, or one.
+
+        Raises UserError that names shard, key and field when it is absent, cut short or altered.
+        """
         shard, places = self._place(key)
         if field is not None and field not in places:
             raise UserError(
@@ -219,26 +254,43 @@ class ShardReader:
         found = read_fields(self.folder / shard, key, {field: places[field]} if field else places)
         return found[field] if field else found
 
-    def _place(self, key: str) -> tuple[str, dict[str, list[int]]]:
+    def _place(self, key: str) -> tuple[str, dict[str, Place]]:
         if key not in self._places:
             raise UserError(f"there is no sample {key} in the shards of {self.folder}.")
         return self._places[key]
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB. Lightly compressed, since that is what takes the time.
+class _LazySample(Mapping[str, bytes]):
+    """The fields of a sample, each read when it is asked for."""
 
-    Raises ValueError for another shape or type.
-    """
-    if image.dtype not in (np.uint8, np.uint16) or not (
-        image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-    ):
+    def __init__(self, reader: ShardReader, key: str) -> None:
+        self.reader, self.key = reader, key
+
+    def __getitem__(self, field: str) -> bytes:
+        return self.reader.read(self.key, field)
+
+    def __contains__(self, field: object) -> bool:
+        return field in self.reader.fields(self.key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.reader.fields(self.key))
+
+    def __len__(self) -> int:
+        return len(self.reader.fields(self.key))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB. Raises ValueError for another one."""
+    is_colour = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or is_colour):
         raise ValueError(
             f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {image.dtype} of shape {image.shape}"
         )
-    if image.ndim == 3:
-        image = image[:, :, ::-1]
-    return cv2.imencode(".png", np.ascontiguousarray(image), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    # OpenCV has colours in the order blue, green, red.
+    stored = np.ascontiguousarray(image[:, :, ::-1] if is_colour else image)
+    # The lowest level, as compressing is what takes the time.
+    _, data = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return data.tobytes()
 
 
 def decode_png(data: bytes) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Where a cache lies: a folder, or an address that fsspec knows (http://, s3:// and others). Parts of files are read, nothing is written."""
+"""Where a cache lies: a folder, or an address that fsspec knows (http://, s3:// and others).
+
+Parts of files are read, nothing is written.
+"""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ from pipeline.core.errors import UserError
 
 
 class Storage:
-    """Reads parts of the files under `address`. It keeps nothing open, so it may be pickled, forked and shared by threads."""
+    """Reads parts of the files under `address`. It keeps nothing open: it may be pickled, forked and shared by threads."""
 
     def __init__(self, address: str | Path):
         self.address = str(address).rstrip("/")
@@ -31,9 +34,9 @@ class Storage:
             raise self._failure(name, error) from error
 
     def read(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes from start to stop of each of `spans`; fewer where the file ends. All spans of a remote file are asked for at once.
+        """The bytes from start to stop of each of `spans`; fewer where the file ends.
 
-        Raises UserError when the file cannot be read.
+        All spans of a remote file are asked for at once. Raises UserError when the file cannot be read.
         """
         try:
             if not self.is_remote:
@@ -43,23 +46,24 @@ class Storage:
             found = files.cat_ranges([path] * len(spans), list(starts), list(stops), on_error="raise")
         except Exception as error:
             raise self._failure(name, error) from error
-        if any(len(data) > stop - start for data, (start, stop) in zip(found, spans, strict=True)):
-            raise UserError(
-                f"{self.address}/{name}: the server sends the whole file when asked for a part. Use one that knows range requests."
-            )
+        for data, (start, stop) in zip(found, spans, strict=True):
+            if len(data) > stop - start:
+                raise UserError(
+                    f"{self.address}/{name}: the server sends the whole file when asked for a part. "
+                    "Use one that knows range requests."
+                )
         return found
 
     def _files(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(f"{self.address}/{name}")
 
     def _failure(self, name: str, error: Exception) -> UserError:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        what = (
-            "Look whether the address is right and the server answers."
-            if self.is_remote
-            else f"`psi4d verify {self.address}` says what is wrong."
-        )
-        return UserError(f"cannot read {self.address}/{name}: {reason}. {what}")
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = said or str(error) or type(error).__name__
+        advice = f"`psi4d verify {self.address}` says what is wrong."
+        if self.is_remote:
+            advice = "Look whether the address is right and the server answers."
+        return UserError(f"cannot read {self.address}/{name}: {reason}. {advice}")
 
 
 def _read_here(path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -1,15 +1,24 @@
-"""Tables on disk, and what those of `ingest` hold: a row for every portrait, clip and frame, also for those that were rejected."""
+"""Tables on disk, and what those of `ingest` hold: a row for every portrait, clip and frame, also the rejected ones."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.files import write_bytes
+from pipeline.core.errors import UserError
+from pipeline.core.files import replacing
+
+ROW_GROUP = 1 << 13  # rows of a table that are read together: a worker wants those of a few clips only
+MESH = 478  # points of the face mesh
+OK = "ok"  # the status of what can be used; everything else is rejected, with a reason
 
 _TEXT, _INT, _FLOATS = pa.string(), pa.int32(), pa.list_(pa.float32())
-_FACE = {"box": _FLOATS, "score": pa.float32(), "landmarks": _FLOATS, "crop": _FLOATS, "shard": _TEXT}
 _STATE = {"status": _TEXT, "reason": _TEXT}
+_FACE = {"box": _FLOATS, "score": pa.float32(), "landmarks": _FLOATS, "crop": _FLOATS, "shard": _TEXT}
 PORTRAITS = pa.schema({"key": _TEXT, "file": _TEXT, **_STATE, "width": _INT, "height": _INT, **_FACE})
 CLIPS = pa.schema(
     {
@@ -20,19 +29,59 @@ CLIPS = pa.schema(
         "fps": pa.float64(),
         "frames_declared": _INT,
         "frames_decoded": _INT,
+        "frames_ok": _INT,
+        "width": _INT,
+        "height": _INT,
+        "seconds": pa.float64(),
     }
-    | {"frames_ok": _INT, "width": _INT, "height": _INT, "seconds": pa.float64()}
 )
 FRAMES = pa.schema(
-    {"key": _TEXT, "clip": _TEXT, "index": _INT, "seconds": pa.float64(), "split": _TEXT, **_STATE, **_FACE}
+    {
+        "key": _TEXT,
+        "clip": _TEXT,
+        "index": _INT,
+        "seconds": pa.float64(),
+        "split": _TEXT,
+        **_STATE,
+        **_FACE,
+    }
 )
-
-
-ROW_GROUP = 1 << 13  # rows of a table that are read together: a worker wants those of a few clips only
 
 
 def write_table(path: str | Path, table: pa.Table) -> Path:
-    """Write a Parquet table."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
-    return write_bytes(path, sink.getvalue().to_pybytes())
+    """Write a Parquet table in one step. Raises UserError when the place cannot be written."""
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+    return Path(path)
+
+
+def read_rows(
+    path: str | Path, stage: str, columns: Collection[str] | None = None, keys: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a table that `stage` makes: all, or those with these keys.
+
+    Raises UserError when the table is missing or damaged or lacks a column.
+    """
+    wanted = None if keys is None else pc.field("key").isin(list(keys))
+    try:
+        table = pq.read_table(path, columns=columns and list(columns), filters=wanted)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing. Run the stage {stage}: dvc repro.") from error
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged: {error}. Make it again: dvc repro {stage}.") from error
+    return table.to_pylist()
+
+
+def usable(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The rows that were not rejected."""
+    return [row for row in rows if row["status"] == OK]
+
+
+def meshes(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The face meshes of rows with `landmarks`, (N, 478, 3) float32: fractions of the aligned image, and depth."""
+    return np.array([row["landmarks"] for row in rows], np.float32).reshape(len(rows), MESH, 3)
+
+
+def labels_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The labels of rows with `label`, (N, 437) float32."""
+    return np.array([row["label"] for row in rows], np.float32)

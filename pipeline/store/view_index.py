@@ -1,15 +1,16 @@
 """The index of a multi-view cache: `index.parquet` has a row for every frame, with its place in the shards, its cameras and its quality.
 
-`offset` and `size` (bytes) are those of the sample in its tar. Its fields follow each other in alphabetical order, named once in the metadata
-of the schema; each has a tar header of 512 bytes before it and is padded to 512, so `sizes` and `crcs` say all about them. `cameras` are the
-(1 + N) x 25 numbers of `cameras.npy`. `kept` says whether the frame may be trained on; `reason` names the measures of quality that it fails.
+`offset` and `size` (bytes) are those of the sample in its tar. Its fields follow each other in alphabetical order,
+named once in the metadata of the schema, beside the number of the format. Each has a tar header of 512 bytes before
+it and is padded to 512, so `sizes` and `crcs` say all about them. `cameras` are the (1 + N) x 25 numbers of
+`cameras.npy`. `kept` says whether the frame may be trained on; `reason` names the measures of quality that it fails.
 All but the last two follows from the shards alone.
 
-Opening reads three columns. Places come with the first frame that is read of their row group and stay: some 130 bytes for a frame of 4 views.
+Opening reads three columns. Places come with the first frame that is read of their row group and stay: some 130 bytes
+for a frame of 4 views.
 """
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,34 +22,42 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import UserError
-from pipeline.store.shards import BLOCK, damage, damaged_field, decode_npy, read_fields, read_sidecar
+from pipeline.core.files import replacing
+from pipeline.store.samples import CAMERA, Views
+from pipeline.store.shards import (
+    BLOCK,
+    FORMAT,
+    Place,
+    check_format,
+    damage,
+    damaged_field,
+    padded,
+    read_fields,
+    read_sidecar,
+)
 from pipeline.store.storage import Storage
 
 NAME = "index.parquet"
 QUALITY = ("psnr", "coverage", "identity")
-SCHEMA = pa.schema(
-    {"key": pa.string(), "clip": pa.string(), "split": pa.string(), "index": pa.int64(), "shard": pa.string()}
-    | {
-        "offset": pa.int64(),
-        "size": pa.int64(),
-        "sizes": pa.list_(pa.uint32()),
-        "crcs": pa.list_(pa.uint32()),
-    }
-    | {"cameras": pa.list_(pa.float32())}
-    | {name: pa.float32() for name in QUALITY}
-    | {"kept": pa.bool_(), "reason": pa.string()}
-)
+COLUMNS = {
+    "key": pa.string(),
+    "clip": pa.string(),
+    "split": pa.string(),
+    "index": pa.int64(),
+    "shard": pa.string(),
+    "offset": pa.int64(),
+    "size": pa.int64(),
+    "sizes": pa.list_(pa.uint32()),
+    "crcs": pa.list_(pa.uint32()),
+    "cameras": pa.list_(pa.float32()),
+    **dict.fromkeys(QUALITY, pa.float32()),
+}
+VERDICT = {"kept": pa.bool_(), "reason": pa.string()}  # what no shard knows
+SCHEMA = pa.schema(COLUMNS | VERDICT)
 PLACES = ["shard", "offset", "sizes", "crcs"]
 ROW_GROUP = 1 << 14
 FEWEST_FRAMES = 2  # of a clip that is trained on: a source and a driving frame
 GAP = 1 << 16  # bytes between two fields for which it is not worth to read twice
-
-
-def describe_frame(clip: str, index: int, split: str, quality: Mapping[str, float]) -> bytes:
-    """The field `frame.json` of a sample: what the index needs and its other fields do not tell."""
-    return json.dumps(
-        {"clip": clip, "index": index, "split": split} | dict(quality), sort_keys=True, allow_nan=False
-    ).encode()
 
 
 def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
@@ -56,73 +65,41 @@ def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
 
     Raises UserError when something of it is damaged or its samples do not have the same fields.
     """
-    _, members = read_sidecar(shard)
-    columns: dict[str, list] = {name: [] for name in SCHEMA.names[:-2]}
+    _, members = read_sidecar(shard, Views.stage)
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
     names = list(next(iter(members.values()), {}))
     for key, places in members.items():
-        if list(places) != names or not {"cameras.npy", "frame.json"} <= places.keys():
+        if list(places) != names or not {Views.cameras.file, Views.frame.file} <= places.keys():
             raise UserError(
-                f"{shard}: the fields of the sample {key} are not those of a multi-view cache. Make it again by running its stage."
+                f"{shard}: the fields of the sample {key} are not those of a multi-view cache. "
+                f"Make it again: dvc repro {Views.stage}."
             )
-        found = read_fields(shard, key, {name: places[name] for name in ("cameras.npy", "frame.json")})
-        offsets, sizes, crcs = zip(*places.values(), strict=True)
-        row: dict[str, Any] = {
-            "key": key,
-            "shard": shard.name,
-            "cameras": decode_npy(found["cameras.npy"]).ravel(),
-            "sizes": sizes,
-            "crcs": crcs,
-        }
-        row |= {"offset": offsets[0] - BLOCK, "size": offsets[-1] + _padded(sizes[-1]) - offsets[0] + BLOCK}
-        row |= json.loads(found["frame.json"])
+        row = _row(shard, key, places)
         for name, column in columns.items():
             column.append(row[name])
-    return names, pa.table(columns, pa.schema(list(SCHEMA)[:-2]))
+    return names, pa.table(columns, pa.schema(COLUMNS))
 
 
-def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], str]) -> pa.Table:
-    """Write the index of all shards of a folder to `out` in one step; returns its rows without places and cameras.
+def _row(shard: Path, key: str, places: Mapping[str, Place]) -> dict[str, Any]:
+    """The row of a sample, from its own facts and from the places of its fields."""
+    told = {name: places[name] for name in (Views.cameras.file, Views.frame.file)}
+    sample = read_fields(shard, key, told)
+    offsets, sizes, crcs = zip(*places.values(), strict=True)
+    start, stop = offsets[0] - BLOCK, offsets[-1] + padded(sizes[-1])
+    row = {
+        "key": key,
+        "shard": shard.name,
+        "offset": start,
+        "size": stop - start,
+        "sizes": sizes,
+        "crcs": crcs,
+    }
+    return row | {"cameras": Views.cameras.array(sample).ravel()} | Views.frame.facts(sample)
 
-    `judge` says of a frame's quality why it must not be trained on, "" when it may. Raises UserError as `shard_rows`, when shards have
-    different fields, and when the place cannot be written.
-    """
-    paths = sorted(shards.glob("*.tar"))
-    if not paths:
-        raise UserError(f"there is no shard (*.tar) in {shards}. Run the stage that makes it: dvc repro.")
-    fields, _ = shard_rows(paths[0])
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    kept, waiting = [], []
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            with pq.ParquetWriter(
-                file, SCHEMA.with_metadata({"fields": json.dumps(fields)}), compression="zstd"
-            ) as writer:
-                for shard in paths:
-                    names, rows = shard_rows(shard)
-                    if names != fields:
-                        raise UserError(
-                            f"{shard}: its samples have other fields than those of {paths[0].name}. Run the stage that made them again."
-                        )
-                    reasons = [judge(quality) for quality in rows.select(QUALITY).to_pylist()]
-                    rows = rows.append_column(
-                        "kept", pa.array([not reason for reason in reasons], pa.bool_())
-                    )
-                    waiting.append(rows.append_column("reason", pa.array(reasons, pa.string())))
-                    kept.append(waiting[-1].drop_columns(["cameras", "sizes", "crcs"]))
-                    if sum(map(len, waiting)) >= ROW_GROUP or shard == paths[-1]:
-                        writer.write_table(pa.concat_tables(waiting).cast(writer.schema), ROW_GROUP)
-                        waiting = []
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out}: {error.strerror}. Make the folder writable or free some space, then run again."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return pa.concat_tables(kept)
+
+def schema_of(fields: list[str]) -> pa.Schema:
+    """The schema of an index whose samples have these fields."""
+    return SCHEMA.with_metadata({"fields": json.dumps(fields), "format": str(FORMAT)})
 
 
 def fields_of(schema: pa.Schema) -> list[str]:
@@ -130,15 +107,57 @@ def fields_of(schema: pa.Schema) -> list[str]:
     return json.loads((schema.metadata or {}).get(b"fields", b"[]"))
 
 
+def format_of(schema: pa.Schema) -> int | None:
+    """The number of the format of an index; None where it has none."""
+    found = (schema.metadata or {}).get(b"format", b"")
+    return int(found) if found.isdigit() else None
+
+
+def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], str]) -> pa.Table:
+    """Write the index of all shards of a folder to `out` in one step; returns its rows without places and cameras.
+
+    `judge` says of a frame's quality why it must not be trained on, "" when it may. Raises UserError as `shard_rows`,
+    when shards have different fields, and when the place cannot be written.
+    """
+    paths = sorted(shards.glob("*.tar"))
+    if not paths:
+        raise UserError(f"there is no shard (*.tar) in {shards}. Make them: dvc repro {Views.stage}.")
+    fields, _ = shard_rows(paths[0])
+    schema = schema_of(fields)
+    told, waiting = [], []
+    with replacing(out) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for shard in paths:
+            names, rows = shard_rows(shard)
+            if names != fields:
+                raise UserError(
+                    f"{shard}: its samples have other fields than those of {paths[0].name}. "
+                    f"Make them again: dvc repro {Views.stage}."
+                )
+            waiting.append(_judged(rows, judge))
+            told.append(waiting[-1].drop_columns(["cameras", "sizes", "crcs"]))
+            # Row groups of many shards: a reader asks for whole ones.
+            if sum(map(len, waiting)) >= ROW_GROUP or shard == paths[-1]:
+                writer.write_table(pa.concat_tables(waiting).cast(writer.schema), ROW_GROUP)
+                waiting = []
+    return pa.concat_tables(told)
+
+
+def _judged(rows: pa.Table, judge: Callable[[Mapping[str, float]], str]) -> pa.Table:
+    """The rows with `kept` and `reason`."""
+    reasons = [judge(quality) for quality in rows.select(QUALITY).to_pylist()]
+    kept = pa.array([not reason for reason in reasons], pa.bool_())
+    return rows.append_column("kept", kept).append_column("reason", pa.array(reasons, pa.string()))
+
+
 def disagreements(index: pa.Table, rows: pa.Table) -> Iterator[tuple[str, str]]:
     """(key, column) wherever `index` says something else than `rows`, which have the same keys in the same order."""
+    keys = rows["key"].to_pylist()
     for name in rows.column_names:
-        if not index[name].combine_chunks().equals(rows[name].combine_chunks()):
-            for key, mine, other in zip(
-                rows["key"].to_pylist(), index[name].to_pylist(), rows[name].to_pylist(), strict=True
-            ):
-                if mine != other:
-                    yield key, name
+        if index[name].combine_chunks().equals(rows[name].combine_chunks()):
+            continue
+        for key, mine, other in zip(keys, index[name].to_pylist(), rows[name].to_pylist(), strict=True):
+            if mine != other:
+                yield key, name
 
 
 @dataclass(frozen=True)
@@ -155,21 +174,18 @@ class ViewIndex:
     """A multi-view cache, opened by its index: `frames` are row numbers. `address` is a folder or whatever fsspec knows."""
 
     def __init__(self, address: str | Path):
-        """Raises UserError when the index is missing, damaged or of another form."""
+        """Raises UserError when the index is missing or damaged, OlderFormat when it is of another format."""
         self.storage = Storage(address)
         try:
             with self.storage.open(NAME) as file:
                 self._facts = pq.ParquetFile(file).metadata
             schema = self._facts.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views."
-            ) from error
+            raise self._damaged() from error
+        check_format(format_of(schema), f"{self.storage}/{NAME}", Views.stage)
         self.fields = fields_of(schema)
         if not self.fields or not set(SCHEMA.names) <= set(schema.names):
-            raise UserError(
-                f"{self.storage}/{NAME} is of an older form. Run the stage that makes it: dvc repro render_views."
-            )
+            raise self._damaged()
         groups = [self._facts.row_group(group).num_rows for group in range(self._facts.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
         self._places: dict[int, Places] = {}
@@ -189,28 +205,34 @@ class ViewIndex:
         try:
             with self.storage.open(NAME) as file:
                 parquet = pq.ParquetFile(file, metadata=self._facts, read_dictionary=texts)
-                return (
-                    parquet.read(list(names))
-                    if groups is None
-                    else parquet.read_row_groups(list(groups), list(names))
-                )
+                if groups is None:
+                    return parquet.read(list(names))
+                return parquet.read_row_groups(list(groups), list(names))
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{self.storage}/{NAME} is damaged. Run the stage that makes it: dvc repro render_views."
-            ) from error
+            raise self._damaged() from error
+
+    def _damaged(self) -> UserError:
+        return UserError(f"{self.storage}/{NAME} is damaged. Make it again: dvc repro {Views.stage}.")
 
     def clips(self, split: str) -> tuple[dict[str, np.ndarray], int]:
-        """The kept frames of each clip of `split` by its name, in their order, and how many frames of that split are not kept."""
+        """The kept frames of each clip of `split` by its name, and how many frames of that split are not kept.
+
+        The frames of a clip are in their order.
+        """
         table = self.columns(["clip", "split", "kept"])
         names, clip = _codes(table["clip"])
         splits, part = _codes(table["split"])
         mine = part == splits.index(split) if split in splits else np.zeros(len(clip), bool)
         kept = table["kept"].to_numpy() & mine
+        left_out = int(mine.sum() - kept.sum())
+        # A cache of paper scale has millions of rows: they are grouped by sorting, not one by one.
         frames = np.flatnonzero(kept)
         frames = frames[np.argsort(clip[frames], kind="stable")]
+        if not names:
+            return {}, left_out
         bounds = np.cumsum(np.bincount(clip[frames], minlength=len(names)))[:-1]
-        found = zip(names, np.split(frames, bounds), strict=True) if names else ()
-        return {name: rows for name, rows in found if len(rows)}, int(mine.sum() - kept.sum())
+        grouped = zip(names, np.split(frames, bounds), strict=True)
+        return {name: rows for name, rows in grouped if len(rows)}, left_out
 
     def key(self, frame: int) -> str:
         """The key of a frame: what its files in the tar begin with."""
@@ -225,21 +247,13 @@ class ViewIndex:
         group = self._group(frame)
         places, row = self._load(group), frame - int(self._starts[group])
         sizes, crcs = places.sizes[row].tolist(), places.crcs[row].tolist()
-        start, starts = int(places.offsets[row]), []
-        for size in sizes:
-            starts.append(start + BLOCK)
-            start += BLOCK + _padded(size)
-        spans: list[tuple[int, int]] = []
-        parts = []  # number of the field and of the span that it is in
-        for number in sorted(self._number[name] for name in names):
-            if not spans or starts[number] - spans[-1][1] > GAP:
-                spans.append((starts[number], starts[number]))
-            spans[-1] = (spans[-1][0], starts[number] + sizes[number])
-            parts.append((number, len(spans) - 1))
+        starts = _starts(int(places.offsets[row]), sizes)
+        numbers = sorted(self._number[name] for name in names)
+        spans, parts = _spans(numbers, starts, sizes)
         shard = f"shards/{places.shards[row]}"
         blocks = self.storage.read(shard, spans)
         found = {}
-        for number, span in parts:
+        for number, span in zip(numbers, parts, strict=True):
             first = starts[number] - spans[span][0]
             data = blocks[span][first : first + sizes[number]]
             if what := damage(data, sizes[number], crcs[number]):
@@ -255,13 +269,49 @@ class ViewIndex:
             table = self.columns(PLACES, [group]).combine_chunks()
             names, codes = _codes(table["shard"])
             shape = (len(table), len(self.fields))
-            sizes, crcs = (
-                pc.list_flatten(table[name]).to_numpy().reshape(shape) for name in ("sizes", "crcs")
-            )
             self._places[group] = Places(
-                np.array(names, object)[codes], table["offset"].to_numpy(), sizes, crcs
+                shards=np.array(names, object)[codes],
+                offsets=table["offset"].to_numpy(),
+                sizes=flat_column(table, "sizes").reshape(shape),
+                crcs=flat_column(table, "crcs").reshape(shape),
             )
         return self._places[group]
+
+    def cameras(self) -> np.ndarray:
+        """The cameras of all frames, (frames, 1 + N, 25) float32; row 0 belongs to the real frame."""
+        return flat_column(self.columns(["cameras"]), "cameras").reshape(len(self), -1, CAMERA)
+
+
+def flat_column(table: pa.Table, name: str) -> np.ndarray:
+    """The numbers of a column of lists, one after the other."""
+    return pc.list_flatten(table[name]).to_numpy()
+
+
+def _starts(offset: int, sizes: list[int]) -> list[int]:
+    """Where in a tar the fields begin, with these sizes, of a sample that begins at `offset`."""
+    starts = []
+    for size in sizes:
+        starts.append(offset + BLOCK)
+        offset += BLOCK + padded(size)
+    return starts
+
+
+def _spans(
+    numbers: list[int], starts: list[int], sizes: list[int]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """The spans of bytes to read for the fields with these numbers, and which of them each field is in.
+
+    Fields that lie near each other share one, as a request to a server costs more than some bytes.
+    """
+    spans: list[tuple[int, int]] = []
+    parts = []
+    for number in numbers:
+        if not spans or starts[number] - spans[-1][1] > GAP:
+            spans.append((starts[number], starts[number]))
+        first, _ = spans[-1]
+        spans[-1] = (first, starts[number] + sizes[number])
+        parts.append(len(spans) - 1)
+    return spans, parts
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
@@ -269,10 +319,5 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
     chunks = column.unify_dictionaries().chunks
     if not chunks:
         return [], np.zeros(0, np.int32)
-    return chunks[0].dictionary.to_pylist(), np.concatenate(
-        [chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks]
-    )
-
-
-def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
+    codes = [chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks]
+    return chunks[0].dictionary.to_pylist(), np.concatenate(codes)

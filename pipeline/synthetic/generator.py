@@ -26,8 +26,8 @@ from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry.camera import project, sample_look_at
 from pipeline.geometry.standin import standin
-from pipeline.store.samples import DEPTH_UNIT
-from pipeline.store.shards import Sample, ShardReader, encode_npy, encode_png, write_shard
+from pipeline.store.samples import DEPTH_UNIT, DrawnClip, DrawnPortrait, TrueViews
+from pipeline.store.shards import Sample, ShardReader, write_shard
 from pipeline.store.tables import write_table
 from pipeline.synthetic.animation import Shot, clip, photo, with_face_of
 from pipeline.synthetic.person import Person, Z, person
@@ -36,6 +36,7 @@ from pipeline.synthetic.scene import Figure, figure, pose
 
 NOVEL_VIEWS = 4  # per frame
 NOVEL_EVERY = 8  # frames of a held-out clip
+TRUE_FIELDS = (DrawnPortrait.mask, DrawnPortrait.depth)  # what the truth keeps of a portrait
 _FLOATS = pa.list_(pa.float32())
 IDENTITIES = pa.schema({"identity": pa.string(), "z": _FLOATS})
 PORTRAITS = pa.schema(
@@ -76,8 +77,8 @@ def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
     )
 
 
-def _grey(alpha: np.ndarray) -> bytes:
-    return encode_png(np.round(alpha * 255).astype(np.uint8))
+def _grey(alpha: np.ndarray) -> np.ndarray:
+    return np.round(alpha * 255).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Artist:
         picture = render(body, shot.moment, shot.camera, size)
         rows.append(_row(body, shot, size, file=file, identity=identity))
         distance = np.where(np.isfinite(picture.depth), picture.depth / DEPTH_UNIT, 0)
-        depth = encode_png(np.round(distance).astype(np.uint16))
+        depth = np.round(distance).astype(np.uint16)
         yield (
             key_of(file),
-            {"image.png": encode_png(picture.rgb), "mask.png": _grey(picture.alpha), "depth.png": depth},
+            DrawnPortrait.encode(image=picture.rgb, mask=_grey(picture.alpha), depth=depth),
         )
 
     def _clip(self, file: str, rows: list[dict]) -> Iterator[Sample]:
@@ -111,7 +112,7 @@ class Artist:
         body = figure(person(latent(self.seed, identity)))
         shots = clip(rng(self.seed, "clip", file), self.settings.frames, self.settings.fps)
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
-        yield key_of(file), {"clip.mp4": encode_mp4(pictures, self.settings.fps)}
+        yield key_of(file), DrawnClip.encode(clip=encode_mp4(pictures, self.settings.fps))
         for index, shot in enumerate(shots):
             extra = {
                 "file": file,
@@ -132,14 +133,14 @@ class Artist:
         cameras = np.stack([sample_look_at(generator) for _ in range(NOVEL_VIEWS)])
         room = shot.camera[:16].reshape(4, 4)[:3, :3]
         views: list[Picture] = [render(body, shot.moment, camera, self.image, room) for camera in cameras]
-        fields = {"cameras.npy": encode_npy(cameras)}
-        for number, view in enumerate(views):
-            fields |= {f"view{number}.png": encode_png(view.rgb), f"alpha{number}.png": _grey(view.alpha)}
-            fields[f"depth{number}.npy"] = encode_npy(view.depth)
-        fields["unmoved.png"] = encode_png(
-            render(body, with_face_of(shot.moment, first.moment), cameras[0], self.image, room).rgb
+        unmoved = render(body, with_face_of(shot.moment, first.moment), cameras[0], self.image, room)
+        return f"{key_of(file)}-{index:06d}", TrueViews.encode(
+            cameras=cameras,
+            view=[view.rgb for view in views],
+            alpha=[_grey(view.alpha) for view in views],
+            depth=[view.depth for view in views],
+            unmoved=unmoved.rgb,
         )
-        return f"{key_of(file)}-{index:06d}", fields
 
 
 def _row(body: Figure, shot: Shot, size: int, **names: Any) -> dict[str, Any]:
@@ -188,10 +189,11 @@ def generate(params: Params, out: Path = Path("data/generated"), truth: Path = P
     }
     reader = ShardReader(scratch)
     for key, path in files.items():
-        write_bytes(path, reader.read(key, "image.png" if path.suffix == ".png" else "clip.mp4"))
+        field = DrawnPortrait.image if path.suffix == ".png" else DrawnClip.clip
+        write_bytes(path, reader.read(key, field.file))
     for unit in units_of("masks", portraits, settings.shard_size):
         known = (
-            {name: reader.read(key_of(file), name) for name in ("mask.png", "depth.png")}
+            {field.file: reader.read(key_of(file), field.file) for field in TRUE_FIELDS}
             for file in unit.items
         )
         write_shard(truth / f"{unit.name}.tar", zip(map(key_of, unit.items), known, strict=True))

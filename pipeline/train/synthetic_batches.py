@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pipeline.core.batches import collate
 from pipeline.core.seeds import rng
-from pipeline.store.samples import PHOTO, image_tensor
-from pipeline.store.shards import ShardReader, decode_npy
+from pipeline.store.samples import PHOTO, Heads
+from pipeline.store.shards import ShardReader
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class SyntheticHeads:
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.reader = ShardReader(folder)
+        self.reader = ShardReader(folder, Heads.stage)
         self.keys = self.reader.keys()
         self.seed = seed
 
@@ -50,26 +49,23 @@ class SyntheticHeads:
 
     def _sample(self, key: str, draw: np.random.Generator) -> HeadBatch:
         """A head without the axis of the batch."""
-        fields = self.reader.read(key)
-        arrays = {}
-        for name in ("cameras", "depth", "landmarks", "points", "features"):
-            arrays[name] = torch.from_numpy(decode_npy(fields[f"{name}.npy"]))
-        views = len(arrays["cameras"])
+        head = self.reader[key]
+        cameras = Heads.cameras.tensor(head)
+        views = len(cameras)
         p, q = _two_views(key, views, draw)
-        background = image_tensor(fields["background.png"])
         # The opacities of all views are one picture, a view below the other.
-        opacity = image_tensor(fields["opacity.png"]).reshape(1, views, -1, background.shape[-1])
+        opacity = Heads.opacity.tensor(head).unflatten(1, (views, -1))
         return HeadBatch(
-            source=image_tensor(fields[f"view{p}.png"]),
-            target=image_tensor(fields[f"view{q}.png"]),
+            source=Heads.view.tensor(head, p),
+            target=Heads.view.tensor(head, q),
             opacity=opacity[:, q],
-            depth=arrays["depth"][q : q + 1].float(),
-            background=background,
-            uv=image_tensor(fields[f"uv{q}.png"]),
-            camera=arrays["cameras"][q : q + 1],
-            landmarks=arrays["landmarks"][q],
-            points=arrays["points"].float(),
-            features=arrays["features"].float(),
+            depth=Heads.depth.tensor(head)[q : q + 1],
+            background=Heads.background.tensor(head),
+            uv=Heads.uv.tensor(head, q),
+            camera=cameras[q : q + 1],
+            landmarks=Heads.landmarks.tensor(head)[q],
+            points=Heads.points.tensor(head),
+            features=Heads.features.tensor(head),
         )
 
 

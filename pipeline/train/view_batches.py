@@ -15,8 +15,7 @@ from pipeline.core.batches import collate
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
 from pipeline.geometry.label import motion_numbers
-from pipeline.store.samples import image_tensor
-from pipeline.store.shards import decode_npy
+from pipeline.store.samples import Views
 from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
 
 
@@ -132,28 +131,25 @@ class PseudoMultiView:
         """A pair without the axis of the batch."""
         # Only the fields of this choice are read: those of all views are most of a sample's bytes.
         view = choice.q - 1
-        image, mask = (f"view{view}.png", f"alpha{view}.png") if choice.q else ("image.png", "mask.png")
-        motion = "label.npy" if self.motion == "flame" else "motion.npy"
-        source = self.index.read(choice.source, {"image.png", motion})
-        fields = {"cameras.npy", "landmarks.npy", "uv.png", image, mask, motion}
-        driving = self.index.read(choice.driving, fields)
-        cameras = torch.from_numpy(decode_npy(driving["cameras.npy"]))
-        landmarks = torch.from_numpy(decode_npy(driving["landmarks.npy"]))
+        image, mask = (Views.view, Views.alpha) if choice.q else (Views.image, Views.mask)
+        motion = Views.label if self.motion == "flame" else Views.motion
+        source = self.index.read(choice.source, {Views.image.file, motion.file})
+        of_the_frame = {field.file for field in (Views.cameras, Views.landmarks, Views.uv, motion)}
+        driving = self.index.read(choice.driving, of_the_frame | {image.name(view), mask.name(view)})
         return FrameBatch(
-            source=image_tensor(source["image.png"]),
+            source=Views.image.tensor(source),
             motion_source=self._motion(source, 0),
             motion_driving=self._motion(driving, choice.p),
-            target=image_tensor(driving[image]),
-            opacity=image_tensor(driving[mask]),
-            uv=image_tensor(driving["uv.png"]),
-            camera=cameras[choice.q : choice.q + 1],
-            landmarks=landmarks[choice.q],
+            target=image.tensor(driving, view),
+            opacity=mask.tensor(driving, view),
+            uv=Views.uv.tensor(driving),
+            camera=Views.cameras.tensor(driving)[choice.q : choice.q + 1],
+            landmarks=Views.landmarks.tensor(driving)[choice.q],
             real=torch.tensor(float(choice.q == 0)),
         )
 
-    def _motion(self, fields: dict[str, bytes], row: int) -> Tensor:
+    def _motion(self, sample: dict[str, bytes], row: int) -> Tensor:
         """The motion (M,) of a row of a frame's cameras."""
         if self.motion == "flame":
-            label = torch.from_numpy(decode_npy(fields["label.npy"]))
-            return motion_numbers(label[None])[0]
-        return torch.from_numpy(decode_npy(fields["motion.npy"]))[row]
+            return motion_numbers(Views.label.tensor(sample)[None])[0]
+        return Views.motion.tensor(sample)[row]

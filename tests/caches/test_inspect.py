@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.caches.inspect import Cache, angles, sample, summary
+from pipeline.caches.cache import Cache, angles
+from pipeline.caches.inspect import sample, summary
 from pipeline.caches.page import write_page
 from pipeline.caches.sheet import REAL, RIM, TILE, rose, write_sheet
 from pipeline.cli import app

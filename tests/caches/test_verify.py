@@ -1,6 +1,7 @@
 """Damage of every kind is named, and repaired to the same bytes; nothing else is touched."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,6 @@ from pipeline.caches.verify import verify
 from pipeline.config.params import load_params
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.ingest import worker
 from pipeline.store import tables
 from pipeline.store.shards import ShardReader, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
 from pipeline.store.tables import write_table
@@ -175,6 +175,19 @@ def test_index_and_shards_of_other_thresholds(project):
     assert findings(VIEWS) == ["index.parquet: altered: it is not the file that dvc.lock records"]
 
 
+def test_shards_of_an_older_format_are_named_with_what_to_do(project):
+    for sidecar in (VIEWS / "shards").glob("*.json"):
+        facts = json.loads(sidecar.read_text())
+        del facts["format"]
+        sidecar.unlink()
+        sidecar.write_text(json.dumps(facts))
+    found = findings(VIEWS)
+    assert len(found) == 3
+    for number, line in enumerate(found):
+        assert line.startswith(f"shards/views-{number:06d}.tar.json: is older than all formats with a number")
+        assert line.endswith("dvc repro render_views.")
+
+
 def test_what_a_sample_must_have(project):
     shutil.rmtree(".dvc")
     reader = ShardReader(VIEWS / "shards")
@@ -232,7 +245,7 @@ def test_ingested_faces(tmp_path):
     write_shard(tmp_path / "shards/clips-000000.tar", [(row["key"], fields) for row in frames])
     for name, content in (("portraits", rows), ("clips", [{"key": "c"}]), ("frames", frames)):
         write_table(
-            tmp_path / f"{name}.parquet", pa.Table.from_pylist(content, getattr(worker, name.upper()))
+            tmp_path / f"{name}.parquet", pa.Table.from_pylist(content, getattr(tables, name.upper()))
         )
     assert findings(tmp_path) == []
     rows[0]["status"], rows[0]["shard"] = "ok", "portraits-000000.tar"

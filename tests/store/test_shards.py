@@ -1,5 +1,6 @@
 """Shards: the same bytes, readable by plain tools, and damage refused by name."""
 
+import json
 import pickle
 import tarfile
 
@@ -9,6 +10,8 @@ import webdataset
 
 from pipeline.core.errors import UserError
 from pipeline.store.shards import (
+    FORMAT,
+    OlderFormat,
     ShardReader,
     check_shard,
     decode_npy,
@@ -168,6 +171,19 @@ def test_missing_things_are_named(tmp_path):
     sidecar_path(tmp_path / "x.tar").unlink()
     with pytest.raises(UserError, match=r"no x\.tar\.json"):
         ShardReader(tmp_path)
+
+
+@pytest.mark.parametrize("found, said", [(None, "older than all formats"), (1, "of format 1,"), (99, "99")])
+def test_a_shard_of_another_format_is_refused(tmp_path, found, said):
+    write_shard(tmp_path / "x.tar", samples())
+    sidecar = sidecar_path(tmp_path / "x.tar")
+    facts = json.loads(sidecar.read_text())
+    assert facts.pop("format") == FORMAT
+    sidecar.write_text(json.dumps(facts if found is None else facts | {"format": found}))
+    with pytest.raises(OlderFormat, match=rf"x\.tar is .*{said}.*format {FORMAT}.*dvc repro render_views\.$"):
+        ShardReader(tmp_path, "render_views")
+    with pytest.raises(OlderFormat, match=r"dvc repro\.$"):
+        check_shard(tmp_path / "x.tar")
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

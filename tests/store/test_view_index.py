@@ -14,14 +14,15 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.core.errors import UserError
-from pipeline.store.shards import ShardReader, decode_npy, encode_npy, read_sidecar, write_shard
+from pipeline.store.samples import Views
+from pipeline.store.shards import OlderFormat, ShardReader, decode_npy, encode_npy, read_sidecar, write_shard
 from pipeline.store.storage import Storage
 from pipeline.store.view_index import (
     GAP,
+    QUALITY,
     ROW_GROUP,
-    SCHEMA,
     ViewIndex,
-    describe_frame,
+    schema_of,
     shard_rows,
     write_index,
 )
@@ -77,7 +78,9 @@ def test_samples_that_differ_are_refused(cache, tmp_path):
         write_index(tmp_path, tmp_path / "index.parquet", lambda quality: "")
     some = {
         "cameras.npy": encode_npy(np.zeros((1, 25), np.float32)),
-        "frame.json": describe_frame("a", 0, "train", dict.fromkeys(SCHEMA.names[10:13], 0.0)),
+        "frame.json": Views.frame.encode(
+            {"clip": "a", "index": 0, "split": "train"} | dict.fromkeys(QUALITY, 0.0)
+        ),
     }
     write_shard(tmp_path / "views-000000.tar", [("a", some)])
     write_shard(tmp_path / "views-000001.tar", [("b", some | {"more.png": b""})])
@@ -87,6 +90,15 @@ def test_samples_that_differ_are_refused(cache, tmp_path):
     with pytest.raises(UserError, match="fields of the sample c are not"):
         shard_rows(tmp_path / "views-000000.tar")
     assert not (tmp_path / "index.parquet").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_an_index_of_another_format_is_refused(cache, tmp_path):
+    table = pq.read_table(cache / "index.parquet")
+    for found, said in ({}, "older than all formats"), ({"format": "1"}, "of format 1"):
+        metadata = {"fields": table.schema.metadata[b"fields"]} | found
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "index.parquet")
+        with pytest.raises(OlderFormat, match=rf"index\.parquet is {said}.*dvc repro render_views"):
+            ViewIndex(tmp_path)
 
 
 def test_many_rows_need_little_to_open(tmp_path):
@@ -109,7 +121,7 @@ def test_many_rows_need_little_to_open(tmp_path):
             "kept": numbers % 10 != 3,
             "reason": ["psnr" if i % 10 == 3 else "" for i in numbers],
         },
-        SCHEMA.with_metadata({"fields": json.dumps(fields)}),
+        schema_of(fields),
     )
     pq.write_table(rows, tmp_path / "index.parquet", row_group_size=ROW_GROUP)
     index = ViewIndex(tmp_path)

@@ -7,8 +7,9 @@ import torch
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry import camera
-from pipeline.store.shards import encode_npy, encode_png, write_shard
-from pipeline.store.view_index import describe_frame, write_index
+from pipeline.store.samples import Views
+from pipeline.store.shards import write_shard
+from pipeline.store.view_index import write_index
 from pipeline.train.view_batches import PseudoMultiView
 
 PARAMS = scale_params("smoke")
@@ -23,41 +24,27 @@ def cache(tmp_path_factory):
     draw, size = rng(0, "cache"), SIZES.image
 
     def picture(*shape):
-        return encode_png(draw.integers(0, 256, shape, dtype=np.uint8))
+        return draw.integers(0, 256, shape, dtype=np.uint8)
 
     samples = []
     for clip in range(CLIPS):
         for index in range(FRAMES):
-            key = f"clip{clip}-{index:06d}"
             cameras = np.stack([camera.sample_look_at(draw) for _ in range(VIEWS + 1)])
-            label = np.concatenate([cameras[0], np.zeros(412, np.float32)])
-            points = draw.uniform(0.3, 0.7, (VIEWS + 1, 70, 2)).astype(np.float32)
-            motion = draw.normal(size=(VIEWS + 1, SIZES.motion.dims)).astype(np.float32)
-            fields = {
-                "image.png": picture(size, size, 3),
-                "mask.png": picture(size, size),
-                "uv.png": picture(size, size, 3),
-            }
-            for view in range(VIEWS):
-                fields |= {f"view{view}.png": picture(size, size, 3), f"alpha{view}.png": picture(size, size)}
-            fields["frame.json"] = describe_frame(
-                f"clip{clip}",
-                index,
-                "train" if clip else "test",
-                {"psnr": clip * 10 + index, "coverage": 1, "identity": 1},
+            quality = {"psnr": clip * 10 + index, "coverage": 1, "identity": 1}
+            split = "train" if clip else "test"
+            fields = Views.encode(
+                cameras=cameras,
+                landmarks=draw.uniform(0.3, 0.7, (VIEWS + 1, 70, 2)).astype(np.float32),
+                motion=draw.normal(size=(VIEWS + 1, SIZES.motion.dims)).astype(np.float32),
+                label=np.concatenate([cameras[0], np.zeros(412, np.float32)]),
+                image=picture(size, size, 3),
+                mask=picture(size, size),
+                uv=picture(size, size, 3),
+                view=picture(VIEWS, size, size, 3),
+                alpha=picture(VIEWS, size, size),
+                frame={"clip": f"clip{clip}", "index": index, "split": split} | quality,
             )
-            samples.append(
-                (
-                    key,
-                    fields
-                    | {
-                        "cameras.npy": encode_npy(cameras),
-                        "motion.npy": encode_npy(motion),
-                        "label.npy": encode_npy(label),
-                        "landmarks.npy": encode_npy(points),
-                    },
-                )
-            )
+            samples.append((f"clip{clip}-{index:06d}", fields))
     for number in range(2):  # clip 1 is in both
         write_shard(folder / f"shards/views-{number:06d}.tar", samples[number * 6 : number * 6 + 6])
     write_index(folder / "shards", folder / "index.parquet", lambda quality: "")

@@ -183,7 +183,7 @@ def test_an_index_that_is_damaged_or_old_is_refused(cache, tmp_path):
             }
         ),
     )
-    with pytest.raises(UserError, match="of an older form"):
+    with pytest.raises(UserError, match="older than all formats"):
         reader(tmp_path)
 
 
