@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/installed
+# Two processes fit on a laptop: each has one thread, and up to 3 GB. All tests of a file share one, as they share fixtures.
+JOBS ?= 2
+PYTEST := python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 .PHONY: help demo check test test-paper lint hooks
 
@@ -21,7 +24,7 @@ demo: $(STAMP) ## everything from nothing to pictures: the whole graph at the sc
 	@echo "next       dvc exp run -S train.substitute_q=0.5, after '. .venv/bin/activate'"
 
 check: lint ## style, imports, types and the quick tests, in two minutes
-	python -m pytest -q -m "not (process or slow or paper)" $(ARGUMENTS)
+	$(PYTEST) -m "not (process or slow or paper)" $(ARGUMENTS)
 
 lint: $(STAMP) ## style, imports and types alone
 	ruff check .
@@ -30,7 +33,7 @@ lint: $(STAMP) ## style, imports and types alone
 	pyrefly check --summary=none
 
 test: $(STAMP) ## all tests but those of the published sizes; options of pytest in ARGUMENTS
-	python -m pytest -q $(ARGUMENTS)
+	$(PYTEST) $(ARGUMENTS)
 
 test-paper: $(STAMP) ## the published sizes: half an hour and up to 16 GiB
 	python -m pytest -q -s -m paper $(ARGUMENTS)

@@ -46,9 +46,9 @@ def scale(name: Annotated[str, typer.Argument(help=", ".join(SCALES))]) -> None:
 @app.command()
 def doctor() -> None:
     """Say what is missing for the current params, where it comes from and what the run would cost."""
-    from pipeline.doctor import (
-        examine,
-    )  # not at the top: it imports torch, and `psi4d scale` should answer at once
+    # Not at the top, as it imports torch, and `psi4d scale` should answer at once. So it is in other
+    # commands.
+    from pipeline.doctor import examine
 
     findings = examine(load_params(PARAMS))
     width = max(len(finding.what) for finding in findings)
@@ -59,14 +59,16 @@ def doctor() -> None:
         raise UserError(f"{missing} of the things above are missing; `dvc repro` would stop there.")
 
 
+FixtureFolder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of fixtures (*.npz)")]
+Salt = Annotated[str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")]
+
+
 @app.command()
-def parity(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of fixtures (*.npz)")],
-    salt: Annotated[
-        str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")
-    ] = "",
-) -> None:
-    """Compare the networks at paper size with the fixtures of the official ones; takes a minute or two, and 3 GB of memory."""
+def parity(folder: FixtureFolder, salt: Salt = "") -> None:
+    """Compare the networks at paper size with the fixtures of the official ones.
+
+    Takes a minute or two, and 3 GB of memory.
+    """
     from pipeline.parity.check import check
     from pipeline.parity.numbers import NumberRule
 
@@ -81,23 +83,21 @@ def parity(
     typer.echo(f"all {counts['pass']} arrays agree{skipped}")
 
 
+ADDRESS = "data/views, data/genhead, data/ingest, or the http:// or s3:// address of views"
+CacheAddress = Annotated[str, typer.Argument(metavar="DIR", help=ADDRESS)]
+ClipName = Annotated[str | None, typer.Option(help="only this clip, or the sample with this key")]
+FrameIndex = Annotated[int | None, typer.Option(help="only the frame with this index")]
+SheetFile = Annotated[Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of frames")]
+PageFolder = Annotated[Path | None, typer.Option(metavar="OUT", help="write a page to browse into this")]
+
+
 @app.command()
 def inspect(
-    folder: Annotated[
-        str,
-        typer.Argument(
-            metavar="DIR",
-            help="data/views, data/genhead, data/ingest, or the http:// or s3:// address of views",
-        ),
-    ],
-    clip: Annotated[str | None, typer.Option(help="only this clip, or the sample with this key")] = None,
-    frame: Annotated[int | None, typer.Option(help="only the frame with this index")] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of a few frames")
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="OUT", help="write a page to browse, into this folder")
-    ] = None,
+    folder: CacheAddress,
+    clip: ClipName = None,
+    frame: FrameIndex = None,
+    sheet: SheetFile = None,
+    html: PageFolder = None,
 ) -> None:
     """Show what is in a cache: numbers, one sample, a contact sheet, a page to browse."""
     from pipeline.caches.cache import Cache
@@ -111,24 +111,26 @@ def inspect(
         typer.echo(f"{write_sheet(cache, entries, sheet)} of {len(entries):,} frames are now in {sheet}")
     if html:
         typer.echo(f"{len(entries):,} frames are now in {write_page(cache, entries, html)}")
-    if not sheet and not html:
-        typer.echo(
-            summary(cache)
-            if clip is None and frame is None
-            else sample(cache, entries[0])
-            if len(entries) == 1
-            else frames_of(cache, entries)
-        )
+    if sheet or html:
+        return
+    if clip is None and frame is None:
+        typer.echo(summary(cache))
+    elif len(entries) == 1:
+        typer.echo(sample(cache, entries[0]))
+    else:
+        typer.echo(frames_of(cache, entries))
+
+
+CacheFolder = Annotated[Path, typer.Argument(metavar="DIR", help="data/views, data/genhead or data/ingest")]
+Repair = Annotated[bool, typer.Option("--repair", help="make what is broken again, and only that")]
 
 
 @app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="data/views, data/genhead or data/ingest")],
-    repair: Annotated[
-        bool, typer.Option("--repair", help="make what is broken again, and only that")
-    ] = False,
-) -> None:
-    """Check a cache: checksums, fields, tables against shards, files; status 1 and a line for everything that is wrong."""
+def verify(folder: CacheFolder, repair: Repair = False) -> None:
+    """Check a cache: checksums, fields, tables against shards, files.
+
+    Status 1 and a line for everything that is wrong.
+    """
     from pipeline.caches.verify import verify as look
 
     verdict = look(folder)
@@ -141,55 +143,60 @@ def verify(
             typer.echo(f"made again: {name}")
         verdict = look(folder)
     if verdict.findings:
-        raise UserError(
-            f"{folder} is not whole: {len(verdict.findings)} findings. `psi4d verify {folder} --repair` makes what is broken again."
-        )
+        advice = f"`psi4d verify {folder} --repair` makes what is broken again."
+        raise UserError(f"{folder} is not whole: {len(verdict.findings)} findings. {advice}")
     samples = sum(map(len, verdict.samples.values()))
-    typer.echo(
-        f"{folder} is whole: {samples:,} samples in {len(verdict.samples)} shards, {verdict.bytes:,} bytes"
-    )
+    content = f"{samples:,} samples in {len(verdict.samples)} shards, {verdict.bytes:,} bytes"
+    typer.echo(f"{folder} is whole: {content}")
 
 
 @app.command()
 def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
-    """List what runs left in scratch folders, or remove it; that of the last run of each stage stays, as the next one may go on from it."""
+    """List what runs left in scratch folders, or remove it.
+
+    What the last run of each stage left stays, as the next one may go on from it.
+    """
     from pipeline.core.readable import readable_bytes
     from pipeline.engine.scratch import leftovers, remove
 
     found = leftovers()
     for leftover in found:
-        state = (
-            "kept: of the last run" if leftover.current else "removed" if yes else "of other inputs or code"
-        )
-        if yes and not leftover.current:
+        state = "of other inputs or code"
+        if leftover.current:
+            state = "kept: of the last run"
+        elif yes:
             remove(leftover)
+            state = "removed"
         typer.echo(f"{readable_bytes(leftover.bytes):>10}  {leftover.path}  {state}")
     older = [leftover for leftover in found if not leftover.current]
     size = readable_bytes(sum(leftover.bytes for leftover in older))
     if not older:
         typer.echo("there is nothing to remove")
+    elif yes:
+        typer.echo(f"{size} are free now")
     else:
-        typer.echo(
-            f"{size} are free now" if yes else f"{len(older)} folders with {size} can go: `psi4d clean --yes`"
-        )
+        typer.echo(f"{len(older)} folders with {size} can go: `psi4d clean --yes`")
+
+
+ScaleName = Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))]
+JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")]
+Compile = Annotated[bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")]
 
 
 @app.command()
-def bench(
-    scale: Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))] = "paper",
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")
-    ] = False,
-) -> None:
-    """Time the fast path of Psi beside the reference path and the floor of this machine; ten minutes and 9 GB of memory at paper size."""
-    # Read when torch is loaded: see stages/__init__.py; and large pages, without which fresh memory costs more than filling it.
+def bench(scale: ScaleName = "paper", json: JsonFile = None, compile: Compile = False) -> None:
+    """Time the fast path of Psi beside the reference path and the floor of this machine.
+
+    Ten minutes and 9 GB of memory at paper size.
+    """
+    # Both are read when torch is loaded. For the first see stages/__init__.py. Without the large pages of the
+    # second fresh memory costs more than filling it.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if compile and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
-        raise UserError(
-            "bench --compile: torch.compile needs a C++ compiler and found none. Install g++, or leave --compile out."
-        )
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if compile and not any(map(shutil.which, compilers)):
+        advice = "Install g++, or leave --compile out."
+        raise UserError(f"bench --compile: torch.compile needs a C++ compiler and found none. {advice}")
     from pipeline.bench.inference import bench as run
     from pipeline.core.files import write_json
 
@@ -200,27 +207,24 @@ def bench(
             write_json(json, line)
 
 
+PUBLISHED = (
+    "GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth, generic_model.pkl"
+)
+PublishedFile = Annotated[Path, typer.Argument(help=PUBLISHED)]
+OutFolder = Annotated[Path, typer.Option(help="folder for the result")]
+
+
 @app.command("import")
-def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth or generic_model.pkl"
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="folder for the result")] = OFFICIAL,
-) -> None:
+def import_(file: PublishedFile, out: OutFolder = OFFICIAL) -> None:
     """Turn a published checkpoint or FLAME into safetensors and JSON, without executing anything in it."""
     from pipeline.networks.import_weights import import_weights
 
     result = import_weights(file, out)
-    typer.echo(
-        f"{result.network}: {result.tensors} tensors with {result.values:,} numbers, now {result.path}"
-    )
+    tensors = f"{result.tensors} tensors with {result.values:,} numbers"
+    typer.echo(f"{result.network}: {tensors}, now {result.path}")
     if result.dropped:
-        typer.echo(
-            f"left out: {len(result.dropped)} tensors that it does not need; {result.path.with_suffix('.json')} lists them"
-        )
+        listed = f"{result.path.with_suffix('.json')} lists them"
+        typer.echo(f"left out: {len(result.dropped)} tensors that it does not need; {listed}")
     if result.network == "flame":
         typer.echo(f"set flame.model to {result.path} in params.yaml to use it")
 

@@ -52,7 +52,8 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
 def write_metrics(name: str, metrics: dict) -> None:
     """Write metrics/<name>.json.
 
-    Rows under the key `history` go to metrics/plots/<name>.json instead, where every row has every key (or None).
+    Rows under the key `history` go to metrics/plots/<name>.json instead, where every row has every key (or
+    None).
     """
     metrics = dict(metrics)
     rows = metrics.pop("history", None)

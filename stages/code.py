@@ -1,7 +1,7 @@
 """Stage code: the marks of the code of all other stages, data/code/<stage>.txt, on which those depend.
 
-DVC runs it each time. A stage is then out of date when its mark has changed (pipeline/engine/code_mark.py says when
-that is), not when some file has. It takes a second, as it imports nothing that is slow to load.
+DVC runs it each time. A stage is then out of date when its mark has changed (pipeline/engine/code_mark.py
+says when that is), not when some file has. It takes a second, as it imports nothing that is slow to load.
 """
 
 import shutil

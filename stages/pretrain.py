@@ -1,7 +1,7 @@
 """Stage pretrain: the frozen networks that the paper takes from elsewhere, one item of the matrix each.
 
-What a network needs is imported in a function of its own. So each has its own mark (pipeline/engine/code_mark.py),
-and a change of the code of one trains no other again.
+What a network needs is imported in a function of its own. So each has its own mark
+(pipeline/engine/code_mark.py), and a change of the code of one trains no other again.
 """
 
 from collections.abc import Callable

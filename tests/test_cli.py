@@ -1,4 +1,7 @@
-"""The command line and the frame around every stage, as a user meets them: processes, exit codes, one message."""
+"""The command line and the frame around every stage, as a user meets them.
+
+Most tests start a process and look at its exit code and at its one message.
+"""
 
 import json
 import os
@@ -11,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.scales import scale_params, scale_text
+from pipeline.core.files import write_bytes
+from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry.standin import standin
 from tests.support.flame_files import write_flame
+from tests.support.texts import replaced
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.process
@@ -52,28 +58,20 @@ def psi4d(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.Co
     return call(folder, "-c", "from psi4d_command import main; main()", *arguments, path=path)
 
 
-def test_clean_lists_and_removes_what_older_runs_left(folder):
-    code = "from pipeline.engine.scratch import scratch_folder; from pipeline.core.files import write_bytes;"
+def test_clean_lists_and_removes_what_older_runs_left(folder, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_ROOT", str(folder))
     for mark in ("aaaa", "bbbb"):
-        result = call(
-            folder,
-            "-c",
-            f"{code} write_bytes(scratch_folder('render_views', '{mark}') / 'part.tar', bytes(3000))",
-        )
-        assert result.returncode == 0
-    assert (
-        call(folder, "-c", f"{code} scratch_folder('train', 'cccc')").stderr == ""
-    )  # there is none of this stage
-    said = call(folder, "-c", f"{code} scratch_folder('render_views', 'bbbb')").stderr
-    assert (
-        said
-        == "render_views: 1 scratch folder of other inputs or code, 3.0 kB (aaaa 3.0 kB); `psi4d clean` removes them\n"
-    )
-    listed = psi4d(folder, "clean")
-    assert (
-        "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed.stdout
-        and "render_views/bbbb  kept: of the last run" in listed.stdout
-    )
+        write_bytes(scratch_folder("render_views", mark) / "part.tar", bytes(3000))
+    capsys.readouterr()
+    scratch_folder("train", "cccc")
+    assert capsys.readouterr().err == ""
+    scratch_folder("render_views", "bbbb")
+    older = "1 scratch folder of other inputs or code, 3.0 kB (aaaa 3.0 kB)"
+    assert capsys.readouterr().err == f"render_views: {older}; `psi4d clean` removes them\n"
+    monkeypatch.delenv("DVC_ROOT")
+    listed = psi4d(folder, "clean").stdout
+    assert "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed
+    assert "render_views/bbbb  kept: of the last run" in listed
     scratch = folder / ".cache/psi4d/scratch/render_views"
     assert {path.name for path in scratch.iterdir()} == {"aaaa", "bbbb"}
     assert "3.0 kB are free now" in psi4d(folder, "clean", "--yes").stdout
@@ -85,7 +83,7 @@ def test_scale_writes_params_and_keeps_changed_ones(folder):
     assert psi4d(folder, "scale", "smoke").returncode == 0
     assert (folder / "params.yaml").read_text() == scale_text("smoke")
     assert not (folder / "params.yaml.bak").exists()
-    mine = scale_text("smoke").replace("batch: 4", "batch: 6")
+    mine = replaced(scale_text("smoke"), "batch: 4", "batch: 6")
     (folder / "params.yaml").write_text(mine)
     assert "params.yaml.bak" in psi4d(folder, "scale", "study").stdout
     assert (folder / "params.yaml.bak").read_text() == mine
@@ -147,7 +145,7 @@ def test_import_says_what_it_made_or_what_is_wrong(folder):
 
 def test_doctor_counts_a_users_files(folder):
     (folder / "params.yaml").write_text(
-        scale_text("smoke").replace("source: generated  # generated: heads", "source: folder  # heads")
+        replaced(scale_text("smoke"), "source: generated  # generated: heads", "source: folder  # heads")
     )
     for name in ("portraits/sub/a.JPG", "portraits/notes.txt", "clips/b.mp4"):
         path = folder / "data" / name
@@ -217,7 +215,9 @@ def test_a_failing_stage_says_one_thing(folder, item, words):
 
 
 def test_a_stage_refuses_wrong_params_before_any_work(folder):
-    (folder / "params.yaml").write_text(scale_text("demo").replace("substitute_q: 0.8", "substitute_q: 1.5"))
+    (folder / "params.yaml").write_text(
+        replaced(scale_text("demo"), "substitute_q: 0.8", "substitute_q: 1.5")
+    )
     result = call(folder, "stage.py", "good")
     assert result.returncode == 1
     assert "train.substitute_q is 1.5" in result.stderr

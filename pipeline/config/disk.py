@@ -1,4 +1,7 @@
-"""What a sample of each cache takes on disk, roughly, at given params. One formula for plans of runs and for `psi4d doctor`."""
+"""What a sample of each cache takes on disk, roughly, at given params.
+
+Plans of runs and `psi4d doctor` use the same formula.
+"""
 
 from pipeline.config.params import Params
 

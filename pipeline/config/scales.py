@@ -1,6 +1,7 @@
-"""The four scales: one graph and one code with other numbers. `paper` holds the published ones (facts 1 to 5).
+"""The four scales: one graph and one code with other numbers.
 
-Each is a whole params.yaml in the folder `presets`, with its comments.
+Each is a whole params.yaml in the folder `presets`, with its comments. `paper` holds the published numbers
+(facts 1 to 5).
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What a stage cost: seconds, peak memory, and how fast its units of work went. Kept apart from the metrics, which depend on inputs alone."""
+"""What a stage cost: seconds, peak memory, and how fast its units of work went.
+
+Costs are kept apart from the metrics, which depend on inputs alone.
+"""
 
 import json
 import threading
@@ -12,9 +15,10 @@ from pipeline.core.paths import COSTS
 
 
 class Costs:
-    """Seconds and peak memory (proportional set size of this process and its children, sampled each second) of a `with` block.
+    """Seconds and peak memory of a `with` block.
 
-    `work` has, for each label, what the engine did in it. The one that is open is `Costs.open`.
+    Memory is the proportional set size of this process and its children, sampled each second. `work` has, for
+    each label, what the engine did in it. The one that is open is `Costs.open`.
     """
 
     open: ClassVar["Costs | None"] = None
@@ -41,8 +45,14 @@ class Costs:
 
     def write(self) -> None:
         """Write the file that `psi4d doctor` and the next run read."""
-        record = {"scale": self.scale, "seconds": round(self.seconds, 1), "peak_mb": round(self.peak / 2**20)}
-        write_json(self.path, record | ({"work": self.work} if self.work else {}))
+        record: dict[str, Any] = {
+            "scale": self.scale,
+            "seconds": round(self.seconds, 1),
+            "peak_mb": round(self.peak / 2**20),
+        }
+        if self.work:
+            record["work"] = self.work
+        write_json(self.path, record)
 
     def earlier(self, label: str) -> dict[str, Any]:
         """What the last run at this scale wrote about the work `label`; empty if there was none."""
@@ -54,17 +64,20 @@ class Costs:
             return {}
 
     def _sample(self) -> None:
+        # A sample a second costs nothing that one could measure, and misses only peaks that are shorter.
         me = psutil.Process()
         while True:
-            self.peak = max(
-                self.peak, sum(_memory(process) for process in [me, *me.children(recursive=True)])
-            )
+            now = sum(map(_memory, [me, *me.children(recursive=True)]))
+            self.peak = max(self.peak, now)
             if self.done.wait(1.0):
                 return
 
 
 def _memory(process: psutil.Process) -> int:
+    # The proportional size counts a page that processes share once, where the resident size counts it for
+    # each.
     try:
         return process.memory_full_info().pss
-    except (psutil.Error, AttributeError):  # ended meanwhile, or a system without proportional sizes
+    # The process has ended meanwhile, or the system has no proportional sizes.
+    except (psutil.Error, AttributeError):
         return 0

@@ -1,4 +1,7 @@
-"""The device that the networks live on, and bringing data to it. Random numbers are drawn on the CPU and then moved, so that draws repeat."""
+"""The device that the networks live on, and bringing data to it.
+
+Random numbers are drawn on the CPU and then moved, so that draws repeat on any device.
+"""
 
 import dataclasses
 from typing import TypeVar
@@ -12,17 +15,26 @@ Value = TypeVar("Value")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that machine.device names: auto is the GPU where there is one. Raises UserError for cuda where there is none."""
+    """The device that machine.device names: auto is the GPU where there is one.
+
+    Raises UserError for cuda where there is none.
+    """
+    # A GPU that was asked for and is not there is refused, as on the CPU the published sizes would take
+    # years.
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise UserError(
-            "machine.device is cuda, but PyTorch finds no GPU here. Set it to auto or cpu in params.yaml, or look into the driver."
-        )
-    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+        advice = "Set it to auto or cpu in params.yaml, or look into the driver."
+        raise UserError(f"machine.device is cuda, but PyTorch finds no GPU here. {advice}")
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    return torch.device(name)
 
 
 def to_device(value: Value, device: torch.device | str) -> Value:
-    """The same with every tensor on `device`: a tensor, or a tuple, dict or dataclass of such values. Whatever else there is stays as it is."""
+    """The same with every tensor on `device`.
+
+    A value is a tensor, or a tuple, dict or dataclass of values. Anything else stays as it is.
+    """
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, tuple):

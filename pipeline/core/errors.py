@@ -2,4 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what is wrong, where (stage, file, key) and what to do; the command line prints it alone."""
+    """Something the user can mend.
+
+    The message says what is wrong, where (stage, file, key) and what to do. The command line prints it alone.
+    """

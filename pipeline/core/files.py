@@ -18,6 +18,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
     Makes the folder. Raises UserError when the place cannot be written (read-only, full).
     """
+    # Another process may write the same file, so the temporary name has the process in it. The data must be
+    # on disk before the rename is, or a power cut could leave an empty file under the right name.
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,16 +30,18 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}. Make the folder writable or free some space, then run again."
-        ) from error
+        advice = "Make the folder writable or free some space, then run again."
+        raise UserError(f"cannot write {path}: {error.strerror}. {advice}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write `data` to `path` in one step, making the folder. Raises UserError when the place cannot be written."""
+    """Write `data` to `path` in one step, making the folder.
+
+    Raises UserError when the place cannot be written.
+    """
     with replacing(path) as file:
         file.write(data)
     return Path(path)
@@ -55,7 +59,11 @@ def sha256(path: str | Path) -> str:
 
 
 def key_of(path: str | Path) -> str:
-    """A sample key from a relative path: lower case letters, digits, - and _ only (a dot would split a WebDataset key), told apart by a hash."""
+    """A sample key from a relative path: lower case letters, digits, - and _ only, told apart by a hash.
+
+    A dot would split a WebDataset key.
+    """
+    # Long names are cut, and letters that a key cannot have become dashes. The hash keeps such keys apart.
     text = Path(path).as_posix()
     stem = re.sub(r"[^a-z0-9_-]+", "-", str(Path(text).with_suffix("")).lower()).strip("-")
     return f"{stem[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,4 +1,7 @@
-"""Films for people: pictures as H.264 in MP4, at a frame rate or with a time for each, in equal bytes for equal pictures."""
+"""Films for people: pictures as H.264 in MP4, at a frame rate or with a time for each.
+
+Equal pictures make equal bytes.
+"""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,8 +10,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
-# One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B frames) was seen
-# to depend on stale memory. Without it a film is some 10 % larger.
+# One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B frames) was
+# seen to depend on stale memory. Without it a film is some 10 % larger.
 X264 = {
     "crf": "16",
     "preset": "veryfast",
@@ -19,7 +22,10 @@ TICKS = 90_000  # a second; 24, 25, 30 and 30000/1001 frames a second fall on wh
 
 
 def frame_rate(mean: float) -> Fraction:
-    """The rate that a container's mean frames a second stand for: 29.97 is 30000/1001. Raises ValueError unless positive."""
+    """The rate that a container's mean frames a second stand for: 29.97 is 30000/1001.
+
+    Raises ValueError unless positive.
+    """
     if not mean > 0:
         raise ValueError(f"a frame rate is positive, not {mean}")
     return Fraction(mean).limit_denominator(1001)
@@ -32,9 +38,9 @@ def encode_mp4(
 ) -> bytes:
     """A film of `pictures`, uint8 RGB (H, W, 3), all of one size with even sides; taken one at a time.
 
-    Without `seconds` each is shown for 1 / `rate`. With it, picture i appears `seconds[i]` after the start, which
-    lets a film keep the times of a clip of variable rate or hold a picture; the last is shown for 1 / `rate`.
-    Raises ValueError when `seconds` are not as many as the pictures or do not ascend.
+    Without `seconds` each is shown for 1 / `rate`. With it, picture i appears `seconds[i]` after the start,
+    which lets a film keep the times of a clip of variable rate or hold a picture; the last is shown for 1 /
+    `rate`. Raises ValueError when `seconds` are not as many as the pictures or do not ascend.
     """
     ticks = None if seconds is None else [round(TICKS * second) for second in seconds]
     sink = io.BytesIO()

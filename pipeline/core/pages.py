@@ -26,5 +26,8 @@ def fill_in(template: Path, **values: Any) -> str:
 
 
 def data_address(kind: str, content: bytes) -> str:
-    """A file as an address that holds all of it, so that a page needs nothing beside it; `kind` is its media type."""
+    """A file as an address that holds all of it, so that a page needs nothing beside it.
+
+    `kind` is its media type.
+    """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,7 @@
-"""Progress with rate and time left, for people who watch; silent when nobody does. What everybody should know is said in a line either way."""
+"""Progress with rate and time left, for people who watch; silent where there is no terminal.
+
+What everybody should know is said in a line either way.
+"""
 
 import contextlib
 import os
@@ -20,9 +23,10 @@ def progress(
     unit: str = "it",
     size: Callable[[Item], int] = lambda item: 1,
 ) -> Iterator[Item]:
-    """Iterate over `items` and show how far it is, how fast and how long it still takes; nothing at all when stderr is no terminal.
+    """Iterate over `items` and show how far it is, how fast, and how long it still takes.
 
-    `total` and `initial` count what `size` says of an item, in `unit`.
+    Nothing is shown when stderr is no terminal. `total` and `initial` count what `size` says of an item, in
+    `unit`.
     """
     with tqdm(
         desc=label,
@@ -44,7 +48,8 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Without what native code (MediaPipe's graphs, Ray's start) writes to descriptor 2, whatever the log level."""
+    """Without what native code (MediaPipe's graphs, Ray's start) writes to descriptor 2 at any log level."""
+    # Python's sys.stderr is of no help, as native code writes past it.
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -11,9 +11,10 @@ def split_folder(
 ) -> dict[str, str]:
     """The split of every file; `usable` are those that training and testing can have.
 
-    It depends on the hash of a file's name alone, so that new clips do not move the others; but of three usable clips or more, one at least
-    is for each split.
+    It depends on the hash of a file's name alone, so that new clips do not move the others; but of three
+    usable clips or more, one at least is for each split.
     """
+    # A clip keeps its place for ever. Only when a split would be empty do the outermost clips change theirs.
     places = {file: _place(file) for file in files}
     splits = {file: _split_at(place, validation_share, test_share) for file, place in places.items()}
     ordered = sorted(usable, key=places.__getitem__)

@@ -26,8 +26,8 @@ from pipeline.core.paths import MARKS
 # The folder that holds the packages, however deep this module lies in them.
 SOURCE = Path(__file__).resolve().parents[__name__.count(".")]
 PACKAGES = ("model", "pipeline", "stages")
-# How a stage is called, how it reports and where it writes cannot change what it makes. A package stands for all
-# its modules. The folders are in dvc.yaml, too, so that DVC sees when one moves.
+# How a stage is called, how it reports and where it writes cannot change what it makes. A package stands for
+# all its modules. The folders are in dvc.yaml, too, so that DVC sees when one moves.
 PLUMBING = (
     "pipeline.cli",
     "pipeline.config",
@@ -51,9 +51,12 @@ class Module:
     """What the text of a module says; modules that it imports are those of ours, by name."""
 
     digest: str
-    imports: frozenset[str]  # outside of its functions
-    lazy: dict[str, frozenset[str]]  # inside of each function at the top level
-    files: tuple[Path, ...]  # beside the module, named in it
+    # Outside of its functions.
+    imports: frozenset[str]
+    # Inside of each function at the top level.
+    lazy: dict[str, frozenset[str]]
+    # Beside the module, and named in it.
+    files: tuple[Path, ...]
 
 
 def code_mark(name: str, function: str | None = None) -> str:
@@ -74,6 +77,7 @@ def closure(name: str, function: str | None = None) -> list[str]:
     import is left out. Raises UserError when an import of ours leads to no file: the code behind it would be
     missed in silence.
     """
+    # Modules may import each other in a circle, so each is looked into once.
     seen = {name}
     todo = [*_packages(name), *_loaded(name, function)]
     while todo:
@@ -103,6 +107,7 @@ def changed_code(stage: str) -> list[str]:
     """Names of what has changed in the code of a stage since the stage `code` ran; empty if it never did."""
     if not any(MARKS.glob(f"{stage}.*")):
         return []
+    # Lines that only one of the two texts has: modules that came, went or changed.
     changed: set[str] = set()
     for name, mark in stage_marks(stage).items():
         path = MARKS / f"{name}.txt"
@@ -169,7 +174,8 @@ def _strip(tree: ast.Module) -> None:
             node.body = []
         for part in ("body", "orelse", "finalbody"):
             block = getattr(node, part, None)
-            if isinstance(block, list):  # the body of a lambda is an expression
+            # The body of a lambda is no list, but an expression.
+            if isinstance(block, list):
                 setattr(node, part, [statement for statement in block if not _is_text(statement)])
 
 
@@ -219,6 +225,7 @@ def _is_package(name: str) -> bool:
 
 def _named_files(tree: ast.Module, folder: Path) -> set[Path]:
     """Files beside a module whose names are strings in it."""
+    # A template or a table is code, too: what is made depends on it.
     constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
     texts = {value for value in constants if isinstance(value, str) and FILE_NAME.fullmatch(value)}
     paths = {folder / text for text in texts}

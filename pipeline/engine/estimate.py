@@ -38,6 +38,7 @@ class Estimate:
 
     def start(self, done: Mapping[str, Done], scratch: Path, workers: int) -> None:
         """Write plan.json and say what is left to do. Raises UserError when the disk cannot hold it."""
+        # The plan is on disk before the work, for people who look at a run that stopped.
         write_json(scratch / "plan.json", {"units": [asdict(unit) for unit in self.units]})
         left = [unit for unit in self.units if unit.name not in done]
         if not left:
@@ -55,8 +56,8 @@ class Estimate:
         if size > free:
             raise UserError(
                 f"{self.label}: what is left to do takes about {readable_bytes(size)}, but the disk of "
-                f"{scratch} has only {readable_bytes(free)} free. Free some space (`psi4d clean` removes what "
-                "earlier runs left), then run again."
+                f"{scratch} has only {readable_bytes(free)} free. Free some space (`psi4d clean` removes "
+                "what earlier runs left), then run again."
             )
 
     def end(self, fresh: Sequence[Done], seconds: float) -> None:
@@ -107,9 +108,10 @@ def _predict(
 ) -> float:
     """The sum of `value` over the units that are left; 0 where it is not known of all of them.
 
-    A unit counts as the mean of the units that are done whose shards have the same prefix. Where there is none,
-    each of its items counts as `item`.
+    A unit counts as the mean of the units that are done whose shards have the same prefix. Where there is
+    none, each of its items counts as `item`.
     """
+    # Units of one prefix are alike, portraits or clips, while two prefixes may differ by orders of magnitude.
     known: dict[str, list[float]] = {}
     for one in done:
         known.setdefault(_prefix(one.name), []).append(value(one))

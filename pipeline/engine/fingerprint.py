@@ -17,11 +17,12 @@ from pipeline.store.shards import sidecar_path
 def fingerprint(code: str, *inputs: Any) -> str:
     """16 hexadecimal digits that depend on every input, on the module `code` (a `__file__`) and on torch.
 
-    The module counts with all code of ours that it imports (pipeline/engine/code_mark.py), torch with its version. A
-    Path counts with what is in it: a folder with all its files, where a shard is taken by its sidecar, which
-    holds its checksum. A dataclass or a pydantic model counts with its values, everything else as JSON.
-    Raises UserError for a path that is not there.
+    The module counts with all code of ours that it imports (pipeline/engine/code_mark.py), torch with its
+    version. A Path counts with what is in it: a folder with all its files, where a shard is taken by its
+    sidecar, which holds its checksum. A dataclass or a pydantic model counts with its values, everything else
+    as JSON. Raises UserError for a path that is not there.
     """
+    # Another version of torch may round differently; two runs must not mix within a folder.
     parts = [torch.__version__, code_mark(module_name(code)), *map(_summary, inputs)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,11 +1,14 @@
-"""Doing one unit, whatever its items do to the process: an error or a death costs the item that causes it, never the run.
+"""Doing one unit, whatever its items do to the process.
 
-A unit is done as a whole. When that raises, or the process died of it before, the unit's items are tried one by one; those that raise twice,
-or that the process dies of twice, are given up, and the unit is done as a whole without them. A shard thus depends on the items it holds
-and on nothing else: the batches that its worker makes of them are the same whoever did the unit, and after whatever mishaps.
+An error or a death costs the item that causes it, never the run. A unit is done as a whole. When that raises,
+or the process died of it before, its items are tried one by one. Those that raise twice, or of which the
+process dies twice, are given up, and the unit is done as a whole without them. A shard thus depends on the
+items that it holds and on nothing else: its worker makes the same batches of them in any process and after
+any mishap.
 
-What was going on when a process died is read in `name.tries.json`, which is on disk before anything starts. A death counts when the process
-that drives the run outlived it, or was itself the one that worked; when everything was killed together, it says nothing of an item.
+What was going on when a process died is read in `name.tries.json`, which is on disk before anything starts. A
+death counts when the process that drives the run outlived it, or was itself the one that worked. When all
+processes were killed together, it says nothing about an item.
 """
 
 import contextlib
@@ -15,7 +18,8 @@ import json
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +34,8 @@ TRIES = 2  # of an item, alone
 TRIES_TOGETHER = 3  # of a whole unit: two may be bad luck
 KILLERS = 3  # so many items kill the worker and none has passed: it is not the items
 LONGEST = 500  # letters of a reason
-START, TOGETHER = (
-    "start",
-    "together",
-)  # what else can be going on than one item: the worker is being made, the unit is done as a whole
+# What else can be going on than one item: the worker is being made, or the unit is done as a whole.
+START, TOGETHER = "start", "together"
 HERE = "here"  # how the name of a run in the driving process itself begins
 # The computer is in trouble, not the item: memory, disk, rights, too many open files.
 MACHINE = {
@@ -46,13 +48,18 @@ MACHINE = {
     errno.EPERM,
     errno.EIO,
     errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
 }
-MACHINE |= {errno.EMFILE, errno.ENFILE}
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of a try of a unit: why it failed ("" when it is done), and whether other units would fail as well, as on a full disk."""
+    """Of a try of a unit.
+
+    `failure` says why it failed, "" when it is done; `stop` that others would fail as well, as on a full
+    disk.
+    """
 
     name: str
     failure: str = ""
@@ -60,7 +67,10 @@ class Outcome:
 
 
 class Maker:
-    """Makes the worker of a process when it is first needed, so that a failure to make it is the failure of a unit, in words."""
+    """Makes the worker of a process when it is first needed.
+
+    A failure to make it is then the failure of a unit, in words.
+    """
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self.new = make
@@ -73,11 +83,13 @@ class Maker:
 
 
 def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
-    """Do `unit` unless it is done. `run` names the run, and begins with HERE when the driving process works itself.
+    """Do `unit` unless it is done. Raises nothing: what went wrong is in the outcome.
 
-    The traceback of a surprise goes to `name.error.txt`. A failed unit is forgotten: the next run begins it anew.
+    `run` names the run, and begins with HERE when the driving process works itself. The traceback of an
+    unexpected error goes to `name.error.txt`. A failed unit is forgotten: the next run begins it anew.
     """
-    if finished(unit, scratch, verify=False):  # by a worker that died before it could say so
+    # A worker that did it may have died before it could say so.
+    if finished(unit, scratch, verify=False):
         return Outcome(unit.name)
     log = scratch / f"{unit.name}.error.txt"
     tries = None
@@ -87,10 +99,9 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
         outcome = Outcome(unit.name)
         log.unlink(missing_ok=True)
     except UserError as error:
-        outcome = Outcome(
-            unit.name, str(error), isinstance(error.__cause__, OSError) and error.__cause__.errno in MACHINE
-        )
+        outcome = Outcome(unit.name, str(error), stop=_blames_machine(error.__cause__))
     except (Exception, SystemExit) as error:
+        # Where the log cannot be written, the outcome has to do.
         with contextlib.suppress(UserError):
             write_bytes(log, traceback.format_exc().encode())
         outcome = Outcome(unit.name, f"{type(error).__name__}: {error} (see {log}).")
@@ -100,7 +111,10 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
 
 
 def set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
-    """Both change the last bits of a result, so every unit is done under the same; returns what was set before."""
+    """Set both, and return what was set before.
+
+    Both change the last bits of a result, so every unit is done under the same.
+    """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
@@ -108,17 +122,24 @@ def set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
     return before
 
 
-class _Raised(Exception):
-    """The worker raised its cause, which is told apart in this way from an error in writing the shard."""
+def _blames_machine(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in MACHINE
 
-    def cause(self, machine: bool = True) -> BaseException:
-        """What was raised; itself raised again if the computer is to blame and not the item, unless `machine`."""
-        error = self.__cause__
-        assert error
-        memory = (
-            isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        )  # torch's, of a GPU
-        if not machine and (memory or (isinstance(error, OSError) and error.errno in MACHINE)):
+
+class _Raised(Exception):
+    """The worker raised its cause. Errors in writing the shard are not wrapped, and so told apart."""
+
+    def reason(self) -> BaseException:
+        """What was raised."""
+        assert self.__cause__
+        return self.__cause__
+
+    def reason_of_item(self) -> BaseException:
+        """What was raised, as long as an item may be to blame. Raises it if it is the computer."""
+        error = self.reason()
+        # The name is that of torch's error about the memory of a GPU.
+        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if memory or _blames_machine(error):
             raise error from None
         return error
 
@@ -134,8 +155,8 @@ class _Attempt:
         tries, items = self.tries, self.unit.items
         if tries.together >= TRIES_TOGETHER:
             raise UserError(
-                f"its worker process died {tries.together} times, though of no item alone. Most often memory is short: "
-                "lower machine.workers. machine.workers: 0 shows what a unit does."
+                f"its worker process died {tries.together} times, though of no item alone. Most often memory "
+                "is short: lower machine.workers. machine.workers: 0 shows what a unit does."
             )
         with tries.running(START) if maker.worker is None else contextlib.nullcontext():
             work = maker.make()
@@ -143,18 +164,20 @@ class _Attempt:
         if tries.clean:
             try:
                 with tries.running(TOGETHER):
-                    return self._finish(work, list(range(len(items))))
+                    self._finish(work, items)
+                return
             except _Raised as raised:
-                surprise = raised.cause(machine=False)
+                surprise = raised.reason_of_item()
         self._sift(work)
-        good = [number for number, verdict in enumerate(tries.verdicts) if verdict == ""]
-        if not good and len(items) > 1:  # then it is not the items; of a single one nobody knows
+        good = [item for item, verdict in zip(items, tries.verdicts, strict=True) if verdict == ""]
+        # When all fail it is not the items. Of a single one that cannot be known.
+        if not good and len(items) > 1:
             raise surprise or UserError(f"every item of it fails: {tries.verdicts[0]}.")
         try:
             with tries.running(TOGETHER):
                 self._finish(work, good)
         except _Raised as raised:
-            raise raised.cause() from None
+            raise raised.reason() from None
 
     def _sift(self, work: Work) -> None:
         """Try every item alone that has no verdict yet."""
@@ -162,62 +185,64 @@ class _Attempt:
         for number, item in enumerate(self.unit.items):
             if tries.verdicts[number] is not None:
                 continue
-            if tries.alone[number] >= TRIES:
-                tries.verdicts[number] = "killed its worker twice"
-                if sum(deaths >= TRIES for deaths in tries.alone) >= KILLERS and "" not in tries.verdicts:
-                    raise UserError(
-                        f"the first {KILLERS} items that were tried alone killed their worker; machine.workers: 0 shows how."
-                    )
+            if tries.alone[number] < TRIES:
+                with tries.running(number):
+                    tries.verdicts[number] = self._alone(work, item)
                 continue
-            with tries.running(number):
-                tries.verdicts[number] = self._alone(work, item)
+            tries.verdicts[number] = "killed its worker twice"
+            killers = sum(deaths >= TRIES for deaths in tries.alone)
+            if killers >= KILLERS and "" not in tries.verdicts:
+                killed = f"the first {KILLERS} items that were tried alone killed their worker"
+                raise UserError(f"{killed}; machine.workers: 0 shows how.")
 
     def _alone(self, work: Work, item: Any) -> str:
         """Do one item and throw the result away; the reason if it fails each time, otherwise ""."""
+        # Its samples cannot be kept: done together with others, the same item may have other last bits.
         reason = ""
         for _ in range(TRIES):
             try:
-                deque(_samples(work, WorkUnit(self.unit.name, [item]))[0], maxlen=0)
+                samples, _ = _samples(work, WorkUnit(self.unit.name, [item]))
+                deque(samples, maxlen=0)
                 return ""
             except _Raised as raised:
-                error = raised.cause(machine=False)
-                reason = " ".join(
-                    (
-                        str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                    ).split()
-                )[:LONGEST]
+                error = raised.reason_of_item()
+                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                reason = " ".join(text.split())[:LONGEST]
         return reason
 
-    def _finish(self, work: Work, numbers: list[int]) -> None:
-        """Do the items with these numbers together and write shard and record."""
+    def _finish(self, work: Work, items: Sequence[Any]) -> None:
+        """Do these items together and write shard and record."""
         started = time.monotonic()
-        items = self.unit.items
-        samples, record = (
-            _samples(work, WorkUnit(self.unit.name, [items[number] for number in numbers]))
-            if numbers
-            else (iter(()), {})
-        )
+        samples: Iterator[Sample] = iter(())
+        record: dict[str, Any] = {}
+        if items:
+            samples, record = _samples(work, WorkUnit(self.unit.name, list(items)))
+        # A unit that makes no sample has no shard: an empty tar would be one more thing for readers to know.
         first = next(samples, None)
-        shard = first and write_shard(self.scratch / f"{self.unit.name}.tar", _chain(first, samples))
-        verdicts = self.tries.verdicts
-        rejects = [
-            dataclasses.asdict(Reject(item, verdict))
-            for item, verdict in zip(items, verdicts, strict=True)
-            if verdict
-        ]
+        shard = None
+        if first:
+            written = write_shard(self.scratch / f"{self.unit.name}.tar", chain([first], samples))
+            shard = dataclasses.asdict(written)
+        rejects = []
+        for item, verdict in zip(self.unit.items, self.tries.verdicts, strict=True):
+            if verdict:
+                rejects.append(dataclasses.asdict(Reject(item, verdict)))
         content = {
             "items": mark(self.unit),
-            "shard": shard and dataclasses.asdict(shard),
+            "shard": shard,
             "record": record,
             "rejects": rejects,
+            "seconds": round(time.monotonic() - started, 3),
         }
-        write_json(
-            record_path(self.unit, self.scratch), content | {"seconds": round(time.monotonic() - started, 3)}
-        )
+        write_json(record_path(self.unit, self.scratch), content)
 
 
 class _Tries:
-    """What has been tried of a unit, kept on disk. `together` and `alone` count deaths, `verdicts` has "" for an item that passed alone."""
+    """What has been tried of a unit, kept on disk.
+
+    `together` and `alone` count deaths; `verdicts` has "" for an item that passed alone, a reason for one
+    that is given up and None where nothing is known.
+    """
 
     def __init__(self, unit: WorkUnit, scratch: Path, run: str) -> None:
         self.path, self.mark, self.name = scratch / f"{unit.name}.tries.json", mark(unit), run
@@ -226,21 +251,22 @@ class _Tries:
         self.verdicts: list[str | None] = [None] * count
         try:
             content = json.loads(self.path.read_bytes())
-            if content["items"] != self.mark:
-                return
-            self.together, self.alone, self.verdicts = (
-                content["together"],
-                content["alone"],
-                content["verdicts"],
-            )
+            if content["items"] == self.mark:
+                self.together, self.alone = content["together"], content["alone"]
+                self.verdicts = content["verdicts"]
+                self._count_death(content["running"], content["run"])
+        # Absent or damaged: nothing is known.
         except (OSError, ValueError, KeyError, TypeError):
             return
-        running = content["running"]
-        if running is None or (content["run"] != run and not content["run"].startswith(HERE)):
+
+    def _count_death(self, running: int | str | None, run: str) -> None:
+        """Count the death of a process of `run` that was at `running`, if this run outlived it."""
+        if running is None or (run != self.name and not run.startswith(HERE)):
             return
         if running in (START, TOGETHER):
             self.together += 1
-        if running == TOGETHER and count == 1:  # the only item of a unit is always alone
+        # The only item of a unit is always alone.
+        if running == TOGETHER and len(self.alone) == 1:
             running = 0
         if isinstance(running, int):
             self.alone[running] += 1
@@ -258,7 +284,8 @@ class _Tries:
             yield
         except Exception:
             raise
-        except BaseException:  # stopped from outside
+        # Stopped from outside: no death of an item.
+        except BaseException:
             self._save(None)
             raise
 
@@ -271,6 +298,7 @@ class _Tries:
 
 
 def _samples(work: Work, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
+    """The samples and the record of a unit. Raises _Raised, also while the samples are being taken."""
     try:
         samples, record = work(unit)
     except (Exception, SystemExit) as error:
@@ -283,8 +311,3 @@ def _guarded(samples: Iterable[Sample]) -> Iterator[Sample]:
         yield from samples
     except (Exception, SystemExit) as error:
         raise _Raised from error
-
-
-def _chain(first: Sample, rest: Iterator[Sample]) -> Iterator[Sample]:
-    yield first
-    yield from rest

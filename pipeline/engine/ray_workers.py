@@ -1,4 +1,4 @@
-"""The engine's processes: a pool of actors that Ray Data feeds with units, on this machine or on a cluster."""
+"""The processes of the engine: actors that Ray Data feeds with units, on this machine or on a cluster."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,10 @@ from pipeline.engine.code_mark import SOURCE
 from pipeline.engine.isolation import Maker, Outcome, attempt, set_torch
 from pipeline.engine.work_unit import Work, WorkUnit, finished
 
-RESTARTS = 100  # of an actor, and tries of a unit by Ray; `attempt` gives up long before, but a process that dies before it is called never ends
+# Restarts of an actor, and tries of a unit by Ray. `attempt` gives up long before. The limit is for a process
+# that dies before it calls that.
+RESTARTS = 100
+SHOWN = 5  # units that are named in a message
 
 
 class WorkerSettings(Protocol):
@@ -50,28 +53,29 @@ class _Actor:
 def with_ray(
     units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path, machine: WorkerSettings
 ) -> Generator[Outcome]:
-    """Do `units` with `machine.workers` actors. Raises UserError when they cannot be started or do not stay alive."""
+    """Do `units` with `machine.workers` actors.
+
+    Raises UserError when they cannot be started or do not stay alive.
+    """
     import ray
     import ray.data
     from ray.exceptions import RayError
 
     workers = min(machine.workers, len(units))
+    gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
+    rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
     with _session(workers, machine):
-        gpus = (
-            torch.cuda.device_count() / workers
-            if machine.device != "cpu" and torch.cuda.is_available()
-            else 0
-        )
-        rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way yet to limit restarts
+            # Ray has no other way yet to limit restarts than the one that it calls deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            # With a whole core each, a full pool would starve the task that feeds it.
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 _Actor,
                 fn_constructor_args=(make_worker, scratch, uuid.uuid4().hex),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-                num_cpus=0.5,  # with a whole core each, a full pool would starve the task that feeds it
-                num_gpus=gpus,
+                num_cpus=0.5,
+                num_gpus=gpus / workers,
                 max_restarts=RESTARTS,
                 max_task_retries=RESTARTS,
             )
@@ -80,48 +84,47 @@ def with_ray(
                 yield Outcome(**row)
         except RayError as error:
             left = [unit.name for unit in units if finished(unit, scratch, verify=False) is None]
+            more = " ..." if len(left) > SHOWN else ""
             raise UserError(
-                f"a worker process died again and again; not done yet: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}. "
-                "Most often memory is short: lower machine.workers, then run again. machine.workers: 0 shows what a unit does."
+                f"a worker process died again and again; not done yet: {', '.join(left[:SHOWN])}{more}. "
+                "Most often memory is short: lower machine.workers, then run again. machine.workers: 0 shows "
+                "what a unit does."
             ) from error
 
 
 @contextlib.contextmanager
 def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
-    """A quiet Ray: our own and local by default, or the cluster of `ray_address` (which sees our folder under the same path)."""
+    """A quiet Ray: our own and local by default, or the cluster of `ray_address`.
+
+    A cluster has to see our folder under the same path.
+    """
     path = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    threads = {"OPENBLAS_NUM_THREADS": "1"}  # see pipeline/core/threads.py
+    # One thread in matrix products, or the last bits would depend on the machine (pipeline/core/threads.py).
+    inherited = {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    os.environ |= (
-        quiet | threads | {"PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    )  # a local Ray inherits it
+    # A local Ray inherits this process's environment, a cluster gets it by its `runtime_env`.
+    os.environ |= quiet | inherited | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     import ray
     import ray.data
 
-    folder = tempfile.mkdtemp(
-        prefix="psi4d-"
-    )  # short: Ray puts sockets in it, whose paths may have 107 letters
-    where: dict[str, Any] = {
-        "address": machine.ray_address,
-        "runtime_env": {"env_vars": {"PYTHONPATH": path, **threads}},
-    }
-    if not machine.ray_address:
-        where = {"address": "local", "num_cpus": workers + 1, "_temp_dir": folder, "include_dashboard": False}
-        where["object_store_memory"] = machine.object_store_mb * 2**20
+    # A short path: Ray puts sockets into the folder, whose paths may have 107 letters.
+    folder = tempfile.mkdtemp(prefix="psi4d-")
+    if machine.ray_address:
+        where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": inherited}}
+    else:
+        where = {
+            "address": "local",
+            "num_cpus": workers + 1,
+            "_temp_dir": folder,
+            "include_dashboard": False,
+            "object_store_memory": machine.object_store_mb * 2**20,
+        }
     try:
         if machine.ray_address:
             _check_answers(machine.ray_address)
-        try:
-            with hushed():
-                ray.init(**where, log_to_driver=False, logging_level="ERROR")
-        except (
-            Exception
-        ) as error:  # which is of no narrower type when, say, the machine is too busy to start it in time
-            text = str(error).strip().split("\n")[0]
-            raise UserError(
-                f"Ray does not start: {text} Run again when less is going on here, or set machine.workers: 0."
-            ) from error
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
+        _start(where)
+        # What goes wrong is said once, by us.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
     finally:
@@ -129,12 +132,25 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _start(where: dict[str, Any]) -> None:
+    """Start or join a Ray. Raises UserError when that fails."""
+    import ray
+
+    try:
+        with hushed():
+            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+    # Ray has no narrower type for, say, a machine that is too busy to start it in time.
+    except Exception as error:
+        first_line = str(error).strip().split("\n")[0]
+        advice = "Run again when less is going on here, or set machine.workers: 0."
+        raise UserError(f"Ray does not start: {first_line} {advice}") from error
+
+
 def _check_answers(address: str) -> None:
-    """Raises UserError when nobody listens at `address` (host:port): Ray itself would try for minutes."""
+    """Raises UserError when nothing listens at `address` (host:port): Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address}: {error}. Mend machine.ray_address; empty means a local Ray."
-        ) from error
+        advice = "Mend machine.ray_address; empty means a local Ray."
+        raise UserError(f"no Ray cluster answers at {address}: {error}. {advice}") from error

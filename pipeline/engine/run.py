@@ -1,10 +1,11 @@
-"""The engine: work units in a fixed plan, done by one process or by many, with the same bytes, and resumable at every unit.
+"""The engine: work units in a fixed plan, done by one process or by many, resumable at every unit.
 
-A unit is one shard: a name and a fixed list of items. Units are worked on in a scratch folder whose name depends on everything that matters
-(pipeline/engine/fingerprint.py, pipeline/engine/scratch.py). A finished unit leaves its shard and then its record (pipeline/engine/work_unit.py); a
-run that was stopped skips what has both. An item that raises or kills its worker is given up, the others are done (pipeline/engine/isolation.py).
-`workers: 0` works in this process, otherwise Ray Data feeds a pool of actors with one torch thread each (pipeline/engine/ray_workers.py). Who does a
-unit, and when, changes nothing in it, as workers draw their randomness from counters.
+A unit is one shard: a name and a fixed list of items. Units are worked on in a scratch folder whose name
+depends on everything that matters (`fingerprint`, `scratch`). A finished unit leaves its shard and then its
+record (`work_unit`); a run that was stopped skips what has both. An item that raises or kills its worker is
+given up, the others are done (`isolation`). `workers: 0` works in this process; otherwise Ray Data feeds a
+pool of actors with one torch thread each (`ray_workers`). The bytes are the same either way, as workers draw
+their randomness from names and numbers.
 """
 
 import contextlib
@@ -35,45 +36,69 @@ def run_units(
 ) -> list[Done]:
     """Do all units that are not done yet; the results in the order of `units`.
 
-    `make_worker` (a class or a partial of one, picklable) is called once per process; the worker it makes is called with a unit and returns
-    samples for the shard and a JSON-able record. It runs with one torch thread, and is called again with a part of the items when one of
-    them fails: `Done.rejects` has those that were given up. `counts` and `item_bytes` are for the plan (see `Estimate`). A unit that fails, or
-    all of whose items do, does not stop the others, unless they would fail as well (a full disk); at the end UserError names the failed
-    ones, and the next run tries only these again.
+    `make_worker` (a class or a partial of one, picklable) is called once per process. The worker it makes is
+    called with a unit and returns samples for the shard and a JSON-able record. It runs with one torch
+    thread, and is called again with a part of the items when one of them fails: `Done.rejects` has those that
+    were given up. `counts` and `item_bytes` are for the plan (see `Estimate`).
+
+    A unit that fails, or all of whose items do, does not stop the others, unless they would fail as well (a
+    full disk). At the end UserError names the failed ones, and the next run tries only these again.
     """
     scratch = Path(scratch).resolve()
     if len({unit.name for unit in units}) != len(units):
         raise ValueError(f"{label}: two units have the same name")
     estimate = Estimate(label, units, counts, item_bytes)
-    before = {unit.name: done for unit in units if (done := finished(unit, scratch))}
+    before = {}
+    for unit in units:
+        done = finished(unit, scratch)
+        if done:
+            before[unit.name] = done
     pending = [unit for unit in units if unit.name not in before]
-    for unit in pending:  # of which a worker could think that it is done
+    # A worker would believe the record of a unit whose shard is damaged.
+    for unit in pending:
         record_path(unit, scratch).unlink(missing_ok=True)
     _sweep(scratch)
     estimate.start(before, scratch, machine.workers)
     started = time.monotonic()
     failed = _work_off(estimate, pending, make_worker, scratch, machine)
+    seconds = time.monotonic() - started
     if failed:
         name = min(failed)
         more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise UserError(
-            f"{label}: the unit {name}{more} failed: {failed[name]} What is finished is kept: run again to go on."
-        )
-    done = [finished(unit, scratch, verify=False) for unit in units]
-    if None in done:
-        raise UserError(
-            f"{label}: the unit {units[done.index(None)].name} is not done although every worker has ended. Run again to go on."
-        )
+        advice = "What is finished is kept: run again to go on."
+        raise UserError(f"{label}: the unit {name}{more} failed: {failed[name]} {advice}")
+    results = _results(units, scratch, label)
     _sweep(scratch)
-    estimate.end([one for one in done if one.name not in before], time.monotonic() - started)  # pyrefly: ignore[missing-attribute]
-    rejects = [reject for one in done for reject in one.rejects]  # pyrefly: ignore[missing-attribute]
-    if rejects and len(rejects) == sum(len(unit.items) for unit in units):
-        for unit in units:
-            record_path(unit, scratch).unlink(missing_ok=True)
-        raise UserError(
-            f"{label}: every one of the {len(rejects)} {estimate.noun} failed, the first with: {rejects[0].reason}"
-        )
-    return done
+    estimate.end([one for one in results if one.name not in before], seconds)
+    _refuse_if_all_failed(results, estimate, scratch)
+    return results
+
+
+def _results(units: Sequence[WorkUnit], scratch: Path, label: str) -> list[Done]:
+    """What is on disk of all units. Raises UserError when one is not done."""
+    results = []
+    for unit in units:
+        done = finished(unit, scratch, verify=False)
+        if done is None:
+            problem = f"the unit {unit.name} is not done although every worker has ended"
+            raise UserError(f"{label}: {problem}. Run again to go on.")
+        results.append(done)
+    return results
+
+
+def _refuse_if_all_failed(results: Sequence[Done], estimate: Estimate, scratch: Path) -> None:
+    """Raises UserError when every single item was given up: the fault is none of theirs.
+
+    The records go, or the next run would take all items for broken.
+    """
+    rejects = [reject for one in results for reject in one.rejects]
+    items = sum(len(unit.items) for unit in estimate.units)
+    if not rejects or len(rejects) < items:
+        return
+    for unit in estimate.units:
+        record_path(unit, scratch).unlink(missing_ok=True)
+    failed = f"every one of the {items} {estimate.noun} failed"
+    raise UserError(f"{estimate.label}: {failed}, the first with: {rejects[0].reason}")
 
 
 def _sweep(scratch: Path) -> None:
@@ -98,17 +123,18 @@ def _work_off(
         outcomes = with_ray(pending, make_worker, scratch, machine)
     sizes = {unit.name: len(unit.items) for unit in estimate.units}
     total = sum(sizes.values())
-    initial = total - sum(len(unit.items) for unit in pending)
+    bar = progress(
+        outcomes,
+        label=estimate.label,
+        total=total,
+        initial=total - sum(sizes[unit.name] for unit in pending),
+        unit=estimate.noun,
+        size=lambda outcome: sizes[outcome.name],
+    )
     failed: dict[str, str] = {}
+    # Closing ends Ray at once, also when an outcome stops the run.
     with contextlib.closing(outcomes):
-        for outcome in progress(
-            outcomes,
-            label=estimate.label,
-            total=total,
-            initial=initial,
-            unit=estimate.noun,
-            size=lambda one: sizes[one.name],
-        ):
+        for outcome in bar:
             if outcome.failure:
                 failed[outcome.name] = outcome.failure
             if outcome.stop:
@@ -119,7 +145,9 @@ def _work_off(
 def _in_process(
     units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path
 ) -> Generator[Outcome]:
-    maker, run = Maker(make_worker), f"{HERE}-{os.getpid()}-{uuid.uuid4().hex}"
+    # One worker for all units, as loading its networks takes seconds.
+    maker = Maker(make_worker)
+    run = f"{HERE}-{os.getpid()}-{uuid.uuid4().hex}"
     for unit in units:
         before = set_torch(1, not torch.cuda.is_available())
         try:

@@ -1,7 +1,8 @@
 """A unit of work: one shard with a fixed list of items, and what is on disk of it once it is done.
 
-`name.tar` with its sidecar comes first, `name.done.json` last. The record says what went into the shard, what was given up and why, and how
-long it took; it stays in the scratch folder, so that no time gets into anything that is published.
+`name.tar` with its sidecar comes first, `name.done.json` last. The record says what went into the shard, what
+was given up and why, and how long it took. It stays in the scratch folder, so that no time gets into anything
+that is published.
 """
 
 import dataclasses
@@ -33,8 +34,11 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A finished unit: its shard (None when it made no samples), the record that its worker returned, as read back from JSON, and what was
-    given up. `seconds` is how long it took."""
+    """A finished unit.
+
+    `shard` is None when it made no samples; `record` is what its worker returned, as read back from JSON;
+    `rejects` were given up; `seconds` is how long it took.
+    """
 
     name: str
     shard: ShardRecord | None
@@ -43,17 +47,15 @@ class Done:
     seconds: float = dataclasses.field(default=0.0, compare=False)
 
 
-Work = Callable[
-    [WorkUnit], tuple[Iterable[Sample], dict[str, Any]]
-]  # the record may be completed while the samples are being consumed
+# A worker: the samples of a unit and a record, which it may complete while the samples are being consumed.
+Work = Callable[[WorkUnit], tuple[Iterable[Sample], dict[str, Any]]]
 
 
 def units_of(prefix: str, items: Sequence[Any], size: int) -> list[WorkUnit]:
     """Cut `items` into units of `size`: prefix-000000, prefix-000001 and so on."""
-    return [
-        WorkUnit(f"{prefix}-{start // size:06d}", list(items[start : start + size]))
-        for start in range(0, len(items), size)
-    ]
+    starts = range(0, len(items), size)
+    parts = [list(items[start : start + size]) for start in starts]
+    return [WorkUnit(f"{prefix}-{number:06d}", part) for number, part in enumerate(parts)]
 
 
 def mark(unit: WorkUnit) -> str:
@@ -67,7 +69,7 @@ def record_path(unit: WorkUnit, scratch: Path) -> Path:
 
 
 def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
-    """The result of a unit that is done, and whose shard is whole if that is to be verified; otherwise None."""
+    """The result of a unit that is done, otherwise None. With `verify` its shard must be whole."""
     try:
         content = json.loads(record_path(unit, scratch).read_bytes())
         if content["items"] != mark(unit):
@@ -75,18 +77,8 @@ def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
         shard = content["shard"] and ShardRecord(**content["shard"])
         if shard and verify and check_shard(scratch / shard.name) != shard:
             return None
-        return Done(
-            unit.name,
-            shard,
-            content["record"],
-            tuple(Reject(**reject) for reject in content["rejects"]),
-            content["seconds"],
-        )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        UserError,
-    ):  # absent or damaged: the unit is simply done again
+        rejects = tuple(Reject(**reject) for reject in content["rejects"])
+        return Done(unit.name, shard, content["record"], rejects, content["seconds"])
+    # Absent or damaged: the unit is simply done again.
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return None

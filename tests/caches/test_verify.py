@@ -25,6 +25,7 @@ from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
 from tests.support import small_cache
 from tests.support.folders import checksums
+from tests.support.texts import replaced
 
 ROOT = Path(__file__).parents[2]
 VIEWS, HEADS = Path("data/views"), Path("data/genhead")
@@ -322,7 +323,7 @@ def test_repair_refuses_other_inputs(project):
     flip(shard, 600)
     damaged = shard.read_bytes()
     text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+    Path("params.yaml").write_text(replaced(text, "seed: 0", "seed: 1"))
     with pytest.raises(UserError, match=r"other inputs than there are now \(params.yaml: seed\).*dvc repro"):
         mend(VIEWS)
     Path("params.yaml").write_text(text)

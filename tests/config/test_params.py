@@ -1,9 +1,9 @@
-"""params.yaml: the committed file, the scales, and what a wrong file is answered."""
+"""params.yaml: the scales, what DVC makes of a file, and what a wrong file is answered."""
 
 import re
-import subprocess
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
 from model.sizes import Sizes
 from pipeline.config.params import check_params, load_params
@@ -29,14 +29,16 @@ def put(path: str, value):
     return change
 
 
-@pytest.mark.process
-def test_the_file_of_a_fresh_clone_is_the_demo_scale():
-    """As git has it: the working copy is the user's to change."""
-    files = ("params.yaml", "pipeline/config/presets/demo.yaml")
-    texts = [
-        subprocess.run(["git", "show", f":{file}"], capture_output=True, check=True).stdout for file in files
-    ]
-    assert texts[0] == texts[1]
+@pytest.mark.parametrize("name", SCALES)
+def test_an_experiment_changes_one_line_of_the_file(name, tmp_path):
+    """`dvc exp run -S` writes the file anew, and leaves it so when the experiment fails."""
+    path = tmp_path / "params.yaml"
+    path.write_text(scale_text(name))
+    apply_overrides(path, ["train.substitute_q=0.25"])
+    pairs = zip(scale_text(name).splitlines(), path.read_text().splitlines(), strict=True)
+    [(_, changed)] = [(old, new) for old, new in pairs if old != new]
+    assert changed.startswith("  substitute_q: 0.25 #")
+    assert load_params(path).train.substitute_q == 0.25
 
 
 def flat(data: dict, path: str = "") -> dict[str, object]:
@@ -166,5 +168,10 @@ def test_no_file_at_all(tmp_path):
 def test_short_exponents_are_numbers(tmp_path):
     """PyYAML would read 1e-4 as text; dvc and we read YAML 1.2."""
     path = tmp_path / "params.yaml"
-    path.write_text(scale_text("demo").replace("learning_rate: 0.0004", "learning_rate: 4e-4"))
+    rate = scale_params("demo").train.learning_rate
+    text, count = re.subn(
+        f"learning_rate: {rate}\\b", f"learning_rate: {rate * 1e4:g}e-4", scale_text("demo")
+    )
+    assert count
+    path.write_text(text)
     assert load_params(path) == scale_params("demo")

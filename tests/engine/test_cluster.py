@@ -5,10 +5,10 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from pipeline.engine.run import run_units
 from tests.support import killing
+from tests.support.small_cluster import OBJECT_STORE_MB, small_cluster
 
 
 class Rooted(killing.Slow):
@@ -20,25 +20,14 @@ class Rooted(killing.Slow):
 
 
 @pytest.mark.process
-def test_a_cluster_of_two_nodes_makes_the_same_bytes(tmp_path, monkeypatch):
-    killing.drive(tmp_path / "here", 0)
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
-        monkeypatch.setenv(name, "0")
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    try:
-        cluster.add_node(**node)
-        machine = SimpleNamespace(workers=2, device="cpu", ray_address=cluster.address, object_store_mb=100)
-        (tmp_path / "there").mkdir()
-        run_units(
-            killing.UNITS,
-            partial(Rooted, tmp_path / "there/log"),
-            tmp_path / "there/scratch",
-            machine,
-            "cluster",
+def test_a_cluster_of_two_nodes_makes_the_same_bytes(undisturbed, tmp_path):
+    worker = partial(Rooted, tmp_path / "log")
+    with small_cluster(nodes=2, cpus=1) as address:
+        machine = SimpleNamespace(
+            workers=2, device="cpu", ray_address=address, object_store_mb=OBJECT_STORE_MB
         )
-    finally:
-        cluster.shutdown()
-    assert killing.shards(tmp_path / "there") == killing.shards(tmp_path / "here")
-    nodes = list((tmp_path / "there").glob("node-*"))
-    assert len(nodes) == 2 and not (tmp_path / f"there/node-{os.getpid()}").exists()
+        run_units(killing.UNITS, worker, tmp_path / "scratch", machine, "cluster")
+    assert killing.shards(tmp_path) == undisturbed
+    nodes = list(tmp_path.glob("node-*"))
+    assert len(nodes) == 2
+    assert not (tmp_path / f"node-{os.getpid()}").exists()

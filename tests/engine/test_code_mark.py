@@ -1,7 +1,7 @@
 """The marks of code: a comment changes none, a line of code changes those of the stages that import it.
 
-Trees of small modules stand in for the project, each with a copy of pipeline/engine/code_mark.py, which looks for
-modules in the tree that it lies in.
+Trees of small modules stand in for the project, each with a copy of pipeline/engine/code_mark.py, which looks
+for modules in the tree that it lies in.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.engine import code_mark
+from tests.support.texts import replaced
 
 OWN = Path(code_mark.__file__).relative_to(code_mark.SOURCE)
 TREE = {
@@ -40,7 +41,11 @@ class Net:
         return [x * WIDTH, unit.SIZE]
 ''',
     "stages/__init__.py": "",
-    "stages/train.py": "from model.net import Net\nfrom pipeline.config.params import Params\n\nNet().forward(1)\n",
+    "stages/train.py": """from model.net import Net
+from pipeline.config.params import Params
+
+Net().forward(1)
+""",
 }
 
 
@@ -68,9 +73,7 @@ def load(folder: Path) -> ModuleType:
 
 
 def replace(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(replaced(path.read_text(), old, new))
 
 
 def test_a_mark_names_every_module_and_package(tree):

@@ -1,4 +1,7 @@
-"""Whoever is killed, and whenever: the run goes on, repeats nothing that is finished, and ends with the same bytes."""
+"""Any process is killed, at any time: the run goes on and ends with the same bytes.
+
+It repeats nothing that is finished.
+"""
 
 import contextlib
 import ctypes
@@ -13,20 +16,15 @@ import pytest
 from pipeline.core.errors import UserError
 from tests.support import killing
 
+MS_REMOUNT, MNT_DETACH = 32, 2
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    killing.drive(folder, 0)
-    return killing.shards(folder)
 
 
 @pytest.mark.parametrize(("victim", "seed"), [("driver", 1), ("actor", 2), ("ray worker", 3)])
 def test_kills(victim, seed, undisturbed, tmp_path):
     result = killing.kill_one(tmp_path, victim, seed)
-    assert result.killed and not result.repeated and result.shards == undisturbed
+    assert result.killed and not result.repeated
+    assert result.shards == undisturbed
     assert len(result.shards) == 2 * len(killing.UNITS)
 
 
@@ -42,9 +40,9 @@ def small_disk(place: Path, size: int):
     if mount(0, size):
         pytest.skip(f"no right to mount: {os.strerror(ctypes.get_errno())}")
     try:
-        yield lambda larger: mount(32, larger)  # MS_REMOUNT
+        yield lambda larger: mount(MS_REMOUNT, larger)
     finally:
-        libc.umount2(str(place).encode(), 2)  # MNT_DETACH
+        libc.umount2(str(place).encode(), MNT_DETACH)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -57,21 +55,24 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_space(workers, u
         assert not enlarge(100_000_000)
         begun = len((tmp_path / "disk/log").read_text().splitlines())
         killing.drive(tmp_path / "disk", workers)
-        assert killing.shards(tmp_path / "disk") == undisturbed and not list(
-            (tmp_path / "disk/scratch").glob(".*")
-        )
+        assert killing.shards(tmp_path / "disk") == undisturbed
+        assert not list((tmp_path / "disk/scratch").glob(".*"))
         again = (tmp_path / "disk/log").read_text().splitlines()[begun:]
         assert not {path.name.split(".")[0] for path in done} & set(again)
 
 
 def test_a_file_that_may_not_grow(undisturbed, tmp_path):
     """Where nothing can be mounted: the kernel refuses large files, as a quota does."""
-    code = "from pathlib import Path; from tests.support import killing; killing.drive(Path(__import__('sys').argv[1]), 0)"
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
-    command = [sys.executable, "-c", code, str(tmp_path)]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    command = [sys.executable, "-m", "tests.support.killing", str(tmp_path), "0"]
     run = subprocess.run(command, cwd=killing.ROOT, preexec_fn=limit, capture_output=True, text=True)
-    assert run.returncode == 1 and "File too large. Make the folder writable or free some space" in run.stderr
+    assert run.returncode == 1
+    assert "File too large. Make the folder writable or free some space" in run.stderr
     assert not killing.shards(tmp_path) and not list((tmp_path / "scratch").glob(".*.tmp"))
-    assert len((tmp_path / "log").read_text().splitlines()) == 1  # the other units were not tried in vain
+    # The other units were not tried in vain.
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
     killing.drive(tmp_path, 0)
     assert killing.shards(tmp_path) == undisturbed

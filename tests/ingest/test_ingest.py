@@ -1,5 +1,4 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -191,19 +190,6 @@ def test_nothing_usable(folders, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"none of the 1 portraits .* 1 x no face \(for example coffee.png"):
         ingest(SETTINGS, 64, MACHINE, bad, folders[1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def files(folder: Path):
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-
-
-@pytest.mark.slow
-@pytest.mark.process
-def test_same_bytes_with_two_workers(result, folders, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    ingest(SETTINGS, 64, MACHINE.model_copy(update={"workers": 2}), *folders, tmp_path / "out")
-    assert files(tmp_path / "out") == files(result[0])
 
 
 def test_a_face_that_fills_the_picture_is_found():

@@ -14,7 +14,10 @@ from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED
 
 
 def write_flame(head: HeadModel, folder: Path) -> Path:
-    """A head model as FLAME's files: a pickle of protocol 2 with chumpy arrays and a sparse matrix, and numpy object arrays beside it."""
+    """A head model as FLAME's files.
+
+    They are a pickle of protocol 2 with chumpy arrays and a sparse matrix, and numpy object arrays beside it.
+    """
     module = types.ModuleType("chumpy.ch")
     module.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
     shape_directions = module.Ch()

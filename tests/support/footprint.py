@@ -1,7 +1,8 @@
-"""The memory of a computation on a GPU, by calculation: the computation runs on tensors without numbers and what is alive is counted.
+"""The memory of a computation on a GPU, by calculation.
 
-Tensors on the device `meta` take the code path of a GPU. The memory that libraries use within a kernel is not seen, nor are the holes between
-tensors, nor what CUDA takes for itself.
+The computation runs on tensors without numbers, and the bytes of those that are alive are counted.
+Tensors on the device `meta` take the code path of a GPU. The memory that libraries use within a kernel is not
+seen, nor are the holes between tensors, nor what CUDA takes for itself.
 """
 
 import weakref
@@ -15,11 +16,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-GRAIN = 512  # CUDA's allocator rounds up to it
+GRAIN = 512  # bytes, to which CUDA's allocator rounds up
 
 
 class Footprint(TorchDispatchMode):
-    """Within it, `bytes` is what the tensors without numbers take that were made so far and live, `peak` the most they ever took."""
+    """Within it, `bytes` is what living tensors without numbers take, `peak` the most that they ever took."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +59,10 @@ class Footprint(TorchDispatchMode):
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """By the kernel that PyTorch has for float32 on a GPU; without numbers it would choose the one that keeps the matrix."""
+    """By the kernel that PyTorch has for float32 on a GPU.
+
+    For tensors without numbers it would choose the one that keeps the matrix.
+    """
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
 
 

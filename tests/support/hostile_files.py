@@ -1,4 +1,7 @@
-"""Files that want more than to be read: each must end in a clear error, at once, within little memory, and without being obeyed."""
+"""Files that want more than to be read.
+
+Each must end in a clear error, at once, within little memory, and without being obeyed.
+"""
 
 import collections
 import gzip

@@ -1,4 +1,7 @@
-"""A small run of the engine in processes of its own, one of which is killed at a moment that depends on a seed; then the run goes on."""
+"""A small run of the engine in processes of its own, one of which is killed; then the run goes on.
+
+The moment of the death depends on a seed.
+"""
 
 import os
 import signal
@@ -51,16 +54,24 @@ def drive(folder: Path, workers: int, address: str = "") -> None:
 
 
 def start(folder: Path, workers: int) -> subprocess.Popen:
+    """The run in a process of its own.
+
+    What it says goes to folder/errors: it would stop when a pipe is full.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.killing", str(folder), str(workers)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "errors", "ab") as errors:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
 
 
 @dataclass(frozen=True)
 class Killing:
-    """What came of it: how many units were finished when the victim died, which of them were done again, and the shards in the end."""
+    """What came of it.
+
+    `finished` is the number of units that were done when the victim died, `repeated` those that were done
+    again, `shards` the checksums in the end.
+    """
 
     killed: bool
     finished: int
@@ -73,7 +84,10 @@ def shards(folder: Path) -> dict[str, str]:
 
 
 def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:
-    """Run, kill the victim once after so many units as `seed` says and a random part of a second, start again as often as it takes."""
+    """Run, kill the victim once, and start again as often as it takes.
+
+    The victim dies after so many units as `seed` says, and a random part of a second.
+    """
     draw = rng(seed, "kill", victim)
     run = start(folder, workers)
     after, delay = int(draw.integers(0, len(UNITS) - 2)), float(draw.uniform(0, 0.4))
@@ -90,7 +104,7 @@ def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:
         if run.wait(300) == 0:
             break
         run = start(folder, workers)
-    assert run.returncode == 0, run.stderr.read()
+    assert run.returncode == 0, (folder / "errors").read_text()
     return Killing(
         found is not None, len(done), sorted(done & set(_log(folder)[len(begun) :])), shards(folder)
     )

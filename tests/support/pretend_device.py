@@ -1,7 +1,8 @@
-"""A device that is none: tensors that say they are on "pretend" and are computed on the CPU, and a mode that fails where CUDA would.
+"""A device that is none: tensors that say they are on "pretend" and are computed on the CPU.
 
-CUDA refuses to mix its tensors with those of the CPU, except for single values, for indices and for copies, and it takes no random numbers
-from a generator of the CPU. Memory, streams, kernels and inference mode are not imitated.
+A mode fails where CUDA would. CUDA refuses to mix its tensors with those of the CPU, except for single
+values, for indices and for copies, and it takes no random numbers from a generator of the CPU. Memory,
+streams, kernels and inference mode are not imitated.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
-_setup_privateuseone_for_python_backend(NAME)  # once a process: autograd wants to know its devices
-getattr(torch, NAME).get_amp_supported_dtype = (
-    lambda: []
-)  # from now on torch.utils.checkpoint asks, on whatever device it works
+# Once a process: autograd wants to know its devices.
+_setup_privateuseone_for_python_backend(NAME)
+# From now on torch.utils.checkpoint asks for this on every device.
+getattr(torch, NAME).get_amp_supported_dtype = lambda: []
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._to_copy.default}
 INDEXED = {
@@ -56,23 +57,26 @@ class _Pretending(Tensor):
 
 
 class PretendDevice(TorchDispatchMode):
-    """Within it, tensors can be made on and moved to the device NAME. `operations` counts what was computed there."""
+    """Within it, tensors can be made on and moved to the device NAME.
+
+    `operations` counts what was computed there.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
 
     def __enter__(self) -> "PretendDevice":
-        self.before = (
+        future = torch.__future__
+        lift, overwrite = (
             torch._C._only_lift_cpu_tensors(),
-            torch.__future__.get_overwrite_module_params_on_conversion(),
+            future.get_overwrite_module_params_on_conversion(),
         )
-        torch._C._set_only_lift_cpu_tensors(
-            True
-        )  # torch.tensor(..., device=...) would otherwise look for a kernel behind the mode's back
-        torch.__future__.set_overwrite_module_params_on_conversion(
-            True
-        )  # assigning to `data` would leave `held` behind
+        self.before = lift, overwrite
+        # Otherwise torch.tensor(..., device=...) would look for a kernel behind the mode's back.
+        torch._C._set_only_lift_cpu_tensors(True)
+        # Otherwise a module that moves would assign to `data`, which leaves `held` behind.
+        future.set_overwrite_module_params_on_conversion(True)
         return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
@@ -98,9 +102,7 @@ def _compute(operation: Callable[..., Any], arguments: tuple, named: dict[str, A
         _check(operation, arguments, tensors, asked)
         if named.get("generator") is not None:
             raise RuntimeError(f"{operation}: a generator of the CPU cannot draw on {NAME}")
-    real_arguments, real_named = tree_map(
-        lambda leaf: leaf.held if isinstance(leaf, _Pretending) else leaf, (arguments, named)
-    )
+    real_arguments, real_named = tree_map(_real, (arguments, named))
     if asked is not None:
         real_named["device"] = "cpu"
     result = operation(*real_arguments, **real_named)
@@ -112,18 +114,21 @@ def _compute(operation: Callable[..., Any], arguments: tuple, named: dict[str, A
     def place(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        return (
-            there[id(leaf)] if id(leaf) in there else _Pretending(leaf)
-        )  # what was changed in place stays the same object
+        # What was changed in place stays the same object.
+        return there[id(leaf)] if id(leaf) in there else _Pretending(leaf)
 
     return tree_map(place, result)
 
 
+def _real(leaf: Any) -> Any:
+    return leaf.held if isinstance(leaf, _Pretending) else leaf
+
+
 def _check(operation: Callable[..., Any], arguments: tuple, tensors: list[Tensor], asked: str | None) -> None:
+    # Indices may be of the CPU: what is looked at is the indexed tensor, and the values that are put into it.
     checked = [arguments[0], *arguments[2:3]] if operation in INDEXED else tensors
-    if asked != NAME and any(
-        isinstance(tensor, Tensor) and not isinstance(tensor, _Pretending) and tensor.ndim
-        for tensor in checked
-    ):
+    of_cpu = [leaf for leaf in checked if isinstance(leaf, Tensor) and not isinstance(leaf, _Pretending)]
+    # Single values may mix.
+    if asked != NAME and any(tensor.ndim for tensor in of_cpu):
         shapes = [(tensor.device.type, *tensor.shape) for tensor in tensors]
         raise RuntimeError(f"{operation} mixes tensors of {NAME} and of the CPU: {shapes}")

@@ -1,4 +1,7 @@
-"""Files of the published formats, made here: pickles of whole modules that bring their source code, and files of torch.save (facts 10.1)."""
+"""Files of the published formats, made here (facts 10.1).
+
+They are pickles of whole modules that bring their source code, and files of torch.save.
+"""
 
 import pickle
 import sys
@@ -76,7 +79,10 @@ def published_modules():
 
 
 def module_of(state: dict[str, torch.Tensor], name: str, **attributes: object) -> nn.Module:
-    """A module with this state dict: floats are parameters, but for those below the name `deformer`, and the rest is buffers."""
+    """A module with this state dict.
+
+    Floats are parameters, except for those below the name `deformer`; all else is buffers.
+    """
     root = Persistent()
     root.published_name = name
     for key, value in state.items():
@@ -96,7 +102,10 @@ def module_of(state: dict[str, torch.Tensor], name: str, **attributes: object) -
 def write_pickle(
     path: Path, state: dict[str, torch.Tensor], name: str, protocol: int = 4, **kwargs: object
 ) -> Path:
-    """A published checkpoint with `state` as its moving average, FLAME's buffers and a statistic of the training set beside it."""
+    """A published checkpoint with `state` as its moving average.
+
+    FLAME's buffers and a statistic of the training set lie beside it.
+    """
     foreign = {
         "deformer.flame.v_template": torch.zeros(5, 3),
         "deformer.flame.faces": torch.zeros(4, 3, dtype=torch.int64),

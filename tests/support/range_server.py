@@ -1,4 +1,7 @@
-"""A small HTTP server of a folder that knows range requests, as every object store does, and remembers what it was asked for."""
+"""A small HTTP server of a folder that knows range requests, as every object store does.
+
+It remembers what it was asked for.
+"""
 
 import contextlib
 import re
@@ -10,7 +13,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def serve(folder: Path, ranges: bool = True) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The address of `folder` and the list of (path, range) that grows with every GET; with `ranges` off, all of a file is sent always."""
+    """The address of `folder` and the list of (path, range) that grows with every GET.
+
+    With `ranges` off, all of a file is sent always.
+    """
     asked: list[tuple[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):

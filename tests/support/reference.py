@@ -1,4 +1,7 @@
-"""Where files of others lie that are not ours to publish; the environment variable PSI4D_REFERENCE names another place."""
+"""Where files of others lie that are not ours to publish.
+
+The environment variable PSI4D_REFERENCE names another place.
+"""
 
 import os
 from pathlib import Path

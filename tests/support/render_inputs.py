@@ -35,7 +35,8 @@ def label(name: str) -> np.ndarray:
         draw.uniform(0, 0.2),
     )
     values[431:437] = np.tile(draw.normal(0, 0.1, 3), 2)
-    values[425:428] = 0.3  # the fitted head rotation, which rendering has to leave to the camera
+    # The fitted head rotation, which rendering has to leave to the camera.
+    values[425:428] = 0.3
     return values
 
 
@@ -64,7 +65,10 @@ def write_labels(path: Path, names: list[tuple[str, str, str]], rejected: str = 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
-    """What earlier stages would have left: three clips of four frames, one without face, one without label; two portraits; raw networks."""
+    """What earlier stages would have left.
+
+    There are three clips of four frames, one without face and one without label, two portraits, raw networks.
+    """
     folder = tmp_path_factory.mktemp("inputs")
     sizes = scale_params("smoke").networks
     names = [
@@ -96,7 +100,8 @@ def inputs(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     save_weights(folder / "psi3d/psi3d.safetensors", Psi(sizes).state_dict(), {"network": "psi3d"})
     genhead = GenHead(sizes, Flame(head_model.load("standin")))
-    torch.nn.init.constant_(genhead.decoder.out_sigma.bias, 8.0)  # so that there is a surface
+    # So that there is a surface.
+    torch.nn.init.constant_(genhead.decoder.out_sigma.bias, 8.0)
     save_weights(folder / "genhead/genhead.safetensors", genhead.state_dict(), {"network": "genhead"})
     known = {
         "z": torch.randn(5, sizes.genhead.z_dim),

@@ -1,6 +1,10 @@
-"""A project with small real caches, made by the rendering stages from what tests/render/test_render.py has for inputs and recorded by DVC."""
+"""A project with small real caches, recorded by DVC.
+
+The rendering stages make them from the inputs of tests/render/test_render.py.
+"""
 
 import contextlib
+import io
 import shutil
 from pathlib import Path
 
@@ -8,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from pipeline.config.params import load_params
-from pipeline.config.scales import scale_text
+from pipeline.config.scales import scale_data
 from pipeline.store.tables import write_table
 from stages import render_genhead, render_views
 from tests.support import render_inputs
@@ -37,16 +42,12 @@ inputs = render_inputs.inputs
 
 def params_text() -> str:
     """params.yaml at the smoke scale with SIZES."""
-    section, lines = "", []
-    for line in scale_text("smoke").splitlines():
-        section = line.split(":")[0] if line and not line.startswith((" ", "#")) else section
-        name = line.strip().split(":")[0]
-        lines.append(
-            f"  {name}: {SIZES[section][name]}"
-            if line.startswith("  ") and name in SIZES.get(section, {})
-            else line
-        )
-    return "\n".join(lines) + "\n"
+    data = scale_data("smoke")
+    for section, values in SIZES.items():
+        data[section] |= values
+    stream = io.StringIO()
+    YAML().dump(data, stream)
+    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")

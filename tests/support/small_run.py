@@ -1,4 +1,7 @@
-"""A miniature of what the stages before `pretrain perception` and `evaluate` leave on disk: drawn faces, untrained networks."""
+"""A miniature of what the stages before `pretrain perception` and `evaluate` leave on disk.
+
+Its faces are drawn, its networks untrained.
+"""
 
 from pathlib import Path
 
@@ -70,88 +73,79 @@ def landmarks() -> list[float]:
 
 def build(folder: Path, own: Params, truth: bool = True) -> None:
     """Write ingest, labels, views, psi3d and psi into `folder`, and the truth if there is one."""
-    size = own.networks.image
-    portraits = [
-        {
-            "key": f"p{i}",
-            "file": f"p{i}.png",
-            "status": "ok",
-            "landmarks": landmarks(),
-            "crop": [1 / 256, 0.0, 0.0],
-            "person": i // 2,
-        }
-        for i in range(PEOPLE * 2)
-    ]
-    splits = ("test", "test", "test", "train", "train", "validation")
-    clips = [
-        {"key": f"c{i}", "file": f"c{i}.mp4", "split": split, "fps": FPS} for i, split in enumerate(splits)
-    ]
-    frames = [
-        {
-            "key": f"{clip['key']}-{j:06d}",
-            "clip": clip["key"],
-            "index": j,
-            "seconds": j / FPS,
-            "split": clip["split"],
-            "status": "ok",
-            "landmarks": landmarks(),
-        }
-        for clip in clips
-        for j in range(FRAMES)
-    ]
-    tables = {
-        "portraits": [{k: v for k, v in row.items() if k != "person"} for row in portraits],
-        "clips": clips,
-        "frames": frames,
-    }
-    for name, rows in tables.items():
-        write_table(folder / "ingest" / f"{name}.parquet", pa.Table.from_pylist(rows))
+    portraits, clips, frames = _rows()
     number = {clip["key"]: 10 + i for i, clip in enumerate(clips)}
-    subjects = [(row["key"], row["person"], 0) for row in portraits] + [
-        (row["key"], number[row["clip"]], row["index"]) for row in frames
-    ]
-    drawn = {key: picture(person, frame, size) for key, person, frame in subjects}
-    write_shard(
-        folder / "ingest/shards/all.tar",
-        [
-            (key, {"image.png": encode_png(image), "mask.png": encode_png(mask)})
-            for key, (image, mask) in drawn.items()
-        ],
-    )
-
+    subjects = [(row["key"], row["person"], 0) for row in portraits]
+    subjects += [(row["key"], number[row["clip"]], row["index"]) for row in frames]
+    drawn = {key: picture(person, frame, own.networks.image) for key, person, frame in subjects}
     labels = {key: label(person, frame) for key, person, frame in subjects}
-    for name, rows in (("ffhq", portraits), ("vfhq", frames)):
-        fits = [
-            {"clip": "", "split": "train"}
-            | {key: value for key, value in row.items() if key in ("key", "clip", "split", "status")}
-            for row in rows
-        ]
-        fits = [row | {"label": labels[row["key"]].tolist()} for row in fits]
-        write_table(folder / "labels" / f"{name}.parquet", pa.Table.from_pylist(fits))
-    views = [
-        (
-            row["key"],
-            {
-                "image.png": encode_png(drawn[row["key"]][0]),
-                "mask.png": encode_png(drawn[row["key"]][1]),
-                "cameras.npy": encode_npy(labels[row["key"]][None, :25]),
-                "label.npy": encode_npy(labels[row["key"]]),
-                "motion.npy": encode_npy(
-                    rng(3, row["key"]).normal(size=(1, own.networks.motion.dims)).astype(np.float32)
-                ),
-            },
-        )
-        for row in frames
-    ]
-    write_shard(folder / "views/shards/all.tar", views)
-    write_table(
-        folder / "views/index.parquet",
-        pa.Table.from_pylist([{k: row[k] for k in ("key", "clip", "split")} for row in frames]),
-    )
+    _ingest(folder / "ingest", portraits, clips, frames, drawn)
+    _labels(folder / "labels", portraits, frames, labels)
+    _views(folder / "views", frames, labels, drawn, own.networks.motion.dims)
     _networks(folder, own)
     (folder / "truth").mkdir(parents=True, exist_ok=True)
     if truth:
         _truth(folder / "truth", portraits, clips, frames, labels, drawn)
+
+
+def chosen(row: dict, *names: str) -> dict:
+    """The part of a row that has these names."""
+    return {name: value for name, value in row.items() if name in names}
+
+
+def _rows() -> tuple[list[dict], list[dict], list[dict]]:
+    """Portraits, clips and frames, as ingest has them; a portrait also has its person."""
+    portraits = []
+    for i in range(PEOPLE * 2):
+        row = {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks()}
+        portraits.append(row | {"crop": [1 / 256, 0.0, 0.0], "person": i // 2})
+    splits = ("test", "test", "test", "train", "train", "validation")
+    clips = []
+    for i, split in enumerate(splits):
+        clips.append({"key": f"c{i}", "file": f"c{i}.mp4", "split": split, "fps": FPS})
+    frames = []
+    for clip in clips:
+        for j in range(FRAMES):
+            row = {"key": f"{clip['key']}-{j:06d}", "clip": clip["key"], "index": j, "seconds": j / FPS}
+            frames.append(row | {"split": clip["split"], "status": "ok", "landmarks": landmarks()})
+    return portraits, clips, frames
+
+
+def _ingest(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], drawn: dict) -> None:
+    public = [chosen(row, "key", "file", "status", "landmarks", "crop") for row in portraits]
+    for name, rows in {"portraits": public, "clips": clips, "frames": frames}.items():
+        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows))
+    samples = []
+    for key, (image, mask) in drawn.items():
+        samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(mask)}))
+    write_shard(folder / "shards/all.tar", samples)
+
+
+def _labels(folder: Path, portraits: list[dict], frames: list[dict], labels: dict[str, np.ndarray]) -> None:
+    for name, rows in (("ffhq", portraits), ("vfhq", frames)):
+        fits = []
+        for row in rows:
+            known = {"clip": "", "split": "train"} | chosen(row, "key", "clip", "split", "status")
+            fits.append(known | {"label": labels[row["key"]].tolist()})
+        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(fits))
+
+
+def _views(folder: Path, frames: list[dict], labels: dict[str, np.ndarray], drawn: dict, motion: int) -> None:
+    samples = []
+    for row in frames:
+        key = row["key"]
+        image, mask = drawn[key]
+        fields = {
+            "image.png": encode_png(image),
+            "mask.png": encode_png(mask),
+            "cameras.npy": encode_npy(labels[key][None, :25]),
+            "label.npy": encode_npy(labels[key]),
+            "motion.npy": encode_npy(rng(3, key).normal(size=(1, motion)).astype(np.float32)),
+        }
+        samples.append((key, fields))
+    write_shard(folder / "shards/all.tar", samples)
+    index = [chosen(row, "key", "clip", "split") for row in frames]
+    write_table(folder / "index.parquet", pa.Table.from_pylist(index))
 
 
 def _networks(folder: Path, own: Params) -> None:
@@ -159,9 +153,8 @@ def _networks(folder: Path, own: Params) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
             psi = Psi(own.networks)
-            for (
-                block
-            ) in psi.encoder_canonical.trans_blocks_motion:  # which an untrained network adds nothing of
+            # An untrained network adds nothing of the motion.
+            for block in psi.encoder_canonical.trans_blocks_motion:
                 torch.nn.init.normal_(block.attn2.proj.weight)
             save_weights(folder / name / f"{name}.safetensors", psi.state_dict(), {"motion": "emot"})
 
@@ -176,38 +169,29 @@ def _truth(
 ) -> None:
     mesh = np.array(landmarks()).reshape(478, 3)
     raw = (landmarks_70(mesh) * 256).flatten().tolist()
-    write_table(
-        folder / "portraits.parquet",
-        pa.Table.from_pylist(
-            [{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]
-        ),
-    )
+    rows = [{"file": row["file"], "identity": row["person"], "landmarks": raw} for row in portraits]
+    write_table(folder / "portraits.parquet", pa.Table.from_pylist(rows))
     files = {clip["key"]: clip["file"] for clip in clips}
-    rows = [
-        {
-            "file": files[row["clip"]],
-            "index": row["index"],
-            "label": labels[row["key"]].tolist(),
-            "landmarks": raw,
-        }
-        for row in frames
-    ]
-    write_table(folder / "frames.parquet", pa.Table.from_pylist(rows))
-    sides = np.stack([look_at(yaw, 0.0, 4.2, np.zeros(3)) for yaw in (-0.4, 0.4)])
-    samples = []
+    rows = []
     for row in frames:
-        if row["split"] == "test" and row["index"] == 2:
-            image, mask = drawn[row["key"]]
-            depth = np.where(mask > 0, 4.1, np.inf).astype(np.float32)
-            fields = {
-                "cameras.npy": encode_npy(sides),
-                "unmoved.png": encode_png(drawn[row["key"].replace("000002", "000000")][0]),
-            }
-            for i in range(len(sides)):
-                fields |= {
-                    f"view{i}.png": encode_png(image),
-                    f"alpha{i}.png": encode_png(mask),
-                    f"depth{i}.npy": encode_npy(depth),
-                }
-            samples.append((row["key"], fields))
+        place = {"file": files[row["clip"]], "index": row["index"]}
+        rows.append(place | {"label": labels[row["key"]].tolist(), "landmarks": raw})
+    write_table(folder / "frames.parquet", pa.Table.from_pylist(rows))
+    # True views are of the middle frames of test clips.
+    middle = [row["key"] for row in frames if row["split"] == "test" and row["index"] == 2]
+    samples = [(key, _true_views(*drawn[key], drawn[key.replace("000002", "000000")][0])) for key in middle]
     write_shard(folder / "views-000000.tar", samples)
+
+
+def _true_views(image: np.ndarray, mask: np.ndarray, unmoved: np.ndarray) -> dict[str, bytes]:
+    """The same picture from two sides, at a constant depth."""
+    sides = np.stack([look_at(yaw, 0.0, 4.2, np.zeros(3)) for yaw in (-0.4, 0.4)])
+    depth = np.where(mask > 0, 4.1, np.inf).astype(np.float32)
+    fields = {"cameras.npy": encode_npy(sides), "unmoved.png": encode_png(unmoved)}
+    for i in range(len(sides)):
+        fields |= {
+            f"view{i}.png": encode_png(image),
+            f"alpha{i}.png": encode_png(mask),
+            f"depth{i}.npy": encode_npy(depth),
+        }
+    return fields
