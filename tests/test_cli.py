@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.scales import scale_params, scale_text
+from pipeline.core import paths
 from pipeline.core.files import write_bytes
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry.standin import standin
@@ -158,19 +159,17 @@ def test_doctor_counts_a_users_files(folder):
 
 @pytest.mark.parametrize("content", [None, b"cut off"])
 def test_damaged_weights_end_in_one_message(folder, content):
-    """A real stage: train, with Psi_3d missing or damaged."""
-    weights = folder / "data/psi3d/psi3d.safetensors"
+    """A real stage: train, with the weights of Psi_3d missing or damaged."""
+    for path in (paths.VIEWS, paths.PERCEPTION, paths.PSI3D):
+        (folder / path).mkdir(parents=True)
     if content:
-        weights.parent.mkdir(parents=True)
+        weights = folder / paths.PSI3D / "psi3d.safetensors"
         weights.write_bytes(content)
         weights.with_suffix(".json").write_text('{"sha256": "0"}')
-    assert call(folder, "-m", "stages.code").returncode == 0
     result = call(folder, "-m", "stages.train")
     assert result.returncode == 1
-    assert (
-        result.stderr.startswith("train: the weights data/psi3d/psi3d.safetensors are")
-        and "dvc repro" in result.stderr
-    )
+    assert result.stderr.startswith("train: the weights data/psi3d/psi3d.safetensors are")
+    assert "dvc repro" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
