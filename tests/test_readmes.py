@@ -14,7 +14,7 @@ QUESTIONS = {
     "crop": "crop",
     "Eq. 5": "Eq. 5",
     "substitution": "substitute_q",
-    "resume": "resume",
+    "resume": "goes on",
     "quality gate": "min_psnr",
     "fields of a shard": "npy",
     "seeds": "seed",
