@@ -13,9 +13,10 @@ from pipeline.config.params import load_params
 from pipeline.config.scales import SCALES, scale_params, scale_text
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.core.paths import OFFICIAL
+from pipeline.core.paths import MOTION, OFFICIAL, PSI
 
 PARAMS = Path("params.yaml")
+PSI_WEIGHTS, MOTION_WEIGHTS = PSI / "psi.safetensors", MOTION / "motion.safetensors"
 
 app = typer.Typer(
     add_completion=False,
@@ -227,6 +228,111 @@ def import_(file: PublishedFile, out: OutFolder = OFFICIAL) -> None:
         typer.echo(f"left out: {len(result.dropped)} tensors that it does not need; {listed}")
     if result.network == "flame":
         typer.echo(f"set flame.model to {result.path} in params.yaml to use it")
+
+
+Psi = Annotated[Path, typer.Option("--psi", metavar="FILE", help="weights of Psi, trained or imported")]
+Motion = Annotated[Path, typer.Option("--motion", metavar="FILE", help="weights of the motion encoder")]
+Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="a photo or a saved avatar")]
+Size = Annotated[
+    int, typer.Option(metavar="PIXELS", min=0, help="of a picture; 0: the networks', 256 at least")
+]
+
+
+@app.command()
+def animate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTO... VIDEO...",
+            help="photos or avatars, then videos or numbered pictures; each may be a folder",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="OUT.mp4; a folder for several films")
+    ] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="show source and driver next to the result")
+    ] = False,
+    camera: Annotated[str, typer.Option(help="driving, front or orbit")] = "driving",
+    size: Size = 0,
+    relative: Annotated[
+        str, typer.Option(metavar="first|neutral", help="motion relative to this frame of the driver")
+    ] = "",
+    psi: Psi = PSI_WEIGHTS,
+    motion: Motion = MOTION_WEIGHTS,
+) -> None:
+    """Move the head of a photo as the head of a video moves, with the video's frame rate, length and sound."""
+    from pipeline.avatar.animate import animate_files
+    from pipeline.avatar.animator import Weights
+    from pipeline.avatar.film_maker import Look
+
+    look = Look(camera, beside, size, relative)  # pyrefly: ignore[bad-argument-type]
+    for line in animate_files(load_params(PARAMS), Weights(psi, motion), files, out, look):
+        typer.echo(line)
+
+
+@app.command()
+def avatar(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="NAME.avatar")],
+    psi: Psi = PSI_WEIGHTS,
+    motion: Motion = MOTION_WEIGHTS,
+) -> None:
+    """Keep all that depends on a photo alone in a file, which the other commands take in its place."""
+    from pipeline.avatar.animator import Weights
+    from pipeline.avatar.saved import save
+    from pipeline.avatar.studio import Studio
+
+    studio = Studio(load_params(PARAMS), Weights(psi, motion))
+    save(out, studio.avatar(photo), studio.animator, photo.name)
+    typer.echo(f"the avatar of {photo} is now {out}")
+
+
+@app.command()
+def orbit(
+    photo: Photo,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.mp4")] = Path("orbit.mp4"),
+    turn: Annotated[
+        bool, typer.Option("--turn", help="all around; training has seen heads to 45 degrees")
+    ] = False,
+    size: Size = 0,
+    psi: Psi = PSI_WEIGHTS,
+    motion: Motion = MOTION_WEIGHTS,
+) -> None:
+    """Show the head of a photo from other sides, without a driver: a film, and a sheet of stills."""
+    from pipeline.avatar.animator import Weights
+    from pipeline.avatar.orbit import orbit as go_around
+    from pipeline.avatar.studio import Studio
+
+    studio = Studio(load_params(PARAMS), Weights(psi, motion))
+    sheet = go_around(studio.animator, studio.avatar(photo), out, "turn" if turn else "sway", size)
+    typer.echo(f"the film is now {out}, stills are in {sheet}")
+
+
+@app.command()
+def mesh(
+    photo: Photo,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="head.glb", help=".glb, .ply or .obj")],
+    driving: Annotated[Path | None, typer.Option(metavar="VIDEO", help="whose motion the head has")] = None,
+    frame: Annotated[int, typer.Option(min=0, help="of the video")] = 0,
+    size: Annotated[int, typer.Option(min=16, max=512, help="points a side of the grid")] = 128,
+    level: Annotated[
+        float | None,
+        typer.Option(help="raw density at the surface, 25 as published; else as seen from the front"),
+    ] = None,
+    psi: Psi = PSI_WEIGHTS,
+    motion: Motion = MOTION_WEIGHTS,
+) -> None:
+    """Write the head of a photo as a coloured mesh, in metres and upright."""
+    from pipeline.avatar.animator import Weights
+    from pipeline.avatar.mesh import mesh_of, write_mesh
+    from pipeline.avatar.studio import Studio
+
+    studio = Studio(load_params(PARAMS), Weights(psi, motion))
+    head = mesh_of(studio, photo, driving, frame, size, level)
+    write_mesh(out, head)
+    closed = "watertight" if head.is_watertight else "with holes"
+    typer.echo(f"{out}: {len(head.vertices):,} vertices, {len(head.faces):,} faces, {closed}")
 
 
 def _is_preset() -> bool:

@@ -1,0 +1,137 @@
+"""Psi on the fast path, with the motion encoder beside it.
+
+A portrait is encoded once; then every motion and camera costs a picture.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from model.fast.psi import FastPsi, Source
+from model.psi.motion_encoder import MotionEncoder, motion_crop
+from model.psi.network import Psi
+from model.sizes import Sizes
+from model.weights import load_weights
+from pipeline.avatar.front_end import Portrait
+from pipeline.core import paths
+from pipeline.core.device import choose_device
+from pipeline.core.errors import UserError
+from pipeline.core.pictures import to_uint8
+from pipeline.geometry.label import motion_numbers
+
+PICTURES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files of trained or imported networks."""
+
+    psi: Path = paths.PSI / "psi.safetensors"
+    motion: Path = paths.MOTION / "motion.safetensors"
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """All that depends on a photo alone, and the SHA-256 of the weights of Psi that made it."""
+
+    portrait: Portrait
+    motion_1M: Tensor
+    source: Source
+    weights: str
+
+
+class Animator:
+    """The networks of one process."""
+
+    def __init__(self, weights: Weights, device: str = "cpu") -> None:
+        """Raises UserError when weights are missing, with the stage that makes them, damaged, or do not fit."""
+        state, self.facts = _read(weights.psi, "train")
+        encoder, facts = _read(weights.motion, "pretrain@motion")
+        self.device = choose_device(device)
+        try:
+            self.sizes = sizes_of(self.facts)
+            self.driven_by = self.facts["motion"]
+            self.psi = FastPsi(self._frozen(Psi(self.sizes.driven_by(self.driven_by)), state))
+            if facts["sizes"] != asdict(self.sizes.motion):
+                raise ValueError(
+                    f"the motion encoder {weights.motion} has other sizes than this Psi was trained for"
+                )
+            self.motion_encoder = self._frozen(MotionEncoder(self.sizes.motion), encoder)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            words = str(error).split("\n")[0]
+            raise UserError(
+                f"the networks {weights.psi} and {weights.motion} do not fit together: {words}. "
+                "Make them by one run (dvc repro), or name a pair by --psi and --motion."
+            ) from error
+
+    def _frozen(self, network: nn.Module, state: dict[str, Tensor]) -> Any:
+        network.load_state_dict(state)
+        return network.to(self.device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def motion(self, pictures_NSS3: np.ndarray, points_N702: np.ndarray, labels_N437: np.ndarray) -> Tensor:
+        """What drives Psi, (N, M), of uint8 pictures with their landmarks and labels.
+
+        It is the embedding of E_mot, or 109 numbers of the label where Psi was trained with those.
+        """
+        if self.driven_by == "flame":
+            return motion_numbers(torch.from_numpy(labels_N437)).to(self.device)
+        images = image_batch(pictures_NSS3).to(self.device)
+        points = torch.from_numpy(points_N702).to(self.device)
+        crops = motion_crop(images, points, self.sizes.motion.input)
+        return self.motion_encoder.embedding(crops)
+
+    def avatar(self, portrait: Portrait) -> Avatar:
+        """What is kept of a photo."""
+        pictures = portrait.picture_SS3[None]
+        motion = self.motion(pictures, portrait.points_702[None], portrait.label_437[None])
+        source = self.psi.source(image_batch(pictures).to(self.device), motion)
+        return Avatar(portrait, motion, source, self.facts["sha256"])
+
+    def pictures(self, avatar: Avatar, motion_NM: Tensor, cameras_N25: np.ndarray) -> Iterator[np.ndarray]:
+        """A picture (S, S, 3) uint8 for each motion and its camera."""
+        cameras = torch.from_numpy(cameras_N25).to(self.device)
+        batches = zip(motion_NM.split(PICTURES_AT_ONCE), cameras.split(PICTURES_AT_ONCE), strict=True)
+        for motion, camera in batches:
+            source = repeated(avatar.source, len(motion))
+            planes = self.psi.planes(source, motion)
+            rendering = self.psi.render(planes, source, camera[:, None])
+            yield from to_uint8(rendering.image)
+
+
+def repeated(source: Source, count: int) -> Source:
+    """The same portrait `count` times."""
+    parts = (source.tokens_BDhw, source.detail_BWRR, source.background_BFnn)
+    return Source(*(part.expand(count, -1, -1, -1) for part in parts), source.scale)
+
+
+def image_batch(pictures_NSS3: np.ndarray) -> Tensor:
+    """uint8 pictures as (N, 3, S, S) in [-1, 1]."""
+    return torch.from_numpy(pictures_NSS3).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def sizes_of(facts: dict[str, Any]) -> Sizes:
+    """The sizes that the JSON of weights names. Raises ValueError when they are none."""
+    try:
+        return TypeAdapter(Sizes).validate_json(json.dumps(facts["sizes"]))
+    except (KeyError, ValidationError) as error:
+        raise ValueError("the file beside the weights says no sizes") from error
+
+
+def _read(path: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and what their JSON says. Raises UserError that names the stage to run."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: nothing is trained yet. Run `dvc repro {stage}`, or name other weights."
+        )
+    try:
+        return load_weights(path)
+    except ValueError as error:
+        raise UserError(f"{error}. Run `dvc repro {stage}`.") from error

@@ -1,0 +1,226 @@
+"""What drives an avatar: a video, a folder of numbered pictures or one picture, frame by frame.
+
+Two passes, so that no video is ever in memory as a whole. The first finds the face in every frame; then crops
+are smoothed and the head model is fitted over time. The second cuts out the faces. Frames in which the face
+is lost or not fitted hold what came before them.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from pipeline.avatar.front_end import FrontEnd, aligned_landmarks, unusable
+from pipeline.core.errors import UserError
+from pipeline.core.films import frame_rate
+from pipeline.core.prefetch import write_behind
+from pipeline.core.progress import progress
+from pipeline.fit_flame.solver import fit_chunk
+from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops
+from pipeline.ingest.files import PICTURE, VIDEO, Rejected, find_files, is_wanted
+from pipeline.ingest.picture import read_picture
+from pipeline.ingest.video import Video
+
+PICTURES_A_SECOND = 25  # of a folder of pictures
+UNFITTED = "head model does not fit"
+
+
+class Frames(Protocol):
+    """Where the frames of a driver come from.
+
+    `count`: how many are expected. `rate`: how many there are in a second. `sound`: the file that has their
+    sound.
+    """
+
+    path: Path
+    count: int
+    rate: Fraction
+    sound: Path | None
+
+    def read(self) -> Iterator[tuple[float, np.ndarray]]:
+        """All frames: seconds since the first, uint8 RGB (H, W, 3). Raises Rejected if one is broken."""
+        ...
+
+
+class VideoFrames:
+    """The frames of a video file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Rejected when it cannot be read."""
+        self.video = Video(path)
+        self.path, self.sound = path, path
+        self.count = self.video.packets
+        self.rate = frame_rate(self.video.fps or PICTURES_A_SECOND)
+
+    def read(self) -> Iterator[tuple[float, np.ndarray]]:
+        for frame in self.video.frames():
+            yield frame.seconds, frame.picture
+
+
+class PictureFrames:
+    """Numbered pictures, or a single one."""
+
+    def __init__(self, path: Path, files: list[Path]) -> None:
+        self.path, self.sound = path, None
+        self.files, self.count = files, len(files)
+        self.rate = Fraction(PICTURES_A_SECOND)
+
+    def read(self) -> Iterator[tuple[float, np.ndarray]]:
+        for number, file in enumerate(self.files):
+            yield float(number / self.rate), read_picture(file)
+
+
+def find_drivers(path: Path) -> list[Path]:
+    """The drivers that `path` names: itself, or the videos in a folder. Raises UserError if it is absent."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Name a video, a picture, or a folder of either.")
+    if not path.is_dir():
+        return [path]
+    return files_in(path, VIDEO) or [path]
+
+
+def files_in(folder: Path, kind: str) -> list[Path]:
+    """The files of a kind (pipeline/ingest/files.py) below `folder`, sorted."""
+    return [folder / name for name in find_files(folder, kind).files]
+
+
+def is_a(path: Path, kind: str) -> bool:
+    """Whether `path` is a file of a kind, or is called like one."""
+    try:
+        return is_wanted(path, kind)
+    except Rejected:
+        return False
+
+
+def frames_of(path: Path) -> Frames:
+    """The frames of a video, of a folder of pictures in the order of their numbers, or of one picture.
+
+    Raises UserError when it is none of these.
+    """
+    try:
+        if path.is_dir():
+            files = files_in(path, PICTURE)
+            if not files:
+                raise Rejected("folder without videos and pictures")
+            return PictureFrames(path, sorted(files, key=_by_number))
+        if is_a(path, PICTURE):
+            return PictureFrames(path, [path])
+        return VideoFrames(path)
+    except Rejected as reason:
+        raise unusable(path, str(reason)) from reason
+
+
+def _by_number(file: Path) -> list[tuple[int, str]]:
+    """Sorts picture-9 before picture-10."""
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What N frames say.
+
+    `shown_N` has the frame whose face each shows: itself, or another one where the face is lost; `lost`
+    counts why.
+    """
+
+    frames: Frames
+    seconds_N: np.ndarray  # float64, since the first frame
+    crops_N3: np.ndarray  # float64
+    points_N702: np.ndarray  # float32, fractions of the aligned square
+    labels_N437: np.ndarray  # float32; the first 25 numbers are the camera
+    shown_N: np.ndarray  # int64
+    lost: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.seconds_N)
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second by the usual step between two, which a late frame does not change."""
+        if len(self) == 1:
+            return self.frames.rate
+        return frame_rate(1 / float(np.median(np.diff(self.seconds_N))))
+
+    @property
+    def held_N(self) -> np.ndarray:
+        """The frames that repeat the face of another one, bool."""
+        return self.shown_N != np.arange(len(self))
+
+    def faces(self, size: int) -> Iterator[np.ndarray]:
+        """The aligned squares at `size` pixels, uint8. A held frame shows its own picture at the held crop."""
+        for (_, picture), crop in zip(self.frames.read(), self.crops_N3, strict=False):
+            yield cut(picture, crop, size)
+
+
+class _Face(NamedTuple):
+    """What was found in a frame: the mesh (478, 3) in pixels, or the kind of reason why there is none."""
+
+    seconds: float
+    mesh: np.ndarray | None
+    reason: str
+
+
+def read_driver(front: FrontEnd, path: Path) -> Driver:
+    """Find and fit the face in every frame. Raises UserError for a file that is broken or shows no face."""
+    frames = frames_of(path)
+    try:
+        faces = list(_find_faces(front, frames))
+    except Rejected as reason:
+        raise unusable(path, str(reason)) from reason
+    known = np.array([number for number, face in enumerate(faces) if face.mesh is not None])
+    lost = Counter(face.reason for face in faces if face.mesh is None)
+    if not len(known):
+        raise unusable(path, _why_none(lost, len(faces)))
+    meshes = [faces[number].mesh for number in known]
+    seconds = np.array([face.seconds for face in faces])
+    crops = np.stack([fit_crop(five_points(mesh)) for mesh in meshes])
+    if front.smooth:
+        crops = smooth_crops(crops, seconds[known])
+    points = np.stack([aligned_landmarks(mesh, crop) for mesh, crop in zip(meshes, crops, strict=True)])
+    fitted = fit_chunk(front.head, points, [path.name] * len(known), front.settings)
+    fits = fitted.errors <= front.settings.max_error
+    lost[UNFITTED] += int((~fits).sum())
+    if not fits.any():
+        raise unusable(path, _why_none(lost, len(faces)))
+    shown = shown_frames(len(faces), known[fits])
+    rows = np.searchsorted(known, shown)
+    reasons = {reason: count for reason, count in sorted(lost.items()) if count}
+    return Driver(frames, seconds, crops[rows], points[rows], fitted.labels[rows], shown, reasons)
+
+
+def _find_faces(front: FrontEnd, frames: Frames) -> Iterator[_Face]:
+    def find(frame: tuple[float, np.ndarray]) -> _Face:
+        seconds, picture = frame
+        try:
+            return _Face(seconds, front.faces.find(picture).mesh_478, "")
+        except Rejected as reason:
+            return _Face(seconds, None, str(reason).split(":")[0])
+
+    # The next frame is decoded while the networks look at this one.
+    pictures = progress(
+        frames.read(), label=f"faces in {frames.path.name}", total=frames.count, unit="frames"
+    )
+    return write_behind(find, pictures)
+
+
+def _why_none(lost: Counter[str], count: int) -> str:
+    """The most frequent reason, for a person."""
+    if not count:
+        return "0 frames decoded"
+    reason, times = lost.most_common(1)[0]
+    return f"{reason}: in {times} of {count} frames"
+
+
+def shown_frames(count: int, known_K: np.ndarray) -> np.ndarray:
+    """For each of `count` frames the known one that it shows: the last up to it, or the first of all.
+
+    `known_K` are the numbers of the known frames, ascending; the result is (count,) of them.
+    """
+    places = np.searchsorted(known_K, np.arange(count), side="right") - 1
+    return known_K[np.maximum(places, 0)]

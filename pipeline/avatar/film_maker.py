@@ -1,0 +1,178 @@
+"""The worker that makes films: it reads a driver once and lets it move one avatar after another."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.avatar.animator import Avatar, Weights
+from pipeline.avatar.driver import Driver
+from pipeline.avatar.film import with_sound
+from pipeline.avatar.relative import reference_frame, relative_motion
+from pipeline.avatar.studio import Studio, film_size
+from pipeline.config.params import Params
+from pipeline.core.errors import UserError
+from pipeline.core.files import key_of
+from pipeline.core.films import encode_mp4
+from pipeline.core.pictures import beside, tile
+from pipeline.core.progress import progress
+from pipeline.engine.work_unit import WorkUnit
+from pipeline.geometry import camera_path
+from pipeline.store.shards import Sample, encode_png
+
+PHOTOS_AT_ONCE = 8  # of a unit; so many avatars and drivers are kept
+ORBIT_SECONDS = 4.0
+SHEET_TILE, SHEET_TIMES = 128, 5  # pixels; moments of a film that its line of the contact sheet shows
+
+Camera = Literal["driving", "front", "orbit"]
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What films show. `size` is that of a picture in pixels, see `film_size`.
+
+    `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none.
+    """
+
+    camera: Camera = "driving"
+    beside: bool = False
+    size: int = 0
+    relative: str = ""
+
+
+class FilmMaker:
+    """The worker of one process: a unit's items are pairs of a photo and a driver, as paths.
+
+    The record has a row for each pair. One that cannot be made has a reason there and no sample.
+    """
+
+    def __init__(self, params: Params, weights: Weights, look: Look) -> None:
+        """Raises UserError when the networks cannot be used."""
+        self.studio, self.look = Studio(params, weights), look
+        self.size = film_size(look.size, self.studio.animator)
+        self.avatars = Remembered(self.studio.avatar)
+        self.drivers = Remembered(self.studio.driver)
+
+    def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        return self._films(unit.items, rows), {"films": rows}
+
+    def _films(self, items: Sequence[Sequence[str]], rows: list[dict[str, Any]]) -> Iterator[Sample]:
+        for photo, path in items:
+            row: dict[str, Any] = {"photo": photo, "driver": path, "reason": ""}
+            rows.append(row)
+            # The engine would try a pair that raises again, and a long video without a face is slow.
+            try:
+                avatar = self.avatars(Path(photo))
+                driver, motion = self.drivers(Path(path))
+            except UserError as error:
+                row["reason"] = str(error)
+                continue
+            row |= facts_of(driver)
+            film, line = self._film(avatar, driver, motion, Path(photo).stem)
+            heard = with_sound(film, driver.frames.sound) if driver.frames.sound else None
+            row["sound"] = heard is not None
+            yield film_key(photo, path), {"film.mp4": heard or film, "line.png": encode_png(line)}
+
+    def _film(self, avatar: Avatar, driver: Driver, motion_NM: Tensor, name: str) -> tuple[bytes, np.ndarray]:
+        """The silent film, and its line of the contact sheet."""
+        if self.look.relative:
+            rest = reference_frame(driver, self.look.relative, self.studio.head_model)
+            motion_NM = relative_motion(avatar.motion_1M, motion_NM, rest)
+        cameras = cameras_of(self.look.camera, driver)
+        results = self.studio.animator.pictures(avatar, motion_NM, cameras)
+        label = f"{name} by {driver.frames.path.name}"
+        watched = progress(results, label=label, total=len(driver), unit="frames")
+        montage = Montage(avatar, driver, self.size, self.look.beside)
+        film = encode_mp4(montage.pictures(watched), driver.rate, driver.seconds_N.tolist())
+        return film, montage.line()
+
+
+class Montage:
+    """The pictures of a film, from those of Psi; some are kept for the contact sheet."""
+
+    def __init__(self, avatar: Avatar, driver: Driver, size: int, side_by_side: bool) -> None:
+        self.driver, self.size, self.side_by_side = driver, size, side_by_side
+        self.source = tile(avatar.portrait.preview_PP3, size)
+        times = np.linspace(0, len(driver) - 1, SHEET_TIMES)
+        self.chosen = set(times.round().astype(int).tolist())
+        self.kept: list[np.ndarray] = []
+
+    def pictures(self, results: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Enlarged results, next to source and driver if that is wanted."""
+        faces = self.driver.faces(self.size)
+        for number, (result, face) in enumerate(zip(results, faces, strict=True)):
+            large = tile(result, self.size)
+            if number in self.chosen:
+                self.kept += [tile(face, SHEET_TILE), tile(result, SHEET_TILE)]
+            if not self.side_by_side:
+                yield large
+                continue
+            held = " (held)" if self.driver.held_N[number] else ""
+            yield beside([self.source, face, large], ["source", f"driving{held}", "result"])
+
+    def line(self) -> np.ndarray:
+        """Source, then driver and result at some times."""
+        pairs = len(self.kept) // 2
+        captions = ["source", *["driving", "result"] * pairs]
+        return beside([tile(self.source, SHEET_TILE), *self.kept], captions)
+
+
+class Remembered(Generic[Thing]):
+    """A function of a path that is asked for the same few paths again and again.
+
+    The newest PHOTOS_AT_ONCE results are kept, and so are errors: a video without a face is read once for all
+    photos.
+    """
+
+    def __init__(self, make: Callable[[Path], Thing]) -> None:
+        self.make = make
+        self.known: dict[Path, Thing | UserError] = {}
+
+    def __call__(self, path: Path) -> Thing:
+        """What the function makes of `path`. Raises UserError as it does."""
+        if path not in self.known:
+            if len(self.known) == PHOTOS_AT_ONCE:
+                oldest = next(iter(self.known))
+                del self.known[oldest]
+            self.known[path] = self._try(path)
+        result = self.known[path]
+        if isinstance(result, UserError):
+            raise result
+        return result
+
+    def _try(self, path: Path) -> Thing | UserError:
+        try:
+            return self.make(path)
+        except UserError as error:
+            return error
+
+
+def facts_of(driver: Driver) -> dict[str, Any]:
+    """Of a film by `driver`: frames, seconds, and how many frames hold another's face, with the reasons."""
+    reasons = [f"{count} x {reason}" for reason, count in driver.lost.items()]
+    return {
+        "frames": len(driver),
+        "seconds": float(driver.seconds_N[-1] + 1 / driver.rate),
+        "held": int(driver.held_N.sum()),
+        "lost": ", ".join(reasons),
+    }
+
+
+def cameras_of(kind: Camera, driver: Driver) -> np.ndarray:
+    """A camera for each frame, float32 (N, 25): as the driver is seen, in front, or going around."""
+    if kind == "driving":
+        return driver.labels_N437[:, :25]
+    if kind == "front":
+        return camera_path.front(len(driver))
+    round_trip = max(1, round(ORBIT_SECONDS * driver.rate))
+    return camera_path.orbit(round_trip)[np.arange(len(driver)) % round_trip]
+
+
+def film_key(photo: str | Path, driver: str | Path) -> str:
+    """The key of a film's sample."""
+    return key_of(f"{photo}/{driver}")

@@ -1,0 +1,34 @@
+"""Motion relative to a frame of the driver.
+
+How the driver's face moves is taken over; how it is shaped at rest is not.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.head.flame import Flame
+from pipeline.avatar.driver import Driver
+from pipeline.geometry.expression import ExpressionOffsets
+from pipeline.geometry.head_model import load
+
+REFERENCES = FIRST, NEUTRAL = "first", "neutral"
+
+
+def relative_motion(own_1M: Tensor, driving_NM: Tensor, reference: int) -> Tensor:
+    """The motion (N, M) of the source's picture, moved by how far the driver has left frame `reference`."""
+    return own_1M + (driving_NM - driving_NM[reference : reference + 1])
+
+
+def reference_frame(driver: Driver, which: str, head_model: str) -> int:
+    """The number of the frame that counts as rest: the `first` one, or the most `neutral` one, whose fitted
+    expression moves the landmarks of the head model `head_model` least. Frames that are held do not count.
+    """
+    seen = np.flatnonzero(~driver.held_N)
+    if which == FIRST:
+        return int(seen[0])
+    offsets = ExpressionOffsets(Flame(load(head_model)))
+    labels = driver.labels_N437[seen]
+    numbers = np.concatenate([labels[:, 325:425], labels[:, 428:434]], axis=1)
+    distances = offsets(torch.from_numpy(numbers)).norm(dim=-1).mean(1)
+    return int(seen[int(distances.argmin())])

@@ -1,0 +1,123 @@
+"""An avatar in one file: safetensors, with a JSON in its header that says what it is.
+
+One file and not the pair of a sealed one (pipeline/store/sealed.py), as people hand avatars around.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.fast.psi import Source
+from pipeline.avatar.animator import Animator, Avatar
+from pipeline.avatar.front_end import Portrait
+from pipeline.core.errors import UserError
+from pipeline.core.files import write_bytes
+
+SUFFIX = ".avatar"
+KIND, FORMAT = "psi4d avatar", 1
+HEADER = "psi4d"  # the key of the JSON in the header
+OWN_NOTICE = (
+    "Made by weights that were trained with psi4d; what they were trained on may set terms for its use."
+)
+IMPORTED_NOTICE = "Made by published weights, imported from {file}; their licence holds for it."
+
+
+def save(path: Path, avatar: Avatar, animator: Animator, photo: str) -> None:
+    """Write `avatar`, made by `animator` of the file called `photo`. Equal avatars make equal bytes.
+
+    Raises UserError when the place cannot be written.
+    """
+    tensors = _tensors(avatar)
+    facts = animator.facts
+    imported = facts.get("imported", {}).get("file")
+    about = {
+        "kind": KIND,
+        "format": FORMAT,
+        "photo": photo,
+        "weights": avatar.weights,
+        "motion": animator.driven_by,
+        "sizes": facts["sizes"],
+        "crop": avatar.portrait.crop_3.tolist(),
+        "notice": IMPORTED_NOTICE.format(file=imported) if imported else OWN_NOTICE,
+        "checksum": _checksum(tensors),
+    }
+    text = json.dumps(about, sort_keys=True)
+    write_bytes(path, safetensors.torch.save(tensors, {HEADER: text}))
+
+
+def load(path: Path, animator: Animator) -> Avatar:
+    """Read an avatar for the networks of `animator`.
+
+    Raises UserError when it is missing, damaged, none, or made by other weights: what one Psi keeps of a
+    photo means nothing to another.
+    """
+    remedy = f"Make it again: psi4d avatar PHOTO -o {path}"
+    about = read_facts(path)
+    if about["weights"] != animator.facts["sha256"]:
+        theirs, ours = about["weights"][:12], animator.facts["sha256"][:12]
+        raise UserError(f"{path} was made by other weights ({theirs}, here are {ours}). {remedy}")
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+        if about["checksum"] != _checksum(tensors):
+            raise UserError(f"{path} is damaged: its checksum is another. {remedy}")
+        return _avatar(tensors, about, animator)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged: {error}. {remedy}") from error
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What an avatar says of itself, without its tensors. Raises UserError when it is none."""
+    remedy = f"Make it again: psi4d avatar PHOTO -o {path}"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Make it: psi4d avatar PHOTO -o {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})[HEADER])
+    except (OSError, SafetensorError, KeyError, ValueError, struct.error) as error:
+        raise UserError(f"{path} is no avatar of psi4d, or is damaged. {remedy}") from error
+    if about.get("kind") != KIND or about.get("format") != FORMAT:
+        raise UserError(f"{path} has format {about.get('format')}, this psi4d reads {FORMAT}. {remedy}")
+    return about
+
+
+def _tensors(avatar: Avatar) -> dict[str, Tensor]:
+    portrait, source = avatar.portrait, avatar.source
+    tensors = {
+        "picture": torch.from_numpy(portrait.picture_SS3),
+        "preview": torch.from_numpy(portrait.preview_PP3),
+        "points": torch.from_numpy(portrait.points_702),
+        "label": torch.from_numpy(portrait.label_437),
+        "motion": avatar.motion_1M,
+        "tokens": source.tokens_BDhw,
+        "detail": source.detail_BWRR,
+        "background": source.background_BFnn,
+    }
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _avatar(tensors: dict[str, Tensor], about: dict[str, Any], animator: Animator) -> Avatar:
+    arrays = {name: tensors[name].numpy() for name in ("picture", "preview", "points", "label")}
+    crop = np.array(about["crop"])
+    portrait = Portrait(arrays["picture"], arrays["preview"], crop, arrays["points"], arrays["label"])
+    parts = [tensors[name].to(animator.device) for name in ("tokens", "detail", "background")]
+    # The fast path keeps feature maps in this order of memory, and adds up in the order of memory.
+    tokens, detail, background = (part.contiguous(memory_format=torch.channels_last) for part in parts)
+    motion = tensors["motion"].to(animator.device)
+    return Avatar(portrait, motion, Source(tokens, detail, background, 1.0), about["weights"])
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Small inputs of the avatar: raw networks, a drawn photo, drawn videos with and without sound."""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from model.psi.motion_encoder import MotionEncoder
+from model.psi.network import Psi
+from model.weights import save_weights
+from pipeline.avatar.animator import Weights
+from pipeline.config.params import Params
+from pipeline.config.scales import scale_params
+from pipeline.core.seeds import rng
+from pipeline.synthetic.animation import clip, photo
+from pipeline.synthetic.generator import latent
+from pipeline.synthetic.person import person
+from pipeline.synthetic.raster import render
+from pipeline.synthetic.scene import figure
+
+ROOT = Path(__file__).parents[2]
+SIDE = 256  # pixels of photos and videos
+TICK = Fraction(1, 30_000)
+
+
+def params(workers: int = 0) -> Params:
+    own = scale_params("smoke")
+    machine = own.machine.model_copy(update={"workers": workers, "device": "cpu"})
+    return own.model_copy(update={"machine": machine})
+
+
+def save_networks(folder: Path, seed: int = 0) -> Weights:
+    """Networks that know nothing, but whose density differs from place to place."""
+    sizes = params().networks
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        psi, encoder = Psi(sizes), MotionEncoder(sizes.motion)
+        torch.nn.init.normal_(psi.decoder.out_sigma.weight, std=20.0)
+        torch.nn.init.constant_(psi.decoder.out_sigma.bias, 2.0)
+        for block in psi.encoder_canonical.trans_blocks_motion:
+            torch.nn.init.normal_(block.attn2.proj.weight)
+    weights = Weights(folder / "psi.safetensors", folder / "motion.safetensors")
+    save_weights(weights.psi, psi.state_dict(), {"network": "psi", "motion": "emot", "sizes": asdict(sizes)})
+    save_weights(weights.motion, encoder.state_dict(), {"sizes": asdict(sizes.motion)})
+    return weights
+
+
+def draw_photo(path: Path, who: str = "a") -> Path:
+    body, shot = figure(person(latent(3, who))), photo(rng(4, who))
+    Image.fromarray(render(body, shot.moment, shot.camera, SIDE).rgb).save(path)
+    return path
+
+
+def draw_frames(count: int, who: str = "b") -> list[np.ndarray]:
+    body, shots = figure(person(latent(3, who))), clip(rng(4, who), count, 10)
+    return [render(body, shot.moment, shot.camera, SIDE).rgb for shot in shots]
+
+
+def write_clip(path: Path, frames: list[np.ndarray], seconds: list[float], sound: str = "") -> Path:
+    """A video whose frames appear at `seconds`, with a tone by the codec `sound` that is as long."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.thread_count = "yuv420p", 1
+        stream.codec_context.time_base = TICK
+        tone = container.add_stream(sound, rate=44_100) if sound else None
+        ends = [*seconds[1:], 2 * seconds[-1] - seconds[-2]]
+        for picture, second, end in zip(frames, seconds, ends, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(second / TICK), TICK
+            frame.duration = round(end / TICK) - frame.pts
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if tone:
+            for packet in _tone(tone, seconds[-1]):
+                container.mux(packet)
+    return path
+
+
+def _tone(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
+    count = int(44_100 * seconds)
+    wave = (8_000 * np.sin(np.arange(count) / 20)).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+    frame.rate = 44_100
+    resampler = av.AudioResampler(stream.format.name, stream.layout.name, 44_100, stream.frame_size or 0)
+    frames = [*resampler.resample(frame), *resampler.resample(None)]
+    packets = [packet for part in frames for packet in stream.encode(part)]
+    return packets + stream.encode()
+
+
+def psi4d(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """The command in `folder`, which has dvc.yaml and params.yaml."""
+    code = "from psi4d_command import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
