@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.head.deform import PartDeformation
-from model.head.flame import Flame, split_label
+from model.head.flame import Flame
+from model.head.label import Label
 from model.head.rasterise import part_masks
 from model.layers.stylegan import MappingNetwork, SynthesisNetwork
 from model.sizes import Sizes
@@ -24,7 +25,7 @@ from model.volume.renderer import Rays, Rendering, compose, render_rays
 from model.volume.superresolution import SuperResolution
 
 EYE_BOX = 1.2  # times the extent of an eyeball
-CONDITION = 325  # camera 25, shape 300
+CONDITION = Label.CONDITION.stop  # camera 25, shape 300
 
 Samples = tuple[Tensor, Tensor]  # colour (..., F), raw density (...)
 # Samples of face, eye and mouth, whether they lie in an eye's box, eye mask, mouth mask -> fused samples.
@@ -192,15 +193,16 @@ class GenHead(nn.Module):
         """
         if cells == 0:
             return None
-        _, shape, expression, pose, eyes = split_label(label_B437)
-        return self.deformation.grids(shape, expression, pose[:, 3:], eyes, cells).offsets_BP3GGG
+        head = Label.split(label_B437)
+        grids = self.deformation.grids(head.shape, head.expression, head.jaw, head.eyes, cells)
+        return grids.offsets_BP3GGG
 
     def deform(self, label_B437: Tensor, offsets: Tensor | None) -> DeformPart:
         """From the labels' space to the canonical one; `offsets` are those of the labels or None."""
         if offsets is not None:
             return self.deformation.from_offsets(offsets)
-        _, shape, expression, pose, eyes = split_label(label_B437)
-        return self.deformation.exact(shape, expression, pose[:, 3:], eyes)
+        head = Label.split(label_B437)
+        return self.deformation.exact(head.shape, head.expression, head.jaw, head.eyes)
 
     @torch.no_grad()
     def state(
@@ -214,9 +216,8 @@ class GenHead(nn.Module):
         With `offsets` the deformation is interpolated, without it is searched for every point, as in the
         official code.
         """
-        _, shape, expression, pose, eyes = split_label(label_B437)
-        flame, jaw = self.deformation.flame, pose[:, 3:]
-        vertices_BV3, _ = self.deformation.meshes(shape, expression, jaw, eyes)
+        flame, head = self.deformation.flame, Label.split(label_B437)
+        vertices_BV3, _ = self.deformation.meshes(head.shape, head.expression, head.jaw, head.eyes)
         boxes = []
         for key in ("left_eye", "right_eye"):
             region = torch.as_tensor(flame.head.regions[key], device=vertices_BV3.device)

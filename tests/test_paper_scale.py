@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from model.adversary.discriminator import Discriminator
 from model.genhead import GenHead
 from model.head.flame import Flame
+from model.head.label import Label
 from model.judges.identity import INPUT, IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk
@@ -70,7 +71,9 @@ def psi() -> dict[str, torch.Tensor]:
 def genhead() -> dict[str, torch.Tensor]:
     network, view = GenHead(SIZES, Flame(standin.standin())), torch.from_numpy(cameras(1))
     label = torch.cat([view, torch.zeros(1, 412)], 1)
-    found = network(torch.randn(1, 512), label[:, :325], network.state(label, view[None]), view[None])
+    found = network(
+        torch.randn(1, 512), label[:, Label.CONDITION], network.state(label, view[None]), view[None]
+    )
     return {"image": found.image, "raw": found.raw, "opacity": found.opacity, "depth": found.depth}
 
 

@@ -234,11 +234,3 @@ class Flame(nn.Module):
         pose = zero(1, 6)
         pose[0, 3] = CANONICAL_JAW
         return self.vertices(zero(1, SHAPES), zero(1, EXPRESSIONS), pose, zero(1, 6))[0]
-
-
-def split_label(label_B437: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A label (facts 5.4) as camera (B, 25), shape (B, 300), expression (B, 100), pose (B, 6), eyes (B, 6).
-
-    The pose is that of neck and jaw.
-    """
-    return tuple(label_B437.split([25, SHAPES, EXPRESSIONS, 6, 6], dim=1))

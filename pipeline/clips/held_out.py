@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
-from pipeline.geometry.label import motion_numbers
+from pipeline.geometry.label import Label, Motion
 from pipeline.store.samples import Aligned, Views
 from pipeline.store.shards import ShardReader
 
@@ -122,13 +122,16 @@ class CachedClips(HeldOutClips):
     def frame(self, key: str) -> Frame:
         sample = self.reader[key]
         label = Views.label.tensor(sample)
-        motion = motion_numbers(label[None]) if self.motion == "flame" else Views.motion.tensor(sample)
+        if self.motion == "flame":
+            motion = Motion.of(label).pack()
+        else:
+            motion = Views.motion.tensor(sample)[0]
         frame = Frame(
             key=key,
             clip=self.clip_of[key],
             image=Views.image.tensor(sample),
             mask=Views.mask.tensor(sample),
-            motion=motion[0],
+            motion=motion,
             camera=Views.cameras.tensor(sample)[0],
             label=label,
         )
@@ -161,7 +164,7 @@ class IngestedClips(HeldOutClips):
             image=Aligned.image.tensor(sample),
             mask=Aligned.mask.tensor(sample),
             motion=label.new_zeros(0),
-            camera=label[:25],
+            camera=label[Label.CAMERA],
             label=label,
         )
         return to_device(frame, self.device)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.truth import Truth
 from pipeline.geometry import camera_path, head_model
 from pipeline.geometry.expression import NUMBERS, ExpressionOffsets
-from pipeline.geometry.label import FIVE_POINTS, landmarks, split
+from pipeline.geometry.label import FIVE_POINTS, Estimate, Label, landmarks
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.geometry.motion_targets import motion_measures
 from pipeline.ingest.detector import FaceFinder
@@ -76,10 +77,10 @@ class Instruments:
 
         These are the landmarks of the source's shape in the driving frame's expression.
         """
-        shape = split(stack_frames(sources, "label")).shape
-        label = split(stack_frames(drivings, "label"))._replace(shape=shape)
+        shape = Label.split(stack_frames(sources, "label")).shape
+        label = replace(Label.split(stack_frames(drivings, "label")), shape=shape)
         # The camera in the label is not looked at: the head is seen by `cameras`.
-        return landmarks(self.flame, torch.cat(label, dim=1), cameras_N25[:, None])[:, 0]
+        return landmarks(self.flame, label.pack(), cameras_N25[:, None])[:, 0]
 
     @torch.no_grad()
     def _expression_pose(self, images: Tensor) -> Tensor:
@@ -250,7 +251,8 @@ class ExpressionTruth:
     def __init__(self, flame: Flame) -> None:
         self.offsets = ExpressionOffsets(flame)
         zeros = flame.template_V3.new_zeros
-        self.average, self.map, self.offset = zeros(109), zeros(109, NUMBERS), zeros(NUMBERS)
+        self.average, self.offset = zeros(Estimate.SIZE), zeros(NUMBERS)
+        self.map = zeros(Estimate.SIZE, NUMBERS)
 
     def calibrate(self, estimates_N109: Tensor, parameters_N106: Tensor) -> None:
         """Fit the ridge regression on frames with known parameters (expression, jaw, one eye triple)."""
@@ -260,7 +262,7 @@ class ExpressionTruth:
         deviation = estimates_N109.std(0).double() + 1e-6
         x = (estimates_N109 - self.average).double() / deviation
         # (X'X + n RIDGE I) W = X'Y with inputs of unit variance.
-        penalty = RIDGE * len(x) * torch.eye(109, dtype=x.dtype, device=x.device)
+        penalty = RIDGE * len(x) * torch.eye(Estimate.SIZE, dtype=x.dtype, device=x.device)
         solved = torch.linalg.solve(x.T @ x + penalty, x.T @ (wanted - wanted.mean(0)))
         self.map = (solved / deviation[:, None]).float()
 

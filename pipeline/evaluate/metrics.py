@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.pictures import decibels
-from pipeline.geometry.expression import EXPRESSION, JAW, ROTATION
+from pipeline.geometry.label import Estimate
 from pipeline.networks.judges import Judges
 
 PSNR_LIMIT = 60.0  # dB; what equal images are said to have, so that a mean stays finite
@@ -182,7 +182,9 @@ def aed(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
     The 3 numbers of the jaw count beside the 100 of the expression, as they are part of it in the estimator that
     the paper uses.
     """
-    columns = [*range(*EXPRESSION.indices(109)), *range(*JAW.indices(109))]
+    expression = range(*Estimate.EXPRESSION.indices(Estimate.SIZE))
+    jaw = range(*Estimate.JAW.indices(Estimate.SIZE))
+    columns = [*expression, *jaw]
     return (result_B109 - driving_B109)[:, columns].abs().mean(1)
 
 
@@ -192,7 +194,7 @@ def apd(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
     In rad^2 times 1000; lower is better. The paper names no formula: a square is what its reference uses and what
     the published size (0.58) allows, which is about 1.4 degrees.
     """
-    return 1000.0 * (result_B109 - driving_B109)[:, ROTATION].square().mean(1)
+    return 1000.0 * (result_B109 - driving_B109)[:, Estimate.ROTATION].square().mean(1)
 
 
 def cosine(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:

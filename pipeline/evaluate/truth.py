@@ -18,9 +18,11 @@ from pipeline.clips.held_out import HeldOutClips
 from pipeline.core.device import to_device
 from pipeline.evaluate import metrics
 from pipeline.evaluate.methods import Synthesizers
+from pipeline.geometry.camera import rotation
 from pipeline.geometry.expression import INNER
-from pipeline.geometry.label import head_vertices, split
+from pipeline.geometry.label import FaceParameters, Label, head_vertices
 from pipeline.geometry.landmarks import CONTOUR, interocular, landmarks_70
+from pipeline.geometry.rotations import angles_between
 from pipeline.networks.judges import Judges
 from pipeline.store.samples import Aligned, TrueViews
 from pipeline.store.shards import ShardReader
@@ -64,8 +66,8 @@ class Truth:
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
         """True expression, jaw and one eye triple of frames, (N, 106); the generated eyes look the same way."""
-        labels = split(torch.from_numpy(np.stack([self.labels[key] for key in keys])))
-        return torch.cat([labels.expression, labels.jaw, labels.eyes[:, :3]], dim=1)
+        labels = np.stack([self.labels[key] for key in keys])
+        return torch.from_numpy(FaceParameters.of(labels).pack())
 
     def calibration_frames(self) -> tuple[Tensor, Tensor]:
         """Real frames of training clips, evenly spread, (N, 3, S, S), and their true parameters (N, 106)."""
@@ -223,7 +225,7 @@ def label_errors(
 
     The last are mean distances of the vertices in the head's own frame.
     """
-    jaw = (split(fitted_N437).jaw - split(true_N437).jaw).norm(dim=1)
+    jaw = (fitted_N437[:, Label.JAW] - true_N437[:, Label.JAW]).norm(dim=1)
     distances = []
     for fitted, true in zip(fitted_N437.split(AT_ONCE), true_N437.split(AT_ONCE), strict=True):
         between = head_vertices(flame, fitted) - head_vertices(flame, true)
@@ -237,8 +239,5 @@ def label_errors(
 
 def _angle_between(fitted_N437: Tensor, true_N437: Tensor) -> Tensor:
     """The angle between the rotations of labels' cameras, radians, float64 (N,)."""
-    found, wanted = (
-        label[:, :16].reshape(-1, 4, 4)[:, :3, :3].double() for label in (fitted_N437, true_N437)
-    )
-    trace = (found.transpose(1, 2) @ wanted).diagonal(dim1=1, dim2=2).sum(1)
-    return torch.acos(((trace - 1) / 2).clamp(-1, 1))
+    rotations = [rotation(label).double().cpu().numpy() for label in (fitted_N437, true_N437)]
+    return torch.from_numpy(angles_between(*rotations))

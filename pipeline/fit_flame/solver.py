@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.head.flame import HeadModel, rotation_matrices
+from model.head.label import Label, join
 from pipeline.config.params import FitFlame
 from pipeline.core.progress import progress
 from pipeline.fit_flame.landmark_model import EYES, JAW, POSE, ROTATION, TRANSLATION, LandmarkModel
@@ -315,17 +316,15 @@ class _Problem:
         shape = self.shape[self.person].numpy() @ self.model.shape_basis.T
         expression = self.frame[:, : self.e].numpy() @ self.model.expression_basis.T
         intrinsics = np.tile(INTRINSICS.reshape(1, 9), (len(pose), 1))
-        parts = [
-            cam2world.reshape(-1, 16),
-            intrinsics,
-            shape,
-            expression,
-            pose[:, ROTATION],
-            pose[:, JAW],
-            pose[:, EYES],
-            pose[:, EYES],
-        ]
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        label = Label(
+            camera=join(cam2world.reshape(-1, 16), intrinsics),
+            shape=shape,
+            expression=expression,
+            neck=pose[:, ROTATION],
+            jaw=pose[:, JAW],
+            eyes=join(pose[:, EYES], pose[:, EYES]),
+        )
+        return label.pack().astype(np.float32)
 
 
 class _Elimination:

@@ -21,11 +21,12 @@ from pipeline.engine.work_unit import WorkUnit
 from pipeline.fit_flame.landmark_model import LandmarkModel
 from pipeline.fit_flame.solver import chunks, fit_chunk
 from pipeline.geometry import head_model
+from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.samples import FittedClip
 from pipeline.store.shards import Sample, ShardReader
 
-FRAME_BYTES = 4 * 437 + 8
+FRAME_BYTES = 4 * Label.SIZE + 8
 
 
 class ClipFitter:

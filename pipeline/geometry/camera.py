@@ -9,6 +9,9 @@ import math
 
 import numpy as np
 
+from model.head.label import Array
+from pipeline.geometry.rotations import angles_between
+
 FOCAL = 1.0 / (2.0 * math.tan(math.radians(6.0)))  # vertical field of view of 12 degrees
 INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]], np.float32)
 
@@ -27,6 +30,17 @@ def unpack(camera_25: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Camera-to-world 4x4 and intrinsics 3x3 of 25 numbers."""
     camera = np.asarray(camera_25)
     return camera[:16].reshape(4, 4), camera[16:].reshape(3, 3)
+
+
+def rotation(camera_X25: Array) -> Array:
+    """Camera-to-world rotations (..., 3, 3) of cameras (..., 25), or of what begins with one, as a label does."""
+    cam2world = camera_X25[..., :16].reshape(*camera_X25.shape[:-1], 4, 4)
+    return cam2world[..., :3, :3]
+
+
+def rotation_between(a_25: np.ndarray, b_25: np.ndarray) -> float:
+    """The angle between two cameras' rotations, degrees."""
+    return float(np.degrees(angles_between(rotation(a_25), rotation(b_25))))
 
 
 def project(points_N3: np.ndarray, camera_25: np.ndarray) -> np.ndarray:
@@ -65,9 +79,3 @@ def sample_look_at(rng: np.random.Generator) -> np.ndarray:
         target=np.array([rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), rng.uniform(0.06, 0.12)]),
         roll=rng.uniform(-0.25, 0.25),
     )
-
-
-def rotation_between(a_25: np.ndarray, b_25: np.ndarray) -> float:
-    """The angle between two cameras' rotations, degrees."""
-    relative = a_25[:16].reshape(4, 4)[:3, :3].T @ b_25[:16].reshape(4, 4)[:3, :3]
-    return float(np.degrees(np.arccos(np.clip((np.trace(relative) - 1) / 2, -1, 1))))

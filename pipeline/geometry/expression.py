@@ -9,23 +9,18 @@ import torch
 from torch import Tensor
 
 from model.head.flame import Flame
+from pipeline.geometry.label import FaceParameters
 
-EXPRESSION, JAW, EYES, ROTATION = (
-    slice(0, 100),
-    slice(100, 103),
-    slice(103, 106),
-    slice(106, 109),
-)  # of the 109 numbers of a face
 INNER = slice(17, 70)  # of the 70 landmarks: all but the contour
 NUMBERS = 53 * 3  # of an offset
 
 
 class ExpressionOffsets:
-    """Maps expression 100, jaw 3 and one eye triple 3 (axis-angle, radians) to offsets of the 53 inner landmarks."""
+    """Maps `FaceParameters` to offsets of the 53 inner landmarks."""
 
     def __init__(self, flame: Flame) -> None:
         self.flame = flame
-        points = self._landmarks(flame.template_V3.new_zeros(1, 106))[0]
+        points = self._landmarks(flame.template_V3.new_zeros(1, FaceParameters.SIZE))[0]
         self.neutral, self.unit = points[INNER], (points[36:42].mean(0) - points[42:48].mean(0)).norm()
 
     @torch.no_grad()
@@ -36,10 +31,11 @@ class ExpressionOffsets:
     def linear(self) -> Tensor:
         """The derivative at the neutral face, (106, 159): for small parameters, offsets are `parameters @ linear()`."""
         step = 0.02
-        return self(step * torch.eye(106, device=self.neutral.device)).flatten(1) / step
+        return self(step * torch.eye(FaceParameters.SIZE, device=self.neutral.device)).flatten(1) / step
 
     def _landmarks(self, parameters_B106: Tensor) -> Tensor:
-        zeros = parameters_B106.new_zeros(len(parameters_B106), 300)
-        pose = torch.cat([zeros[:, :3], parameters_B106[:, JAW]], dim=1)
-        eyes = parameters_B106[:, EYES].repeat(1, 2)
-        return self.flame.landmarks(self.flame.vertices(zeros, parameters_B106[:, EXPRESSION], pose, eyes))
+        face = FaceParameters.split(parameters_B106)
+        shape = parameters_B106.new_zeros(len(parameters_B106), 300)
+        pose = torch.cat([torch.zeros_like(face.jaw), face.jaw], dim=1)
+        vertices = self.flame.vertices(shape, face.expression, pose, face.eye.repeat(1, 2))
+        return self.flame.landmarks(vertices)

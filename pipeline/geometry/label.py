@@ -1,42 +1,103 @@
-"""The 437 numbers that describe a head in an image (facts 5.4), as tensors, and where they put its landmarks."""
+"""The vectors of numbers that describe a head (facts 5.4), and where they put its landmarks.
 
-from typing import NamedTuple
+`Label` has 437 numbers; its layout is in `model/head/label.py`, as GenHead needs it, too. Three vectors are made
+of its parts: `Motion` (109) drives Psi, `FaceParameters` (106) are what moves a face in its own frame, and
+`Estimate` (109) is what the regressor reads from a picture. Two of them have 109 numbers and differ in the last six.
+"""
 
+from dataclasses import dataclass
+from typing import ClassVar, Generic
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.head.flame import Flame
+from model.head.label import Array, Label, join
+from pipeline.geometry import camera
+from pipeline.geometry.rotations import rotation_vectors
 
 MOVING = [*range(17, 27), *range(36, 70)]  # landmarks: brows, eyes, lips, pupils
 REACH = 0.03  # of the image's width: the deviation of a landmark's neighbourhood
-FIVE_POINTS = (
-    68,
-    69,
-    30,
-    48,
-    54,
-)  # pupils, nose tip, mouth corners: what the identity crop is aligned to (facts 4.2)
+# Pupils, nose tip and mouth corners are what the identity crop is aligned to (facts 4.2).
+FIVE_POINTS = (68, 69, 30, 48, 54)
 
 
-class Label(NamedTuple):
-    """A batch of labels, split: camera (B, 25), shape (B, 300), expression (B, 100), neck, jaw (B, 3) and eyes (B, 6) in radians, axis-angle."""
+@dataclass(frozen=True)
+class Motion(Generic[Array]):
+    """What drives Psi when `train.motion` is `flame` (facts 1, `use_flame_mot`): 109 numbers without a head pose."""
 
-    camera: Tensor
-    shape: Tensor
-    expression: Tensor
-    neck: Tensor
-    jaw: Tensor
-    eyes: Tensor
+    SIZE: ClassVar[int] = 109
+
+    expression: Array  # (..., 100)
+    jaw: Array  # (..., 3), axis-angle in radians, as the eyes
+    eyes: Array  # (..., 6): left, right
+
+    @classmethod
+    def of(cls, label: Array) -> "Motion[Array]":
+        """Of labels (..., 437)."""
+        parts = Label.split(label)
+        return cls(parts.expression, parts.jaw, parts.eyes)
+
+    def pack(self) -> Array:
+        """(..., 109)."""
+        return join(self.expression, self.jaw, self.eyes)
 
 
-def split(label_BL: Tensor) -> Label:
-    """The parts of labels (B, 437)."""
-    return Label(*torch.split(label_BL, [25, 300, 100, 3, 3, 6], dim=1))
+@dataclass(frozen=True)
+class FaceParameters(Generic[Array]):
+    """What moves a face in its own frame, 106 numbers: the eyes turn alike, as in the paper's 9 pose numbers."""
+
+    SIZE: ClassVar[int] = 106
+    EXPRESSION: ClassVar[slice] = slice(0, 100)
+    JAW: ClassVar[slice] = slice(100, 103)
+    EYE: ClassVar[slice] = slice(103, 106)
+
+    expression: Array  # (..., 100)
+    jaw: Array  # (..., 3), axis-angle in radians, as the eye
+    eye: Array  # (..., 3)
+
+    @classmethod
+    def of(cls, label: Array) -> "FaceParameters[Array]":
+        """Of labels (..., 437): the eye is their left one, which the fit turns as the right one."""
+        parts = Label.split(label)
+        return cls(parts.expression, parts.jaw, parts.eyes[..., :3])
+
+    @classmethod
+    def split(cls, parameters: Array) -> "FaceParameters[Array]":
+        """The parts of (..., 106)."""
+        return cls(parameters[..., cls.EXPRESSION], parameters[..., cls.JAW], parameters[..., cls.EYE])
+
+    def pack(self) -> Array:
+        """(..., 106)."""
+        return join(self.expression, self.jaw, self.eye)
 
 
-def motion_numbers(label_BL: Tensor) -> Tensor:
-    """The 109 numbers that drive Psi when `train.motion` is `flame` (facts 1, `use_flame_mot`): expression 100, jaw 3, eyes 6; no head pose."""
-    return torch.cat([label_BL[:, 325:425], label_BL[:, 428:437]], dim=1)
+@dataclass(frozen=True)
+class Estimate(Generic[Array]):
+    """What `Regressor` reads from a picture, 109 numbers."""
+
+    SIZE: ClassVar[int] = 109
+    FACE: ClassVar[slice] = slice(0, FaceParameters.SIZE)
+    EXPRESSION: ClassVar[slice] = FaceParameters.EXPRESSION
+    JAW: ClassVar[slice] = FaceParameters.JAW
+    EYE: ClassVar[slice] = FaceParameters.EYE
+    ROTATION: ClassVar[slice] = slice(106, 109)
+
+    face: FaceParameters[Array]
+    rotation: (
+        Array  # (..., 3): of the head, which is that of the world-to-camera matrix, axis-angle in radians
+    )
+
+    @classmethod
+    def of(cls, label_N437: np.ndarray) -> "Estimate[np.ndarray]":
+        """Of labels (N, 437)."""
+        world2cam = camera.rotation(label_N437).transpose(0, 2, 1)
+        return Estimate(FaceParameters.of(label_N437), rotation_vectors(world2cam))
+
+    def pack(self) -> Array:
+        """(..., 109)."""
+        return join(self.face.pack(), self.rotation)
 
 
 def project_batch(points_BN3: Tensor, camera_B25: Tensor) -> Tensor:
@@ -49,7 +110,7 @@ def project_batch(points_BN3: Tensor, camera_B25: Tensor) -> Tensor:
 
 def head_vertices(flame: Flame, label_BL: Tensor) -> Tensor:
     """The vertices of labelled heads in their own frame (neck at rest: the camera holds the rotation), (B, V, 3) in world units."""
-    parts = split(label_BL)
+    parts = Label.split(label_BL)
     pose = torch.cat([torch.zeros_like(parts.neck), parts.jaw], dim=1)
     return flame.vertices(parts.shape, parts.expression, pose, parts.eyes)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.errors import UserError
+from pipeline.geometry.label import Estimate, Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import ShardReader
@@ -23,7 +24,7 @@ class FaceBatch:
     image: Tensor  # (B, 3, S, S) in [-1, 1]
     landmarks: Tensor  # (B, 70, 2) fractions
     people: Tensor  # (B,) class
-    targets: Tensor  # (B, 109)
+    targets: Tensor  # (B, 109) `Estimate`
     fitted: Tensor  # (B,) bool: `targets` is known
 
 
@@ -34,7 +35,7 @@ class Faces:
     images: np.ndarray  # (N, S, S, 3) uint8
     landmarks: np.ndarray  # (N, 70, 2) fractions
     people: np.ndarray  # (N,) class of each image
-    targets: np.ndarray  # (N, 109) as Regressor
+    targets: np.ndarray  # (N, 109) `Estimate`
     fitted: np.ndarray  # (N,) bool: `targets` is known
 
     def batch(self, rows: np.ndarray) -> FaceBatch:
@@ -70,7 +71,7 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
     # Faces whose fit was rejected count for what needs no fit.
     fitted = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
     fits = {row["key"]: row["label"] for row in fitted}
-    unknown = np.eye(1, 437)[0]
+    unknown = np.eye(1, Label.SIZE)[0]
     label = np.array([fits.get(row["key"], unknown) for row in rows], np.float32)
     mesh = np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)
     numbers = {person: number for number, person in enumerate(sorted(set(people)))}
@@ -79,7 +80,7 @@ def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
         images=np.stack([Aligned.image.array(reader[row["key"]]) for row in rows]),
         landmarks=landmarks_70(mesh),
         people=np.array([numbers[person] for person in people]),
-        targets=regression_targets(label),
+        targets=Estimate.of(label).pack().astype(np.float32),
         fitted=np.array([row["key"] in fits for row in rows]),
     )
 
@@ -96,30 +97,6 @@ def _identities(portraits: Path) -> dict[str, str]:
         return {}
     rows = pq.read_table(portraits).to_pylist()
     return {row["file"]: f"identity {row['identity']}" for row in rows}
-
-
-def regression_targets(labels_NL: np.ndarray) -> np.ndarray:
-    """Labels (N, 437) to what `Regressor` estimates, (N, 109).
-
-    Expression, jaw, one eye triple, rotation vector of the world-to-camera matrix.
-    """
-    cam2world = labels_NL[:, :16].reshape(-1, 4, 4)
-    rotation = rotation_vectors(cam2world[:, :3, :3].transpose(0, 2, 1))
-    parts = [labels_NL[:, 325:425], labels_NL[:, 428:434], rotation]
-    return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
-    """Rotation matrices to axis-angle vectors (N, 3), radians; 0 for what is no rotation."""
-    off = matrices_N33 - matrices_N33.transpose(0, 2, 1)
-    skew = np.stack([off[:, 2, 1], off[:, 0, 2], off[:, 1, 0]], axis=1)
-    sine = np.linalg.norm(skew, axis=1, keepdims=True) / 2
-    trace = np.trace(matrices_N33, axis1=1, axis2=2)
-    cosine = (trace[:, None] - 1) / 2
-    # Where there is hardly a rotation, its angle is as large as its sine.
-    angle = np.arctan2(sine, cosine)
-    stretch = np.where(sine > 1e-8, angle / np.maximum(sine, 1e-8), 1.0)
-    return skew / 2 * stretch
 
 
 def augment(

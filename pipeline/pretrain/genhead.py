@@ -27,6 +27,7 @@ from pipeline.core.seeds import derive_seed, rng, torch_rng
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
+from pipeline.geometry.label import Label
 from pipeline.pretrain.portraits import Portraits, load_portraits
 from pipeline.train import losses
 from pipeline.train.image_terms import shrink
@@ -134,7 +135,8 @@ class PortraitTask(Task[np.ndarray]):
         # The camera that the mapping is told is that of another portrait, so that the planes cannot hold what
         # only holds from one side (facts 3.3).
         label, z = self.portraits.label, self.portraits.z[index]
-        condition = torch.cat([label[strangers, :25], label[index, 25:325]], dim=1)
+        camera, shape = label[strangers, Label.CAMERA], label[index, Label.SHAPE]
+        condition = torch.cat([camera, shape], dim=1)
         planes = self.genhead.planes(z, condition, update_average=update_average)
         background = self.genhead.background_feature(z, update_average=update_average)
         return planes, background

@@ -13,7 +13,7 @@ from model.head.flame import Flame
 from model.layers.warp import similarity
 from model.psi.motion_encoder import CROP, EYES_AND_MOUTH, KEPT, motion_crop
 from pipeline.core.errors import UserError
-from pipeline.geometry.label import head_vertices
+from pipeline.geometry.label import Label, head_vertices
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.geometry.motion_targets import MIRROR, motion_targets
 from pipeline.store.samples import Aligned
@@ -91,7 +91,7 @@ def read_motion_faces(
         rows += [row | {"clip": ""} for row in _usable(ingest / "portraits.parquet")]
     fits = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
     fitted = {row["key"]: row["label"] for row in fits}
-    unknown = [np.nan] * 437
+    unknown = [np.nan] * Label.SIZE
     label = torch.tensor([fitted.get(row["key"], unknown) for row in rows])
     with torch.no_grad():
         parts = [flame.landmarks(head_vertices(flame, part)) for part in label.split(LABELS_AT_ONCE)]
@@ -102,7 +102,7 @@ def read_motion_faces(
         images=np.stack([Aligned.image.array(reader[row["key"]]) for row in rows]),
         points=landmarks_70(mesh.reshape(len(rows), -1, 3)),
         clips=np.array([row["clip"] for row in rows]),
-        pose=label[:, 425:428].numpy(),
+        pose=label[:, Label.NECK].numpy(),
         frontal=frontal.numpy() * np.array([1.0, -1.0]),
     )
 

@@ -28,8 +28,8 @@ from pipeline.core.seeds import derive_seed, rng, torch_rng
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
-from pipeline.geometry.expression import EXPRESSION, ROTATION, ExpressionOffsets
-from pipeline.geometry.label import FIVE_POINTS
+from pipeline.geometry.expression import ExpressionOffsets
+from pipeline.geometry.label import FIVE_POINTS, Estimate
 from pipeline.networks.judges import Judges
 from pipeline.pretrain.faces import FaceBatch, Faces, augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
@@ -174,7 +174,7 @@ class TrunkTask(FaceTask):
         self.network = Trunk(seed).to(self.device)
         # The package lpips freezes its trunk.
         self.network.requires_grad_(True)
-        self.answers = [self.people, POINTS, 109, 2]
+        self.answers = [self.people, POINTS, Estimate.SIZE, 2]
         features = self.network.num_features
         self.heads = self.new("heads", lambda: nn.Linear(features, sum(self.answers)))
         self.centre = torch.from_numpy(self.faces.landmarks.mean(0)).to(self.device)
@@ -373,8 +373,9 @@ class ParameterLoss:
         return sum(errors) / len(errors)
 
     def _parts(self, difference_B109: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        landmarks = difference_B109[:, :106] @ self.linear
-        return landmarks, difference_B109[:, EXPRESSION], difference_B109[:, ROTATION]
+        landmarks = difference_B109[:, Estimate.FACE] @ self.linear
+        expression = difference_B109[:, Estimate.EXPRESSION]
+        return landmarks, expression, difference_B109[:, Estimate.ROTATION]
 
 
 def _masked_mean(values_B: Tensor, mask_B: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import key_of
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import pack, unpack
+from pipeline.geometry.label import Label
 from pipeline.store.samples import DEPTH_UNIT, Aligned, DrawnPortrait
 from pipeline.store.shards import ShardReader
 from pipeline.train.image_terms import shrink
@@ -115,7 +116,7 @@ class FittedHeads:
             depth=torch.full_like(opacity, torch.inf),
             z=torch.from_numpy(code.astype(np.float32)),
             label=label,
-            camera=label[:25],
+            camera=label[Label.CAMERA],
         )
 
 

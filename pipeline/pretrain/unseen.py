@@ -9,13 +9,17 @@ from model.judges.identity import IdentityNet, identity_crop
 from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from pipeline.core.device import to_device
-from pipeline.geometry.expression import EXPRESSION, EYES, JAW, ROTATION
-from pipeline.geometry.label import FIVE_POINTS
+from pipeline.geometry.label import FIVE_POINTS, Estimate
 from pipeline.networks.judges import Judges
 from pipeline.pretrain.faces import Faces
 
 Numbers = dict[str, Tensor]
-PARTS = {"expression": EXPRESSION, "jaw": JAW, "eyes": EYES, "rotation": ROTATION}
+PARTS = {
+    "expression": Estimate.EXPRESSION,
+    "jaw": Estimate.JAW,
+    "eyes": Estimate.EYE,
+    "rotation": Estimate.ROTATION,
+}
 
 
 class Unseen:

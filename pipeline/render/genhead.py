@@ -31,6 +31,7 @@ from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import sample_look_at
+from pipeline.geometry.label import Label
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.store.samples import PHOTO, Heads
@@ -41,9 +42,6 @@ from pipeline.store.tables import labels_of, read_rows, usable
 SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
 # Parts of a label.
-CAMERA, SHAPE = slice(0, 25), slice(25, 325)
-MOTION = slice(325, 431)  # expression, neck, jaw
-NECK, JAW, EYES = slice(425, 428), slice(428, 431), slice(431, 437)
 
 
 def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> dict[str, Any]:
@@ -99,18 +97,18 @@ class Pools:
         """
         label = self.appearance_N437[draw.integers(len(self.appearance_N437))].copy()
         clip = self.clips[draw.integers(len(self.clips))]
-        label[MOTION] = self.frames_M437[clip[draw.integers(len(clip))], MOTION]
-        label[EYES] = self.frames_M437[draw.integers(len(self.frames_M437)), EYES]
-        label[NECK] = 0.0
+        label[Label.MOVING] = self.frames_M437[clip[draw.integers(len(clip))], Label.MOVING]
+        label[Label.EYES] = self.frames_M437[draw.integers(len(self.frames_M437)), Label.EYES]
+        label[Label.NECK] = 0.0
         # Drawn in any case, so that the draws after it are the same whatever the share.
         opened = draw.uniform(0.0, 0.2)
         if draw.random() < jaw_share:
-            label[JAW.start] = opened
+            label[Label.JAW.start] = opened
         return label
 
     def camera(self, draw: np.random.Generator) -> np.ndarray:
         """A fitted camera (25,)."""
-        return self.appearance_N437[draw.integers(len(self.appearance_N437)), CAMERA]
+        return self.appearance_N437[draw.integers(len(self.appearance_N437)), Label.CAMERA]
 
 
 def _train_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -151,10 +149,10 @@ def draw_head(
     photo = None
     if section.z == "portraits":
         row = int(draw_z.integers(len(known["z"])))
-        z, label[SHAPE] = known["z"][row], known["label"][row, SHAPE]
+        z, label[Label.SHAPE] = known["z"][row], known["label"][row, Label.SHAPE]
         if draw_z.random() < section.portrait_share:
             photo, label = row, known["label"][row].copy()
-            label[NECK] = 0.0
+            label[Label.NECK] = 0.0
     else:
         z = draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
     pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
@@ -163,8 +161,8 @@ def draw_head(
     cameras = np.where(looking[:, None], look_at_cameras, pool_cameras).astype(np.float32)
     if photo is not None:
         cameras[0] = known["camera"][photo]
-    label[CAMERA] = cameras[0]
-    condition = np.concatenate([pool_cameras[0], label[SHAPE]])
+    label[Label.CAMERA] = cameras[0]
+    condition = np.concatenate([pool_cameras[0], label[Label.SHAPE]])
     return Head(z, label, condition, cameras, photo)
 
 

@@ -35,7 +35,7 @@ from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import sample_look_at
-from pipeline.geometry.label import FIVE_POINTS, landmarks
+from pipeline.geometry.label import FIVE_POINTS, Label, landmarks
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.networks.judges import Judges
 from pipeline.render.landmarks import view_landmarks
@@ -200,7 +200,9 @@ class ViewRenderer:
     def _read(self, frames: list[dict[str, Any]]) -> Real:
         files = [self.reader.read(frame["key"]) for frame in frames]
         label = labels_of(frames)
-        cameras = [self._cameras(frame, own) for frame, own in zip(frames, label[:, :25], strict=True)]
+        cameras = [
+            self._cameras(frame, own) for frame, own in zip(frames, label[:, Label.CAMERA], strict=True)
+        ]
         return Real(
             frames,
             files,

@@ -24,7 +24,8 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
-from pipeline.geometry.camera import project, sample_look_at
+from pipeline.geometry.camera import project, rotation, sample_look_at
+from pipeline.geometry.label import Label
 from pipeline.geometry.standin import standin
 from pipeline.store.samples import DEPTH_UNIT, DrawnClip, DrawnPortrait, TrueViews
 from pipeline.store.shards import Sample, ShardReader, write_shard
@@ -61,10 +62,9 @@ def latent(seed: int, identity: str) -> np.ndarray:
 
 def true_label(someone: Person, shot: Shot) -> np.ndarray:
     """The 437 numbers (facts 5.4): the camera holds the whole head rotation, which the neck part says once more."""
-    m = shot.moment
-    return np.concatenate([shot.camera, someone.shape, m.expression, shot.rotation, m.jaw, m.eyes]).astype(
-        np.float32
-    )
+    face = shot.moment
+    label = Label(shot.camera, someone.shape, face.expression, shot.rotation, face.jaw, face.eyes)
+    return label.pack().astype(np.float32)
 
 
 def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
@@ -131,7 +131,7 @@ class Artist:
         of the clip's `first` frame, so that what the motion alone changes in it is known."""
         generator = rng(self.seed, "novel views", file, index)
         cameras = np.stack([sample_look_at(generator) for _ in range(NOVEL_VIEWS)])
-        room = shot.camera[:16].reshape(4, 4)[:3, :3]
+        room = rotation(shot.camera)
         views: list[Picture] = [render(body, shot.moment, camera, self.image, room) for camera in cameras]
         unmoved = render(body, with_face_of(shot.moment, first.moment), cameras[0], self.image, room)
         return f"{key_of(file)}-{index:06d}", TrueViews.encode(

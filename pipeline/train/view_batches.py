@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.core.batches import collate
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
-from pipeline.geometry.label import motion_numbers
+from pipeline.geometry.label import Motion
 from pipeline.store.samples import Views
 from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
 
@@ -151,5 +151,5 @@ class PseudoMultiView:
     def _motion(self, sample: dict[str, bytes], row: int) -> Tensor:
         """The motion (M,) of a row of a frame's cameras."""
         if self.motion == "flame":
-            return motion_numbers(Views.label.tensor(sample)[None])[0]
+            return Motion.of(Views.label.tensor(sample)).pack()
         return Views.motion.tensor(sample)[row]

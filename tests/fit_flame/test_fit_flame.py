@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from model.head.flame import Flame, rotation_matrices
+from model.head.label import join
 from pipeline.config.params import FitFlame
 from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
@@ -18,7 +19,7 @@ from pipeline.fit_flame.landmark_model import LandmarkModel
 from pipeline.fit_flame.solver import fit
 from pipeline.fit_flame.table import fit_table
 from pipeline.geometry.camera import INTRINSICS, project
-from pipeline.geometry.label import landmarks
+from pipeline.geometry.label import Label, head_vertices, landmarks
 from pipeline.geometry.landmarks import MESH_TO_70, interocular, landmarks_70
 from pipeline.geometry.standin import standin
 from pipeline.store.tables import write_table
@@ -39,20 +40,21 @@ def known(count: int, frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
         first, last = random.normal(size=(2, count, 1, width)) * scale
         return (first + (last - first) * time).reshape(total, width)
 
-    labels = np.zeros((total, 437), np.float32)
+    labels = np.zeros((total, Label.SIZE), np.float32)
     labels[:, 16:25] = INTRINSICS.reshape(9)
-    labels[:, 25:325] = np.repeat(random.normal(size=(count, 300)), frames, axis=0)
-    labels[:, 325:425] = moving(0.7, 100)
-    labels[:, 425:428] = moving([0.15, 0.3, 0.1], 3)
-    labels[:, 428] = np.abs(moving(0.15, 1))[:, 0]
-    labels[:, 431:434] = labels[:, 434:437] = moving([0.15, 0.15, 0.0], 3)
-    rotation = rotation_matrices(torch.as_tensor(labels[:, 425:428])).numpy()
+    labels[:, Label.SHAPE] = np.repeat(random.normal(size=(count, 300)), frames, axis=0)
+    labels[:, Label.EXPRESSION] = moving(0.7, 100)
+    labels[:, Label.NECK] = moving([0.15, 0.3, 0.1], 3)
+    labels[:, Label.JAW.start] = np.abs(moving(0.15, 1))[:, 0]
+    labels[:, Label.EYES] = np.tile(moving([0.15, 0.15, 0.0], 3), 2)
+    rotation = rotation_matrices(torch.as_tensor(labels[:, Label.NECK])).numpy()
     cam2world = np.tile(np.eye(4), (total, 1, 1))
     cam2world[:, :3, :3] = rotation.transpose(0, 2, 1)
     cam2world[:, :3, 3] = -np.einsum("nij,ni->nj", rotation, np.array([0, 0.05, -4.2]) + moving(0.03, 3))
     labels[:, :16] = cam2world.reshape(total, 16)
     tensor = torch.as_tensor(labels)
-    return labels, landmarks(Flame(standin()), tensor, tensor[:, None, :25])[:, 0].numpy().astype(np.float64)
+    points = landmarks(Flame(standin()), tensor, tensor[:, None, Label.CAMERA])[:, 0]
+    return labels, points.numpy().astype(np.float64)
 
 
 def people(count: int, frames: int = 1) -> list[str]:
@@ -62,11 +64,11 @@ def people(count: int, frames: int = 1) -> list[str]:
 def test_the_landmark_model_is_the_head_model() -> None:
     labels, points = known(6)
     model = LandmarkModel(standin())
-    coefficients = np.concatenate(
-        [labels[:, 25:325] @ model.shape_basis, labels[:, 325:425] @ model.expression_basis], axis=1
-    )
+    head = Label.split(labels)
+    coefficients = join(head.shape @ model.shape_basis, head.expression @ model.expression_basis)
     places = np.linalg.inv(labels[:, :16].reshape(-1, 4, 4).astype(np.float64))[:, :3, 3]
-    pose = torch.as_tensor(np.concatenate([labels[:, 425:434], places], axis=1).astype(np.float64))
+    poses = join(head.neck, head.jaw, head.eyes[:, :3], places)
+    pose = torch.as_tensor(poses.astype(np.float64))
     groups = model.groups(torch.as_tensor(coefficients.astype(np.float64)))
     assert (
         np.abs(model.project(groups, pose).numpy() - points).max() < 3e-3
@@ -99,18 +101,13 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
     for label in result.labels:
         world2cam = np.linalg.inv(label[:16].reshape(4, 4))
         assert np.allclose(
-            world2cam[:3, :3], rotation_matrices(torch.as_tensor(label[425:428])).numpy(), atol=1e-5
+            world2cam[:3, :3], rotation_matrices(torch.as_tensor(label[Label.NECK])).numpy(), atol=1e-5
         )
-        assert np.array_equal(label[431:434], label[434:437])
+        left, right = np.split(label[Label.EYES], 2)
+        assert np.array_equal(left, right)
     label = torch.as_tensor(result.labels[:1])
     flame = Flame(standin())
-    vertices = flame.vertices(
-        label[:, 25:325],
-        label[:, 325:425],
-        torch.cat([torch.zeros(1, 3), label[:, 428:431]], 1),
-        label[:, 431:],
-    )
-    again = project(flame.landmarks(vertices)[0].numpy(), result.labels[0, :25])
+    again = project(flame.landmarks(head_vertices(flame, label))[0].numpy(), result.labels[0, Label.CAMERA])
     assert np.allclose(again, result.points[0], atol=1e-5)
     assert result.errors[0] == pytest.approx(
         np.linalg.norm(again - points[0], axis=1).mean() / interocular(points[0]), abs=1e-4
@@ -123,9 +120,9 @@ def test_a_clip_has_one_shape_and_moves_smoothly() -> None:
     bends = {}
     for weight in (0.0, 0.1):
         result = fit(standin(), noisy, people(2, 16), SETTINGS.model_copy(update={"temporal_weight": weight}))
-        shapes = result.labels[:, 25:325].reshape(2, 16, 300)
+        shapes = result.labels[:, Label.SHAPE].reshape(2, 16, 300)
         assert np.array_equal(shapes, np.repeat(shapes[:, :1], 16, axis=1))
-        bends[weight] = np.abs(np.diff(result.labels[:, 425:428].reshape(2, 16, 3), n=2, axis=1)).mean()
+        bends[weight] = np.abs(np.diff(result.labels[:, Label.NECK].reshape(2, 16, 3), n=2, axis=1)).mean()
         assert np.median(result.errors) < 0.03
     assert bends[0.1] < 0.7 * bends[0.0]
 
@@ -182,7 +179,7 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = scale_params("smoke").model_copy(update={"fit_flame": SETTINGS})
     out, metrics = fit_table(params, "vfhq", tmp_path)
     rows = {row["key"]: row for row in out.to_pylist()}
-    assert len(rows) == 30 and rows["f00"]["clip"] == "b" and len(rows["f00"]["label"]) == 437
+    assert len(rows) == 30 and rows["f00"]["clip"] == "b" and len(rows["f00"]["label"]) == Label.SIZE
     assert rows["f03"]["status"] == "rejected" and "landmark error" in rows["f03"]["reason"]
     assert rows["f20"]["status"] == "ok" and rows["f20"]["split"] == "test" and rows["f20"]["error"] < 0.03
     assert metrics["faces"] == 30 and metrics["fitted"] == sum(row["status"] == "ok" for row in rows.values())

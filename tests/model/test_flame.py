@@ -11,8 +11,9 @@ from scipy.sparse import csc_matrix
 
 from model.foreign.pickled_arrays import read_mapping
 from model.foreign.safe_pickle import read_part
-from model.head.flame import Flame, HeadModel, rotation_matrices, split_label
+from model.head.flame import Flame, HeadModel, rotation_matrices
 from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame
+from model.head.label import Label
 from pipeline.geometry.head_model import load
 from pipeline.geometry.standin import standin
 from tests.support.flame_files import write_flame
@@ -68,9 +69,12 @@ def test_the_state_dict_holds_nothing_of_the_head_model(flame: Flame) -> None:
 
 
 def test_a_label_falls_apart_in_its_order() -> None:
-    parts = split_label(torch.arange(437.0)[None])
-    assert [part.shape[1] for part in parts] == [25, 300, 100, 6, 6]
-    assert [part[0, 0].item() for part in parts] == [0, 25, 325, 425, 431]
+    label = torch.arange(437.0)[None]
+    split = Label.split(label)
+    parts = [split.camera, split.shape, split.expression, split.neck, split.jaw, split.eyes]
+    assert [part.shape[1] for part in parts] == [25, 300, 100, 3, 3, 6]
+    assert [part[0, 0].item() for part in parts] == [0, 25, 325, 425, 428, 431]
+    assert torch.equal(split.pack(), label)
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

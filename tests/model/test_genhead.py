@@ -6,6 +6,7 @@ import torch
 
 from model.genhead import GenHead, HeadState, fuse_by_mask
 from model.head.flame import Flame
+from model.head.label import Label
 from model.head.rasterise import part_masks
 from model.sizes import GenHeadSizes, Sizes
 from pipeline.geometry.camera import INTRINSICS, look_at, project
@@ -46,10 +47,10 @@ def genhead(flame: Flame) -> GenHead:
 
 
 def labels(jaw: float = 0.3) -> torch.Tensor:
-    label = torch.zeros(2, 437)
-    label[:, :25] = cameras()[:, 0]
-    label[1, 25:35] = 1.0
-    label[:, 428] = jaw
+    label = torch.zeros(2, Label.SIZE)
+    label[:, Label.CAMERA] = cameras()[:, 0]
+    label[1, Label.SHAPE][:10] = 1.0
+    label[:, Label.JAW.start] = jaw
     return label
 
 
@@ -82,7 +83,7 @@ def test_masks_lie_where_the_eyes_and_the_open_mouth_are(flame: Flame) -> None:
 def test_shapes_and_ranges_of_a_rendering(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     state = genhead.state(label, views, genhead.offsets(label, 8))
-    found = genhead(torch.randn(2, 32), label[:, :325], state, views)
+    found = genhead(torch.randn(2, 32), label[:, Label.CONDITION], state, views)
     assert found.image.shape == (
         4,
         3,
@@ -108,9 +109,12 @@ def test_views_of_a_head_do_not_depend_on_each_other(genhead: GenHead) -> None:
     torch.nn.init.normal_(genhead.decoder.out_sigma.weight)
     with torch.no_grad():
         offsets = genhead.offsets(label, 8)
-        together = genhead(z, label[:, :325], genhead.state(label, views, offsets), views)
+        together = genhead(z, label[:, Label.CONDITION], genhead.state(label, views, offsets), views)
         alone = genhead(
-            z[1:], label[1:, :325], genhead.state(label[1:], views[1:, 1:], offsets[1:]), views[1:, 1:]
+            z[1:],
+            label[1:, Label.CONDITION],
+            genhead.state(label[1:], views[1:, 1:], offsets[1:]),
+            views[1:, 1:],
         )
     assert torch.allclose(together.raw[3:], alone.raw, atol=1e-5) and torch.allclose(
         together.image[3:], alone.image, atol=1e-4
@@ -130,7 +134,7 @@ def test_part_planes_show_only_through_the_masks(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     torch.nn.init.normal_(genhead.decoder.out_sigma.weight)
     with torch.no_grad():
-        planes = genhead.planes(torch.randn(2, 32), label[:, :325])
+        planes = genhead.planes(torch.randn(2, 32), label[:, Label.CONDITION])
         state = genhead.state(label, views, genhead.offsets(label, 8))
         other = planes.clone()
         other[:, :3] += 1.0
@@ -146,9 +150,8 @@ def test_part_planes_show_only_through_the_masks(genhead: GenHead) -> None:
 def test_plane_features_are_those_of_the_face_planes_at_the_canonical_point(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     state = genhead.state(label, views)
-    vertices = genhead.deformation.meshes(
-        label[:, 25:325], label[:, 325:425], label[:, 428:431], label[:, 431:]
-    )[0]
+    head = Label.split(label)
+    vertices = genhead.deformation.meshes(head.shape, head.expression, head.jaw, head.eyes)[0]
     index = torch.as_tensor(genhead.deformation.flame.head.regions["face"][:20])
     planes = torch.randn(2, 6, 8, 16, 16)
     found = genhead.plane_features(planes, vertices[:, index], state)

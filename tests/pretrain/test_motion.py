@@ -17,6 +17,7 @@ from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
+from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import MESH_TO_70
 from pipeline.geometry.motion_targets import MIRROR, motion_measures, motion_targets
 from pipeline.pretrain.motion import pretrain_motion
@@ -117,9 +118,9 @@ def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "valida
                 "reason": "",
                 "landmarks": mesh.reshape(-1).tolist(),
             }
-            label = np.zeros(437, np.float32)
+            label = np.zeros(Label.SIZE, np.float32)
             label[:16], label[16:25] = np.eye(4).reshape(16), 1
-            label[325:429] = 0.1 * index
+            label[Label.EXPRESSION.start : Label.JAW.start + 1] = 0.1 * index
             fitted = "rejected" if key == "p0-000001" else "ok"
             labels.append(
                 {

@@ -12,10 +12,11 @@ from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from model.sizes import IdentitySizes
 from pipeline.core.errors import UserError
-from pipeline.evaluate.metrics import FaceRecognition
+from pipeline.evaluate.instruments import FaceRecognition
 from pipeline.geometry.label import FIVE_POINTS
+from pipeline.geometry.rotations import rotation_vectors
 from pipeline.networks.judges import Judges
-from pipeline.pretrain.faces import augment, read_faces, rotation_vectors
+from pipeline.pretrain.faces import augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.perception import arcface_loss, pretrain_perception
 from tests.support import small_run

@@ -19,7 +19,7 @@ from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import look_at, project
-from pipeline.geometry.label import head_vertices, landmarks
+from pipeline.geometry.label import Label, head_vertices, landmarks
 from pipeline.render.genhead import Pools, draw_head, render_genhead, sample_points
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import EXTENT, position_map
@@ -102,7 +102,7 @@ def test_views_of_frames(inputs, tmp_path):
         assert (
             cameras.shape == (3, 25)
             and cameras.dtype == np.float32
-            and np.array_equal(cameras[0], label(key)[:25])
+            and np.array_equal(cameras[0], label(key)[Label.CAMERA])
         )
         assert (
             motion.shape == (3, sizes.motion.dims)
@@ -246,7 +246,7 @@ def test_heads(inputs, tmp_path):
         arrays = {name: decode_npy(data) for name, data in fields.items() if name.endswith("npy")}
         assert {name: (array.shape, array.dtype.name) for name, array in arrays.items()} == {
             "cameras.npy": ((3, 25), "float32"),
-            "label.npy": ((437,), "float32"),
+            "label.npy": ((Label.SIZE,), "float32"),
             "landmarks.npy": ((3, 70, 2), "float32"),
             "depth.npy": ((3, rays, rays), "float16"),
             "points.npy": ((40, 3), "float16"),
@@ -254,8 +254,8 @@ def test_heads(inputs, tmp_path):
         }
         assert all(np.isfinite(array).all() for array in arrays.values())
         assert (
-            np.array_equal(arrays["label.npy"][:25], arrays["cameras.npy"][0])
-            and (arrays["label.npy"][425:428] == 0).all()
+            np.array_equal(arrays["label.npy"][Label.CAMERA], arrays["cameras.npy"][0])
+            and (arrays["label.npy"][Label.NECK] == 0).all()
         )
 
 
@@ -310,20 +310,26 @@ def test_the_draws_of_heads(inputs):
         "z": draw.normal(size=(3, 512)).astype(np.float32),
         "label": np.stack([label(f"known {i}") for i in range(3)]),
     }
-    known["camera"] = known["label"][:, :25]
+    known["camera"] = known["label"][:, Label.CAMERA]
     drawn = [draw_head(index, section, 0, pools, known) for index in range(600)]
     assert np.array_equal(drawn[7].z, draw_head(7, section, 0, pools, known).z)
     frames = pools.frames_M437
-    matches = [int(np.flatnonzero((frames[:, 325:425] == head.label[325:425]).all(1))[0]) for head in drawn]
+    matches = [
+        int(np.flatnonzero((frames[:, Label.EXPRESSION] == head.label[Label.EXPRESSION]).all(1))[0])
+        for head in drawn
+    ]
     jaws = np.array(
-        [head.label[428] != frames[match, 428] for head, match in zip(drawn, matches, strict=True)]
+        [
+            head.label[Label.JAW.start] != frames[match, Label.JAW.start]
+            for head, match in zip(drawn, matches, strict=True)
+        ]
     )
-    assert abs(jaws.mean() - 0.25) < 0.06 and max(head.label[428] for head in drawn) <= 0.2
+    assert abs(jaws.mean() - 0.25) < 0.06 and max(head.label[Label.JAW.start] for head in drawn) <= 0.2
     assert (
         abs(
             np.mean(
                 [
-                    (frames[match, 431:] == head.label[431:]).all()
+                    (frames[match, Label.EYES] == head.label[Label.EYES]).all()
                     for head, match in zip(drawn, matches, strict=True)
                 ]
             )
@@ -333,33 +339,34 @@ def test_the_draws_of_heads(inputs):
     )
     pool = pools.appearance_N437
     from_pool = np.array(
-        [[(pool[:, :25] == camera).all(1).any() for camera in head.cameras] for head in drawn]
+        [[(pool[:, Label.CAMERA] == camera).all(1).any() for camera in head.cameras] for head in drawn]
     )
     assert np.abs(from_pool.mean(0) - 0.5).max() < 0.08
     assert all(
-        (pool[:, :25] == head.condition[:25]).all(1).any()
-        and np.array_equal(head.condition[25:], head.label[25:325])
+        (pool[:, Label.CAMERA] == head.condition[Label.CAMERA]).all(1).any()
+        and np.array_equal(head.condition[Label.SHAPE], head.label[Label.SHAPE])
         for head in drawn
     )
     people = [int(np.flatnonzero((known["z"] == head.z).all(1))[0]) for head in drawn]
     assert set(people) == {0, 1, 2} and all(
-        np.array_equal(head.label[25:325], known["label"][i, 25:325])
+        np.array_equal(head.label[Label.SHAPE], known["label"][i, Label.SHAPE])
         for head, i in zip(drawn, people, strict=True)
     )
     none = {name: values[:0] for name, values in known.items()}  # as of an imported GenHead
     normal = draw_head(0, section.model_copy(update={"z": "normal"}), 0, pools, none)
-    assert (pool[:, 25:325] == normal.label[25:325]).all(1).any() and not (known["z"] == normal.z).all(
-        1
-    ).any()
+    assert (pool[:, Label.SHAPE] == normal.label[Label.SHAPE]).all(1).any() and not (
+        known["z"] == normal.z
+    ).all(1).any()
     share = [
         draw_head(index, section.model_copy(update={"portrait_share": 0.4}), 0, pools, known)
         for index in range(300)
     ]
+    appearance = slice(Label.SHAPE.start, Label.EXPRESSION.stop)
     photos = [head for head in share if head.photo is not None]
     assert abs(len(photos) / len(share) - 0.4) < 0.08
     assert all(
-        np.array_equal(head.label[25:425], known["label"][head.photo, 25:425])
-        and not head.label[425:428].any()
+        np.array_equal(head.label[appearance], known["label"][head.photo, appearance])
+        and not head.label[Label.NECK].any()
         and np.array_equal(head.z, known["z"][head.photo])
         for head in photos
     )
@@ -391,7 +398,7 @@ def test_heads_say_what_is_missing(inputs, tmp_path):
 def test_landmarks_of_a_head_keep_their_bits_whatever_heads_come_with_it():
     flame = Flame(head_model.load("standin"))
     labels = torch.from_numpy(np.stack([label(f"head {i}") for i in range(9)]))
-    cameras = torch.stack([labels[:, :25], labels.flip(0)[:, :25]], dim=1)
+    cameras = torch.stack([labels[:, Label.CAMERA], labels.flip(0)[:, Label.CAMERA]], dim=1)
     # What training used to compute of a batch, one camera of each head.
     wanted = torch.stack([landmarks(flame, labels, cameras[:, v : v + 1])[:, 0] for v in range(2)], dim=1)
     for size in (1, 2, 3, 5, 9):
@@ -403,9 +410,9 @@ def test_the_position_map_shows_the_canonical_place_of_a_landmark():
     flame = Flame(head_model.load("standin"))
     tilted = torch.from_numpy(label("tilted"))[None]
     size = 128
-    drawn = position_map(flame, tilted, tilted[:, :25], size)[0]
+    drawn = position_map(flame, tilted, tilted[:, Label.CAMERA], size)[0]
     nose_vertex = int(flame.landmark_vertices[30, flame.landmark_weights[30].argmax()])
     position = head_vertices(flame, tilted)[0, nose_vertex].numpy()
-    column, row = (project(position[None], tilted[0, :25].numpy())[0] * size).astype(int)
+    column, row = (project(position[None], tilted[0, Label.CAMERA].numpy())[0] * size).astype(int)
     assert (drawn[:, row, column] * EXTENT - flame.canonical()[nose_vertex]).norm() < 0.03
     assert drawn.abs().max() <= 1 and (drawn[:, 0, 0] == 0).all()

@@ -21,22 +21,21 @@ from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import look_at
+from pipeline.geometry.label import Label
 from pipeline.store.shards import encode_png, write_shard
 from pipeline.store.tables import write_table
 
 
 def label(name: str) -> np.ndarray:
     draw = rng(1, name)
-    values = np.zeros(437, np.float32)
-    values[:25] = look_at(draw.uniform(-0.3, 0.3), 0.1, 4.2, np.array([0.0, 0.0, 0.1]))
-    values[25:35], values[325:335], values[428] = (
-        draw.normal(size=10),
-        draw.normal(size=10),
-        draw.uniform(0, 0.2),
-    )
-    values[431:437] = np.tile(draw.normal(0, 0.1, 3), 2)
+    values = np.zeros(Label.SIZE, np.float32)
+    values[Label.CAMERA] = look_at(draw.uniform(-0.3, 0.3), 0.1, 4.2, np.array([0.0, 0.0, 0.1]))
+    values[Label.SHAPE][:10] = draw.normal(size=10)
+    values[Label.EXPRESSION][:10] = draw.normal(size=10)
+    values[Label.JAW.start] = draw.uniform(0, 0.2)
+    values[Label.EYES] = np.tile(draw.normal(0, 0.1, 3), 2)
     # The fitted head rotation, which rendering has to leave to the camera.
-    values[425:428] = 0.3
+    values[Label.NECK] = 0.3
     return values
 
 
@@ -108,7 +107,7 @@ def inputs(tmp_path_factory) -> Path:
         "label": torch.from_numpy(np.stack([label(f"known {i}") for i in range(5)])),
     }
     known |= {
-        "camera": known["label"][:, :25],
+        "camera": known["label"][:, Label.CAMERA],
         "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8),
     }
     known["opacity"] = torch.randint(2, (5, 1, sizes.rays, sizes.rays)).float()

@@ -15,6 +15,7 @@ from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import look_at
+from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.shards import encode_npy, encode_png, write_shard
 from pipeline.store.tables import write_table
@@ -138,7 +139,7 @@ def _views(folder: Path, frames: list[dict], labels: dict[str, np.ndarray], draw
         fields = {
             "image.png": encode_png(image),
             "mask.png": encode_png(mask),
-            "cameras.npy": encode_npy(labels[key][None, :25]),
+            "cameras.npy": encode_npy(labels[key][None, Label.CAMERA]),
             "label.npy": encode_npy(labels[key]),
             "motion.npy": encode_npy(rng(3, key).normal(size=(1, motion)).astype(np.float32)),
         }

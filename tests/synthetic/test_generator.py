@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from pipeline.config.scales import scale_params
 from pipeline.core.files import key_of
 from pipeline.core.seeds import rng
-from pipeline.geometry.camera import look_at, project, sample_look_at
+from pipeline.geometry.camera import look_at, project, rotation, sample_look_at
+from pipeline.geometry.label import Label
 from pipeline.store.samples import DEPTH_UNIT
 from pipeline.store.shards import ShardReader, decode_npy, decode_png
 from pipeline.synthetic.animation import REST_PITCH, clip, photo
@@ -71,9 +72,9 @@ def test_people_differ_and_nearby_latents_are_nearby_people(someone):
 def test_a_shot_holds_the_rotation_of_the_head_twice(someone):
     shot = photo(rng(0, "test"))
     label = true_label(someone.person, shot)
-    assert label.shape == (437,) and label.dtype == np.float32
-    world2cam = label[:16].reshape(4, 4)[:3, :3].T
-    assert np.allclose(world2cam, Rotation.from_rotvec(label[425:428]).as_matrix(), atol=1e-6)
+    assert label.shape == (Label.SIZE,) and label.dtype == np.float32
+    neck = Rotation.from_rotvec(label[Label.NECK])
+    assert np.allclose(rotation(label).T, neck.as_matrix(), atol=1e-6)
     points = true_landmarks(someone, shot, 256)
     assert points.shape == (70, 2) and (points > 0).all() and (points < 256).all()
     assert points[68, 0] < points[69, 0] and points[8, 1] > points[27, 1]
