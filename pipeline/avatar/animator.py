@@ -24,7 +24,7 @@ from pipeline.core import paths
 from pipeline.core.device import choose_device
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
-from pipeline.geometry.label import motion_numbers
+from pipeline.geometry.label import Motion
 
 PICTURES_AT_ONCE = 8
 
@@ -82,7 +82,7 @@ class Animator:
         It is the embedding of E_mot, or 109 numbers of the label where Psi was trained with those.
         """
         if self.driven_by == "flame":
-            return motion_numbers(torch.from_numpy(labels_N437)).to(self.device)
+            return Motion.of(torch.from_numpy(labels_N437)).pack().to(self.device)
         images = image_batch(pictures_NSS3).to(self.device)
         points = torch.from_numpy(points_N702).to(self.device)
         crops = motion_crop(images, points, self.sizes.motion.input)
