@@ -61,6 +61,12 @@ class Ingest(Section):
     smooth_crop: bool
     validation_share: Probability  # of the clips in a folder
     test_share: Probability
+    # "hash", or a folder with train.txt, validation.txt and test.txt that name clips.
+    split: PathText
+    # name, folder, auto, vfhq, celebv, part, or a regular expression (pipeline/ingest/splits.py).
+    recordings: PathText
+    # Pictures a second of a folder of numbered pictures.
+    frame_rate: Positive
     shard_size: Positive
 
 

@@ -30,7 +30,7 @@ from pipeline.geometry.label import FIVE_POINTS, Estimate, Label, landmarks
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.geometry.motion_targets import motion_measures
 from pipeline.ingest.detector import FaceFinder
-from pipeline.ingest.reader import Rejected
+from pipeline.ingest.files import Rejected
 from pipeline.networks.judges import Judges
 
 READER_PIXELS = 256  # the face mesh finds little in smaller pictures

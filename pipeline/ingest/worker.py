@@ -1,11 +1,16 @@
-"""Stage ingest: portraits and clips become tables with a row for every file and frame, and shards of aligned pictures with masks.
+"""Stage ingest: portraits and clips become tables, with a row for every file and frame, and shards of aligned faces.
 
-Nothing disappears: what cannot be used has a row with status "rejected" and the reason. Of a clip the official data takes the first 200
-frames and trains on 50 of them (facts 7.1 and 11, issue 13), in the mean every fourth; so here `frames` frames are taken from the first 200
-with an even step of at most four.
+Nothing disappears: a file that cannot be used has a row with status "rejected" and the reason, and so has a frame. A
+file that is neither has a row with status "passed over".
+
+Of a clip, one shot is used: the longest with enough faces (pipeline/ingest/shots.py), so that no clip shows two
+people. From it `ingest.frames` frames are taken, spread evenly. The official data takes the first 200 frames of a clip
+and trains on 50 of them (facts 7.1 and 11, issue 13).
 """
 
 import base64
+import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -19,44 +24,41 @@ from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of
 from pipeline.core.paths import GENERATED
-from pipeline.core.splits import SPLITS, split_folder
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
-from pipeline.ingest.detector import Face, FaceFinder, face_size
-from pipeline.ingest.reader import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Rejected,
-    find_files,
-    probe_video,
-    read_frames,
-    read_image,
-)
+from pipeline.ingest.detector import Face, FaceFinder
+from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_files
+from pipeline.ingest.picture import read_picture
+from pipeline.ingest.report import OK, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
+from pipeline.ingest.sequence import Clip, find_clips, open_clip
+from pipeline.ingest.shots import choose_frames, find_shots, moves
+from pipeline.ingest.splits import HASH, listed_split, read_lists, split_clips
+from pipeline.ingest.video import Scan
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import Sample
 from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, write_table
 
-WINDOW = 200  # frames from the start of a clip
-LARGEST_STEP = 4
-
-
-Row = dict[str, Any]
-GOOD = {"status": "ok", "reason": ""}
+GOOD = {"status": OK, "reason": ""}
+NOT_UPRIGHT = "face not upright"
+# Shots that are looked at before a clip is given up. Each costs the detection of `ingest.frames` faces.
+MOST_SHOTS = 8
+# A clip of which more than this share of the frames is damaged is rejected.
+MOST_DAMAGE = 0.5
 
 
 def ingest(
     settings: Ingest, image: int, machine: Machine, portraits: Path, clips: Path, out: Path
 ) -> dict[str, Any]:
-    """Ingest the two folders at `image` pixels; writes portraits, clips and frames .parquet and shards/ to `out`, returns the metrics.
+    """Ingest the two folders at `image` pixels; returns the metrics.
 
-    Raises UserError when a folder holds nothing, nothing of it can be used, or there are not three clips, one for each split.
+    Writes portraits, clips and frames .parquet and the folder shards to `out`. Raises UserError when a folder holds
+    nothing, nothing of it can be used, or there are not three clips, one for each split.
     """
-    _, other_images = _list(portraits, IMAGE_SUFFIXES, "portraits", settings)
-    _, other_videos = _list(clips, VIDEO_SUFFIXES, "clips", settings)
-    work = job(settings, image, portraits, clips)
+    listings = _listings(settings, portraits, clips)
+    work = _job(settings, image, portraits, clips, listings)
     scratch = scratch_folder(work.label, work.mark)
     done = work.run(scratch, machine)
     portrait_rows, clip_rows, frame_rows = _rows(done)
@@ -67,20 +69,29 @@ def ingest(
         row["split"] = splits[row["key"]]
     for row in frame_rows:
         row["split"] = splits[row["clip"]]
-    for name, schema, rows in (
+    for rows, listing in zip((portrait_rows, clip_rows), listings, strict=True):
+        rows += [_passed_over(file, reason) for file, reason in listing.passed_over.items()]
+        rows.sort(key=lambda row: row["file"])
+    tables = (
         ("portraits", PORTRAITS, portrait_rows),
         ("clips", CLIPS, clip_rows),
         ("frames", FRAMES, frame_rows),
-    ):
+    )
+    for name, schema, rows in tables:
         write_table(out / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
     publish(scratch, out / "shards")
-    return _metrics(portrait_rows, clip_rows, frame_rows, other_images, other_videos)
+    return metrics_of(portrait_rows, clip_rows, frame_rows)
 
 
 def job(settings: Ingest, image: int, portraits: Path, clips: Path) -> Job:
     """The units of the stage and their worker. Raises UserError when a folder holds nothing."""
-    portrait_files, _ = _list(portraits, IMAGE_SUFFIXES, "portraits", settings)
-    clip_files, _ = _list(clips, VIDEO_SUFFIXES, "clips", settings)
+    return _job(settings, image, portraits, clips, _listings(settings, portraits, clips))
+
+
+def _job(
+    settings: Ingest, image: int, portraits: Path, clips: Path, listings: tuple[Listing, Listing]
+) -> Job:
+    portrait_files, clip_files = (listing.files for listing in listings)
     stamps = _stamps(portraits, portrait_files), _stamps(clips, clip_files)
     return Job(
         label="ingest",
@@ -98,41 +109,12 @@ def source_folders(settings: Ingest) -> tuple[Path, Path]:
     return Path(settings.portraits), Path(settings.clips)
 
 
-def choose_frames(available: int, most: int) -> range:
-    """Which frames of a clip of `available` frames are used, at most `most` of them (see the module's docstring)."""
-    step = min(max(min(available, WINDOW) // most, 1), LARGEST_STEP)
-    return range(0, min(available, WINDOW, most * step), step)
-
-
-def split_clips(rows: Sequence[Row], settings: Ingest) -> dict[str, str]:
-    """The split, train, validation or test, for the key of every clip.
-
-    A generated file says it in its name; for a folder see `split_folder`. Raises UserError when a split would have no usable clip.
-    """
-    usable = [row for row in rows if row["status"] == "ok"]
-    if settings.source == "generated":
-        splits = {row["key"]: Path(row["file"]).name.split("-")[0] for row in rows}
-    else:
-        files, good = [row["file"] for row in rows], [row["file"] for row in usable]
-        found = split_folder(files, good, settings.validation_share, settings.test_share)
-        splits = {row["key"]: found[row["file"]] for row in rows}
-    counts = Counter(splits[row["key"]] for row in usable)
-    if len(counts) < len(SPLITS):
-        more = (
-            "Add clips to ingest.clips"
-            if settings.source == "folder"
-            else "Raise ingest.train_clips, validation_clips and test_clips"
-        )
-        reasons = _reasons(rows)
-        raise UserError(
-            f"of {len(rows)} clips {len(usable)} can be used, but training, validation and testing need one each at least"
-            + (f" (rejected: {reasons}). " if reasons else ". ") + f"{more} in params.yaml."
-        )  # fmt: skip
-    return splits
-
-
 class Ingester:
-    """The worker of one process. A unit is a batch of portraits or one clip, as the prefix of its name says; its items are file names."""
+    """The worker of one process.
+
+    A unit is a batch of portraits or one clip, as the prefix of its name says; its items are paths relative to the
+    folder of the kind.
+    """
 
     def __init__(self, settings: Ingest, image: int, portraits: Path, clips: Path):
         self.settings, self.image, self.portraits, self.clips = settings, image, portraits, clips
@@ -149,203 +131,267 @@ class Ingester:
             row = {"key": key_of(file), "file": file, "width": 0, "height": 0} | GOOD
             rows.append(row)
             try:
-                picture = read_image(self.portraits / file)
+                picture = read_picture(self.portraits / file)
                 row |= {"width": picture.shape[1], "height": picture.shape[0]}
-                face = self.faces.find(picture)
+                face = self._find(picture)
             except Rejected as reason:
-                row |= {"status": "rejected", "reason": str(reason)}
+                row |= {"status": REJECTED, "reason": str(reason)}
                 continue
             crop = fit_crop(five_points(face.mesh_478))
             row |= _face_columns(face, crop, f"{unit.name}.tar")
             yield row["key"], self._fields(picture, crop)
 
     def _clip(self, file: str, shard: str, record: dict[str, list[Row]]) -> Iterator[Sample]:
-        path = self.clips / file
-        row: Row = {
-            "key": key_of(file),
-            "file": file,
-            "fps": 0.0,
-            "seconds": 0.0,
-            "width": 0,
-            "height": 0,
-        } | GOOD
-        row |= {"frames_declared": 0, "frames_decoded": 0, "frames_ok": 0}
+        row: Row = {"key": key_of(file), "file": file, "fps": 0.0, "seconds": 0.0} | GOOD
+        row |= {"width": 0, "height": 0, "frames_declared": 0, "frames_decoded": 0, "frames_ok": 0}
         record["clips"].append(row)
-        rows = record["frames"]
+        look = _Look(self.settings, self._find, row, record["frames"])
         try:
-            faces = self._look(path, row, rows)
+            row["content"] = _content(self.clips / file)
+            clip = open_clip(self.clips / file, self.settings.frame_rate)
+            faces = look.at(clip)
         except Rejected as reason:
-            row |= {"status": "rejected", "reason": str(reason)}
-            for frame in rows:
-                if frame["status"] == "ok":
-                    frame |= {"status": "rejected", "reason": "its clip is rejected"}
+            row |= {"status": REJECTED, "reason": str(reason)}
+            look.reject_all()
             return
-        usable = [frame for frame in rows if frame["status"] == "ok"]
+        usable = [frame for frame in record["frames"] if is_ok(frame)]
         indices = [frame["index"] for frame in usable]
         crops = np.stack([fit_crop(five_points(faces[index].mesh_478)) for index in indices])
         if self.settings.smooth_crop:
             crops = smooth_crops(crops, np.array([frame["seconds"] for frame in usable]))
-        decoded = read_frames(path, indices)  # a second time, so that a clip is never in memory as a whole
-        for frame, crop, (index, _, picture) in zip(usable, crops, decoded, strict=True):
-            frame |= _face_columns(faces[index], crop, shard)
-            yield frame["key"], self._fields(picture, crop)
+        # The clip is decoded once more, so that it is never in memory as a whole.
+        for frame, crop, shown in zip(usable, crops, clip.frames(indices), strict=True):
+            if zlib.crc32(shown.picture) != look.sums[shown.index]:
+                raise ValueError(f"frame {shown.index} of {file} was another picture when it was read again")
+            frame |= _face_columns(faces[shown.index], crop, shard)
+            yield frame["key"], self._fields(shown.picture, crop)
 
-    def _look(self, path: Path, row: Row, frames: list[Row]) -> dict[int, Face]:
-        """Probe the clip, fill its row and those of its frames, and return the faces of the good ones. Raises Rejected."""
-        video = probe_video(path)
-        row |= {
-            "fps": video.fps,
-            "frames_declared": video.declared,
-            "width": video.width,
-            "height": video.height,
-            "seconds": video.seconds,
-        }
-        if video.packets < video.declared:
-            raise Rejected(f"truncated: {video.packets} of {video.declared} frames")
-        chosen = choose_frames(video.packets, self.settings.frames)
-        if len(chosen) < self.settings.min_frames:
-            raise Rejected(f"clip too short: {len(chosen)} frames, {self.settings.min_frames} needed")
-        faces = {}
-        for index, seconds, picture in read_frames(path, chosen):
-            frame = {
-                "key": f"{row['key']}-{index:06d}",
-                "clip": row["key"],
-                "index": index,
-                "seconds": seconds,
-            } | GOOD
-            frames.append(frame)
-            row |= {
-                "width": picture.shape[1],
-                "height": picture.shape[0],
-            }  # the container gives the size before it is turned
-            try:
-                faces[index] = self.faces.find(picture)
-            except Rejected as reason:
-                frame |= {"status": "rejected", "reason": str(reason)}
-        row |= {"frames_decoded": len(frames), "frames_ok": len(faces)}
-        if not frames:
-            raise Rejected("0 frames decoded")
-        if len(frames) < len(chosen):
-            raise Rejected(f"truncated: {len(frames)} of {len(chosen)} frames")
-        if not faces:
-            raise Rejected(Counter(frame["reason"] for frame in frames).most_common(1)[0][0])
-        if len(faces) < self.settings.min_frames:
-            good = f"{len(faces)} good frames of {len(frames)}"
-            raise Rejected(f"clip too short: {good}, {self.settings.min_frames} needed ({_reasons(frames)})")
-        return faces
+    def _find(self, picture: np.ndarray) -> Face:
+        face = self.faces.find(picture)
+        self.faces.check_upright(picture, face)
+        return face
 
     def _fields(self, picture: np.ndarray, crop: np.ndarray) -> dict[str, bytes]:
         mask = self.faces.mask(picture, crop, self.image)
         return Aligned.encode(image=cut(picture, crop, self.image), mask=mask)
 
 
+class _Look:
+    """The first look at a clip: which frames are used, and the faces in them.
+
+    Fills the row of the clip and those of the frames that were looked at. `sums` has a checksum of every picture.
+    """
+
+    def __init__(self, settings: Ingest, find: Any, row: Row, rows: list[Row]):
+        self.settings, self.find, self.row, self.rows = settings, find, row, rows
+        self.sums: dict[int, int] = {}
+        self.faces: dict[int, Face] = {}
+
+    def at(self, clip: Clip) -> dict[int, Face]:
+        """The faces by index, of at least `min_frames` frames of one shot. Raises Rejected."""
+        names = {"fps": "fps", "seconds": "seconds", "frames_declared": "declared"}
+        self.row |= {name: getattr(clip, attribute) for name, attribute in names.items()}
+        self.row |= {"width": clip.width, "height": clip.height}
+        scan = clip.scan()
+        spans = self._spans(scan)
+        refusals = []
+        for span in spans[:MOST_SHOTS]:
+            try:
+                self._shot(clip, scan, span)
+                break
+            except Rejected as reason:
+                refusals.append(reason)
+        self.rows.sort(key=lambda frame: frame["index"])
+        self.row |= {"frames_decoded": len(self.rows), "frames_ok": len(self.faces)}
+        if len(refusals) == len(spans[:MOST_SHOTS]):
+            raise refusals[0]
+        return self.faces
+
+    def reject_all(self) -> None:
+        """Frames that were good go with their clip."""
+        for frame in self.rows:
+            if is_ok(frame):
+                frame |= {"status": REJECTED, "reason": "its clip is rejected"}
+
+    def _spans(self, scan: Scan) -> list[range]:
+        """The shots, the longest first. Raises Rejected when there is none that could be used."""
+        shown = len(scan)
+        if not shown:
+            raise Rejected("0 frames decoded")
+        if scan.damaged > MOST_DAMAGE * (shown + scan.damaged):
+            raise Rejected(f"damaged: {scan.damaged} of {shown + scan.damaged} frames")
+        shots = find_shots(scan)
+        self.row["cuts"] = shots.cuts
+        self.row["left_out"] = dict(shots.left_out)
+        if scan.damaged:
+            self.row["left_out"]["damaged"] = scan.damaged
+        if not shots.spans:
+            raise Rejected("no face: the pictures are uniform")
+        return shots.spans
+
+    def _shot(self, clip: Clip, scan: Scan, span: range) -> None:
+        """Look at one shot, and once more where in it the faces are, should they be few. Raises Rejected."""
+        wanted, needed = self.settings.frames, self.settings.min_frames
+        chosen = choose_frames(span, wanted)
+        if len(chosen) < needed:
+            raise Rejected(f"clip too short: {len(chosen)} frames, {needed} needed")
+        if not moves(scan, span):
+            raise Rejected("nothing moves: all frames show one picture")
+        before = len(self.rows)
+        self._frames(clip, chosen)
+        good = sorted(self.faces)
+        if good and len(good) < min(needed, len(chosen)):
+            inner = choose_frames(range(good[0], good[-1] + 1), wanted)
+            self._frames(clip, [index for index in inner if index not in self.sums])
+        seen = self.rows[before:]
+        if len(self.faces) >= needed and self._is_upright(seen):
+            other = len(scan) - len(span) - sum(self.row["left_out"].values())
+            if self.row["cuts"]:
+                self.row["left_out"]["other shots"] = other + self.row["left_out"].get("damaged", 0)
+            return
+        refusal = self._refusal(seen)
+        self.faces.clear()
+        self.reject_all()
+        raise refusal
+
+    def _frames(self, clip: Clip, indices: Sequence[int]) -> None:
+        """Look at single frames. Raises Rejected when the file ends before."""
+        count = 0
+        for index, seconds, picture in clip.frames(indices):
+            count += 1
+            frame = {"key": f"{self.row['key']}-{index:06d}", "clip": self.row["key"]}
+            frame |= {"index": index, "seconds": seconds} | GOOD
+            self.rows.append(frame)
+            self.sums[index] = zlib.crc32(picture)
+            # The container has the size before the picture is turned and stretched.
+            self.row |= {"width": picture.shape[1], "height": picture.shape[0]}
+            try:
+                self.faces[index] = self.find(picture)
+            except Rejected as reason:
+                frame |= {"status": REJECTED, "reason": str(reason)}
+        if count < len(indices):
+            raise Rejected(f"truncated: {count} of {len(indices)} frames")
+
+    def _is_upright(self, seen: Sequence[Row]) -> bool:
+        """Whether more frames are good than not upright: an upside-down face passes now and then."""
+        fallen = sum(frame["reason"].startswith(NOT_UPRIGHT) for frame in seen)
+        return fallen < len(self.faces)
+
+    def _refusal(self, seen: Sequence[Row]) -> Rejected:
+        """Why a shot is not used."""
+        reasons = Counter(frame["reason"] for frame in seen if not is_ok(frame))
+        if not self.faces:
+            return Rejected(reasons.most_common(1)[0][0])
+        if not self._is_upright(seen):
+            return Rejected(f"{NOT_UPRIGHT}: {most_frequent(seen)}")
+        good = f"{len(self.faces)} good frames of {len(seen)}"
+        needed = self.settings.min_frames
+        return Rejected(f"clip too short: {good}, {needed} needed ({most_frequent(seen)})")
+
+
+def _content(path: Path) -> str:
+    """A hash of a file, or of all files of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    try:
+        for file in files:
+            with open(file, "rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise Rejected(f"cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
 def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:
     landmarks = to_aligned(face.mesh_478, crop).astype("<f4")
-    packed = base64.b64encode(
-        landmarks.tobytes()
-    ).decode()  # as text in the engine's JSON a float would take 20 letters
-    return {
-        "box": list(face.box),
-        "score": face.score,
-        "landmarks": packed,
-        "crop": crop.tolist(),
-        "shard": shard,
-    }
+    # As text in the engine's JSON a float would take 20 letters.
+    packed = base64.b64encode(landmarks.tobytes()).decode()
+    columns = {"box": list(face.box), "score": face.score, "landmarks": packed}
+    return columns | {"crop": crop.tolist(), "shard": shard}
 
 
-def _list(folder: Path, suffixes: frozenset[str], key: str, settings: Ingest) -> tuple[list[str], int]:
-    files, others = find_files(folder, suffixes)
-    if not files:
-        state = (
-            "does not exist"
-            if not folder.is_dir()
-            else f"holds none ({others} other files)"
-            if others
-            else "is empty"
-        )
-        raise UserError(
-            f"no {key} to read: the folder {folder} (ingest.{key}) {state}. Put {' '.join(sorted(suffixes))} files there, "
-            "name another folder in params.yaml, or set ingest.source: generated."
-        )
-    return files, others
+def _listings(settings: Ingest, portraits: Path, clips: Path) -> tuple[Listing, Listing]:
+    """What the two folders hold. Raises UserError when there is nothing to read."""
+    pictures, films = find_files(portraits, PICTURE), find_clips(clips)
+    if settings.source == "folder" and settings.split != HASH:
+        lists = read_lists(Path(settings.split))
+        for file in list(films.files):
+            if listed_split(file, lists) is None:
+                films.files.remove(file)
+                films.passed_over[file] = "in no list of ingest.split"
+    _check_found(pictures, portraits, "portraits", PICTURE)
+    _check_found(films, clips, "clips", VIDEO)
+    return pictures, films
+
+
+def _check_found(listing: Listing, folder: Path, key: str, kind: str) -> None:
+    if listing.files:
+        return
+    others = len(listing.passed_over)
+    if not folder.is_dir():
+        state = "does not exist"
+    elif others:
+        example, reason = next(iter(listing.passed_over.items()))
+        state = f"holds none ({others} other files, for example {example}: {reason})"
+    else:
+        state = "is empty"
+    suffixes = " ".join(sorted(SUFFIXES[kind]))
+    raise UserError(
+        f"no {key} to read: the folder {folder} (ingest.{key}) {state}. Put {suffixes} files there, name another "
+        "folder in params.yaml, or set ingest.source: generated."
+    )
 
 
 def _stamps(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
     """What tells changed files from unchanged ones; reading all of them would take as long as the work."""
-    found = [(file, folder / file) for file in files]
-    return [
-        (file, path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else (file, -1, 0)
-        for file, path in found
-    ]
+    stamps = []
+    for file in files:
+        path = folder / file
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        for one in [path, *inside]:
+            name = one.relative_to(folder).as_posix()
+            try:
+                found = one.stat()
+            except OSError:
+                stamps.append((name, -1, 0))
+                continue
+            stamps.append((name, found.st_size, found.st_mtime_ns))
+    return stamps
+
+
+def _passed_over(file: str, reason: str) -> Row:
+    row = {"key": key_of(file), "file": file, "status": PASSED_OVER, "reason": reason}
+    return row | {"width": 0, "height": 0, "split": ""}
 
 
 def _rows(done: Sequence[Done]) -> tuple[list[Row], list[Row], list[Row]]:
     """All rows of portraits, clips and frames in order, with the landmarks as numbers again."""
-    tables = [
-        [row for unit in done for row in unit.record.get(kind, [])]
-        for kind in ("portraits", "clips", "frames")
-    ]
+    portraits: list[Row] = []
+    clips: list[Row] = []
+    frames: list[Row] = []
     for unit in done:
+        portraits += unit.record.get("portraits", [])
+        clips += unit.record.get("clips", [])
+        frames += unit.record.get("frames", [])
         for reject in unit.rejects:
-            row = {
-                "key": key_of(reject.item),
-                "file": reject.item,
-                "status": "rejected",
-                "reason": f"given up: {reject.reason}",
-            }
-            tables[0 if unit.name.startswith("portraits") else 1].append(row | {"width": 0, "height": 0})
-    for table in tables[:2]:
-        table.sort(key=lambda row: row["file"])  # as they were listed
-    for row in tables[0] + tables[2]:
-        if row["status"] == "ok":
+            row = {"key": key_of(reject.item), "file": reject.item, "status": REJECTED}
+            row |= {"reason": f"given up: {reject.reason}", "width": 0, "height": 0}
+            (portraits if unit.name.startswith("portraits") else clips).append(row)
+    # As they were listed.
+    portraits.sort(key=lambda row: row["file"])
+    clips.sort(key=lambda row: row["file"])
+    for row in portraits + frames:
+        if is_ok(row):
             row["landmarks"] = np.frombuffer(base64.b64decode(row["landmarks"]), "<f4")
-    return tables[0], tables[1], tables[2]
-
-
-def _kind(reason: str) -> str:
-    return reason.split(":")[0]
-
-
-def _rejected(rows: Sequence[Row]) -> dict[str, int]:
-    return dict(sorted(Counter(_kind(row["reason"]) for row in rows if row["status"] != "ok").items()))
-
-
-def _reasons(rows: Sequence[Row]) -> str:
-    """The most frequent reasons in words."""
-    counts = sorted(_rejected(rows).items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} x {reason}" for reason, count in counts[:4])
+    return portraits, clips, frames
 
 
 def _check_some(rows: Sequence[Row], folder: Path, key: str) -> None:
-    if not any(row["status"] == "ok" for row in rows):
+    if not any(map(is_ok, rows)):
         example = rows[0]
         raise UserError(
-            f"none of the {len(rows)} {key} in {folder} can be used: {_reasons(rows)} "
-            f"(for example {example['file']}: {example['reason']}). "
-            f"Check ingest.{key}, ingest.min_face, ingest.min_frames and ingest.detection_score in params.yaml."
+            f"none of the {len(rows)} {key} in {folder} can be used: {most_frequent(rows)} "
+            f"(for example {example['file']}: {example['reason']}). Check ingest.{key}, ingest.min_face, "
+            "ingest.min_frames and ingest.detection_score in params.yaml."
         )
-
-
-def _metrics(
-    portraits: list[Row], clips: list[Row], frames: list[Row], other_images: int, other_videos: int
-) -> dict[str, Any]:
-    """Counts of what was taken and why the rest was not, the share of readable portraits with a face, face sizes in source pixels."""
-    result: dict[str, Any] = {
-        name: {"ok": sum(row["status"] == "ok" for row in rows), "rejected": _rejected(rows)}
-        for name, rows in (("portraits", portraits), ("clips", clips), ("frames", frames))
-    }
-    for name, rows in (("portraits", portraits), ("frames", frames)):
-        sizes = [_source_size(row) for row in rows if row["status"] == "ok"]
-        result[name]["median_face_pixels"] = round(float(np.median(sizes)), 1)
-    readable = [row for row in portraits if row["width"]]
-    result["portraits"]["face_share"] = round(
-        sum(_kind(row["reason"]) != "no face" for row in readable) / len(readable), 4
-    )
-    result["portraits"]["ignored_files"], result["clips"]["ignored_files"] = other_images, other_videos
-    for split in SPLITS:
-        result["clips"][split] = sum(row["status"] == "ok" and row["split"] == split for row in clips)
-    return result
-
-
-def _source_size(row: Row) -> float:
-    return face_size(np.asarray(row["landmarks"]).reshape(478, 3)) / row["crop"][0]

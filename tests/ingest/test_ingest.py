@@ -1,4 +1,8 @@
+"""The stage on small folders: a row for every file and frame, shards as the tables say, errors for people."""
+
+import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,28 +13,48 @@ from skimage.data import astronaut, coffee
 from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
 from pipeline.ingest.crop import cut
-from pipeline.ingest.detector import FaceFinder
-from pipeline.ingest.reader import Rejected
-from pipeline.ingest.worker import choose_frames, ingest, split_clips
+from pipeline.ingest.detector import FaceFinder, roll_of
+from pipeline.ingest.files import Rejected
+from pipeline.ingest.worker import ingest
 from pipeline.store.shards import ShardReader, decode_png
 from tests.support.videos import write_video
 
 SETTINGS = Ingest(
-    source="folder", portraits="portraits", clips="clips", identities=1, photos=1, train_clips=1, validation_clips=1, test_clips=1, frames=6,
-    portrait_size=64, clip_size=64, fps=25, min_face=48, min_frames=3, detection_score=0.5, smooth_crop=True, validation_share=0.1,
-    test_share=0.1, shard_size=2,
-)  # fmt: skip
+    source="folder",
+    portraits="portraits",
+    clips="clips",
+    identities=1,
+    photos=1,
+    train_clips=1,
+    validation_clips=1,
+    test_clips=1,
+    frames=6,
+    portrait_size=64,
+    clip_size=64,
+    fps=25,
+    min_face=48,
+    min_frames=3,
+    detection_score=0.5,
+    smooth_crop=True,
+    validation_share=0.1,
+    test_share=0.1,
+    split="hash",
+    recordings="auto",
+    frame_rate=25,
+    shard_size=2,
+)
 MACHINE = Machine(
     workers=0, device="cpu", ray_address="", object_store_mb=100, activation_checkpointing=False
 )
-FACE = astronaut()[:300, 80:380]  # a photograph of a person that comes with scikit-image
+# A photograph of a person that comes with scikit-image.
+FACE = astronaut()[:300, 80:380]
+GREY = np.full((200, 200, 3), 90, np.uint8)
 
 
 def film(count, start=0):
     """A camera that moves over the photograph."""
-    return [
-        cut(astronaut(), np.array([1 / 280, -(80 + start + 2 * i) / 280, 0.0]), 200) for i in range(count)
-    ]
+    crops = [np.array([1 / 280, -(80 + start + 2 * place) / 280, 0.0]) for place in range(count)]
+    return [cut(astronaut(), crop, 200) for crop in crops]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +75,13 @@ def folders(tmp_path_factory):
     write_video(clips / "two.mkv", film(12, start=10))
     write_video(clips / "short.mp4", film(2))
     write_video(clips / "blank.mp4", [np.full((96, 96, 3), 90, np.uint8)] * 6)
-    write_video(clips / "mixed.mp4", [*film(4), *[np.full((200, 200, 3), 90, np.uint8)] * 4])
+    write_video(clips / "mixed.mp4", [*[GREY] * 6, *film(12), *[GREY] * 4])
+    write_video(clips / "fallen.mp4", [np.rot90(picture) for picture in film(8)])
+    write_video(clips / "still.mp4", [film(1)[0]] * 8)
+    (clips / "numbered").mkdir()
+    for number, picture in enumerate(film(8, start=4)):
+        Image.fromarray(picture).save(clips / "numbered" / f"{number + 7:04d}.png")
+    os.mkfifo(clips / "pipe.mp4")
     whole = write_video(clips / "cut.mp4", film(40)).read_bytes()
     (clips / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (clips / "text.mp4").write_text("no film")
@@ -72,34 +102,35 @@ def result(folders, tmp_path_factory):
 
 def test_every_file_has_a_row_with_a_reason(result):
     out, metrics = result
+    rows = table(out / "portraits.parquet") | table(out / "clips.parquet")
+    used = {file for file, row in rows.items() if row["status"] == "ok"}
+    assert used == {"person.png", "more/grey.jpg", "one.mp4", "two.mkv", "mixed.mp4", "numbered"}
     reasons = {
-        file: row["reason"]
-        for file, row in (table(out / "portraits.parquet") | table(out / "clips.parquet")).items()
-    }
-    assert {file for file, reason in reasons.items() if not reason} == {
-        "person.png",
-        "more/grey.jpg",
-        "one.mp4",
-        "two.mkv",
-        "mixed.mp4",
-    }
-    for file, start in {
-        "twins.png": "two faces", "far.png": "face too small: ", "coffee.png": "no face", "dot.png": "image too small: 1 x 1",
-        "nothing.png": "empty file", "short.mp4": "clip too short: 2 frames, 3 needed", "blank.mp4": "no face", "cut.mp4": "truncated: ",
+        "twins.png": "two faces",
+        "far.png": "face too small: ",
+        "coffee.png": "no face",
+        "dot.png": "image too small: 1 x 1",
+        "nothing.png": "empty file",
+        "short.mp4": "clip too short: 2 frames, 3 needed",
+        "blank.mp4": "no face",
+        "cut.mp4": "truncated: ",
         "text.mp4": "cannot be read",
-    }.items():  # fmt: skip
-        assert reasons[file].startswith(start), (file, reasons[file])
-    assert metrics["portraits"]["ok"] == 2 and metrics["portraits"]["ignored_files"] == 1
-    assert metrics["portraits"]["rejected"] == {
-        "empty file": 1,
-        "face too small": 1,
-        "image too small": 1,
-        "no face": 1,
-        "two faces": 1,
+        "fallen.mp4": ("no face", "face not upright"),
+        "still.mp4": "nothing moves",
     }
+    for file, start in reasons.items():
+        assert rows[file]["status"] == "rejected"
+        assert rows[file]["reason"].startswith(start), (file, rows[file]["reason"])
+    for file, reason in {"readme.txt": "not a picture", "pipe.mp4": "a FIFO, not a file"}.items():
+        assert (rows[file]["status"], rows[file]["reason"]) == ("passed over", reason)
+    assert len(rows) == len(used) + len(reasons) + 2
+    rejected = ["empty file", "face too small", "image too small", "no face", "two faces"]
+    assert metrics["portraits"]["rejected"] == dict.fromkeys(rejected, 1)
+    assert metrics["portraits"]["ok"] == 2 and metrics["portraits"]["ignored_files"] == 1
     assert metrics["portraits"]["face_share"] == 0.8
-    assert metrics["clips"]["ok"] == 3
-    assert [metrics["clips"][split] for split in ("train", "validation", "test")] == [1, 1, 1]
+    assert metrics["clips"]["ok"] == 4 and metrics["clips"]["ignored_files"] == 1
+    assert sum(metrics["clips"][split] for split in ("train", "validation", "test")) == 4
+    assert metrics["clips"]["frames_left_out"] == {"uniform": 10 + 6}
 
 
 def test_frames_and_splits(result):
@@ -107,13 +138,19 @@ def test_frames_and_splits(result):
     frames, clips = table(out / "frames.parquet", "key"), table(out / "clips.parquet")
     usable = [row for row in clips.values() if row["status"] == "ok"]
     assert {row["split"] for row in usable} == {"train", "validation", "test"}
-    assert clips["mixed.mp4"]["frames_ok"] == 4 and clips["mixed.mp4"]["frames_decoded"] == 6
-    mixed = [row for row in frames.values() if row["clip"] == clips["mixed.mp4"]["key"]]
-    assert [row["reason"] for row in mixed] == [""] * 4 + ["no face"] * 2
-    two = [row for row in frames.values() if row["clip"] == clips["two.mkv"]["key"]]
-    assert [row["index"] for row in two] == [0, 2, 4, 6, 8, 10]
-    np.testing.assert_allclose([row["seconds"] for row in two], np.arange(0, 12, 2) / 25, atol=2e-3)
-    assert {row["split"] for row in two} == {clips["two.mkv"]["split"]}
+    assert clips["mixed.mp4"]["frames_ok"] == clips["mixed.mp4"]["frames_decoded"] == 6
+    rows = {name: [] for name in ("mixed.mp4", "two.mkv", "numbered")}
+    for row in frames.values():
+        for name, mine in rows.items():
+            if row["clip"] == clips[name]["key"]:
+                mine.append(row)
+    assert [row["index"] for row in rows["mixed.mp4"]] == [7, 9, 11, 13, 15, 17]
+    assert [row["index"] for row in rows["two.mkv"]] == [1, 3, 5, 7, 9, 11]
+    assert [row["index"] for row in rows["numbered"]] == [0, 2, 3, 4, 6, 7]
+    for mine in rows.values():
+        times = [row["seconds"] for row in mine]
+        np.testing.assert_allclose(times, np.array([row["index"] for row in mine]) / 25, atol=2e-3)
+    assert {row["split"] for row in rows["two.mkv"]} == {clips["two.mkv"]["split"]}
 
 
 def test_shards_hold_what_the_tables_say(result):
@@ -126,43 +163,12 @@ def test_shards_hold_what_the_tables_say(result):
         assert reader.shard(row["key"]) == row["shard"]
         image, mask = (decode_png(reader.read(row["key"], field)) for field in ("image.png", "mask.png"))
         assert image.shape == (64, 64, 3) and mask.shape == (64, 64) and image.dtype == mask.dtype == np.uint8
-        assert mask[30:40, 28:36].mean() > 200  # the face belongs to the person
+        # The face belongs to the person.
+        assert mask[30:40, 28:36].mean() > 200
         points = np.array(row["landmarks"], np.float32).reshape(478, 3)
         assert (points[:, :2] > 0.15).all() and (points[:, :2] < 0.95).all()
-        assert (
-            0.18 < np.linalg.norm(points[468, :2] - points[473, :2]) < 0.26
-        )  # 112 of 512 pixels in the official frame
-
-
-def test_generated_clips_say_their_split_in_the_name():
-    names = {"test-000": "test", "train-000": "train", "train-001": "train", "validation-000": "validation"}
-    rows = [{"key": name, "file": f"{name}.mp4", "status": "ok", "reason": ""} for name in names]
-    assert split_clips(rows, SETTINGS.model_copy(update={"source": "generated"})) == names
-
-
-def test_splits_do_not_move_when_clips_are_added():
-    rows = [{"key": str(n), "file": f"{n}.mp4", "status": "ok", "reason": ""} for n in range(200)]
-    few, many = split_clips(rows[:150], SETTINGS), split_clips(rows, SETTINGS)
-    assert all(many[key] == split for key, split in few.items())
-    assert all(8 < sum(split == name for split in many.values()) < 35 for name in ("validation", "test"))
-
-
-def test_each_split_has_a_clip_or_the_run_stops():
-    rows = [{"key": str(n), "file": f"{n}.mp4", "status": "ok", "reason": ""} for n in range(3)]
-    for share in (0.0, 0.1, 0.9):
-        settings = SETTINGS.model_copy(update={"validation_share": 0.0, "test_share": share})
-        assert sorted(split_clips(rows, settings).values()) == ["test", "train", "validation"]
-    with pytest.raises(UserError, match="training, validation and testing need one each"):
-        split_clips(rows[:2], SETTINGS)
-
-
-def test_which_frames():
-    assert list(choose_frames(5, 24)) == [0, 1, 2, 3, 4]
-    assert list(choose_frames(24, 24)) == list(range(24))
-    assert list(choose_frames(1000, 200)) == list(range(200))
-    assert list(choose_frames(1000, 50)) == list(range(0, 200, 4))
-    assert list(choose_frames(1000, 24)) == list(range(0, 96, 4))
-    assert list(choose_frames(0, 24)) == []
+        # It is 112 of 512 pixels in the official frame.
+        assert 0.18 < np.linalg.norm(points[468, :2] - points[473, :2]) < 0.26
 
 
 def test_nothing_to_read(folders, tmp_path, monkeypatch):
@@ -201,3 +207,42 @@ def test_a_face_that_fills_the_picture_is_found():
     assert np.linalg.norm(face.mesh_478[468, :2] - face.mesh_478[473, :2]) > 20
     with pytest.raises(Rejected, match="no face"):
         finder.find(np.full((64, 64, 3), 128, np.uint8))
+
+
+def test_faces_that_are_not_upright():
+    finder = FaceFinder(0.5, 48)
+    finder.check_upright(FACE, finder.find(FACE))
+    for turns, angle in ((1, -90), (3, 90)):
+        turned = np.ascontiguousarray(np.rot90(FACE, turns))
+        face = finder.find(turned)
+        assert roll_of(face.mesh_478) == pytest.approx(angle, abs=15)
+        with pytest.raises(Rejected, match="face not upright: turned by"):
+            finder.check_upright(turned, face)
+
+
+def test_a_panorama_is_not_padded_at_its_full_size():
+    finder = FaceFinder(0.5, 48)
+    close = Image.fromarray(astronaut()[30:180, 150:300]).resize((3000, 3000))
+    tracemalloc.start()
+    face = finder.find(np.asarray(close))
+    wide = np.zeros((400, 12_000, 3), np.uint8)
+    with pytest.raises(Rejected, match="no face"):
+        finder.find(wide)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.linalg.norm(face.mesh_478[468, :2] - face.mesh_478[473, :2]) > 400
+    # A border of half its length on each side would take 900 MB.
+    assert peak < 200e6
+
+
+def test_clips_in_no_list_are_passed_over(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split, name in (("train", "one.mp4"), ("validation", "two"), ("test", "numbered")):
+        (tmp_path / f"{split}.txt").write_text(f"{name}\n")
+    settings = SETTINGS.model_copy(update={"split": str(tmp_path)})
+    metrics = ingest(settings, 64, MACHINE, *folders, tmp_path / "out")
+    clips = table(tmp_path / "out" / "clips.parquet")
+    used = {file: row["split"] for file, row in clips.items() if row["status"] == "ok"}
+    assert used == {"one.mp4": "train", "two.mkv": "validation", "numbered": "test"}
+    assert clips["mixed.mp4"]["reason"] == "in no list of ingest.split"
+    assert metrics["clips"]["rejected"] == {}

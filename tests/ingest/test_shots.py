@@ -1,0 +1,69 @@
+"""One shot of a clip is used; black, uniform and frozen frames, and the other side of a cut, are not."""
+
+import numpy as np
+
+from pipeline.ingest.shots import choose_frames, find_shots, moves
+from pipeline.ingest.video import Video
+from tests.ingest.films import write_film
+
+
+def scene(place, seed=0, speed=2):
+    """A bar that moves to and fro before a background of its own."""
+    colours = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    picture = np.kron(colours, np.ones((16, 16, 1), np.uint8))
+    left = abs((place * speed) % 80 - 40)
+    picture[16:48, left : left + 16] = 250
+    return picture
+
+
+def shots_of(path, pictures):
+    scan = Video(write_film(path, pictures)).scan()
+    return scan, find_shots(scan)
+
+
+def test_one_shot(tmp_path):
+    scan, shots = shots_of(tmp_path / "x.mp4", [scene(place) for place in range(60)])
+    assert shots.spans == [range(60)] and shots.cuts == 0 and not shots.left_out
+    assert moves(scan, range(60))
+
+
+def test_cuts(tmp_path):
+    first, second = ([scene(place, seed) for place in range(50)] for seed in (1, 2))
+    _, shots = shots_of(tmp_path / "x.mp4", first[:20] + second[:30] + first[20:30])
+    assert shots.spans == [range(20, 50), range(20), range(50, 60)]
+    assert shots.cuts == 2
+
+
+def test_black_and_cards(tmp_path):
+    black, card = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 180, np.uint8)
+    film = [black] * 10 + [scene(place) for place in range(30)] + [card] * 5
+    _, shots = shots_of(tmp_path / "x.mp4", film)
+    assert shots.spans == [range(10, 40)] and shots.cuts == 0
+    assert shots.left_out == {"uniform": 15}
+
+
+def test_a_photo_as_a_film_does_not_move(tmp_path):
+    noise = np.random.default_rng(0)
+    photos = [np.clip(scene(3) + noise.normal(0, 3, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(50)]
+    for name, pictures in (("still.mp4", [scene(3)] * 50), ("noisy.mp4", photos)):
+        scan, shots = shots_of(tmp_path / name, pictures)
+        assert shots.spans == [range(50)]
+        assert not moves(scan, range(50))
+
+
+def test_a_film_that_stands_still_in_the_middle(tmp_path):
+    film = [scene(place) for place in range(30)]
+    film += [film[-1]] * 40 + [scene(place) for place in range(30, 50)]
+    _, shots = shots_of(tmp_path / "x.mp4", film)
+    assert shots.left_out["frozen"] in range(36, 42)
+    assert shots.spans[0].start == 0 and shots.spans[0].stop in range(30, 34)
+
+
+def test_frames_are_spread_over_the_span():
+    assert choose_frames(range(5), 24) == [0, 1, 2, 3, 4]
+    assert choose_frames(range(24), 24) == list(range(24))
+    assert choose_frames(range(10, 1010), 4) == [135, 385, 635, 885]
+    assert choose_frames(range(0), 24) == []
+    chosen = choose_frames(range(7, 1003), 200)
+    assert len(set(chosen)) == 200 and chosen[0] >= 7 and chosen[-1] < 1003
+    assert set(np.diff(chosen)) <= {4, 5}
