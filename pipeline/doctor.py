@@ -15,11 +15,10 @@ from pipeline.config.params import Params
 from pipeline.core.files import sha256
 from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS
 from pipeline.core.readable import readable_bytes
+from pipeline.ingest.files import PICTURE, Listing, find_clips, find_files
 
 # What cv2 links against, and the packages of Debian and Ubuntu that have it.
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-VIDEOS = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
 FFHQ = "FFHQ: github.com/NVlabs/ffhq-dataset, or your own pictures"
 VFHQ = "VFHQ: liangbinxie.github.io/projects/vfhq, or your own videos"
 FLAME = "flame.is.tue.mpg.de, after registration; licence: non-commercial research"
@@ -136,22 +135,25 @@ def _input(params: Params) -> list[Diagnosis]:
     if settings.source == "generated":
         return [Diagnosis("ok", "input", "generated heads of people who do not exist; nothing to bring")]
     return [
-        _folder("portraits", Path(settings.portraits), IMAGES, FFHQ),
-        _folder("clips", Path(settings.clips), VIDEOS, VFHQ),
+        _folder("portraits", Path(settings.portraits), FFHQ),
+        _folder("clips", Path(settings.clips), VFHQ),
     ]
 
 
-def _folder(key: str, folder: Path, kinds: set[str], source: str) -> Diagnosis:
+def _folder(key: str, folder: Path, source: str) -> Diagnosis:
     if not folder.is_dir():
         return Diagnosis("missing", key, f"ingest.{key} names {folder}, which is no folder; {source}")
-    count = _count(folder, kinds)
+    listing = _listing(key, folder)
+    count, others = len(listing.files), len(listing.passed_over)
+    more = f", {others:,} passed over" if others else ""
     if not count:
-        return Diagnosis("missing", key, f"0 files in {folder}; {source}")
-    return Diagnosis("ok", key, f"{count:,} files in {folder}")
+        return Diagnosis("missing", key, f"0 files in {folder}{more}; {source}")
+    return Diagnosis("ok", key, f"{count:,} files in {folder}{more}")
 
 
-def _count(folder: str | Path, kinds: set[str]) -> int:
-    return sum(path.suffix.lower() in kinds for path in Path(folder).rglob("*"))
+def _listing(key: str, folder: str | Path) -> Listing:
+    """What the stage ingest would read."""
+    return find_clips(folder) if key == "clips" else find_files(folder, PICTURE)
 
 
 def _costs(params: Params) -> list[Diagnosis]:
@@ -161,7 +163,8 @@ def _costs(params: Params) -> list[Diagnosis]:
         clips = settings.train_clips + settings.validation_clips + settings.test_clips
         portraits = settings.identities * settings.photos
     else:
-        clips, portraits = _count(settings.clips, VIDEOS), _count(settings.portraits, IMAGES)
+        clips = len(_listing("clips", settings.clips).files)
+        portraits = len(_listing("portraits", settings.portraits).files)
     frames = clips * settings.frames
     views = frames * params.render_views.views
     images = f"{params.train_psi3d.images:,} + {params.train.images:,} training images"

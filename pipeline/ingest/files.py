@@ -7,8 +7,9 @@ a picture or a video, so that it gets a reason instead of a number.
 import os
 import re
 import stat
+from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 PICTURE, VIDEO = "picture", "video"
 PICTURE_SUFFIXES = (
@@ -52,6 +53,10 @@ KINDS = {
 }
 
 
+# The number of a picture in a folder that is a clip: the last one of its name.
+NUMBERED = re.compile(r"([0-9]{1,9})\.[^.]*$")
+
+
 class Rejected(Exception):
     """This file or frame cannot be used. The message is the reason: a few words, then details behind a colon."""
 
@@ -83,6 +88,24 @@ def find_files(folder: str | Path, kind: str) -> Listing:
             listing.passed_over[name] = f"not a {kind}"
     listing.files.sort()
     listing.passed_over = dict(sorted(listing.passed_over.items()))
+    return listing
+
+
+def find_clips(folder: str | Path) -> Listing:
+    """List the videos below `folder`, and the folders of at least two numbered pictures, each of which is a clip."""
+    listing = find_files(folder, VIDEO)
+    pictures = find_files(folder, PICTURE).files
+    numbered = defaultdict(list)
+    for file in pictures:
+        path = PurePosixPath(file)
+        if path.parent.name and NUMBERED.search(path.name):
+            numbered[path.parent.as_posix()].append(file)
+    for place, files in numbered.items():
+        if len(files) > 1:
+            listing.files.append(place)
+            for file in files:
+                listing.passed_over.pop(file, None)
+    listing.files.sort()
     return listing
 
 

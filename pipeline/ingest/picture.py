@@ -1,7 +1,7 @@
 """Pictures: what a viewer shows of a file, as sRGB.
 
 `read_picture` is the only way in. The contents of a file decide how it is read, never its suffix. HEIC needs the
-package pillow-heif (the extra `heic` of this project), all other formats come with Pillow.
+package pillow-heif (`pip install -e ".[heic]"`), all other formats come with Pillow.
 """
 
 import importlib
@@ -66,7 +66,7 @@ def _formats(path: Path) -> list[str]:
     if head[4:8] != b"ftyp" or head[8:12] not in HEIC_BRANDS:
         return FORMATS
     if not _heif_is_registered():
-        raise Rejected("HEIC: reading it needs the package pillow-heif (pip install pillow-heif)")
+        raise Rejected("HEIC: reading it needs pillow-heif (pip install pillow-heif)")
     return ["HEIF"]
 
 

@@ -1,19 +1,15 @@
 """A folder of numbered pictures as a clip, as VFHQ is handed out; `PictureSequence` offers what `Video` does."""
 
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pipeline.ingest.files import PICTURE, VIDEO, Listing, Rejected, find_files
+from pipeline.ingest.files import NUMBERED, Rejected
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.video import THUMBNAIL, Frame, Scan, Video
-
-NUMBERED = re.compile(r"([0-9]{1,9})\.[^.]*$")
 
 
 class PictureSequence:
@@ -80,21 +76,3 @@ Clip = Video | PictureSequence
 def open_clip(path: str | Path, fps: float) -> Clip:
     """A video file, or a folder of numbered pictures at `fps` frames a second. Raises Rejected."""
     return PictureSequence(path, fps) if Path(path).is_dir() else Video(path)
-
-
-def find_clips(folder: str | Path) -> Listing:
-    """List the videos below `folder`, and the folders of at least two numbered pictures, each of which is a clip."""
-    listing = find_files(folder, VIDEO)
-    pictures = find_files(folder, PICTURE).files
-    numbered = defaultdict(list)
-    for file in pictures:
-        path = PurePosixPath(file)
-        if path.parent.name and NUMBERED.search(path.name):
-            numbered[path.parent.as_posix()].append(file)
-    for place, files in numbered.items():
-        if len(files) > 1:
-            listing.files.append(place)
-            for file in files:
-                listing.passed_over.pop(file, None)
-    listing.files.sort()
-    return listing

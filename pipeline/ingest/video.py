@@ -215,6 +215,8 @@ class Video:
             films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
             if not films:
                 raise Rejected("no video stream")
+            if films[0].codec_context is None:
+                raise Rejected("cannot be read: a coding that is not known here")
             yield container, films[0]
 
 

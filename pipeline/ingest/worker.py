@@ -30,10 +30,10 @@ from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
 from pipeline.ingest.detector import Face, FaceFinder
-from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_files
+from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_clips, find_files
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import OK, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
-from pipeline.ingest.sequence import Clip, find_clips, open_clip
+from pipeline.ingest.sequence import Clip, open_clip
 from pipeline.ingest.shots import choose_frames, find_shots, moves
 from pipeline.ingest.splits import HASH, listed_split, read_lists, split_clips
 from pipeline.ingest.video import Scan

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.ingest.files import Rejected
-from pipeline.ingest.sequence import PictureSequence, find_clips, open_clip
+from pipeline.ingest.files import Rejected, find_clips
+from pipeline.ingest.sequence import PictureSequence, open_clip
 from pipeline.ingest.video import Video
 from tests.ingest.films import number_of, numbered, picture_of, write_film
 

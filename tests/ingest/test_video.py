@@ -330,3 +330,33 @@ def test_hdr_looks_as_the_plain_film(tmp_path, transfer):
         assert difference.max() <= 4 and difference.mean() < 1
     video.scan()
     assert not video._may_jump
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "container"),
+    [
+        ("x.mp4", "libx264", None),
+        ("x.mkv", "libx264", None),
+        ("x.ts", "mpeg2video", "mpegts"),
+        ("x.flv", "flv", None),
+    ],
+)
+def test_hostile_files_end(tmp_path, name, codec, container):
+    """Files with changed bytes are read or refused, never more; what is read is there again a second time."""
+    data = write_film(tmp_path / name, numbered(20), codec, 25, container, {"g": "6"}).read_bytes()
+    rng = np.random.default_rng(5)
+    for _ in range(12):
+        changed = np.frombuffer(data, np.uint8).copy()
+        reach = len(data) if rng.random() < 0.5 else 400
+        places = rng.integers(0, reach, rng.integers(1, 40))
+        changed[places] = rng.integers(0, 256, len(places))
+        path = tmp_path / f"changed-{name}"
+        path.write_bytes(changed.tobytes()[: rng.integers(100, 2 * len(data))])
+        try:
+            video = Video(path)
+            shown = [(frame.index, frame.seconds) for frame in video.frames()]
+        except Rejected as reason:
+            assert str(reason)
+            continue
+        assert [index for index, _ in shown] == list(range(len(video.scan())))
+        assert [seconds for _, seconds in shown] == video.scan().seconds_N.tolist()
