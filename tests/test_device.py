@@ -16,7 +16,7 @@ from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
 from pipeline.core.errors import UserError
 from pipeline.evaluate.protocol import evaluate
-from pipeline.evaluate.report import write_pictures
+from pipeline.evaluate.report import write_report
 from pipeline.pretrain.genhead import pretrain_genhead
 from pipeline.pretrain.motion import pretrain_motion
 from pipeline.pretrain.perception import pretrain_perception
@@ -113,9 +113,15 @@ def test_every_training_stage_and_evaluate_run_on_the_device(
         render_views(few_steps("cpu"), *inputs, data / "views", data / "worst.jpg")
         moving = after(train_psi(own, data / "views", data / "perception", data / "psi3d", data / "psi"))
         folders = {name: data / name for name in ("psi3d", "views", "psi", "perception")}
-        folders |= {"truth": world / "truth", "out": data / "evaluate"}
-        result = after(evaluate(own, world / "ingest", world / "labels", **folders))
-        after(write_pictures(result, views=1, videos=1, sheet=data / "sheet.jpg", out=data / "evaluate"))
+        result = after(evaluate(own, world / "ingest", world / "labels", truth=world / "truth", **folders))
+        write_report(
+            result,
+            ingest=world / "ingest",
+            views=1,
+            videos=1,
+            sheet=data / "sheet.jpg",
+            out=data / "evaluate",
+        )
     assert (np.diff([0, *counts]) > 100).all()
     # All losses occur, though not in each row: some are of sparse steps.
     losses = {"identity", "depth", "planes", "adversarial", "discriminator"}

@@ -34,9 +34,10 @@ from pipeline.config.scales import scale_data
 from pipeline.core.seeds import rng
 from pipeline.geometry import standin
 from pipeline.geometry.camera import look_at
-from pipeline.store.shards import encode_npy, encode_png, write_shard
+from pipeline.store.samples import Aligned, Heads, Views
+from pipeline.store.shards import encode_png, write_shard
 from pipeline.store.tables import write_table
-from pipeline.store.view_index import describe_frame, write_index
+from pipeline.store.view_index import write_index
 from pipeline.train.view_batches import PseudoMultiView
 
 pytestmark = [pytest.mark.slow, pytest.mark.paper, pytest.mark.process]
@@ -145,37 +146,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("paper")
     draw = rng(0, "paper")
 
-    def picture(*shape: int) -> bytes:
-        return encode_png(draw.integers(0, 256, shape, dtype=np.uint8))
+    def picture(*shape: int) -> np.ndarray:
+        return draw.integers(0, 256, shape, dtype=np.uint8)
+
+    def array(*shape: int, dtype: str = "float16") -> np.ndarray:
+        return draw.normal(size=shape).astype(dtype)
 
     label = np.concatenate([cameras(1)[0], np.zeros(412)]).astype(np.float32)
     landmarks = draw.uniform(0.3, 0.7, (2, 70, 2)).astype(np.float32)
-    shared = {"cameras.npy": encode_npy(cameras(2)), "label.npy": encode_npy(label)}
-    shared |= {"landmarks.npy": encode_npy(landmarks)}
-    head = {name: picture(IMAGE, IMAGE, 3) for name in ("view0.png", "view1.png", "uv0.png", "uv1.png")}
-    head |= {"opacity.png": picture(2 * RAYS, RAYS), "background.png": picture(RAYS, RAYS, 3)}
-    arrays = {
-        "depth": 4.2 + draw.normal(size=(2, RAYS, RAYS)),
-        "points": draw.normal(size=(4000, 3)) / 4,
-        "features": draw.normal(size=(4000, SIZES.plane_channels)),
-    }
-    head |= {f"{name}.npy": encode_npy(values.astype(np.float16)) for name, values in arrays.items()}
-    write_shard(folder / "data/genhead/shards/heads-000000.tar", [("head", head | shared)])
+    shared = {"cameras": cameras(2), "label": label, "landmarks": landmarks}
+    head = Heads.encode(
+        view=picture(2, IMAGE, IMAGE, 3),
+        uv=picture(2, IMAGE, IMAGE, 3),
+        opacity=picture(2 * RAYS, RAYS),
+        depth=np.float16(4.2) + array(2, RAYS, RAYS),
+        background=picture(RAYS, RAYS, 3),
+        points=array(4000, 3) / np.float16(4),
+        features=array(4000, SIZES.plane_channels),
+        **shared,
+    )
+    write_shard(folder / "data/genhead/shards/heads-000000.tar", [("head", head)])
 
-    frame = {name: picture(IMAGE, IMAGE, 3) for name in ("image.png", "uv.png", "view0.png")}
-    frame |= {name: picture(IMAGE, IMAGE) for name in ("mask.png", "alpha0.png")}
-    frame |= {"motion.npy": encode_npy(draw.normal(size=(2, MOTION)).astype(np.float32))}
+    # One frame with other words: pictures of this size take seconds to encode.
+    pictures = {
+        "image": encode_png(picture(IMAGE, IMAGE, 3)),
+        "mask": encode_png(picture(IMAGE, IMAGE)),
+        "view": [encode_png(picture(IMAGE, IMAGE, 3))],
+        "alpha": [encode_png(picture(IMAGE, IMAGE))],
+        "uv": encode_png(picture(IMAGE, IMAGE, 3)),
+    }
+    quality = {"psnr": 20.0, "coverage": 0.9, "identity": 0.5}
+    motion = array(2, MOTION, dtype="float32")
     frames = []
     for split in ("train", "validation"):
         for number in range(2):
-            told = describe_frame(split, number, split, {"psnr": 20.0, "coverage": 0.9, "identity": 0.5})
-            frames.append((f"{split}-{number:06d}", frame | shared | {"frame.json": told}))
+            told = {"clip": split, "index": number, "split": split} | quality
+            fields = Views.encode(frame=told, motion=motion, **pictures, **shared)
+            frames.append((f"{split}-{number:06d}", fields))
     write_shard(folder / "data/views/shards/views-000000.tar", frames)
     write_index(folder / "data/views/shards", folder / "data/views/index.parquet", lambda quality: "")
 
     unseen = [key for key, _ in frames if key.startswith("validation")]
-    pictures = {name: frame[name] for name in ("image.png", "mask.png")}
-    write_shard(folder / "data/ingest/shards/clips-000000.tar", [(key, pictures) for key in unseen])
+    aligned = Aligned.encode(image=pictures["image"], mask=pictures["mask"])
+    write_shard(folder / "data/ingest/shards/clips-000000.tar", [(key, aligned) for key in unseen])
     fits = [
         {"key": key, "clip": "validation", "split": "validation", "status": "ok", "label": label.tolist()}
         for key in unseen

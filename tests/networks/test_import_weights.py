@@ -17,8 +17,8 @@ from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.doctor import examine
+from pipeline.evaluate.instruments import FaceRecognition
 from pipeline.evaluate.methods import Synthesizers
-from pipeline.evaluate.metrics import FaceRecognition
 from pipeline.geometry.head_model import load
 from pipeline.geometry.standin import standin
 from pipeline.networks.import_weights import import_weights
