@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pipeline.geometry.standin_surface import Surface, grid_faces
+from pipeline.geometry.mesh import grid_faces
+from pipeline.geometry.standin_skull import Surface
 from pipeline.synthetic.person import Person
 
 ROWS, COLUMNS = 16, 72

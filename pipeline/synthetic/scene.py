@@ -8,9 +8,11 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from pipeline.geometry.mesh import grid_faces
 from pipeline.geometry.standin import JOINTS, UNIT, standin, standin_mesh
 from pipeline.geometry.standin_directions import bump
-from pipeline.geometry.standin_surface import EYE_CENTRE, Surface, grid_faces
+from pipeline.geometry.standin_openings import EYE_CENTRE
+from pipeline.geometry.standin_skull import Surface
 from pipeline.synthetic import hair
 from pipeline.synthetic.person import Person
 

@@ -1,0 +1,65 @@
+"""A mesh that grows piece by piece, and the triangles of grids and of spheres."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial import ConvexHull
+
+
+@dataclass
+class Mesh:
+    """Vertices and triangles. `part` names the vertices of each piece, `rings` ordered vertices around openings."""
+
+    points: list[np.ndarray] = field(default_factory=list)  # (N, 3) float64 each
+    faces: list[np.ndarray] = field(default_factory=list)  # (F, 3) each, counter-clockwise from outside
+    part: dict[str, np.ndarray] = field(default_factory=dict)
+    rings: dict[str, np.ndarray] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, name: str, points_N3: np.ndarray, faces_F3: np.ndarray | None = None) -> np.ndarray:
+        """Append a piece, whose triangles count its own vertices from 0. Returns the numbers of its vertices."""
+        index = np.arange(self.count, self.count + len(points_N3))
+        self.points.append(np.asarray(points_N3, np.float64))
+        if faces_F3 is not None:
+            self.faces.append(np.asarray(faces_F3) + self.count)
+        self.part[name] = index
+        self.count += len(points_N3)
+        return index
+
+
+def unit(points_N3: np.ndarray) -> np.ndarray:
+    """The directions of points (..., 3)."""
+    return points_N3 / np.linalg.norm(points_N3, axis=-1, keepdims=True)
+
+
+def mirror(points_N3: np.ndarray) -> np.ndarray:
+    """The same points on the other side of the face."""
+    return np.asarray(points_N3) * np.array([-1.0, 1.0, 1.0])
+
+
+def hull_faces(directions_N3: np.ndarray) -> np.ndarray:
+    """Triangles of the sphere through these unit directions, counter-clockwise seen from outside."""
+    faces = ConvexHull(directions_N3).simplices
+    a, b, c = (directions_N3[faces[:, corner]] for corner in range(3))
+    normal = np.cross(b - a, c - a)
+    inwards = np.einsum("ij,ij->i", normal, a + b + c) < 0
+    faces[inwards] = faces[inwards][:, ::-1]
+    # The hull's own order differs between versions of its library.
+    return faces[np.lexsort(faces.T[::-1])]
+
+
+def grid_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
+    """Triangles of a rows x columns grid of vertices (row-major), closed around the columns."""
+    quads = columns if closed else columns - 1
+    row, column = np.meshgrid(np.arange(rows - 1), np.arange(quads), indexing="ij")
+    a = row * columns + column
+    b = row * columns + (column + 1) % columns
+    below_a, below_b = a + columns, b + columns
+    first = np.stack([a, below_a, b], axis=-1)
+    second = np.stack([b, below_a, below_b], axis=-1)
+    return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])
+
+
+def fan(tip: int, first_N: np.ndarray, second_N: np.ndarray) -> np.ndarray:
+    """Triangles (N, 3) that join one vertex to pairs of others, in this order."""
+    return np.column_stack([np.full(len(first_N), tip), first_N, second_N])
