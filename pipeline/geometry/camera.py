@@ -1,8 +1,9 @@
 """Cameras: the one statement of the conventions (facts 2.1).
 
-World: FLAME metres times 3, origin at the neck joint of the canonical head; x right, y up, z towards the frontal camera.
-Camera: OpenGL style, looks along its own -z, y up. A camera is 25 float32 numbers: camera-to-world 4x4 row by row, then normalised
-intrinsics 3x3 row by row (image width = 1, v down). Pixel i of N has its centre at (i + 0.5) / N.
+World: FLAME metres times 3, origin at the neck joint of the canonical head; x right, y up, z towards the
+frontal camera. Camera: OpenGL style, looks along its own -z, y up. A camera is 25 float32 numbers: camera-to-
+world 4x4 row by row, then normalised intrinsics 3x3 row by row (image width = 1, v down). Pixel i of N has
+its centre at (i + 0.5) / N.
 """
 
 import math
@@ -21,9 +22,8 @@ def pack(cam2world_44: np.ndarray, intrinsics_33: np.ndarray = INTRINSICS) -> np
     rotation = cam2world_44[:3, :3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
         raise ValueError("the camera-to-world matrix has no proper rotation in it")
-    return np.concatenate(
-        [np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]
-    ).astype(np.float32)
+    parts = [np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def unpack(camera_25: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,27 +55,30 @@ def project(points_N3: np.ndarray, camera_25: np.ndarray) -> np.ndarray:
 def look_at(yaw: float, vertical: float, radius: float, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
     """A camera on the sphere of `radius` around the world origin that looks at `target` (facts 2.1 and 3.5).
 
-    `yaw` in radians; `vertical` is the official parameter b: the elevation is asin(2b/pi). `roll` tilts the up vector by that many radians.
+    `yaw` in radians; `vertical` is the official parameter b: the elevation is asin(2b/pi). `roll` tilts the
+    up vector by that many radians.
     """
     elevation = math.asin(2.0 * vertical / math.pi)
-    origin = radius * np.array(
-        [-math.cos(elevation) * math.sin(yaw), math.sin(elevation), math.cos(elevation) * math.cos(yaw)]
-    )
+    across = math.cos(elevation)
+    towards = [-across * math.sin(yaw), math.sin(elevation), across * math.cos(yaw)]
+    origin = radius * np.array(towards)
+    # The axes of the camera: it looks along -back.
     back = origin - np.asarray(target, np.float64)
     back /= np.linalg.norm(back)
     right = np.cross([math.sin(roll), math.cos(roll), 0.0], back)
     right /= np.linalg.norm(right)
+    up = np.cross(back, right)
     cam2world = np.eye(4)
-    cam2world[:3, :4] = np.stack([right, np.cross(back, right), back, origin], axis=1)
+    cam2world[:3, :4] = np.stack([right, up, back, origin], axis=1)
     return pack(cam2world)
 
 
 def sample_look_at(rng: np.random.Generator) -> np.ndarray:
     """A camera from the look-at distribution of facts 3.5: yaw +-44.7 degrees, elevation -9.2 to 24.4, roll +-14.3."""
-    return look_at(
-        yaw=rng.uniform(-0.78, 0.78),
-        vertical=rng.uniform(-0.25, 0.65),
-        radius=rng.uniform(3.65, 4.45),
-        target=np.array([rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03), rng.uniform(0.06, 0.12)]),
-        roll=rng.uniform(-0.25, 0.25),
-    )
+    # The order of these draws is that of all cameras ever drawn: a change makes other ones.
+    yaw = rng.uniform(-0.78, 0.78)
+    vertical = rng.uniform(-0.25, 0.65)
+    radius = rng.uniform(3.65, 4.45)
+    x, y = rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)
+    target = np.array([x, y, rng.uniform(0.06, 0.12)])
+    return look_at(yaw, vertical, radius, target, roll=rng.uniform(-0.25, 0.25))

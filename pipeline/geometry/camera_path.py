@@ -1,7 +1,7 @@
 """Paths of cameras around a head, along which films and contact sheets show it: float32 (N, 25) each.
 
-All but `front` stay on the sphere of RADIUS around the world origin and look at the middle of the head. Yaw is in
-radians, positive for a camera on the left of the picture, as in `camera.look_at`.
+All but `front` stay on the sphere of RADIUS around the world origin and look at the middle of the head. Yaw
+is in radians, positive for a camera on the left of the picture, as in `camera.look_at`.
 """
 
 import numpy as np
@@ -37,9 +37,11 @@ def orbit(
     reach: float = REACH,
     rise: float = RISE,
 ) -> np.ndarray:
-    """One closed ellipse in front of the face: `reach` to both sides, `rise` of `look_at`'s `vertical` up and down.
+    """One closed ellipse in front of the face: `reach` to both sides, `rise` of `look_at`'s `vertical` up and
+    down.
 
-    It begins at its highest point; after the last camera comes the first, so that a film of it can be repeated.
+    It begins at its highest point; after the last camera comes the first, so that a film of it can be
+    repeated.
     """
     turns = 2 * np.pi * np.arange(count) / count
     return _path(reach * np.sin(turns), VERTICAL + rise * np.cos(turns))

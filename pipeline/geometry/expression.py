@@ -1,8 +1,8 @@
 """What expression, jaw and eyes do to a face, in a unit that means something: how far they move landmarks.
 
-Coefficients differ wildly in how far they move a face: an error of 1 in one of them is a grimace, in another nothing. So expressions are
-compared by the inner landmarks (brows to lips, and pupils) of the mean head, as offsets from its neutral face, in percent of its inter-
-ocular distance.
+Coefficients differ wildly in how far they move a face: an error of 1 in one of them is a grimace, in another
+nothing. So expressions are compared by the inner landmarks (brows to lips, and pupils) of the mean head, as
+offsets from its neutral face, in percent of its interocular distance.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.head.flame import Flame
 from pipeline.geometry.label import FaceParameters
+from pipeline.geometry.landmarks import LEFT_EYE, RIGHT_EYE
 
 INNER = slice(17, 70)  # of the 70 landmarks: all but the contour
 NUMBERS = 53 * 3  # of an offset
@@ -21,17 +22,20 @@ class ExpressionOffsets:
     def __init__(self, flame: Flame) -> None:
         self.flame = flame
         points = self._landmarks(flame.template_V3.new_zeros(1, FaceParameters.SIZE))[0]
-        self.neutral, self.unit = points[INNER], (points[36:42].mean(0) - points[42:48].mean(0)).norm()
+        self.neutral = points[INNER]
+        self.unit = (points[RIGHT_EYE].mean(0) - points[LEFT_EYE].mean(0)).norm()
 
     @torch.no_grad()
     def __call__(self, parameters_B106: Tensor) -> Tensor:
-        """Offsets (B, 53, 3), percent of the inter-ocular distance."""
-        return 100.0 * (self._landmarks(parameters_B106)[:, INNER] - self.neutral) / self.unit
+        """Offsets (B, 53, 3), percent of the interocular distance."""
+        inner = self._landmarks(parameters_B106)[:, INNER]
+        return 100.0 * (inner - self.neutral) / self.unit
 
     def linear(self) -> Tensor:
-        """The derivative at the neutral face, (106, 159): for small parameters, offsets are `parameters @ linear()`."""
+        """The derivative at the neutral face, (106, 159): offsets of small parameters are `parameters @ linear()`."""
         step = 0.02
-        return self(step * torch.eye(FaceParameters.SIZE, device=self.neutral.device)).flatten(1) / step
+        one_by_one = step * torch.eye(FaceParameters.SIZE, device=self.neutral.device)
+        return self(one_by_one).flatten(1) / step
 
     def _landmarks(self, parameters_B106: Tensor) -> Tensor:
         face = FaceParameters.split(parameters_B106)

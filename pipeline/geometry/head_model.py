@@ -8,7 +8,9 @@ from pipeline.geometry.standin import standin
 
 
 def load(path: str) -> HeadModel:
-    """The head model of the param `flame.model`: "standin", the path of FLAME's generic_model.pkl with its side files beside it, or
-    that of the imported flame.safetensors.
+    """The head model of the param `flame.model`.
+
+    It is "standin", the path of FLAME's generic_model.pkl with its side files beside it, or that of the
+    imported flame.safetensors.
     """
     return standin() if path == "standin" else read_flame(Path(path))

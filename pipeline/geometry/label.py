@@ -1,8 +1,9 @@
 """The vectors of numbers that describe a head (facts 5.4), and where they put its landmarks.
 
-`Label` has 437 numbers; its layout is in `model/head/label.py`, as GenHead needs it, too. Three vectors are made
-of its parts: `Motion` (109) drives Psi, `FaceParameters` (106) are what moves a face in its own frame, and
-`Estimate` (109) is what the regressor reads from a picture. Two of them have 109 numbers and differ in the last six.
+`Label` has 437 numbers; its layout is in `model/head/label.py`, as GenHead needs it, too. Three vectors are
+made of its parts: `Motion` (109) drives Psi, `FaceParameters` (106) are what moves a face in its own frame,
+and `Estimate` (109) is what the regressor reads from a picture. Two of them have 109 numbers and differ in
+the last six.
 """
 
 from dataclasses import dataclass
@@ -101,15 +102,22 @@ class Estimate(Generic[Array]):
 
 
 def project_batch(points_BN3: Tensor, camera_B25: Tensor) -> Tensor:
-    """World points to image fractions (u right, v down), shape (B, N, 2); `pipeline.geometry.camera.project` for batches."""
-    cam2world, intrinsics = camera_B25[:, :16].reshape(-1, 4, 4), camera_B25[:, 16:].reshape(-1, 3, 3)
-    local = (points_BN3 - cam2world[:, None, :3, 3]) @ cam2world[:, :3, :3]
-    image = (local * local.new_tensor([1.0, -1.0, -1.0])) @ intrinsics.transpose(1, 2)
+    """World points to image fractions (u right, v down), shape (B, N, 2); `camera.project` for batches."""
+    cam2world = camera_B25[:, :16].reshape(-1, 4, 4)
+    intrinsics = camera_B25[:, 16:].reshape(-1, 3, 3)
+    centre = cam2world[:, None, :3, 3]
+    local = (points_BN3 - centre) @ cam2world[:, :3, :3]
+    # The camera looks along -z with y up, an image has v down: both change sign.
+    flipped = local * local.new_tensor([1.0, -1.0, -1.0])
+    image = flipped @ intrinsics.transpose(1, 2)
     return image[..., :2] / image[..., 2:]
 
 
 def head_vertices(flame: Flame, label_BL: Tensor) -> Tensor:
-    """The vertices of labelled heads in their own frame (neck at rest: the camera holds the rotation), (B, V, 3) in world units."""
+    """The vertices of labelled heads in their own frame, (B, V, 3) in world units.
+
+    The neck is at rest, as the camera holds the rotation of the head.
+    """
     parts = Label.split(label_BL)
     pose = torch.cat([torch.zeros_like(parts.neck), parts.jaw], dim=1)
     return flame.vertices(parts.shape, parts.expression, pose, parts.eyes)
@@ -119,7 +127,8 @@ def landmarks(flame: Flame, label_BL: Tensor, camera_BV25: Tensor) -> Tensor:
     """The 70 landmarks of labelled heads seen by each camera, image fractions, (B, V, 70, 2)."""
     points = flame.landmarks(head_vertices(flame, label_BL))
     views = camera_BV25.shape[1]
-    flat = project_batch(points.repeat_interleave(views, 0), camera_BV25.reshape(-1, 25))
+    of_each_view = points.repeat_interleave(views, 0)
+    flat = project_batch(of_each_view, camera_BV25.reshape(-1, 25))
     return flat.reshape(len(points), views, *flat.shape[1:])
 
 
@@ -127,5 +136,8 @@ def moving_parts(points_B702: Tensor, size: int) -> Tensor:
     """Where a face moves, (B, 1, size, size) in [0, 1]: about the landmarks (fractions) of brows, eyes, mouth and pupils."""
     centres = (torch.arange(size, device=points_B702.device) + 0.5) / size
     moving = points_B702[:, MOVING]
+    # exp(-(a + b)) of a column and a row: the largest exponent first, so that there is one exponential a
+    # pixel.
     across, down = (-0.5 * ((centres - moving[..., axis, None]) / REACH).square() for axis in (0, 1))
-    return (down[..., :, None] + across[..., None, :]).amax(1, keepdim=True).exp()
+    exponents = down[..., :, None] + across[..., None, :]
+    return exponents.amax(1, keepdim=True).exp()

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-# iBUG numbers its points from the person's right, which is the left of the image; so do the pupils (facts 5.3: WFLW 96, 97).
-# Of the mesh points in question those nearest to the official landmarks (WFLW, re-indexed as in facts 5.3) of the 16 official portraits
-# were taken, the same on both sides; the usual list is off by a tenth of the interocular distance in lips, jaw and ends of the brows.
+# iBUG numbers its points from the person's right, which is the left of the image; so do the pupils (facts
+# 5.3: WFLW 96, 97). Of the mesh points in question those nearest to the official landmarks (WFLW, re-indexed
+# as in facts 5.3) of the 16 official portraits were taken, the same on both sides; the usual list is off by a
+# tenth of the interocular distance in lips, jaw and ends of the brows.
 _CONTOUR = [127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356]
 _BROWS = [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]
 _NOSE = [168, 197, 5, 4, 240, 97, 2, 326, 460]
@@ -20,11 +21,15 @@ PUPILS = slice(68, 70)
 
 
 def landmarks_70(mesh_N478x3: np.ndarray) -> np.ndarray:
-    """The 70 points (..., 70, 2) of face meshes (..., 478, 3), in the mesh's own unit, without the depth, which the mesh only guesses."""
+    """The 70 points (..., 70, 2) of face meshes (..., 478, 3), in the mesh's own unit.
+
+    The depth, which the mesh only guesses, is left out.
+    """
     return np.asarray(mesh_N478x3)[..., MESH_TO_70, :2]
 
 
 def interocular(points_N70x2: np.ndarray) -> np.ndarray:
     """Distance between the eye centres, each the mean of its six lid points, shape (...,); the unit of landmark errors."""
-    right, left = points_N70x2[..., RIGHT_EYE, :].mean(-2), points_N70x2[..., LEFT_EYE, :].mean(-2)
+    right = points_N70x2[..., RIGHT_EYE, :].mean(-2)
+    left = points_N70x2[..., LEFT_EYE, :].mean(-2)
     return np.linalg.norm(left - right, axis=-1)

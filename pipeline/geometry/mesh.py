@@ -8,7 +8,10 @@ from scipy.spatial import ConvexHull
 
 @dataclass
 class Mesh:
-    """Vertices and triangles. `part` names the vertices of each piece, `rings` ordered vertices around openings."""
+    """Vertices and triangles.
+
+    `part` names the vertices of each piece, `rings` ordered vertices around openings.
+    """
 
     points: list[np.ndarray] = field(default_factory=list)  # (N, 3) float64 each
     faces: list[np.ndarray] = field(default_factory=list)  # (F, 3) each, counter-clockwise from outside
@@ -17,7 +20,10 @@ class Mesh:
     count: int = 0
 
     def add(self, name: str, points_N3: np.ndarray, faces_F3: np.ndarray | None = None) -> np.ndarray:
-        """Append a piece, whose triangles count its own vertices from 0. Returns the numbers of its vertices."""
+        """Append a piece, whose triangles count its own vertices from 0.
+
+        Returns the numbers of its vertices.
+        """
         index = np.arange(self.count, self.count + len(points_N3))
         self.points.append(np.asarray(points_N3, np.float64))
         if faces_F3 is not None:

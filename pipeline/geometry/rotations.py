@@ -1,4 +1,7 @@
-"""Rotations as matrices and as axis-angle vectors. The way there, for tensors, is `model.head.flame.rotation_matrices`."""
+"""Rotations as matrices and as axis-angle vectors.
+
+The way there, for tensors, is `model.head.flame.rotation_matrices`.
+"""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """A stand-in for FLAME in its format, which is not FLAME and says so.
 
-It exists because FLAME needs registration and the whole graph should run without it. It has FLAME's axes, joints and
-size (metres), 300 shape and 100 expression directions of its own, and about 1,700 vertices.
+It exists because FLAME needs registration and the whole graph should run without it. It has FLAME's axes,
+joints and size (metres), 300 shape and 100 expression directions of its own, and about 1,700 vertices.
 """
 
 from functools import cache
@@ -33,7 +33,10 @@ JOINTS = np.array(
 
 @cache
 def standin() -> HeadModel:
-    """The stand-in head model (see the head of this module). Deterministic; built once a process in about a second."""
+    """The stand-in head model (see the head of this module).
+
+    Deterministic; built once a process in about a second.
+    """
     mesh = standin_mesh()
     points = np.concatenate(mesh.points)
     faces = np.concatenate(mesh.faces)
@@ -107,8 +110,8 @@ def _jaw_weights(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
 def joint_regressor(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     """(5, V): the weights of vertices whose mean is a joint.
 
-    The eyes are the means of their balls. For the other joints these are the smallest weights, as squares, over the
-    vertices around them that hit them and sum to one.
+    The eyes are the means of their balls. For the other joints these are the smallest weights, as squares,
+    over the vertices around them that hit them and sum to one.
     """
     regressor = np.zeros((5, len(points_V3)))
     allowed = np.concatenate([mesh.part["skull"], mesh.part["bust"]])

@@ -1,7 +1,7 @@
 """How the stand-in head varies: 300 shape directions and 100 expression directions (world units).
 
-Every direction is a smooth displacement field in space, sampled at the vertices. The first ones have names; the rest
-are random fields that shrink with their number, so that coefficients from N(0, 1) look like people.
+Every direction is a smooth displacement field in space, sampled at the vertices. The first ones have names;
+the rest are random fields that shrink with their number, so that coefficients from N(0, 1) look like people.
 """
 
 from collections.abc import Callable
@@ -78,8 +78,8 @@ SHAPE_SCALES = {
 ONE_SIDE = "one side"
 SHAPE_NAMES = [*SHAPE_SCALES, *SHAPE_BUMPS, ONE_SIDE]
 
-# Named expression directions. A bump acts on both sides unless its name ends in left or right. The four directions
-# of the lids have none, as lids move along their rings.
+# Named expression directions. A bump acts on both sides unless its name ends in left or right. The four
+# directions of the lids have none, as lids move along their rings.
 EXPRESSION_BUMPS = _read("""
 smile            |   0.08  -0.09    0.3 |  0.058  0.034   0.08 |  0.017  0.018 -0.014
 smile            |      0 -0.108   0.33 |   0.05  0.018   0.06 |      0 -0.005 -0.003
@@ -163,7 +163,10 @@ def shape_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
 
 
 def expression_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
-    """(V, 3, 100): displacement of every vertex for a coefficient of 1. Coefficient 1 of a lid direction shuts that eye."""
+    """(V, 3, 100): displacement of every vertex for a coefficient of 1.
+
+    Coefficient 1 of a lid direction shuts that eye.
+    """
     columns = []
     for name, bumps in EXPRESSION_BUMPS.items():
         side = _side(name)
@@ -206,7 +209,8 @@ def _bump_field(
 ) -> Field:
     """Sum of bumps.
 
-    Sideways displacement passes smoothly through zero within `seam` of the middle, so that nothing folds there.
+    Sideways displacement passes smoothly through zero within `seam` of the middle, so that nothing folds
+    there.
     """
 
     def at(points: np.ndarray) -> np.ndarray:
@@ -281,7 +285,8 @@ def _lid_motion(mesh: Mesh, points: np.ndarray, side: str, close: float, squint:
     """Upper lid down (close = 1 shuts the eye), lower lid up by `squint` of the opening; lid skin follows, less and less."""
     moved = np.zeros_like(points)
     margin = mesh.rings[f"lid0_{side}"]
-    # The rings run counter-clockwise from the outer corner: 1 to 7 are the upper lid, 15 to 9 below them the lower one.
+    # The rings run counter-clockwise from the outer corner: 1 to 7 are the upper lid, 15 to 9 below them the
+    # lower one.
     upper, lower = margin[1:8], margin[:8:-1]
     opening = points[upper] - points[lower]
     for level, share in enumerate((1.0, 0.80, 0.30, 0.04)):

@@ -1,6 +1,8 @@
-"""Lids and lips of the stand-in head: rings of vertices around the openings of eyes and mouth, and what lines them.
+"""Lids and lips of the stand-in head: rings of vertices around the openings of eyes and mouth, and what lines
+them.
 
-Both sides of an opening have the same number of vertices, so that lids and lips meet vertex on vertex when they close.
+Both sides of an opening have the same number of vertices, so that lids and lips meet vertex on vertex when
+they close.
 """
 
 import numpy as np
@@ -16,8 +18,8 @@ LIPS = 20  # vertices around the mouth opening
 
 # Of each ring of lids, from the margin outwards: size in openings, height above the eyeball.
 LID_RINGS = ((1.0, 0.0035), (1.28, 0.0075), (1.62, 0.009), (2.1, 0.01))
-# Of each ring of lips, from the line between them outwards: half width, height of the upper and of the lower half,
-# how far it stands out, depth of the cupid's bow.
+# Of each ring of lips, from the line between them outwards: half width, height of the upper and of the lower
+# half, how far it stands out, depth of the cupid's bow.
 LIP_RINGS = (
     (0.0735, 0.0005, 0.0005, -0.002, 0.0),
     (0.0755, 0.012, 0.014, 0.009, 0.001),

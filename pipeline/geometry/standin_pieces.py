@@ -11,7 +11,8 @@ EAR_COLUMNS = 14
 # Of each ring of an ear, from the inner rim over the edge to the hollow: size, how far it stands out.
 EAR_RINGS = ((0.55, -0.020), (0.96, 0.0), (1.06, 0.014), (0.97, 0.024), (0.72, 0.013), (0.40, 0.004))
 BUST_COLUMNS = 28
-# Neck and bust from inside the skull downwards, a ring a row: height, half width, half depth, z of the centre.
+# Neck and bust from inside the skull downwards, a ring a row: height, half width, half depth, z of the
+# centre.
 BUST = np.loadtxt(
     """
     -0.06   0.118  0.130  -0.030

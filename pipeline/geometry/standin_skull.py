@@ -1,7 +1,7 @@
 """The skull of the stand-in head: a star-shaped surface through chosen points (world units, neck joint at 0).
 
-A surface is star-shaped when every direction from the origin meets it once, so that it is a radius for each direction.
-Proportions were chosen so that the landmarks fall where the official framing has them (facts 5.2).
+A surface is star-shaped when every direction from the origin meets it once, so that it is a radius for each
+direction. Proportions were chosen so that the landmarks fall where the official framing has them (facts 5.2).
 """
 
 import numpy as np
@@ -9,7 +9,8 @@ from scipy.interpolate import RBFInterpolator
 
 from pipeline.geometry.mesh import mirror, unit
 
-# Landmarks 0 to 8, 17 to 21 and 27 to 33 of the 68 in iBUG's order, a row each; the other side is their mirror image.
+# Landmarks 0 to 8, 17 to 21 and 27 to 33 of the 68 in iBUG's order, a row each; the other side is their
+# mirror image.
 CONTOUR = np.loadtxt(
     """
     -0.2175   0.0564  0.0867

@@ -1,7 +1,9 @@
-"""The surface of the stand-in head: where its vertices are and how they are joined (world units, neck joint at 0).
+"""The surface of the stand-in head: where its vertices are and how they are joined (world units, neck joint
+at 0).
 
-The skull is a set of directions, dense around eyes, nose and mouth, triangulated by their convex hull on the sphere.
-Eyelids and lips are rings of directions around holes; eyeballs, mouth bag, ears and bust are pieces of their own.
+The skull is a set of directions, dense around eyes, nose and mouth, triangulated by their convex hull on the
+sphere. Eyelids and lips are rings of directions around holes; eyeballs, mouth bag, ears and bust are pieces
+of their own.
 """
 
 import numpy as np
@@ -27,8 +29,8 @@ SIDES = {"right": -1, "left": 1}  # of the person; the sign of x there
 def build() -> Mesh:
     """All pieces. Parts: skull, lining_*, bag, ear_*, bust, eye_*, where * is left or right.
 
-    Rings: lid0_* to lid3_* and lip0 to lip4, innermost first; contour_*, brow_* and middle (chin and nose) hold the
-    other landmarks.
+    Rings: lid0_* to lid3_* and lip0 to lip4, innermost first; contour_*, brow_* and middle (chin and nose)
+    hold the other landmarks.
     """
     mesh = Mesh()
     skull = _add_skull(mesh)
