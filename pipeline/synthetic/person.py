@@ -10,15 +10,41 @@ from functools import cache
 import numpy as np
 
 from pipeline.core.seeds import rng
-from pipeline.geometry.standin_directions import SHAPE_NAMES
+from pipeline.geometry.standin_directions import SHAPE_NAMES, SHAPES
 
 Z = 512
+PHASES = 8  # of the noise on skin, hair and background
 TRAITS = (
-    "skin", "warmth", "hair", "red", "grey", "length", "volume", "fringe", "parting", "wave", "brow", "brow_dark", "iris", "lips", "blush",
-    "age", "shirt_hue", "shirt_light", "neckline", "light_turn", "light_height", "contrast", "beard", "back_hue", "back_light", "back_turn",
+    "skin",
+    "warmth",
+    "hair",
+    "red",
+    "grey",
+    "length",
+    "volume",
+    "fringe",
+    "parting",
+    "wave",
+    "brow",
+    "brow_dark",
+    "iris",
+    "lips",
+    "blush",
+    "age",
+    "shirt_hue",
+    "shirt_light",
+    "neckline",
+    "light_turn",
+    "light_height",
+    "contrast",
+    "beard",
+    "back_hue",
+    "back_light",
+    "back_turn",
     "freckles",
-)  # fmt: skip
+)
 
+# 8-bit sRGB, from dark to light hair, from light to dark skin, from brown to blue eyes.
 SKIN = [(238, 205, 186), (226, 186, 160), (210, 163, 130), (186, 133, 98), (143, 95, 66), (94, 60, 44)]
 HAIR = [(24, 20, 19), (50, 35, 27), (92, 60, 38), (140, 96, 58), (196, 158, 104), (226, 202, 154)]
 IRIS = [(62, 38, 22), (98, 64, 36), (112, 104, 58), (84, 122, 84), (86, 128, 158), (120, 148, 170)]
@@ -54,65 +80,85 @@ def linear(rgb: np.ndarray | tuple) -> np.ndarray:
 
 def _palette(colours: list[tuple], place: float) -> np.ndarray:
     """Colour at `place` in [0, 1] along a list of colours."""
-    return np.array(
-        [
-            np.interp(place * (len(colours) - 1), np.arange(len(colours)), linear(colours)[:, k])
-            for k in range(3)
-        ]
-    )
+    at = place * (len(colours) - 1)
+    channels = linear(colours).T
+    return np.array([np.interp(at, np.arange(len(colours)), channel) for channel in channels])
 
 
 def _hue(turn: float, saturation: float, value: float) -> np.ndarray:
     """A colour on a smooth hue circle (turn in revolutions), sRGB in [0, 1], as linear light."""
-    wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (turn - np.array([0, 1 / 3, 2 / 3])))
+    thirds = np.array([0, 1 / 3, 2 / 3])
+    wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (turn - thirds))
     return np.clip(value * (1 - saturation + saturation * wheel), 0, 1) ** 2.2
 
 
 def person(z_512: np.ndarray) -> Person:
     """The person of a latent vector (512,), meant to be drawn from N(0, 1)."""
     raw = np.asarray(z_512, np.float64) @ _projection()
-    trait = {name: float(1 / (1 + np.exp(-1.7 * raw[i]))) for i, name in enumerate(TRAITS)}  # about uniform
+    # 1.7 x is close to what takes N(0, 1) to a uniform number.
+    trait = {name: float(1 / (1 + np.exp(-1.7 * raw[i]))) for i, name in enumerate(TRAITS)}
     rest = raw[len(TRAITS) :]
-    shape = np.zeros(300)
+    skin = _skin(trait)
+    hair = _hair(trait)
+    pale, red = np.array([0.80, 0.50, 0.50]), np.array([0.86, 0.26, 0.30])
+    return Person(
+        shape=_shape(rest),
+        trait=trait,
+        skin=skin,
+        hair=hair,
+        iris=_palette(IRIS, np.clip(trait["iris"] * (1.25 - 0.9 * trait["skin"]), 0, 1)),
+        lips=skin * (pale * (1 - trait["lips"]) + red * trait["lips"]),
+        brow=(0.35 + 0.35 * (1 - trait["brow_dark"])) * hair + 0.04 * skin,
+        shirt=_shirt(trait),
+        background=_background(trait),
+        light=_light(trait),
+        phase=2.0 * rest[SHAPES : SHAPES + PHASES],
+    )
+
+
+def _shape(rest: np.ndarray) -> np.ndarray:
+    """Named directions are bounded, as their ends look like no person; the random ones are small anyway."""
+    shape = np.zeros(SHAPES)
     named = len(SHAPE_NAMES)
     shape[:named] = 1.7 * np.tanh(0.62 * rest[:named])
-    shape[named:] = 0.8 * rest[named:300]
-    skin = _palette(SKIN, trait["skin"]) * (1 + 0.08 * (trait["warmth"] - 0.5) * np.array([1.0, 0.0, -1.6]))
+    shape[named:] = 0.8 * rest[named:SHAPES]
+    return shape
+
+
+def _skin(trait: dict[str, float]) -> np.ndarray:
+    warmth = 0.08 * (trait["warmth"] - 0.5) * np.array([1.0, 0.0, -1.6])
+    return _palette(SKIN, trait["skin"]) * (1 + warmth)
+
+
+def _hair(trait: dict[str, float]) -> np.ndarray:
+    # Dark skin goes with dark hair; light skin with any, few of them red, and some people are grey.
     place = np.clip(trait["hair"] ** 1.6 * (1.1 - 0.75 * trait["skin"]), 0, 1)
     hair = _palette(HAIR, place)
     ginger = np.clip((trait["red"] - 0.72) / 0.2, 0, 1) * (1 - trait["skin"])
     hair = (1 - 0.7 * ginger) * hair + 0.7 * ginger * linear((150, 66, 30))
     grey = np.clip((trait["grey"] - 0.8) / 0.18, 0, 1) * 0.8
-    hair = (1 - grey) * hair + grey * linear((168, 166, 164))
-    lips = skin * (
-        np.array([0.80, 0.50, 0.50]) * (1 - trait["lips"]) + np.array([0.86, 0.26, 0.30]) * trait["lips"]
-    )
-    brow = (0.35 + 0.35 * (1 - trait["brow_dark"])) * hair + 0.04 * skin
-    iris = _palette(IRIS, np.clip(trait["iris"] * (1.25 - 0.9 * trait["skin"]), 0, 1))
-    shirt = _hue(
-        1.3 * trait["shirt_hue"],
-        0.35 + 0.5 * abs(2 * trait["shirt_light"] - 1),
-        0.18 + 0.72 * trait["shirt_light"],
-    )
-    turn, light = 1.4 * trait["back_hue"], 0.25 + 0.65 * trait["back_light"]
+    return (1 - grey) * hair + grey * linear((168, 166, 164))
+
+
+def _shirt(trait: dict[str, float]) -> np.ndarray:
+    light = trait["shirt_light"]
+    return _hue(1.3 * trait["shirt_hue"], 0.35 + 0.5 * abs(2 * light - 1), 0.18 + 0.72 * light)
+
+
+def _background(trait: dict[str, float]) -> np.ndarray:
+    turn = 1.4 * trait["back_hue"]
+    light = 0.25 + 0.65 * trait["back_light"]
     corners = [
         (turn, light),
         (turn + 0.1, 0.8 * light),
         (turn - 0.12, 0.75 * light),
         (turn + 0.25 * (trait["back_turn"] - 0.5), 0.6 * light),
     ]
-    azimuth, height = 1.9 * (trait["light_turn"] - 0.5), 0.25 + 0.75 * trait["light_height"]
-    key = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
-    return Person(
-        shape=shape,
-        trait=trait,
-        skin=skin,
-        hair=hair,
-        iris=iris,
-        lips=lips,
-        brow=brow,
-        shirt=shirt,
-        background=np.array([_hue(t, 0.45, v) for t, v in corners]),
-        light=key,
-        phase=2.0 * rest[300:308],
-    )
+    return np.array([_hue(hue, 0.45, value) for hue, value in corners])
+
+
+def _light(trait: dict[str, float]) -> np.ndarray:
+    azimuth = 1.9 * (trait["light_turn"] - 0.5)
+    height = 0.25 + 0.75 * trait["light_height"]
+    across = np.cos(height)
+    return np.array([np.sin(azimuth) * across, np.sin(height), np.cos(azimuth) * across])

@@ -1,0 +1,57 @@
+"""What the painters share: points to paint and their coats, and soft shapes on the surface."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.geometry.curves import smoothstep
+
+Array = np.ndarray
+
+
+@dataclass
+class Surfel:
+    """Visible points of one material: coordinates for paint, unit normals in the head's frame, lip and lid coordinates."""
+
+    paint: Array  # (N, 3) float32
+    normal: Array  # (N, 3)
+    lip: Array  # (N,)
+    lid: Array
+    pixel: float  # size of one in world units
+
+
+@dataclass
+class Coat:
+    """Albedo (N, 3), occlusion (N,) in [0, 1], strength and sharpness of the highlight."""
+
+    albedo: Array
+    occlusion: Array
+    gloss: Array | float
+    sharpness: float
+
+
+def smooth(x: Array, low: float, high: float) -> Array:
+    """0 below `low`, 1 above `high` (or the other way round), smooth between."""
+    return smoothstep((x - low) * (1.0 / (high - low)))
+
+
+def ridge(x: Array, middle: Array | float, width: float) -> Array:
+    """1 where x is `middle`, falling to both sides."""
+    return np.exp(-(((x - middle) / width) ** 2))
+
+
+def blob(x: Array, y: Array, cx: float, cy: float, wx: float, wy: float) -> Array:
+    """1 at (cx, cy), falling around it."""
+    return np.exp(-(((x - cx) / wx) ** 2) - ((y - cy) / wy) ** 2)
+
+
+def mix(colour: Array, other: Array, amount: Array) -> Array:
+    """`colour` (N, 3) with an `amount` (N,) of another colour."""
+    return colour + amount[:, None] * (np.asarray(other, np.float32) - colour)
+
+
+def noise(x: Array, y: Array, phase: Array) -> Array:
+    """Cheap smooth noise in about [-1, 1]: two waves that bend each other."""
+    first = np.sin(x + 1.7 * np.sin(0.7 * y + phase[0]) + phase[1])
+    second = np.sin(1.1 * y + 1.3 * np.sin(0.8 * x + phase[2]) + phase[3])
+    return first * second
