@@ -1,7 +1,7 @@
-"""The official framing of a face (facts 5.2): a square around it, found from five points, without rotation.
+"""The official framing of a face (facts 5.2): a square around it, from five points, without rotation.
 
-A crop is three numbers (scale, tx, ty): aligned = scale * source + (tx, ty), where source is in pixels of the picture (the centre of pixel
-i is at i + 0.5) and aligned in fractions of the square, both with y down.
+A crop is three numbers (scale, tx, ty): aligned = scale * source + (tx, ty). Source points are pixels of the
+picture, the centre of pixel i being at i + 0.5; aligned ones are fractions of the square. Both have y down.
 """
 
 import math
@@ -9,7 +9,8 @@ import math
 import numpy as np
 from PIL import Image
 
-# Pupils, nose tip and mouth corners of the mean face, left to right in the image, y up; the origin is the centre of the square.
+# Pupils, nose tip and mouth corners of the mean face, left to right in the image, y up. The origin is the
+# centre of the square.
 TEMPLATE_53 = np.array(
     [
         [-0.311, 0.190, 0.534],
@@ -19,33 +20,43 @@ TEMPLATE_53 = np.array(
         [0.248, -0.481, 0.622],
     ]
 )
-UNIT = 180.0 / 512.0  # length 1 of the template as a fraction of the square
-JUMP = 0.25  # of the square between neighbouring frames: a cut in the film, not a movement
-SIGMA_SCALE = 0.4  # seconds; the size of a head in the picture changes slowly
+# Length 1 of the template as a fraction of the square.
+UNIT = 180.0 / 512.0
+# From this fraction of the square on, a step between neighbouring frames is a cut in the film and not a
+# movement.
+JUMP = 0.25
+# Seconds over which is smoothed. The size of a head in the picture changes more slowly than its place.
+SIGMA_SCALE = 0.4
 SIGMA_SHIFT = 0.12
 
 
 def five_points(mesh_478: np.ndarray) -> np.ndarray:
-    """Pupils, nose tip, mouth corners (5, 2) of the 478 mesh points (478, 2 or 3).
+    """Pupils, nose tip and mouth corners, (5, 2), of the 478 mesh points (478, 2 or 3).
 
-    The nose tip of the official landmarks lies half-way between mesh points 1 and 4: on the 16 official portraits the median vertical shift
-    of our framing against theirs is then 0.2 % of the picture, with either point alone it is 1.5 or 1.7 %.
+    The nose tip of the official landmarks lies half-way between mesh points 1 and 4. On the 16 official
+    portraits the median vertical shift of our framing against theirs is then 0.2 % of the picture; with
+    either point alone it is 1.5 or 1.7 %.
     """
     points = mesh_478[:, :2]
-    return np.stack([points[468], points[473], (points[1] + points[4]) / 2, points[61], points[291]])
+    nose = (points[1] + points[4]) / 2
+    return np.stack([points[468], points[473], nose, points[61], points[291]])
 
 
 def fit_crop(points_52: np.ndarray) -> np.ndarray:
-    """The crop (3,) float64 for five points in source pixels: shift and size of an affine camera fitted by least squares."""
-    design = np.concatenate([TEMPLATE_53 * [1.0, -1.0, 1.0], np.ones((5, 1))], axis=1)
-    solution_42 = np.linalg.lstsq(design, np.asarray(points_52, np.float64), rcond=None)[0]
+    """The crop, (3,) float64, for five points in source pixels: an affine camera fitted by least squares."""
+    y_down = TEMPLATE_53 * [1.0, -1.0, 1.0]
+    design = np.concatenate([y_down, np.ones((5, 1))], axis=1)
+    wanted = np.asarray(points_52, np.float64)
+    solution_42 = np.linalg.lstsq(design, wanted, rcond=None)[0]
     pixels_a_unit = np.linalg.norm(solution_42[:3], axis=0).mean()
     scale = UNIT / pixels_a_unit
-    return np.array([scale, *(0.5 - scale * solution_42[3])])
+    shift = 0.5 - scale * solution_42[3]
+    return np.array([scale, *shift])
 
 
 def to_aligned(points: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Source points (..., 2 or 3) in pixels to fractions of the square; a third coordinate (depth) is scaled only."""
+    """Source points (..., 2 or 3) in pixels to fractions of the square; the third number, depth, is only
+    scaled."""
     aligned = np.asarray(points, np.float64) * crop[0]
     aligned[..., :2] += crop[1:]
     return aligned
@@ -53,46 +64,68 @@ def to_aligned(points: np.ndarray, crop: np.ndarray) -> np.ndarray:
 
 def widen(crop: np.ndarray, factor: float) -> np.ndarray:
     """The crop of a square `factor` times as large around the same centre."""
-    return np.array([crop[0] / factor, *((crop[1:] - 0.5) / factor + 0.5)])
+    shift = (crop[1:] - 0.5) / factor + 0.5
+    return np.array([crop[0] / factor, *shift])
 
 
 def cut(
-    image: np.ndarray, crop: np.ndarray, size: int, resample: Image.Resampling = Image.Resampling.LANCZOS
+    image: np.ndarray,
+    crop: np.ndarray,
+    size: int,
+    resample: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> np.ndarray:
-    """The square out of uint8 (H, W, 3) or (H, W), resized to `size` with antialiasing; beyond the border its last pixels are repeated."""
+    """The square out of uint8 (H, W, 3) or (H, W), resized to `size` with antialiasing.
+
+    Beyond the border of the image its last pixels are repeated.
+    """
     left, top = -crop[1:] / crop[0]
     side = 1.0 / crop[0]
-    margin = 3.0 * max(1.0, side / size) + 1.0  # reach of the filter
+    # How far the filter reaches over the edge of the square.
+    margin = 3.0 * max(1.0, side / size) + 1.0
     columns = np.arange(math.floor(left - margin), math.ceil(left + side + margin))
     rows = np.arange(math.floor(top - margin), math.ceil(top + side + margin))
     patch = image.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
     x, y = left - columns[0], top - rows[0]
-    return np.array(Image.fromarray(patch).resize((size, size), resample, box=(x, y, x + side, y + side)))
+    box = (x, y, x + side, y + side)
+    square = Image.fromarray(patch).resize((size, size), resample, box=box)
+    return np.array(square)
 
 
 def smooth_crops(crops_N3: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
-    """The crops of the frames of a clip, (N, 3), with their jitter taken out; quick movement of the head then stays visible in the frame.
+    """The crops of the frames of a clip, (N, 3), without their jitter.
 
-    A Gaussian over time with a straight line fitted under it: no lag, not even at the ends, and exact for even motion. It never reaches
-    over a jump, which is a cut in the film. The official code has a forward filter for this, switched off (facts 5.2).
+    A Gaussian over time with a straight line fitted under it has no lag, not even at the ends, and is exact
+    for even motion; quick movement of the head stays visible in the frame. It never reaches over a cut in the
+    film. The official code has a forward filter for this, switched off (facts 5.2).
     """
-    side = 1.0 / crops_N3[:, 0]
-    centre_N2 = (0.5 - crops_N3[:, 1:]) * side[:, None]
-    jumps = np.linalg.norm(np.diff(centre_N2, axis=0), axis=1) > JUMP * np.minimum(side[1:], side[:-1])
-    jumps |= np.abs(np.diff(np.log(side))) > JUMP
-    side, centre_N2 = side.copy(), centre_N2.copy()
-    for part in np.split(np.arange(len(side)), np.flatnonzero(jumps) + 1):
-        side[part] = np.exp(_smooth(np.log(side[part])[:, None], seconds_N[part], SIGMA_SCALE)[:, 0])
-        centre_N2[part] = _smooth(centre_N2[part], seconds_N[part], SIGMA_SHIFT)
-    return np.concatenate([1.0 / side[:, None], 0.5 - centre_N2 / side[:, None]], axis=1)
+    side_N = 1.0 / crops_N3[:, 0]
+    centre_N2 = (0.5 - crops_N3[:, 1:]) * side_N[:, None]
+    steps = np.linalg.norm(np.diff(centre_N2, axis=0), axis=1)
+    smaller = np.minimum(side_N[1:], side_N[:-1])
+    growth = np.abs(np.diff(np.log(side_N)))
+    jumps = (steps > JUMP * smaller) | (growth > JUMP)
+    starts = np.flatnonzero(jumps) + 1
+    frames = np.arange(len(side_N))
+    smooth_side_N, smooth_centre_N2 = side_N.copy(), centre_N2.copy()
+    for part in np.split(frames, starts):
+        log_side = np.log(side_N[part])[:, None]
+        smooth_side_N[part] = np.exp(_smooth(log_side, seconds_N[part], SIGMA_SCALE)[:, 0])
+        smooth_centre_N2[part] = _smooth(centre_N2[part], seconds_N[part], SIGMA_SHIFT)
+    scale_N1 = 1.0 / smooth_side_N[:, None]
+    shift_N2 = 0.5 - smooth_centre_N2 / smooth_side_N[:, None]
+    return np.concatenate([scale_N1, shift_N2], axis=1)
 
 
 def _smooth(values_NC: np.ndarray, seconds_N: np.ndarray, sigma: float) -> np.ndarray:
+    """The value at its own time of the line that fits all values best, with Gaussian weights around that
+    time."""
     offset_NN = seconds_N[None, :] - seconds_N[:, None]
     weight_NN = np.exp(-0.5 * (offset_NN / sigma) ** 2)
     weight_NN /= weight_NN.sum(axis=1, keepdims=True)
     mean_N1 = (weight_NN * offset_NN).sum(axis=1, keepdims=True)
     spread_N1 = (weight_NN * (offset_NN - mean_N1) ** 2).sum(axis=1, keepdims=True)
     mean_NC = weight_NN @ values_NC
-    slope_NC = (weight_NN * (offset_NN - mean_N1)) @ values_NC / np.maximum(spread_N1, 1e-12)
+    covariance_NC = (weight_NN * (offset_NN - mean_N1)) @ values_NC
+    # One frame alone has no spread, and no slope.
+    slope_NC = covariance_NC / np.maximum(spread_N1, 1e-12)
     return mean_NC - slope_NC * mean_N1

@@ -1,7 +1,8 @@
-"""The face in a picture: MediaPipe's detector, its mesh of 478 points with irises, and its segmentation of the person.
+"""The face in a picture: MediaPipe's detector, its mesh of 478 points with irises, and its segmentation of
+the person.
 
-The detector finds faces in the whole picture. The mesh network then looks at a cut-out of twice the box, as on its own
-it misses small faces.
+The detector finds faces in the whole picture. The mesh network then looks at a cut-out of twice the box, as
+on its own it misses small faces.
 """
 
 import os
@@ -19,7 +20,8 @@ from pipeline.core.progress import hushed
 from pipeline.ingest.crop import cut, widen
 from pipeline.ingest.files import Rejected
 
-# A second face counts from this share of the area of the largest; a smaller one is somebody in the background.
+# A second face counts from this share of the area of the largest; a smaller one is somebody in the
+# background.
 SECOND_FACE = 1 / 3
 # Pixels of the cut-out for the mesh; the network itself works at 192.
 MESH_INPUT = 384
@@ -28,17 +30,18 @@ MESH_CONTEXTS = (2.0, 1.5, 3.0)
 # The segmentation sees more than the aligned square, as shoulders help it.
 MASK_CONTEXT = 1.5
 MASK_INPUT = 512
-# Pixels of the longer side of a picture that gets a border. The detector itself works at 192, and a border around a
-# panorama would take gigabytes.
+# Pixels of the longer side of a picture that gets a border. The detector itself works at 192, and a border
+# around a panorama would take gigabytes.
 BORDERED = 1024
 # Degrees by which a head may be turned in the picture; no portrait that we looked at has more than 30.
 LARGEST_ROLL = 45.0
-# An upside-down face can be taken for an upright one. Its surroundings (this many boxes) turned by 180 degrees then
-# score higher. Upright ones gave at most 0.02 more on 76 portraits and 140 frames; 6 of 7 upside-down ones gave
-# above 0.05.
+# An upside-down face can be taken for an upright one. Its surroundings (this many boxes) turned by 180
+# degrees then score higher. Upright ones gave at most 0.02 more on 76 portraits and 140 frames; 6 of 7
+# upside-down ones gave above 0.05.
 TURN_CONTEXT = 2.5
 TURN_INPUT = 256
 TURN_GAIN = 0.05
+NOT_UPRIGHT = "face not upright"
 
 Box = tuple[float, ...]
 
@@ -47,8 +50,8 @@ Box = tuple[float, ...]
 class Face:
     """A face in a picture.
 
-    `box`: left, top, right, bottom in pixels. `score`: in [0, 1]. `mesh_478`: (478, 3) float64, pixels, y down, z
-    towards the back.
+    `box`: left, top, right, bottom in pixels. `score`: in [0, 1]. `mesh_478`: (478, 3) float64, pixels, y
+    down, z towards the back.
     """
 
     box: Box
@@ -57,10 +60,12 @@ class Face:
 
 
 class FaceFinder:
-    """Holds the networks; make one per process. A call does not depend on those before, as nothing is tracked."""
+    """Holds the networks; make one per process. A call does not depend on those before, as nothing is
+    tracked."""
 
     def __init__(self, detection_score: float, min_face: float):
-        """`detection_score`: least score of a detection, [0, 1]. `min_face`: least size, pixels, see `face_size`."""
+        """`detection_score`: least score of a detection, [0, 1]. `min_face`: least size, pixels, see
+        `face_size`."""
         self.min_face = min_face
         warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype", category=UserWarning)
         solutions = mp.solutions
@@ -98,12 +103,12 @@ class FaceFinder:
         """Raise Rejected when a face of `image` lies on its side or stands on its head."""
         roll = roll_of(face.mesh_478)
         if abs(roll) > LARGEST_ROLL:
-            raise Rejected(f"face not upright: turned by {roll:.0f} degrees")
+            raise Rejected(f"{NOT_UPRIGHT}: turned by {roll:.0f} degrees")
         around = _square(face.box, TURN_CONTEXT)
         view = cut(image, around, TURN_INPUT, Image.Resampling.BILINEAR)
         turned = np.ascontiguousarray(view[::-1, ::-1])
         if self._best_score(turned) > self._best_score(view) + TURN_GAIN:
-            raise Rejected("face not upright: it is upside down")
+            raise Rejected(f"{NOT_UPRIGHT}: it is upside down")
 
     def mask(self, image: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
         """How much each pixel of the aligned square belongs to a person: uint8 (size, size), 255 = wholly."""
@@ -167,7 +172,8 @@ def face_size(mesh_478: np.ndarray) -> float:
 
 
 def roll_of(mesh_478: np.ndarray) -> float:
-    """Degrees by which a face is turned in the picture, clockwise, from the mouth to the eyes; 0 is upright."""
+    """Degrees by which a face is turned in the picture, clockwise, from the mouth to the eyes; 0 is
+    upright."""
     eyes = (mesh_478[468, :2] + mesh_478[473, :2]) / 2
     mouth = (mesh_478[61, :2] + mesh_478[291, :2]) / 2
     x, y = eyes - mouth

@@ -1,7 +1,7 @@
 """Which files of a folder are read, and why the others are passed over.
 
-The first bytes of a file decide what it is. Its suffix only tells that a file whose bytes say nothing was meant to be
-a picture or a video, so that it gets a reason instead of a number.
+The first bytes of a file decide what it is. Its suffix only tells that a file whose bytes say nothing was
+meant to be a picture or a video, so that it gets a reason instead of a number.
 """
 
 import os
@@ -43,7 +43,8 @@ SIGNATURES = (
 )
 # The brands of ISO base media files (bytes 8 to 12) that hold one picture.
 PICTURE_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
-# Packets of an MPEG transport stream begin with this byte, every 188 or, with time codes before them, 192 bytes.
+# Packets of an MPEG transport stream begin with this byte, every 188 or, with time codes before them, 192
+# bytes.
 SYNC, PACKETS = 0x47, ((0, 188), (4, 192))
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -58,12 +59,14 @@ NUMBERED = re.compile(r"([0-9]{1,9})\.[^.]*$")
 
 
 class Rejected(Exception):
-    """This file or frame cannot be used. The message is the reason: a few words, then details behind a colon."""
+    """This file or frame cannot be used. The message is the reason: a few words, then details behind a
+    colon."""
 
 
 @dataclass
 class Listing:
-    """What lies in a folder, as paths relative to it: the files to be read, and why every other is passed over."""
+    """What lies in a folder, as paths relative to it: the files to be read, and why every other is passed
+    over."""
 
     files: list[str] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)
@@ -72,8 +75,8 @@ class Listing:
 def find_files(folder: str | Path, kind: str) -> Listing:
     """List all files below `folder` that are, or by their suffix should be, of `kind`; both lists are sorted.
 
-    Links are followed and every real folder is visited once. Hidden files and folders are left out. Nothing but a
-    regular file is ever opened, so that a FIFO cannot stop the run.
+    Links are followed and every real folder is visited once. Hidden files and folders are left out. Nothing
+    but a regular file is ever opened, so that a FIFO cannot stop the run.
     """
     listing = Listing()
     for name, entry in _walk(Path(folder), listing):
@@ -92,7 +95,8 @@ def find_files(folder: str | Path, kind: str) -> Listing:
 
 
 def find_clips(folder: str | Path) -> Listing:
-    """List the videos below `folder`, and the folders of at least two numbered pictures, each of which is a clip."""
+    """List the videos below `folder`, and the folders of at least two numbered pictures, each of which is a
+    clip."""
     listing = find_files(folder, VIDEO)
     pictures = find_files(folder, PICTURE).files
     numbered = defaultdict(list)
@@ -110,7 +114,8 @@ def find_clips(folder: str | Path) -> Listing:
 
 
 def _walk(folder: Path, listing: Listing) -> list[tuple[str, Path]]:
-    """All files below `folder` with their relative names; what cannot be walked into gets its reason at once."""
+    """All files below `folder` with their relative names; what cannot be walked into gets its reason at
+    once."""
     found: list[tuple[str, Path]] = []
     visited: dict[str, str] = {}
 
@@ -147,7 +152,8 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def is_wanted(path: Path, kind: str) -> bool:
-    """Whether `path` is of `kind` or has a suffix that promises it. Raises Rejected for what nobody should open."""
+    """Whether `path` is of `kind` or has a suffix that promises it. Raises Rejected for what nobody should
+    open."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
@@ -201,7 +207,8 @@ def check_file(path: Path) -> None:
 
 
 def plain_words(error: Exception) -> str:
-    """The library's own words without addresses and paths, so that equal files give equal tables wherever they lie."""
+    """The library's own words without addresses and paths, so that equal files give equal tables wherever
+    they lie."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror

@@ -1,7 +1,7 @@
 """Pictures: what a viewer shows of a file, as sRGB.
 
-`read_picture` is the only way in. The contents of a file decide how it is read, never its suffix. HEIC needs the
-package pillow-heif (`pip install -e ".[heic]"`), all other formats come with Pillow.
+`read_picture` is the only way in. The contents of a file decide how it is read, never its suffix. HEIC needs
+the package pillow-heif (`pip install -e ".[heic]"`), all other formats come with Pillow.
 """
 
 import importlib
@@ -18,8 +18,8 @@ from pipeline.ingest.files import Rejected, check_file, plain_words
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"]
 SMALLEST_SIDE = 16
 MOST_PIXELS = 200_000_000
-# Above this a picture is halved until it fits. Pillow holds 4 bytes a pixel and NumPy 3, so that reading takes at
-# most 450 MB beside what the decoder itself needs for a format without a smaller scale.
+# Above this a picture is halved until it fits. Pillow holds 4 bytes a pixel and NumPy 3, so that reading
+# takes at most 450 MB beside what the decoder itself needs for a format without a smaller scale.
 KEPT_PIXELS = 64_000_000
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 TURNS = {
@@ -41,10 +41,10 @@ Image.init()
 def read_picture(path: str | Path) -> np.ndarray:
     """The picture of a file as uint8 sRGB (H, W, 3), upright as its EXIF orientation says.
 
-    Colours are brought to sRGB by the embedded profile; a picture without one is taken as sRGB. Grey, palette, CMYK,
-    Lab and 16-bit pictures are converted, transparent pixels become white, of an animation the first picture is
-    taken. A picture of more than KEPT_PIXELS is shrunk by a whole number.
-    Raises Rejected, with a reason for people, for whatever cannot be read.
+    Colours are brought to sRGB by the embedded profile; a picture without one is taken as sRGB. Grey,
+    palette, CMYK, Lab and 16-bit pictures are converted, transparent pixels become white, of an animation the
+    first picture is taken. A picture of more than KEPT_PIXELS is shrunk by a whole number. Raises Rejected,
+    with a reason for people, for whatever cannot be read.
     """
     path = Path(path)
     check_file(path)
@@ -107,7 +107,8 @@ def _shrink_factor(width: int, height: int) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where it is missing. Another number of the EXIF data that makes no sense is no loss."""
+    """The EXIF orientation, 1 where it is missing. Another number of the EXIF data that makes no sense is no
+    loss."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:

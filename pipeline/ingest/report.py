@@ -10,7 +10,10 @@ from pipeline.core.splits import SPLITS
 from pipeline.ingest.detector import face_size
 
 Row = dict[str, Any]
+# A file that is passed over was never meant to be read; one that is rejected could not be used.
 OK, REJECTED, PASSED_OVER = "ok", "rejected", "passed over"
+GOOD = {"status": OK, "reason": ""}
+NO_FACE = "no face"
 WORST = 4
 
 
@@ -26,14 +29,16 @@ def kind_of_reason(reason: str) -> str:
 
 def count_rejected(rows: Sequence[Row]) -> dict[str, int]:
     """How many rows were rejected for each kind of reason."""
-    kinds = Counter(kind_of_reason(row["reason"]) for row in rows if row["status"] == REJECTED)
+    rejected = [row["reason"] for row in rows if row["status"] == REJECTED]
+    kinds = Counter(map(kind_of_reason, rejected))
     return dict(sorted(kinds.items()))
 
 
 def most_frequent(rows: Sequence[Row]) -> str:
     """The most frequent reasons in words."""
-    counts = sorted(count_rejected(rows).items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} x {reason}" for reason, count in counts[:WORST])
+    counts = count_rejected(rows)
+    ordered = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return ", ".join(f"{counts[kind]} x {kind}" for kind in ordered[:WORST])
 
 
 def metrics_of(portraits: list[Row], clips: list[Row], frames: list[Row]) -> dict[str, Any]:
@@ -42,28 +47,48 @@ def metrics_of(portraits: list[Row], clips: list[Row], frames: list[Row]) -> dic
     Counts by status and reason; `face_share`, of the portraits that can be read; `median_face_pixels`, of the source;
     for clips also `cuts` in the film and `frames_left_out` by reason.
     """
-    result: dict[str, Any] = {}
-    for name, rows in (("portraits", portraits), ("clips", clips), ("frames", frames)):
-        result[name] = {"ok": sum(map(is_ok, rows)), "rejected": count_rejected(rows)}
-    for name, rows in (("portraits", portraits), ("frames", frames)):
-        sizes = [_source_size(row) for row in rows if is_ok(row)]
-        result[name]["median_face_pixels"] = round(float(np.median(sizes)), 1)
     readable = [row for row in portraits if row["width"]]
-    with_face = sum(kind_of_reason(row["reason"]) != "no face" for row in readable)
-    result["portraits"]["face_share"] = round(with_face / len(readable), 4)
-    for name, rows in (("portraits", portraits), ("clips", clips)):
-        result[name]["ignored_files"] = sum(row["status"] == PASSED_OVER for row in rows)
-    for split in SPLITS:
-        result["clips"][split] = sum(is_ok(row) and row["split"] == split for row in clips)
+    with_face = [row for row in readable if kind_of_reason(row["reason"]) != NO_FACE]
+    face_share = round(len(with_face) / len(readable), 4)
     left_out: Counter[str] = Counter()
     for row in clips:
         left_out.update(row.get("left_out", {}))
-    result["clips"]["cuts"] = sum(row.get("cuts", 0) for row in clips)
-    result["clips"]["frames_left_out"] = dict(sorted(left_out.items()))
-    return result
+    splits = Counter(row["split"] for row in clips if is_ok(row))
+    return {
+        "portraits": {
+            **_counts(portraits),
+            "median_face_pixels": _median_size(portraits),
+            "face_share": face_share,
+            "ignored_files": _passed_over(portraits),
+        },
+        "clips": {
+            **_counts(clips),
+            "ignored_files": _passed_over(clips),
+            **{split: splits[split] for split in SPLITS},
+            "cuts": sum(row.get("cuts", 0) for row in clips),
+            "frames_left_out": dict(sorted(left_out.items())),
+        },
+        "frames": {
+            **_counts(frames),
+            "median_face_pixels": _median_size(frames),
+        },
+    }
 
 
-def _source_size(row: Row) -> float:
-    """Pixels of a face in the picture that it came from."""
-    mesh_478 = np.asarray(row["landmarks"]).reshape(478, 3)
-    return face_size(mesh_478) / row["crop"][0]
+def _counts(rows: Sequence[Row]) -> dict[str, Any]:
+    used = sum(map(is_ok, rows))
+    return {"ok": used, "rejected": count_rejected(rows)}
+
+
+def _passed_over(rows: Sequence[Row]) -> int:
+    return sum(row["status"] == PASSED_OVER for row in rows)
+
+
+def _median_size(rows: Sequence[Row]) -> float:
+    """Pixels of a face in the picture that it came from, the median of all that are used."""
+    sizes = []
+    for row in filter(is_ok, rows):
+        mesh_478 = np.asarray(row["landmarks"]).reshape(478, 3)
+        scale = row["crop"][0]
+        sizes.append(face_size(mesh_478) / scale)
+    return round(float(np.median(sizes)), 1)

@@ -1,4 +1,5 @@
-"""A folder of numbered pictures as a clip, as VFHQ is handed out; `PictureSequence` offers what `Video` does."""
+"""A folder of numbered pictures as a clip, as VFHQ is handed out; `PictureSequence` offers what `Video`
+does."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,8 +16,8 @@ from pipeline.ingest.video import THUMBNAIL, Frame, Scan, Video
 class PictureSequence:
     """The pictures of one folder as the frames of a clip, in the order of their numbers.
 
-    The time of a frame is its number less the first, over `fps`, so that a missing picture leaves a gap. The other
-    attributes are those of `Video`.
+    The time of a frame is its number less the first, over `fps`, so that a missing picture leaves a gap. The
+    other attributes are those of `Video`.
     """
 
     def __init__(self, path: str | Path, fps: float):
@@ -39,7 +40,8 @@ class PictureSequence:
         self.width = self.height = 0
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        """The pictures of ascending `indices`, or all. What cannot be read, has no index: `scan` counts it."""
+        """The pictures of ascending `indices`, or all. What cannot be read, has no index: `scan` counts
+        it."""
         readable = self._readable
         for index in range(len(readable)) if indices is None else indices:
             place = readable[index]

@@ -1,7 +1,7 @@
 """Which clips are trained on, and which are kept for validation and testing.
 
-Clips that show one recording lie on one side: those with equal bytes always, and those that a rule for names says
-belong together.
+Clips that show one recording lie on one side: those with equal bytes always, and those that a rule for names
+says belong together.
 """
 
 import re
@@ -32,8 +32,9 @@ HASH = "hash"
 def split_clips(rows: Sequence[Mapping[str, Any]], settings: Ingest) -> dict[str, str]:
     """The split, train, validation or test, for the key of every clip.
 
-    A generated file says it in its name. In a folder, `ingest.split` may name lists; otherwise it depends on a hash of
-    the recording, so that new clips do not move the others. Raises UserError when a split would have no usable clip.
+    A generated file says it in its name. In a folder, `ingest.split` may name lists; otherwise it depends on
+    a hash of the recording, so that new clips do not move the others. Raises UserError when a split would
+    have no usable clip.
     """
     usable = [row for row in rows if row["status"] == "ok"]
     if settings.source == "generated":
@@ -103,8 +104,9 @@ def _split_by_lists(rows: Sequence[Mapping[str, Any]], settings: Ingest) -> dict
 def recordings_of(rows: Sequence[Mapping[str, Any]], rule: str) -> dict[str, str]:
     """The name of the recording for the key of every clip: clips with one name must lie on one side.
 
-    `rule`: "name" (each file is one), "folder" (all of a folder are one), a key of RULES, "auto" (any of RULES), or a
-    regular expression for the path whose first group is the recording. Rows may have `content`, a hash of the file.
+    `rule`: "name" (each file is one), "folder" (all of a folder are one), a key of RULES, "auto" (any of
+    RULES), or a regular expression for the path whose first group is the recording. Rows may have `content`,
+    a hash of the file.
     """
     names = {row["key"]: _recording(row["file"], rule) for row in rows}
     # Equal contents join two recordings; the alphabetically first name stands for all that are joined.

@@ -1,4 +1,5 @@
-"""Videos: frames in the order in which a player shows them, each once, with its time and as the player shows it.
+"""Videos: frames in the order in which a player shows them, each once, with its time and as the player shows
+it.
 
     video = Video(path)                          # reads the container alone; raises Rejected
     for frame in video.frames():                 # all of them, decoded one at a time
@@ -7,13 +8,14 @@
         ...
     scan = video.scan()                          # decodes all frames once, small: times and thumbnails
 
-Index 0 is the first frame that is shown, at 0 seconds. What a player cannot or shall not show has no index: packets
-that an edit list hides, frames before the first key frame, and damaged frames up to the next key frame, which
-`scan().damaged` counts. `frames` yields the same pictures at the same indices whenever it is called.
+Index 0 is the first frame that is shown, at 0 seconds. What a player cannot or shall not show has no index:
+packets that an edit list hides, frames before the first key frame, and damaged frames up to the next key
+frame, which `scan().damaged` counts. `frames` yields the same pictures at the same indices whenever it is
+called.
 
-PyAV, decoding in order, is the truth. decord jumps to single frames; it is asked for a few out of many alone, and only
-after `scan` has shown that its times are those of the packets and that every key frame is a place to start from, and
-every picture of it is compared with its thumbnail.
+PyAV, decoding in order, is the truth. decord jumps to single frames; it is asked for a few out of many alone,
+and only after `scan` has shown that its times are those of the packets and that every key frame is a place to
+start from, and every picture of it is compared with its thumbnail.
 """
 
 import logging
@@ -28,7 +30,8 @@ from typing import NamedTuple
 
 import av
 
-# cv2 is loaded before decord, whose zlib would otherwise stand in for that of cv2: PNG then cannot be decoded.
+# cv2 is loaded before decord, whose zlib would otherwise stand in for that of cv2: PNG then cannot be
+# decoded.
 import cv2  # noqa: F401
 import decord
 import numpy as np
@@ -57,7 +60,8 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 
 class Frame(NamedTuple):
-    """A frame as it is shown: its place among those that are, seconds since the first, uint8 sRGB (H, W, 3)."""
+    """A frame as it is shown: its place among those that are, seconds since the first, uint8 sRGB (H, W,
+    3)."""
 
     index: int
     seconds: float
@@ -68,8 +72,9 @@ class Frame(NamedTuple):
 class Scan:
     """All frames of a clip in small.
 
-    `seconds_N`: float64, ascending from 0. `thumbnails_NHWC`: uint8 (N, THUMBNAIL, THUMBNAIL, 3), as coded: not
-    turned, not in sRGB. `damaged`: frames that were not shown as they, or one that they need, could not be decoded.
+    `seconds_N`: float64, ascending from 0. `thumbnails_NHWC`: uint8 (N, THUMBNAIL, THUMBNAIL, 3), as coded:
+    not turned, not in sRGB. `damaged`: frames that were not shown as they, or one that they need, could not
+    be decoded.
     """
 
     seconds_N: np.ndarray
@@ -89,8 +94,9 @@ class _Packet(NamedTuple):
 class Video:
     """A video file.
 
-    `fps`: mean frames a second, 0 where it is not said. `seconds`: of the container, 0 likewise. `declared`: frames
-    that the container says it has, 0 likewise. `packets`: that hold something. `width`, `height`: as coded, pixels.
+    `fps`: mean frames a second, 0 where it is not said. `seconds`: of the container, 0 likewise. `declared`:
+    frames that the container says it has, 0 likewise. `packets`: that hold something. `width`, `height`: as
+    coded, pixels.
     """
 
     def __init__(self, path: str | Path):
@@ -118,7 +124,8 @@ class Video:
             raise Rejected(f"pictures too small: {self.width} x {self.height}")
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        """Decode the frames of ascending `indices`, or all, one at a time; the frames of the file end the iteration.
+        """Decode the frames of ascending `indices`, or all, one at a time; the frames of the file end the
+        iteration.
 
         `seconds` has single precision, as that is what decord has.
         """
@@ -139,7 +146,8 @@ class Video:
 
     @cached_property
     def _scanned(self) -> tuple[Scan, bool]:
-        """The scan, and whether every key frame begins with a picture that needs no other and all looks plain."""
+        """The scan, and whether every key frame begins with a picture that needs no other and all looks
+        plain."""
         seconds, thumbnails, plain = [], [], True
         damage = _Damage()
         keys = {packet.pts for packet in self._packets if packet.key}
@@ -155,7 +163,8 @@ class Video:
 
     @cached_property
     def _may_jump(self) -> bool:
-        """Whether decord, which jumps to key frames, can be trusted with this file (only known after a scan)."""
+        """Whether decord, which jumps to key frames, can be trusted with this file (only known after a
+        scan)."""
         if "_scanned" not in self.__dict__:
             return False
         scan, plain = self._scanned
@@ -244,7 +253,8 @@ class _Clock:
 
 
 class _Damage:
-    """Counts the frames that are not shown: from a damaged one to the next key frame, as each needs those before."""
+    """Counts the frames that are not shown: from a damaged one to the next key frame, as each needs those
+    before."""
 
     def __init__(self):
         self.frames = 0
@@ -266,7 +276,8 @@ class _Damage:
 def _decoded(
     container: av.container.InputContainer, stream: av.VideoStream, damage: _Damage
 ) -> Iterator[av.VideoFrame]:
-    """What the decoder makes of the packets from the first key frame on, without frames that are shown before it."""
+    """What the decoder makes of the packets from the first key frame on, without frames that are shown before
+    it."""
     start = None
     for packet in _demuxed(container, stream):
         if start is None and not packet.is_keyframe:
@@ -292,7 +303,8 @@ def _decode_packet(stream: av.VideoStream, packet: av.Packet | None, damage: _Da
 def _demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets that hold something; an error of the container is the end of the file.
 
-    An empty one is a frame that an AVI dropped. It must not reach the decoder, which would take it for the end.
+    An empty one is a frame that an AVI dropped. It must not reach the decoder, which would take it for the
+    end.
     """
     packets = container.demux(stream)
     while True:
@@ -312,7 +324,8 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 def _starts_are_clean(packets: Sequence[_Packet]) -> bool:
-    """Whether nothing is hidden, and all that comes before a key frame in the file is shown before it, too."""
+    """Whether nothing is hidden, and all that comes before a key frame in the file is shown before it,
+    too."""
     if any(packet.hidden or packet.pts is None for packet in packets):
         return False
     times_N = np.array([packet.pts for packet in packets])

@@ -1,17 +1,17 @@
-"""Stage ingest: portraits and clips become tables, with a row for every file and frame, and shards of aligned faces.
+"""Stage ingest: portraits and clips become tables, with a row for every file and frame, and shards of aligned
+faces.
 
-Nothing disappears: a file that cannot be used has a row with status "rejected" and the reason, and so has a frame. A
-file that is neither has a row with status "passed over".
+Nothing disappears: a file that cannot be used has a row with status "rejected" and the reason, and so has a
+frame. A file that is neither has a row with status "passed over".
 
-Of a clip, one shot is used: the longest with enough faces (pipeline/ingest/shots.py), so that no clip shows two
-people. From it `ingest.frames` frames are taken, spread evenly. The official data takes the first 200 frames of a clip
-and trains on 50 of them (facts 7.1 and 11, issue 13).
+Of a clip, one shot is used: the longest with enough faces (pipeline/ingest/shots.py), so that no clip shows
+two people. From it `ingest.frames` frames are taken, spread evenly. The official data takes the first 200
+frames of a clip and trains on 50 of them (facts 7.1 and 11, issue 13).
 """
 
 import base64
 import hashlib
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,22 +31,14 @@ from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
 from pipeline.ingest.detector import Face, FaceFinder
 from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_clips, find_files
+from pipeline.ingest.look import ClipLook
 from pipeline.ingest.picture import read_picture
-from pipeline.ingest.report import OK, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
-from pipeline.ingest.sequence import Clip, open_clip
-from pipeline.ingest.shots import choose_frames, find_shots, moves
+from pipeline.ingest.report import GOOD, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
+from pipeline.ingest.sequence import open_clip
 from pipeline.ingest.splits import HASH, listed_split, read_lists, split_clips
-from pipeline.ingest.video import Scan
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import Sample
 from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, write_table
-
-GOOD = {"status": OK, "reason": ""}
-NOT_UPRIGHT = "face not upright"
-# Shots that are looked at before a clip is given up. Each costs the detection of `ingest.frames` faces.
-MOST_SHOTS = 8
-# A clip of which more than this share of the frames is damaged is rejected.
-MOST_DAMAGE = 0.5
 
 
 def ingest(
@@ -54,8 +46,8 @@ def ingest(
 ) -> dict[str, Any]:
     """Ingest the two folders at `image` pixels; returns the metrics.
 
-    Writes portraits, clips and frames .parquet and the folder shards to `out`. Raises UserError when a folder holds
-    nothing, nothing of it can be used, or there are not three clips, one for each split.
+    Writes portraits, clips and frames .parquet and the folder shards to `out`. Raises UserError when a folder
+    holds nothing, nothing of it can be used, or there are not three clips, one for each split.
     """
     listings = _listings(settings, portraits, clips)
     work = _job(settings, image, portraits, clips, listings)
@@ -112,8 +104,8 @@ def source_folders(settings: Ingest) -> tuple[Path, Path]:
 class Ingester:
     """The worker of one process.
 
-    A unit is a batch of portraits or one clip, as the prefix of its name says; its items are paths relative to the
-    folder of the kind.
+    A unit is a batch of portraits or one clip, as the prefix of its name says; its items are paths relative
+    to the folder of the kind.
     """
 
     def __init__(self, settings: Ingest, image: int, portraits: Path, clips: Path):
@@ -145,25 +137,25 @@ class Ingester:
         row: Row = {"key": key_of(file), "file": file, "fps": 0.0, "seconds": 0.0} | GOOD
         row |= {"width": 0, "height": 0, "frames_declared": 0, "frames_decoded": 0, "frames_ok": 0}
         record["clips"].append(row)
-        look = _Look(self.settings, self._find, row, record["frames"])
+        look = ClipLook(self.settings, self._find, row, record["frames"])
         try:
             row["content"] = _content(self.clips / file)
             clip = open_clip(self.clips / file, self.settings.frame_rate)
-            faces = look.at(clip)
+            look.at(clip)
         except Rejected as reason:
             row |= {"status": REJECTED, "reason": str(reason)}
-            look.reject_all()
+            look.reject_frames("its clip is rejected")
             return
         usable = [frame for frame in record["frames"] if is_ok(frame)]
         indices = [frame["index"] for frame in usable]
-        crops = np.stack([fit_crop(five_points(faces[index].mesh_478)) for index in indices])
+        crops = np.stack([fit_crop(five_points(look.faces[index].mesh_478)) for index in indices])
         if self.settings.smooth_crop:
             crops = smooth_crops(crops, np.array([frame["seconds"] for frame in usable]))
         # The clip is decoded once more, so that it is never in memory as a whole.
         for frame, crop, shown in zip(usable, crops, clip.frames(indices), strict=True):
             if zlib.crc32(shown.picture) != look.sums[shown.index]:
                 raise ValueError(f"frame {shown.index} of {file} was another picture when it was read again")
-            frame |= _face_columns(faces[shown.index], crop, shard)
+            frame |= _face_columns(look.faces[shown.index], crop, shard)
             yield frame["key"], self._fields(shown.picture, crop)
 
     def _find(self, picture: np.ndarray) -> Face:
@@ -174,119 +166,6 @@ class Ingester:
     def _fields(self, picture: np.ndarray, crop: np.ndarray) -> dict[str, bytes]:
         mask = self.faces.mask(picture, crop, self.image)
         return Aligned.encode(image=cut(picture, crop, self.image), mask=mask)
-
-
-class _Look:
-    """The first look at a clip: which frames are used, and the faces in them.
-
-    Fills the row of the clip and those of the frames that were looked at. `sums` has a checksum of every picture.
-    """
-
-    def __init__(self, settings: Ingest, find: Any, row: Row, rows: list[Row]):
-        self.settings, self.find, self.row, self.rows = settings, find, row, rows
-        self.sums: dict[int, int] = {}
-        self.faces: dict[int, Face] = {}
-
-    def at(self, clip: Clip) -> dict[int, Face]:
-        """The faces by index, of at least `min_frames` frames of one shot. Raises Rejected."""
-        names = {"fps": "fps", "seconds": "seconds", "frames_declared": "declared"}
-        self.row |= {name: getattr(clip, attribute) for name, attribute in names.items()}
-        self.row |= {"width": clip.width, "height": clip.height}
-        scan = clip.scan()
-        spans = self._spans(scan)
-        refusals = []
-        for span in spans[:MOST_SHOTS]:
-            try:
-                self._shot(clip, scan, span)
-                break
-            except Rejected as reason:
-                refusals.append(reason)
-        self.rows.sort(key=lambda frame: frame["index"])
-        self.row |= {"frames_decoded": len(self.rows), "frames_ok": len(self.faces)}
-        if len(refusals) == len(spans[:MOST_SHOTS]):
-            raise refusals[0]
-        return self.faces
-
-    def reject_all(self) -> None:
-        """Frames that were good go with their clip."""
-        for frame in self.rows:
-            if is_ok(frame):
-                frame |= {"status": REJECTED, "reason": "its clip is rejected"}
-
-    def _spans(self, scan: Scan) -> list[range]:
-        """The shots, the longest first. Raises Rejected when there is none that could be used."""
-        shown = len(scan)
-        if not shown:
-            raise Rejected("0 frames decoded")
-        if scan.damaged > MOST_DAMAGE * (shown + scan.damaged):
-            raise Rejected(f"damaged: {scan.damaged} of {shown + scan.damaged} frames")
-        shots = find_shots(scan)
-        self.row["cuts"] = shots.cuts
-        self.row["left_out"] = dict(shots.left_out)
-        if scan.damaged:
-            self.row["left_out"]["damaged"] = scan.damaged
-        if not shots.spans:
-            raise Rejected("no face: the pictures are uniform")
-        return shots.spans
-
-    def _shot(self, clip: Clip, scan: Scan, span: range) -> None:
-        """Look at one shot, and once more where in it the faces are, should they be few. Raises Rejected."""
-        wanted, needed = self.settings.frames, self.settings.min_frames
-        chosen = choose_frames(span, wanted)
-        if len(chosen) < needed:
-            raise Rejected(f"clip too short: {len(chosen)} frames, {needed} needed")
-        if not moves(scan, span):
-            raise Rejected("nothing moves: all frames show one picture")
-        before = len(self.rows)
-        self._frames(clip, chosen)
-        good = sorted(self.faces)
-        if good and len(good) < min(needed, len(chosen)):
-            inner = choose_frames(range(good[0], good[-1] + 1), wanted)
-            self._frames(clip, [index for index in inner if index not in self.sums])
-        seen = self.rows[before:]
-        if len(self.faces) >= needed and self._is_upright(seen):
-            other = len(scan) - len(span) - sum(self.row["left_out"].values())
-            if self.row["cuts"]:
-                self.row["left_out"]["other shots"] = other + self.row["left_out"].get("damaged", 0)
-            return
-        refusal = self._refusal(seen)
-        self.faces.clear()
-        self.reject_all()
-        raise refusal
-
-    def _frames(self, clip: Clip, indices: Sequence[int]) -> None:
-        """Look at single frames. Raises Rejected when the file ends before."""
-        count = 0
-        for index, seconds, picture in clip.frames(indices):
-            count += 1
-            frame = {"key": f"{self.row['key']}-{index:06d}", "clip": self.row["key"]}
-            frame |= {"index": index, "seconds": seconds} | GOOD
-            self.rows.append(frame)
-            self.sums[index] = zlib.crc32(picture)
-            # The container has the size before the picture is turned and stretched.
-            self.row |= {"width": picture.shape[1], "height": picture.shape[0]}
-            try:
-                self.faces[index] = self.find(picture)
-            except Rejected as reason:
-                frame |= {"status": REJECTED, "reason": str(reason)}
-        if count < len(indices):
-            raise Rejected(f"truncated: {count} of {len(indices)} frames")
-
-    def _is_upright(self, seen: Sequence[Row]) -> bool:
-        """Whether more frames are good than not upright: an upside-down face passes now and then."""
-        fallen = sum(frame["reason"].startswith(NOT_UPRIGHT) for frame in seen)
-        return fallen < len(self.faces)
-
-    def _refusal(self, seen: Sequence[Row]) -> Rejected:
-        """Why a shot is not used."""
-        reasons = Counter(frame["reason"] for frame in seen if not is_ok(frame))
-        if not self.faces:
-            return Rejected(reasons.most_common(1)[0][0])
-        if not self._is_upright(seen):
-            return Rejected(f"{NOT_UPRIGHT}: {most_frequent(seen)}")
-        good = f"{len(self.faces)} good frames of {len(seen)}"
-        needed = self.settings.min_frames
-        return Rejected(f"clip too short: {good}, {needed} needed ({most_frequent(seen)})")
 
 
 def _content(path: Path) -> str:

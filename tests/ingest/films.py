@@ -10,7 +10,8 @@ BITS = 8
 
 
 def numbered(count, start=0, width=SIDE, height=SIDE):
-    """Pictures (height, width, 3): the number as white blocks along the lower edge, a red block at the top left."""
+    """Pictures (height, width, 3): the number as white blocks along the lower edge, a red block at the top
+    left."""
     return [picture_of(start + number, width, height) for number in range(count)]
 
 

@@ -77,6 +77,8 @@ def folders(tmp_path_factory):
     write_video(clips / "blank.mp4", [np.full((96, 96, 3), 90, np.uint8)] * 6)
     write_video(clips / "mixed.mp4", [*[GREY] * 6, *film(12), *[GREY] * 4])
     write_video(clips / "fallen.mp4", [np.rot90(picture) for picture in film(8)])
+    mirrored = [picture[:, ::-1] // 2 for picture in film(14)]
+    write_video(clips / "joined.mp4", [*film(8), *mirrored])
     write_video(clips / "still.mp4", [film(1)[0]] * 8)
     (clips / "numbered").mkdir()
     for number, picture in enumerate(film(8, start=4)):
@@ -104,7 +106,15 @@ def test_every_file_has_a_row_with_a_reason(result):
     out, metrics = result
     rows = table(out / "portraits.parquet") | table(out / "clips.parquet")
     used = {file for file, row in rows.items() if row["status"] == "ok"}
-    assert used == {"person.png", "more/grey.jpg", "one.mp4", "two.mkv", "mixed.mp4", "numbered"}
+    assert used == {
+        "person.png",
+        "more/grey.jpg",
+        "one.mp4",
+        "two.mkv",
+        "mixed.mp4",
+        "joined.mp4",
+        "numbered",
+    }
     reasons = {
         "twins.png": "two faces",
         "far.png": "face too small: ",
@@ -128,9 +138,10 @@ def test_every_file_has_a_row_with_a_reason(result):
     assert metrics["portraits"]["rejected"] == dict.fromkeys(rejected, 1)
     assert metrics["portraits"]["ok"] == 2 and metrics["portraits"]["ignored_files"] == 1
     assert metrics["portraits"]["face_share"] == 0.8
-    assert metrics["clips"]["ok"] == 4 and metrics["clips"]["ignored_files"] == 1
-    assert sum(metrics["clips"][split] for split in ("train", "validation", "test")) == 4
-    assert metrics["clips"]["frames_left_out"] == {"uniform": 10 + 6}
+    assert metrics["clips"]["ok"] == 5 and metrics["clips"]["ignored_files"] == 1
+    assert sum(metrics["clips"][split] for split in ("train", "validation", "test")) == 5
+    assert metrics["clips"]["cuts"] == 1
+    assert metrics["clips"]["frames_left_out"] == {"other shots": 8, "uniform": 10 + 6}
 
 
 def test_frames_and_splits(result):
@@ -139,13 +150,14 @@ def test_frames_and_splits(result):
     usable = [row for row in clips.values() if row["status"] == "ok"]
     assert {row["split"] for row in usable} == {"train", "validation", "test"}
     assert clips["mixed.mp4"]["frames_ok"] == clips["mixed.mp4"]["frames_decoded"] == 6
-    rows = {name: [] for name in ("mixed.mp4", "two.mkv", "numbered")}
+    rows = {name: [] for name in ("mixed.mp4", "two.mkv", "joined.mp4", "numbered")}
     for row in frames.values():
         for name, mine in rows.items():
             if row["clip"] == clips[name]["key"]:
                 mine.append(row)
     assert [row["index"] for row in rows["mixed.mp4"]] == [7, 9, 11, 13, 15, 17]
     assert [row["index"] for row in rows["two.mkv"]] == [1, 3, 5, 7, 9, 11]
+    assert [row["index"] for row in rows["joined.mp4"]] == [9, 11, 13, 16, 18, 20]
     assert [row["index"] for row in rows["numbered"]] == [0, 2, 3, 4, 6, 7]
     for mine in rows.values():
         times = [row["seconds"] for row in mine]
