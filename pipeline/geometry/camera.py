@@ -79,6 +79,7 @@ def sample_look_at(rng: np.random.Generator) -> np.ndarray:
     yaw = rng.uniform(-0.78, 0.78)
     vertical = rng.uniform(-0.25, 0.65)
     radius = rng.uniform(3.65, 4.45)
-    x, y = rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)
+    x = rng.uniform(-0.03, 0.03)
+    y = rng.uniform(-0.03, 0.03)
     target = np.array([x, y, rng.uniform(0.06, 0.12)])
     return look_at(yaw, vertical, radius, target, roll=rng.uniform(-0.25, 0.25))

@@ -60,7 +60,8 @@ def grid_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(quads), indexing="ij")
     a = row * columns + column
     b = row * columns + (column + 1) % columns
-    below_a, below_b = a + columns, b + columns
+    below_a = a + columns
+    below_b = b + columns
     first = np.stack([a, below_a, b], axis=-1)
     second = np.stack([b, below_a, below_b], axis=-1)
     return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])

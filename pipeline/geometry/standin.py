@@ -149,7 +149,8 @@ def _landmarks(mesh: Mesh, faces_F3: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _regions(mesh: Mesh, count: int) -> dict[str, np.ndarray]:
     """The vertices of the regions that a head model must name."""
-    left, right = mesh.part["eye_left"], mesh.part["eye_right"]
+    left = mesh.part["eye_left"]
+    right = mesh.part["eye_right"]
     eyes = np.concatenate([left, right])
     lips = [mesh.rings[f"lip{level}"] for level in range(3)]
     lids = [mesh.rings[f"lid{level}_{side}"] for side in EYE_JOINTS for level in range(3)]

@@ -121,7 +121,8 @@ LID_MOTIONS = {
 
 def bump(points_N3: np.ndarray, centre: tuple, widths: tuple, side: str = "both") -> np.ndarray:
     """Weight (N,) of a Gaussian bump around `centre` and, for "both", around its mirror image; 1 at the centre."""
-    centre, widths = np.asarray(centre, np.float64), np.asarray(widths, np.float64)
+    centre = np.asarray(centre, np.float64)
+    widths = np.asarray(widths, np.float64)
 
     def one(sign: float) -> np.ndarray:
         offset = (points_N3 - centre * [sign, 1, 1]) / widths
@@ -180,9 +181,11 @@ def expression_directions(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     for number in range(len(columns), EXPRESSIONS):
         # Two thirds of the random directions are about the mouth, the others about the brows.
         if number % 3:
-            low, high = np.array([0, -0.17, 0.255]), np.array([0.11, -0.02, 0.355])
+            low = np.array([0, -0.17, 0.255])
+            high = np.array([0.11, -0.02, 0.355])
         else:
-            low, high = np.array([0, 0.10, 0.22]), np.array([0.14, 0.20, 0.30])
+            low = np.array([0, 0.10, 0.22])
+            high = np.array([0.14, 0.20, 0.30])
         generator = rng(0, "standin expression", number)
         size = 0.0022 * (number / 20.0) ** -0.8
         field = _random_field(generator, low, high, size, width=0.035)
@@ -287,7 +290,8 @@ def _lid_motion(mesh: Mesh, points: np.ndarray, side: str, close: float, squint:
     margin = mesh.rings[f"lid0_{side}"]
     # The rings run counter-clockwise from the outer corner: 1 to 7 are the upper lid, 15 to 9 below them the
     # lower one.
-    upper, lower = margin[1:8], margin[:8:-1]
+    upper = margin[1:8]
+    lower = margin[:8:-1]
     opening = points[upper] - points[lower]
     for level, share in enumerate((1.0, 0.80, 0.30, 0.04)):
         ring = mesh.rings[f"lid{level}_{side}"]

@@ -35,7 +35,8 @@ def eye_ring(scale: float) -> np.ndarray:
     A scale of 1 is the lid margin.
     """
     angle = 2 * np.pi * np.arange(RING) / RING
-    x, y = np.cos(angle), np.sin(angle)
+    x = np.cos(angle)
+    y = np.sin(angle)
     upper = 0.0135 * np.clip(y, 0, 1) ** 0.8
     lower = -0.0100 * np.clip(-y, 0, 1) ** 0.9
     # A shear lifts the outer corner; other than a turn it keeps the ring convex.
@@ -80,7 +81,8 @@ def lip_ring(
 ) -> np.ndarray:
     """Ring around the mouth (20, 3), counter-clockwise from the corner at x > 0; the numbers are those of LIP_RINGS."""
     angle = 2 * np.pi * np.arange(LIPS) / LIPS
-    x, s = np.cos(angle), np.sin(angle)
+    x = np.cos(angle)
+    s = np.sin(angle)
     x = np.sign(x) * np.abs(x) ** 0.9
     profile = np.abs(s) ** 0.9
     dip = bow * np.exp(-((x / 0.12) ** 2)) * (s > 0.5)

@@ -42,7 +42,8 @@ def eyeball(centre_3: np.ndarray) -> Piece:
     sphere = np.stack([np.sin(p) * np.cos(t), np.sin(p) * np.sin(t), np.cos(p)], axis=-1)
     poles = [[0, 0, 1.0], [0, 0, -1.0]]
     points = np.concatenate([sphere.reshape(-1, 3), poles]) * EYE_RADIUS + centre_3
-    front, back = rings * columns, rings * columns + 1
+    front = rings * columns
+    back = rings * columns + 1
     first = np.arange(columns)
     last = (rings - 1) * columns + first
     caps = [fan(front, first, np.roll(first, -1)), fan(back, np.roll(last, -1), last)]
@@ -59,7 +60,9 @@ def ear() -> Piece:
     for scale, lift in EAR_RINGS:
         rows.append(np.column_stack([outline * scale, np.full(EAR_COLUMNS, lift)]))
     flat = np.concatenate([*rows, [[0.0, 0.0, 0.002]]])
-    back, up, out = flat[:, 0], flat[:, 1], flat[:, 2]
+    back = flat[:, 0]
+    up = flat[:, 1]
+    out = flat[:, 2]
     # The shell stands off the head, more so at its back and top.
     x = 0.231 + 0.9 * out + 0.32 * np.clip(-back + 0.02, 0, None) + 0.10 * np.clip(up, 0, None)
     y = 0.045 + up - 0.20 * back
@@ -73,7 +76,8 @@ def ear() -> Piece:
 def bust() -> Piece:
     """Neck and shoulders: the rings of BUST, open at both ends."""
     angle = 2 * np.pi * np.arange(BUST_COLUMNS) / BUST_COLUMNS
-    side, front = np.sin(angle), np.cos(angle)
+    side = np.sin(angle)
+    front = np.cos(angle)
     across = np.sign(side) * np.abs(side) ** 0.9
     along = np.sign(front) * np.abs(front) ** 0.9
     rows = []

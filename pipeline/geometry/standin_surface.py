@@ -144,7 +144,8 @@ def _spacing(directions_N3: np.ndarray) -> np.ndarray:
 
 def landmark_vertices(mesh: Mesh) -> np.ndarray:
     """The vertices (68,) that are the iBUG landmarks, where face mesh models find them."""
-    rings, middle = mesh.rings, mesh.rings["middle"]
+    rings = mesh.rings
+    middle = mesh.rings["middle"]
     # iBUG goes from the person's right to the left; our rings of the left side are mirror images.
     contour = [rings["contour_right"], middle[:1], rings["contour_left"][::-1]]
     brows = [rings["brow_right"], rings["brow_left"][::-1]]

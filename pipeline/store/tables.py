@@ -47,6 +47,22 @@ FRAMES = pa.schema(
     }
 )
 
+# What is true of generated people, which only evaluation may look at.
+_TRUTH = {"camera": _FLOATS, "label": _FLOATS, "landmarks": _FLOATS}
+TRUE_IDENTITIES = pa.schema({"identity": _TEXT, "z": _FLOATS})
+TRUE_PORTRAITS = pa.schema({"file": _TEXT, "identity": _TEXT, **_TRUTH})
+TRUE_FRAMES = pa.schema(
+    {
+        "file": _TEXT,
+        "clip": _TEXT,
+        "index": pa.int64(),
+        "identity": _TEXT,
+        "split": _TEXT,
+        **_TRUTH,
+        "extra": _FLOATS,  # what the head model has no number for
+    }
+)
+
 
 def write_table(path: str | Path, table: pa.Table) -> Path:
     """Write a Parquet table in one step. Raises UserError when the place cannot be written."""

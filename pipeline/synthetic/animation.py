@@ -1,6 +1,8 @@
-"""What generated people do: single moments for portraits, and a second or more of head movement, speech, blinks and moods for clips.
+"""What generated people do: single moments for portraits, and a second or more of head movement, speech,
+blinks and moods for clips.
 
-Everything comes from the given generator, so from seeds. Expressions mix FLAME's directions with channels that FLAME does not have.
+Everything comes from the given generator, so from seeds. Expressions mix FLAME's directions with channels
+that FLAME does not have.
 """
 
 from collections.abc import Mapping
@@ -104,7 +106,8 @@ def photo(rng: np.random.Generator) -> Shot:
     weights["sway_side"] = float(rng.normal(0, 0.2))
     weights["sway_depth"] = float(rng.normal(0, 0.2))
     eyes = _gaze(rotation, yaw=rng.normal(0, 0.14), pitch=rng.normal(0, 0.07))
-    twist, fine = rng.normal(0, 0.008, 2), rng.normal(0, 0.22, 100)
+    twist = rng.normal(0, 0.008, 2)
+    fine = rng.normal(0, 0.22, 100)
     place = _place(rng)
     zoom = rng.uniform(0.70, 0.88)
     centre = 0.5 + rng.uniform(-0.05, 0.05, 2)
@@ -122,7 +125,8 @@ def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
     def drift(slow: float, fast: float) -> np.ndarray:
         return _drift(rng, seconds, slow, fast)
 
-    # All draws come first, in one order, so that what is made of them may change without other people appearing.
+    # All draws come first, in one order, so that what is made of them may change without other people
+    # appearing.
     yaw = np.clip(rng.normal(0, 0.10) + 0.22 * drift(0.2, 0.8), -0.44, 0.44)
     nod = np.clip(rng.normal(0, 0.03) + 0.08 * drift(0.25, 1.1), -0.21, 0.21)
     pitch = REST_PITCH + nod
@@ -226,7 +230,8 @@ def _blend(parts: list[tuple[float, Weights]]) -> dict[str, float]:
 
 def _place(rng: np.random.Generator) -> np.ndarray:
     """Where the neck joint is in the camera's frame, (3,) world units."""
-    across, up = rng.normal(0, 0.02), rng.normal(0, 0.02)
+    across = rng.normal(0, 0.02)
+    up = rng.normal(0, 0.02)
     return np.array([across, up, -rng.uniform(4.05, 4.35)])
 
 
@@ -296,7 +301,8 @@ def _saccades(rng: np.random.Generator, frames: int, fps: float) -> np.ndarray:
     look[0] = looks[jumps[0] % frames]
     # A frame after a jump sees the eyes on their way.
     for number in range(1, frames):
-        target, before = looks[jumps[number] % frames], look[number - 1]
+        target = looks[jumps[number] % frames]
+        before = look[number - 1]
         look[number] = before + 0.7 * (target - before)
     return look
 

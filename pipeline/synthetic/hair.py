@@ -9,8 +9,8 @@ from pipeline.synthetic.person import Person
 ROWS, COLUMNS = 16, 72
 HANG = np.radians(98)  # polar angle from the crown beyond which hair hangs straight down
 TILT = 0.12  # radians: the crown lies behind the top of the skull
-# Where hair ends at the nape and at the temples, degrees from the crown, for lengths between shaven and long. It does
-# not end just above the shoulders, as hair of that length would cut through them.
+# Where hair ends at the nape and at the temples, degrees from the crown, for lengths between shaven and long.
+# It does not end just above the shoulders, as hair of that length would cut through them.
 LENGTHS = [0, 0.45, 0.55, 1.0]
 NAPE = [96, 122, 140, 265]
 TEMPLE = [80, 92, 130, 260]
@@ -55,8 +55,8 @@ def hairline(person: Person, turn: np.ndarray) -> np.ndarray:
     front = np.radians(48.5 - recede + 15 * fringe(person)) + uneven
     nape = np.radians(np.interp(trait["length"], LENGTHS, NAPE))
     temple = np.radians(np.interp(trait["length"], LENGTHS, TEMPLE))
-    # Smooth steps from the temple to the nape, and from the forehead to both. They are multiplied out from the left,
-    # as the last bits of all people are.
+    # Smooth steps from the temple to the nape, and from the forehead to both. They are multiplied out from
+    # the left, as the last bits of all people are.
     back = np.clip((side - 1.5) / 0.6, 0, 1)
     low = temple + (nape - temple) * back * back * (3 - 2 * back)
     t = np.clip((side - 0.88) / (0.62 - 0.22 * over_ears(person)), 0, 1)
@@ -90,14 +90,16 @@ def _directions(polar: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Unit directions (N, 3) from the middle of the skull, about a crown that is tipped backwards."""
     across = np.sin(polar)
     upright = np.stack([across * np.sin(turn), np.cos(polar), across * np.cos(turn)], axis=-1)
-    c, n = np.cos(TILT), np.sin(TILT)
+    c = np.cos(TILT)
+    n = np.sin(TILT)
     return upright @ np.array([[1, 0, 0], [0, c, -n], [0, n, c]])
 
 
 def _thickness(person: Person, s: np.ndarray, turn: np.ndarray, polar: np.ndarray) -> np.ndarray:
     """How far the surface of the hair is from the skin, (N,) world units."""
     trait = person.trait
-    side, on_skull = _from_front(turn), np.minimum(polar, HANG)
+    side = _from_front(turn)
+    on_skull = np.minimum(polar, HANG)
     fullness = 0.35 + 0.65 * np.clip(trait["length"] * 1.8, 0, 1)
     volume = 0.012 + 0.055 * trait["volume"] * fullness + 0.018 * over_ears(person)
     # Hair that ends on the skin thins out there; a fringe does not.

@@ -1,7 +1,7 @@
 """Colours of a generated person, computed at visible pixels only. Linear light.
 
-Everything is a function of paint coordinates (the template's, so that paint sticks to the moving skin) and of the
-person. The skin of the face has a module of its own.
+Everything is a function of paint coordinates (the template's, so that paint sticks to the moving skin) and of
+the person. The skin of the face has a module of its own.
 """
 
 import numpy as np
@@ -57,14 +57,16 @@ def paint_eye(person: Person, moment: Moment, s: Surfel) -> Coat:
     albedo = mix(albedo, np.full(3, 0.004), pupil)
     # Lids and lashes shade what faces them.
     n = s.normal
-    upper, sides = 0.62 * smooth(n[:, 1], 0.05, 0.42), 0.22 * smooth(np.abs(n[:, 0]), 0.45, 0.9)
+    upper = 0.62 * smooth(n[:, 1], 0.05, 0.42)
+    sides = 0.22 * smooth(np.abs(n[:, 0]), 0.45, 0.9)
     occlusion = 1 - upper - sides - 0.15 * smooth(-n[:, 1], 0.15, 0.4)
     return Coat(albedo, np.clip(occlusion, 0.15, 1), gloss=0.9, sharpness=160.0)
 
 
 def paint_mouth(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Inside of the mouth: red, darker inwards; the tongue below."""
-    y, z = s.paint[:, 1], s.paint[:, 2]
+    y = s.paint[:, 1]
+    z = s.paint[:, 2]
     tongue = smooth(LIP_LINE - y, 0.004, 0.022) * smooth(z, 0.19, 0.26)
     throat = np.tile(np.array([0.13, 0.022, 0.020], np.float32), (len(y), 1))
     albedo = mix(throat, np.array([0.44, 0.12, 0.11]), tongue)
@@ -89,7 +91,8 @@ def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
 def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Strands: streaks along the paths, darker roots and inner layers."""
     trait, phase = person.trait, person.phase
-    along, turn = s.paint[:, 0], s.paint[:, 1]
+    along = s.paint[:, 0]
+    turn = s.paint[:, 1]
     # At the front hair is combed to one side.
     swept = 1.6 * (trait["parting"] - 0.5) * (1 - trait["fringe"]) * np.clip(1.2 - along, 0, 1)
     turn = turn + swept * np.cos(0.5 * turn) ** 2 * along
@@ -100,7 +103,8 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     light = np.clip(1 + 0.26 * strand + 0.14 * streak, 0.3, 1.8)
     # The band of light that lies across hair, bent by its strands.
     band = ridge(along - 0.42, 0.05 * strand, 0.12)
-    roots, layers = 0.30 * smooth(along, 0.10, 0.0), 0.12 * smooth(strand, 0.2, -1.2)
+    roots = 0.30 * smooth(along, 0.10, 0.0)
+    layers = 0.12 * smooth(strand, 0.2, -1.2)
     return Coat(
         albedo=person.hair.astype(np.float32) * light[:, None],
         occlusion=1 - roots - layers,
@@ -112,7 +116,8 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
 def background(person: Person, size: int) -> Array:
     """The room behind a person, (size, size, 3) linear light: a soft gradient and two faint shapes out of focus."""
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    u, v = grid[None, :, None], grid[:, None, None]
+    u = grid[None, :, None]
+    v = grid[:, None, None]
     upper_left, upper_right, lower_left, lower_right = person.background.astype(np.float32)
     upper = (1 - u) * upper_left + u * upper_right
     lower = (1 - u) * lower_left + u * lower_right

@@ -1,7 +1,8 @@
 """Who a generated person is: a smooth function of 512 numbers.
 
-A fixed orthonormal projection turns z into independent N(0, 1) attributes, squashed smoothly into shape coefficients, colours, hair, light
-and background. Nearby z are nearby people, so that a generator can be trained on it.
+A fixed orthonormal projection turns z into independent N(0, 1) attributes, squashed smoothly into shape
+coefficients, colours, hair, light and background. Nearby z are nearby people, so that a generator can be
+trained on it.
 """
 
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def person(z_512: np.ndarray) -> Person:
     rest = raw[len(TRAITS) :]
     skin = _skin(trait)
     hair = _hair(trait)
-    pale, red = np.array([0.80, 0.50, 0.50]), np.array([0.86, 0.26, 0.30])
+    pale = np.array([0.80, 0.50, 0.50])
+    red = np.array([0.86, 0.26, 0.30])
     return Person(
         shape=_shape(rest),
         trait=trait,

@@ -1,8 +1,8 @@
 """Drawing a generated person through any camera: a scan-line rasteriser in NumPy.
 
-Visibility is found on a grid of 2 x 2 samples a pixel: every triangle becomes one span per row, so that only covered
-samples are ever touched, and a maximum over (inverse depth, triangle) decides. Colours are computed once a pixel, four
-times where the samples disagree, which is where edges are smoothed.
+Visibility is found on a grid of 2 x 2 samples a pixel: every triangle becomes one span per row, so that only
+covered samples are ever touched, and a maximum over (inverse depth, triangle) decides. Colours are computed
+once a pixel, four times where the samples disagree, which is where edges are smoothed.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ EDGE = 0.012  # jump in depth (world units) that makes a pixel an edge
 class Picture:
     """A drawn person, N x N pixels.
 
-    The depth is in world units from the camera centre along the ray of the pixel centre, infinite where nothing is.
+    The depth is in world units from the camera centre along the ray of the pixel centre, infinite where
+    nothing is.
     """
 
     rgb: np.ndarray  # (N, N, 3) uint8 sRGB, with background
@@ -42,17 +43,19 @@ def render(
 ) -> Picture:
     """The person at a moment through a camera, `size` x `size` pixels.
 
-    The camera has 25 numbers in the head's own frame and any intrinsics. `room_33` turns the frame of the room, where
-    the lights stand, into the head's; by default the room is the camera's frame.
+    The camera has 25 numbers in the head's own frame and any intrinsics. `room_33` turns the frame of the
+    room, where the lights stand, into the head's; by default the room is the camera's frame.
     """
     cam2world, intrinsics = (matrix.astype(np.float64) for matrix in unpack(camera_25))
-    rotation, centre = cam2world[:3, :3], cam2world[:3, 3]
+    rotation = cam2world[:3, :3]
+    centre = cam2world[:3, 3]
     vertices = pose(body, moment)
     local = (vertices - centre) @ rotation
     depth_V = -local[:, 2]
     triangles = _Triangles.project(local, intrinsics, size * SAMPLES)
     covered_face, inverse = _visible(triangles, _drawn(body, triangles), size * SAMPLES)
-    face, inverse = _by_sample(covered_face, size), _by_sample(inverse, size)
+    face = _by_sample(covered_face, size)
+    inverse = _by_sample(inverse, size)
     covered = face >= 0
 
     edge = _edges(face, inverse)
@@ -145,7 +148,8 @@ def _visible(every: _Triangles, drawn: np.ndarray, size: int) -> tuple[np.ndarra
     chosen = every.some(drawn)
     # The inverse depth is a plane over the picture: its slopes along x and y, by Cramer's rule.
     first = chosen.inverse[:, 0]
-    rise, rise2 = chosen.inverse[:, 1] - first, chosen.inverse[:, 2] - first
+    rise = chosen.inverse[:, 1] - first
+    rise2 = chosen.inverse[:, 2] - first
     by_x = (rise * chosen.ac[:, 1] - rise2 * chosen.ab[:, 1]) / chosen.area
     by_y = (rise2 * chosen.ab[:, 0] - rise * chosen.ac[:, 0]) / chosen.area
     face, row, start, last = _spans(chosen.corner, size)
@@ -177,13 +181,16 @@ def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, n
     start = np.repeat(np.cumsum(count) - count, count)
     row = np.arange(len(face)) - start + low[face]
     y = row + 0.5
-    left, right = np.full(len(face), np.inf), np.full(len(face), -np.inf)
+    left = np.full(len(face), np.inf)
+    right = np.full(len(face), -np.inf)
     # A row enters and leaves a triangle where it crosses its sides.
     for k in range(3):
-        a, b = corner_F32[:, k], corner_F32[:, (k + 1) % 3]
+        a = corner_F32[:, k]
+        b = corner_F32[:, (k + 1) % 3]
         rise = b[:, 1] - a[:, 1]
         slope = np.divide(b[:, 0] - a[:, 0], rise, out=np.zeros(len(rise)), where=rise != 0)
-        top, bottom = np.minimum(a[:, 1], b[:, 1]), np.maximum(a[:, 1], b[:, 1])
+        top = np.minimum(a[:, 1], b[:, 1])
+        bottom = np.maximum(a[:, 1], b[:, 1])
         x = a[face, 0] + (y - a[face, 1]) * slope[face]
         crossing = (y >= top[face]) & (y <= bottom[face]) & (rise[face] != 0)
         left = np.where(crossing, np.minimum(left, x), left)
@@ -209,7 +216,8 @@ def _edges(face: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """Which pixels are edges, bool: their samples show several materials, or depths with a jump."""
     material = np.where(face >= 0, shared_parts().material[face], -1)
     several = (material != material[0]).any(0)
-    far, near = inverse.min(0), inverse.max(0)
+    far = inverse.min(0)
+    near = inverse.max(0)
     return several | (near - far > EDGE * near**2)
 
 

@@ -35,9 +35,11 @@ EXTRA = (
 
 @dataclass(frozen=True)
 class Moment:
-    """What a face does: FLAME's part (expression, jaw, eyes: axis-angle, left then right) and what FLAME has no number for (`extra`).
+    """What a face does: FLAME's part (expression, jaw, eyes: axis-angle, left then right) and what FLAME has
+    no number for (`extra`).
 
-    `body` turns the bust relative to the head, about the neck joint (rotation vector in the head's own frame).
+    `body` turns the bust relative to the head, about the neck joint (rotation vector in the head's own
+    frame).
     """
 
     expression: np.ndarray = field(default_factory=lambda: np.zeros(100))
@@ -54,7 +56,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Shared:
-    """What is the same for everybody: template, topology, materials and per-vertex paint coordinates. V' = head + teeth + hair vertices."""
+    """What is the same for everybody: template, topology, materials and per-vertex paint coordinates.
+
+    V' = head + teeth + hair vertices.
+    """
 
     template: np.ndarray  # (V', 3)
     faces: np.ndarray  # (F', 3)
@@ -75,7 +80,9 @@ def shared_parts() -> Shared:
     """The shared part, built once a process."""
     model, mesh = standin(), standin_mesh()
     head = np.asarray(model.template_V3) * UNIT
-    teeth, grid, strands = _teeth(), hair.hair_grid(), hair.hair_faces()
+    teeth = _teeth()
+    grid = hair.hair_grid()
+    strands = hair.hair_faces()
     strip_faces = grid_faces(TEETH_ROWS, TEETH_COLUMNS, closed=False)
     # Vertices: head, upper row of teeth, lower row, hair.
     upper = len(head)
@@ -94,7 +101,8 @@ def shared_parts() -> Shared:
             np.full(len(strands), HAIR),
         ]
     )
-    lip, lid = np.zeros(len(weights)), np.zeros(len(weights))
+    lip = np.zeros(len(weights))
+    lid = np.zeros(len(weights))
     for level, value in enumerate((1.0, 1.0, 0.5)):
         lip[mesh.rings[f"lip{level}"]] = value
     for level, value in enumerate((1.0, 0.6, 0.3)):
@@ -158,8 +166,11 @@ class Figure:
 
 def figure(person: Person) -> Figure:
     """The resting geometry of a person."""
-    model, mesh, shared = standin(), standin_mesh(), shared_parts()
-    rest, paint = shared.template.copy(), shared.template.copy()
+    model = standin()
+    mesh = standin_mesh()
+    shared = shared_parts()
+    rest = shared.template.copy()
+    paint = shared.template.copy()
     shift = UNIT * (model.directions_V3K[..., :SHAPES] @ person.shape)
     rest[shared.head] += shift
     # Long hair presses the ears to the head.

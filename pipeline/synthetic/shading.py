@@ -43,7 +43,8 @@ def shade(
     """
     shared = shared_parts()
     colour = np.zeros((len(face_N), 3), np.float32)
-    corner, material = shared.faces[face_N], shared.material[face_N]
+    corner = shared.faces[face_N]
+    material = shared.material[face_N]
     table = np.column_stack([body.paint, view.normal_V3, shared.lip, shared.lid]).astype(np.float32)
     for number, painter in enumerate(PAINTERS):
         chosen = np.flatnonzero(material == number)
@@ -63,7 +64,10 @@ def _points(
     pixel: float,
     around: bool,
 ) -> Surfel:
-    """What the corners of triangles know, mixed by the weights. The second number of hair is an angle (`around`)."""
+    """What the corners of triangles know, mixed by the weights.
+
+    The second number of hair is an angle (`around`).
+    """
     values = [table_VC[corner_N3[:, k]] * weight_N3[:, k, None] for k in range(3)]
     if around:
         # The seam at the back of the head: an angle of 0 there is one of 2 pi.

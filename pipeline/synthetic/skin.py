@@ -1,6 +1,7 @@
 """Colours of face and ears: complexion, hair on the skin, brows, lids, lips, folds and wrinkles.
 
-Lengths are world units of the template, which is the same for all people, so that paint sticks to the moving skin.
+Lengths are world units of the template, which is the same for all people, so that paint sticks to the moving
+skin.
 """
 
 from dataclasses import dataclass
@@ -80,8 +81,11 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
 
 def _complexion(face: _Face) -> Array:
     """Bare skin: specks, red cheeks, nose and ears, freckles."""
-    person, trait = face.person, face.person.trait
-    x, y, side = face.x, face.y, face.side
+    person = face.person
+    trait = face.person.trait
+    x = face.x
+    y = face.y
+    side = face.side
     broad = noise(31 * x, 27 * y, person.phase[4:])
     uneven = 1 + 0.035 * face.speck + 0.03 * broad
     albedo = person.skin.astype(np.float32) * uneven[:, None]
@@ -101,7 +105,8 @@ def _complexion(face: _Face) -> Array:
 
 def _scalp(person: Person, x: Array, y: Array, z: Array) -> Array:
     """Amount of hair colour on the skin under and next to the hair."""
-    c, n = np.cos(hair.TILT), np.sin(hair.TILT)
+    c = np.cos(hair.TILT)
+    n = np.sin(hair.TILT)
     up = c * y - n * z
     front = c * z + n * y
     polar = np.arctan2(np.hypot(x, front), up)
@@ -117,7 +122,8 @@ def _beard(face: _Face, bearded: float) -> Array:
     person = face.person
     line = np.interp(face.side, BEARD_X, BEARD_Y) + 0.006 * np.sin(90 * face.x + person.phase[1])
     gap = 0.9 * blob(face.x, face.y, 0.0, -0.128, 0.012, 0.008)
-    below, beside_lips = smooth(line - face.y, -0.012, 0.016), smooth(face.points.lip, 0.47, 0.34)
+    below = smooth(line - face.y, -0.012, 0.016)
+    beside_lips = smooth(face.points.lip, 0.47, 0.34)
     zone = below * beside_lips * smooth(face.z, 0.03, 0.10) * (1 - gap)
     density = np.clip((bearded - 0.6) / 0.3, 0, 1) ** 0.8
     return zone * density * (0.86 + 0.07 * noise(410 * face.x, 190 * face.y, person.phase))
@@ -128,7 +134,8 @@ def _brow(face: _Face) -> tuple[Array, Array]:
     y, side = face.y, face.side
     top = np.interp(side, BROW_X, BROW_Y)
     # Brows thin out towards the temple and the nose.
-    outer, inner = 1 - 0.55 * smooth(side, 0.10, 0.172), smooth(side, 0.022, 0.050)
+    outer = 1 - 0.55 * smooth(side, 0.10, 0.172)
+    inner = smooth(side, 0.022, 0.050)
     thick = (0.013 + 0.014 * face.person.trait["brow"]) * outer * inner
     # No edge is sharper than a pixel, or it would flicker.
     soft = max(0.0035, 0.7 * face.points.pixel)
@@ -141,7 +148,8 @@ def _brow(face: _Face) -> tuple[Array, Array]:
 
 def _with_lids(face: _Face, albedo: Array) -> Array:
     """Shadow on the lids, the crease above and the fold below, lashes."""
-    lid, age = face.points.lid, face.person.trait["age"]
+    lid = face.points.lid
+    age = face.person.trait["age"]
     upper = smooth(face.y - EYE_LINE, -0.004, 0.002)
     albedo *= (1 - 0.13 * smooth(lid, 0.35, 0.8))[:, None]
     albedo *= (1 - (0.34 + 0.2 * age) * ridge(lid, 0.52, 0.11) * upper)[:, None]
@@ -162,8 +170,13 @@ def _with_lips(face: _Face, albedo: Array, lips: Array) -> Array:
 
 def _folds(face: _Face) -> Array:
     """How much light folds, hollows and wrinkles keep away, from 0."""
-    x, y, z, side, front = face.x, face.y, face.z, face.side, face.front
-    age, extra = face.person.trait["age"], face.moment.beyond
+    x = face.x
+    y = face.y
+    z = face.z
+    side = face.side
+    front = face.front
+    age = face.person.trait["age"]
+    extra = face.moment.beyond
     expression = face.moment.expression
     smile = float(np.clip(expression[0] + 0.6 * expression[[19, 20]].mean(), 0, 2))
     # From the nose to the corners of the mouth.
@@ -173,9 +186,11 @@ def _folds(face: _Face) -> Array:
     dark += 0.30 * extra["dimples"] * blob(side, y, 0.118, -0.075, 0.008, 0.016)
     nostrils = blob(side, y, 0.0205, -0.0265, 0.0105, 0.0052)
     dark += 0.85 * nostrils * smooth(z, 0.25, 0.30)
-    wings, chin = blob(side, y, 0.054, -0.010, 0.006, 0.018), blob(side, y, 0.0, -0.135, 0.045, 0.010)
+    wings = blob(side, y, 0.054, -0.010, 0.006, 0.018)
+    chin = blob(side, y, 0.0, -0.135, 0.045, 0.010)
     dark += 0.22 * wings + 0.16 * chin
-    eye_corner, philtrum = blob(side, y, 0.045, 0.10, 0.014, 0.030), blob(x, y, 0.0, -0.04, 0.006, 0.014)
+    eye_corner = blob(side, y, 0.045, 0.10, 0.014, 0.030)
+    philtrum = blob(x, y, 0.0, -0.04, 0.006, 0.014)
     dark += 0.20 * eye_corner + 0.16 * philtrum
     in_ear = 0.30 * (side > 0.225) * blob(z, y, 0.015, 0.025, 0.02, 0.035)
     under_jaw = 0.35 * smooth(y, -0.20, -0.245) * smooth(z, 0.34, 0.2)
