@@ -5,7 +5,7 @@ Items of the matrix: ffhq (portraits) and vfhq (clips).
 
 from pipeline.config.params import Params
 from pipeline.core.paths import INGEST, LABELS
-from pipeline.fit_flame.table import SOURCES, fit_table
+from pipeline.fit_flame.table import ITEMS, fit_table
 from pipeline.stage import run_stage, write_metrics
 from pipeline.store.tables import write_table
 
@@ -19,4 +19,4 @@ def main(params: Params, item: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage("fit_flame", main, tuple(SOURCES))
+    run_stage("fit_flame", main, ITEMS)

@@ -2,7 +2,8 @@
 
 table.fit_table          the stage
 worker.fit_clips         clips as work units
-solver.fit               the least-squares problem
+solver.fit               many people at once, each apart from the others
+problem.Problem          what is minimised, and its Gauss-Newton steps; normal_equations solves them
 landmark_model.LandmarkModel  the head model as it moves landmarks
 
 May import the levels below.

@@ -1,8 +1,8 @@
 """The head model cut down to what moves its 70 landmarks, with derivatives.
 
-It is fast enough to fit thousands of faces in seconds. Same head as `model.head.flame.Flame` with the neck at rest (the
-camera holds the head rotation). In float64, since second-order steps want the digits; only the largest array, the
-derivatives by the coefficients, is float32.
+It is fast enough to fit thousands of faces in seconds. Same head as `model.head.flame.Flame` with the neck at
+rest (the camera holds the head rotation). In float64, since second-order steps want the digits; only the
+largest array, the derivatives by the coefficients, is float32.
 """
 
 import numpy as np
@@ -21,17 +21,18 @@ EYES = slice(6, 9)
 TRANSLATION = slice(9, 12)
 POSE = 12
 DIFFERENCE = 1e-5  # of a pose number, for derivatives
-# Directions that move the landmarks less than this share of the strongest one tell nothing and are left at zero.
+# Directions that move the landmarks less than this share of the strongest one tell nothing and are left at
+# zero.
 NEGLIGIBLE = 1e-2
 
 
 class LandmarkModel:
     """Projected landmarks as a function of shape, expression and pose.
 
-    Shape and expression are given in a shorter orthonormal basis each (those combinations of the coefficients that
-    landmarks can see): coefficients = reduced @ basis.T, so that a sum of squares is the same in both. A pose is 12
-    numbers: rotation of the head (world to camera), jaw and eyes (one for both) as axis-angle in radians, translation
-    of the camera in world units.
+    Shape and expression are given in a shorter orthonormal basis each (those combinations of the coefficients
+    that landmarks can see): coefficients = reduced @ basis.T, so that a sum of squares is the same in both. A
+    pose is 12 numbers: rotation of the head (world to camera), jaw and eyes (one for both) as axis-angle in
+    radians, translation of the camera in world units.
     """
 
     def __init__(self, head: HeadModel) -> None:
@@ -89,8 +90,8 @@ class LandmarkModel:
 
     def by_pose(self, groups_FG: Tensor, pose_F12: Tensor) -> tuple[Tensor, Tensor]:
         """Projected landmarks (F, 70, 2) and their derivatives by the pose, (F, 70, 2, 12)."""
-        # Central differences are exact to ten digits here, and unlike forward-mode differentiation they may run in
-        # several threads.
+        # Central differences are exact to ten digits here, and unlike forward-mode differentiation they may
+        # run in several threads.
         slopes = []
         for step in DIFFERENCE * torch.eye(POSE, dtype=pose_F12.dtype):
             forwards = self.project(groups_FG, pose_F12 + step)
@@ -114,8 +115,8 @@ class LandmarkModel:
 def _about_joints(skin: np.ndarray, values: np.ndarray, at_joints: np.ndarray) -> np.ndarray:
     """Landmarks in groups (4, 70, ...): group 0 stands still, the others are turned about their joint.
 
-    A turn is R (x - joint) + joint, and its last term stands still, too. `values` (5, 70, ...) are the landmarks as far
-    as they follow each joint, `at_joints` (5, ...) the joints.
+    A turn is R (x - joint) + joint, and its last term stands still, too. `values` (5, 70, ...) are the
+    landmarks as far as they follow each joint, `at_joints` (5, ...) the joints.
     """
     share = skin.sum(1).T[..., None]  # (5, 70, 1): how much of a landmark follows a joint
     joints = {j: share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j] for j in MOVING}
@@ -134,7 +135,10 @@ def _correctives(head: HeadModel, corners: np.ndarray, skin: np.ndarray) -> np.n
 
 
 def _visible(moves: np.ndarray) -> np.ndarray:
-    """An orthonormal basis (K, k) of those coefficient vectors that move landmarks at all; `moves` is (..., K)."""
+    """An orthonormal basis (K, k) of those coefficient vectors that move landmarks at all.
+
+    `moves` is (..., K).
+    """
     _, strengths, rows = np.linalg.svd(moves.reshape(-1, moves.shape[-1]), full_matrices=False)
     return rows[strengths > NEGLIGIBLE * strengths[0]].T
 

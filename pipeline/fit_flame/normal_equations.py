@@ -1,6 +1,7 @@
-"""Solving the normal equations of many persons at once: one shape a person, many frames that know only neighbours.
+"""Solving the normal equations of many persons at once.
 
-A vector of unknowns is a pair: shapes (G, s) of G persons and frames (F, x). `person` (F,) says whose frame each is.
+A person has one shape, and frames that know only their neighbours. A vector of unknowns is a pair: shapes
+(G, s) of G persons and frames (F, x). `person` (F,) says whose frame each is.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ TINY = 1e-300  # keeps a person who is solved already from dividing by nothing
 class Elimination:
     """Solves the equations without the bonds in time.
 
-    Then a frame knows its person's shape alone: frames are eliminated (a Schur complement), and what is left is one
-    small system for each person.
+    Then a frame knows its person's shape alone: frames are eliminated (a Schur complement), and what is left
+    is one small system for each person.
     """
 
     def __init__(self, shapes_Gss: Tensor, frames_Fxx: Tensor, mixed_Fsx: Tensor, person: Tensor) -> None:
@@ -45,8 +46,8 @@ def conjugate_gradients(
 ) -> Unknowns:
     """Solve for all persons at once, each with its own step lengths.
 
-    `times` multiplies by the whole matrix; `precondition` solves it without the bonds between neighbouring frames,
-    which are left to iteration.
+    `times` multiplies by the whole matrix; `precondition` solves it without the bonds between neighbouring
+    frames, which are left to iteration.
     """
 
     def along(x: Unknowns, factor: Tensor, direction: Unknowns) -> Unknowns:

@@ -1,7 +1,7 @@
 """The least-squares problem of fitting a head model to landmarks, solved by damped Gauss-Newton steps.
 
-What is minimised, of each person: robust squares of the weighted landmark differences, in interocular distances; priors
-on shape, expression, jaw and eyes; squares of second differences in time.
+What is minimised, of each person: robust squares of the weighted landmark differences, in interocular
+distances; priors on shape, expression, jaw and eyes; squares of second differences in time.
 """
 
 import numpy as np
@@ -23,15 +23,16 @@ LIPS = [(61, 67), (62, 66), (63, 65)]
 # Radians: a jaw opens about x and hardly turns about the others.
 JAW_LIMITS = ((-0.1, -0.15, -0.05), (0.7, 0.15, 0.05))
 EYE_LIMIT = 0.8
-# Priors keep directions still that landmarks hardly see: weights of squared radians against squared interocular
-# distances. Rotation and translation have none.
+# Priors keep directions still that landmarks hardly see: weights of squared radians against squared
+# interocular distances. Rotation and translation have none.
 JAW_PRIOR = (1e-3, 0.3, 1.0)
 EYE_PRIOR = (1e-2, 1e-2, 1.0)
 NO_PRIOR = (0.0, 0.0, 0.0)
 # Relative to temporal_weight: rotation, jaw, eyes, translation. Eyes jump and are left alone.
 SMOOTH_POSE = (1.0,) * 3 + (0.1,) * 3 + (0.0,) * 3 + (1.0,) * 3
 SMOOTH_EXPRESSION = 0.002
-# Sum of squared residuals from which on a frame counts less (Cauchy): a wrong one must not bend the shape of its clip.
+# Sum of squared residuals from which on a frame counts less (Cauchy): a wrong one must not bend the shape of
+# its clip.
 TOLERANCE = 1.0
 FIRST_DAMPING = 1e-3
 
@@ -58,8 +59,8 @@ class Problem:
         self.shape = torch.zeros(self.count, self.s, dtype=torch.float64)
         self.frame = torch.zeros(len(points), self.e + POSE, dtype=torch.float64)
         self.frame[:, self.e :] = _start(model, self.target)
-        # Errors of the landmarks are much the same in all frames of a person: more frames are no reason to trust them
-        # more.
+        # Errors of the landmarks are much the same in all frames of a person: more frames are no reason to
+        # trust them more.
         frames = torch.bincount(self.person, minlength=self.count).double()
         self.shape_weight = (settings.shape_weight * frames)[:, None]  # (G, 1)
         expression = [settings.expression_weight] * self.e
@@ -82,7 +83,8 @@ class Problem:
         """First the camera alone, then everything."""
         for _ in range(camera_steps):
             self._step_camera()
-        # Levenberg and Marquardt: a step that makes a person's cost larger is not taken, and the next one is shorter.
+        # Levenberg and Marquardt: a step that makes a person's cost larger is not taken, and the next one is
+        # shorter.
         damping = torch.full((self.count,), FIRST_DAMPING, dtype=torch.float64)
         cost = self._cost(self.shape, self.frame)
         for _ in range(steps):
@@ -170,10 +172,11 @@ class Problem:
         return weighted.unflatten(2, (2, -1)).flatten(1, 2)
 
     def _normal(self) -> Unknowns:
-        """Products of the derivatives with themselves, (F, n, n), and with the residuals, (F, n); n = s + e + 12.
+        """Products of the derivatives with themselves, (F, n, n), and with the residuals, (F, n); n = s + e +
+        12.
 
-        Each frame is weighted as the logarithm in `_cost` wants it (iteratively reweighted least squares). The products
-        are in float32: they are most of the work, and a step need not be exact.
+        Each frame is weighted as the logarithm in `_cost` wants it (iteratively reweighted least squares).
+        The products are in float32: they are most of the work, and a step need not be exact.
         """
         pose = self._pose
         groups = self._groups(self.shape, self.frame)
@@ -235,7 +238,8 @@ class Problem:
 def _rows() -> Tensor:
     """Weighted rows (R, 70) that turn landmark differences into residuals.
 
-    They are each landmark, then openings of lids and lips, then gaze: small motions that matter more than their length.
+    They are each landmark, then openings of lids and lips, then gaze: small motions that matter more than
+    their length.
     """
     weights = torch.ones(70, dtype=torch.float64)
     # An outline slides over the head when it turns.

@@ -1,8 +1,9 @@
-"""Fitting the head model to landmarks (facts 5.3): shape, expression, head rotation, jaw, eyes and camera of many faces.
+"""Fitting the head model to landmarks: shape, expression, head rotation, jaw, eyes and camera (facts 5.3).
 
-Damped Gauss-Newton instead of thousands of gradient steps: the landmarks depend on a few hundred numbers per face, and
-the derivatives are cheap (`landmark_model`). A portrait is a person with one frame; a clip is a person with many: one
-shape, and rotation, jaw, translation and expression that change smoothly (their second differences are small).
+Damped Gauss-Newton instead of thousands of gradient steps: the landmarks depend on a few hundred numbers per
+face, and the derivatives are cheap (`landmark_model`). A portrait is a person with one frame; a clip is a
+person with many: one shape, and rotation, jaw, translation and expression that change smoothly (their second
+differences are small).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +36,9 @@ class Fit:
 def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
     """Fit `head` to landmarks in image fractions (y down).
 
-    Frames of a person must follow one another, in the order of time. Every person is solved apart from the others, so
-    that a result does not depend on who else is in the data. Raises ValueError when `persons` has another length than
-    the points or comes back to a person it had left.
+    Frames of a person must follow one another, in the order of time. Every person is solved apart from the
+    others, so that a result does not depend on who else is in the data. Raises ValueError when `persons` has
+    another length than the points or comes back to a person it had left.
     """
     model = LandmarkModel(head)
     ranges = chunks(persons, len(points_N70x2))
@@ -62,7 +63,10 @@ def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings:
 
 
 def fit_chunk(model: LandmarkModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
-    """Fit frames that are solved together (see `chunks`), with one thread of torch: with more, the last bits differ."""
+    """Fit frames that are solved together (see `chunks`).
+
+    One thread of torch has to do it: with more, the last bits differ.
+    """
     problem = Problem(model, points_N70x2, persons, settings)
     problem.solve(settings.camera_steps, settings.steps)
     fitted = problem.project()

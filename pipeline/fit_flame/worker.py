@@ -1,7 +1,7 @@
-"""Fitting the head model to clips as units of work: resumable, by any number of processes, with the same bytes.
+"""Fitting the head model to clips as units of work.
 
-A unit is a chunk of whole clips that are solved together (`fit_flame.chunks`). Its shard stays in the scratch folder; it has, of each clip,
-`label.npy` (F, 437) float32 and `error.npy` (F,) float64, in the order of time.
+They are resumable, and any number of processes makes the same bytes. A unit is a chunk of whole clips that are
+solved together (`solver.chunks`). Its shard, of samples FittedClip, stays in the scratch folder.
 """
 
 import shutil
@@ -25,8 +25,9 @@ from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.samples import FittedClip
 from pipeline.store.shards import Sample, ShardReader
+from pipeline.store.tables import MESH, read_rows, usable
 
-FRAME_BYTES = 4 * Label.SIZE + 8
+FRAME_BYTES = 4 * Label.SIZE + 8  # a label and an error
 
 
 class ClipFitter:
@@ -35,54 +36,59 @@ class ClipFitter:
     def __init__(self, settings: FitFlame, model: str, frames: Path) -> None:
         self.settings, self.frames = settings, frames
         self.model = LandmarkModel(head_model.load(model))
-        rows = pq.read_table(frames, columns=["clip", "index", "status"]).to_pylist()
+        # The numbers of the rows of each clip, in the order of time.
+        rows = read_rows(frames, "ingest", ["clip", "index", "status"])
+        for number, row in enumerate(rows):
+            row["number"] = number
         self.rows: dict[str, list[int]] = {}
-        for number in sorted(
-            (number for number, row in enumerate(rows) if row["status"] == "ok"),
-            key=lambda number: rows[number]["index"],
-        ):
-            self.rows.setdefault(rows[number]["clip"], []).append(number)
+        for row in sorted(usable(rows), key=lambda row: row["index"]):
+            self.rows.setdefault(row["clip"], []).append(row["number"])
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
         return self._samples(list(unit.items)), {}
 
     def _samples(self, clips: list[str]) -> Iterator[Sample]:
-        persons = [clip for clip in clips for _ in self.rows[clip]]
-        mesh = self._landmarks([row for clip in clips for row in self.rows[clip]])
-        result = fit_chunk(self.model, landmarks_70(mesh), persons, self.settings)
+        persons: list[str] = []
+        rows: list[int] = []
+        for clip in clips:
+            persons += [clip] * len(self.rows[clip])
+            rows += self.rows[clip]
+        result = fit_chunk(self.model, landmarks_70(self._landmarks(rows)), persons, self.settings)
         stop = 0
         for clip in clips:
             start, stop = stop, stop + len(self.rows[clip])
-            labels, errors = result.labels[start:stop], result.errors[start:stop]
-            yield clip, FittedClip.encode(label=labels, error=errors)
+            yield clip, FittedClip.encode(label=result.labels[start:stop], error=result.errors[start:stop])
 
     def _landmarks(self, rows: list[int]) -> np.ndarray:
-        """The meshes (N, 478, 3) float64 of rows of the table, of which only the row groups that hold them are read."""
+        """The meshes (N, 478, 3) float64 of rows of the table.
+
+        Only the row groups that hold them are read.
+        """
         file = pq.ParquetFile(self.frames)
-        starts = np.cumsum(
-            [0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))]
-        )
-        within = np.searchsorted(starts, rows, side="right") - 1
-        found = {}
-        for group in np.unique(within).tolist():
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        group_of = np.searchsorted(starts, rows, side="right") - 1
+        meshes = np.empty((len(rows), MESH, 3))
+        for group in np.unique(group_of).tolist():
             column = file.read_row_group(group, columns=["landmarks"])["landmarks"]
-            found |= {
-                row: column[row - int(starts[group])].values.to_numpy()
-                for row, place in zip(rows, within, strict=True)
-                if place == group
-            }
-        return np.stack([found[row] for row in rows]).astype(np.float64).reshape(len(rows), -1, 3)
+            for place in np.flatnonzero(group_of == group):
+                numbers = column[rows[place] - int(starts[group])].values.to_numpy()
+                meshes[place] = numbers.reshape(MESH, 3)
+        return meshes
 
 
 def fit_clips(
-    params: Params, frames: Path, clips: list[str]
+    params: Params,
+    frames: Path,
+    clips: list[str],
 ) -> Iterator[tuple[tuple[np.ndarray, float] | None, str]]:
-    """The label (437,) and the error of every accepted frame of the table `frames`, by clip and time; None and a reason for those of a clip
-    that was given up. `clips` names the clip of each, in that order."""
-    units = [
-        WorkUnit(f"clips-{i:06d}", list(dict.fromkeys(clips[start:stop])))
-        for i, (start, stop) in enumerate(chunks(clips, len(clips)))
-    ]
+    """The label (437,) and the error of every accepted frame of the table `frames`, by clip and time.
+
+    None and a reason for those of a clip that was given up. `clips` names the clip of each, in that order.
+    """
+    units = []
+    for number, (start, stop) in enumerate(chunks(clips, len(clips))):
+        units.append(WorkUnit(f"clips-{number:06d}", list(dict.fromkeys(clips[start:stop]))))
     scratch = scratch_folder("fit_flame_vfhq", fingerprint(__file__, params.fit_flame, params.flame, frames))
     fitter = partial(ClipFitter, params.fit_flame, params.flame.model, frames.resolve())
     size = FRAME_BYTES * len(clips) / len(set(clips))

@@ -2,12 +2,12 @@
 
 camera.pack, project     the conventions of cameras; sample_look_at draws one
 camera_path.orbit        along which films show a head; front, yaw_sweep, turntable
-label.Label              the 437 numbers of a label, and the vectors made of them; landmarks puts them into an image
+label.Label              the 437 numbers of a label; landmarks puts them into an image
 rotations                between matrices and axis-angle vectors
 landmarks.landmarks_70   from the face mesh to our 70 landmarks
 expression.ExpressionOffsets  how far expressions move landmarks
 head_model.load          FLAME or the stand-in
-standin.standin          the stand-in head model; skull, openings, pieces, surface and directions are modules of their own
+standin.standin          the stand-in head model, from the modules standin_*
 
 May import core and model.head.
 """

@@ -33,7 +33,7 @@ def unpack(camera_25: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotation(camera_X25: Array) -> Array:
-    """Camera-to-world rotations (..., 3, 3) of cameras (..., 25), or of what begins with one, as a label does."""
+    """Camera-to-world rotations (..., 3, 3) of cameras (..., 25), or of labels, which begin with one."""
     cam2world = camera_X25[..., :16].reshape(*camera_X25.shape[:-1], 4, 4)
     return cam2world[..., :3, :3]
 
@@ -74,7 +74,10 @@ def look_at(yaw: float, vertical: float, radius: float, target: np.ndarray, roll
 
 
 def sample_look_at(rng: np.random.Generator) -> np.ndarray:
-    """A camera from the look-at distribution of facts 3.5: yaw +-44.7 degrees, elevation -9.2 to 24.4, roll +-14.3."""
+    """A camera of the look-at distribution (facts 3.5).
+
+    Yaw +-44.7 degrees, elevation -9.2 to 24.4, roll +-14.3.
+    """
     # The order of these draws is that of all cameras ever drawn: a change makes other ones.
     yaw = rng.uniform(-0.78, 0.78)
     vertical = rng.uniform(-0.25, 0.65)

@@ -32,7 +32,10 @@ class ExpressionOffsets:
         return 100.0 * (inner - self.neutral) / self.unit
 
     def linear(self) -> Tensor:
-        """The derivative at the neutral face, (106, 159): offsets of small parameters are `parameters @ linear()`."""
+        """The derivative at the neutral face, (106, 159).
+
+        Offsets of small parameters are `parameters @ linear()`.
+        """
         step = 0.02
         one_by_one = step * torch.eye(FaceParameters.SIZE, device=self.neutral.device)
         return self(one_by_one).flatten(1) / step

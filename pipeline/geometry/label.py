@@ -26,7 +26,7 @@ FIVE_POINTS = (68, 69, 30, 48, 54)
 
 @dataclass(frozen=True)
 class Motion(Generic[Array]):
-    """What drives Psi when `train.motion` is `flame` (facts 1, `use_flame_mot`): 109 numbers without a head pose."""
+    """What drives Psi when `train.motion` is `flame`: 109 numbers without a head pose (facts 1)."""
 
     SIZE: ClassVar[int] = 109
 
@@ -47,7 +47,10 @@ class Motion(Generic[Array]):
 
 @dataclass(frozen=True)
 class FaceParameters(Generic[Array]):
-    """What moves a face in its own frame, 106 numbers: the eyes turn alike, as in the paper's 9 pose numbers."""
+    """What moves a face in its own frame, 106 numbers.
+
+    The eyes turn alike, as in the paper's 9 pose numbers.
+    """
 
     SIZE: ClassVar[int] = 106
     EXPRESSION: ClassVar[slice] = slice(0, 100)
@@ -133,7 +136,10 @@ def landmarks(flame: Flame, label_BL: Tensor, camera_BV25: Tensor) -> Tensor:
 
 
 def moving_parts(points_B702: Tensor, size: int) -> Tensor:
-    """Where a face moves, (B, 1, size, size) in [0, 1]: about the landmarks (fractions) of brows, eyes, mouth and pupils."""
+    """Where a face moves, (B, 1, size, size) in [0, 1].
+
+    That is about the landmarks (fractions) of brows, eyes, mouth and pupils.
+    """
     centres = (torch.arange(size, device=points_B702.device) + 0.5) / size
     moving = points_B702[:, MOVING]
     # exp(-(a + b)) of a column and a row: the largest exponent first, so that there is one exponential a

@@ -1,4 +1,7 @@
-"""From the 478 points of the face mesh (468 of the skin, 10 of the irises) to our 70: the 68 of iBUG, then the two pupils."""
+"""From the 478 points of the face mesh to our 70.
+
+The mesh has 468 points of the skin and 10 of the irises; the 70 are the 68 of iBUG, then the two pupils.
+"""
 
 import numpy as np
 
@@ -29,7 +32,10 @@ def landmarks_70(mesh_N478x3: np.ndarray) -> np.ndarray:
 
 
 def interocular(points_N70x2: np.ndarray) -> np.ndarray:
-    """Distance between the eye centres, each the mean of its six lid points, shape (...,); the unit of landmark errors."""
+    """Distance between the eye centres, shape (...,): the unit of landmark errors.
+
+    A centre is the mean of the six lid points of an eye.
+    """
     right = points_N70x2[..., RIGHT_EYE, :].mean(-2)
     left = points_N70x2[..., LEFT_EYE, :].mean(-2)
     return np.linalg.norm(left - right, axis=-1)

@@ -1,8 +1,7 @@
-"""What moves in a face, as numbers from its landmarks: what the parts of a motion embedding are taught and
-judged by.
+"""What moves in a face, as numbers from its landmarks.
 
-A point is a complex number here; dividing by the vector between two reference points takes shift, size and
-tilt of the face out at once.
+The parts of a motion embedding are taught and judged by them. A point is a complex number here; dividing by
+the vector between two reference points takes shift, size and tilt of the face out at once.
 """
 
 import numpy as np

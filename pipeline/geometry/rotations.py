@@ -23,7 +23,10 @@ def rotation_vectors(matrices_N33: np.ndarray) -> np.ndarray:
 
 
 def angles_between(a_X33: np.ndarray, b_X33: np.ndarray) -> np.ndarray:
-    """The angles between rotations (..., 3, 3), radians; a trace beyond what rounding allows counts as its limit."""
+    """The angles between rotations (..., 3, 3), radians.
+
+    Rounding may take a cosine beyond 1, which counts as 1.
+    """
     relative = np.swapaxes(a_X33, -1, -2) @ b_X33
     cosine = (np.trace(relative, axis1=-2, axis2=-1) - 1) / 2
     return np.arccos(np.clip(cosine, -1, 1))

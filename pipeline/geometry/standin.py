@@ -166,7 +166,10 @@ def _regions(mesh: Mesh, count: int) -> dict[str, np.ndarray]:
 
 
 def _simplified(mesh: Mesh, points_V3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertex indices (N,) and faces (M, 3) of a coarse closed skull (holes covered) and every other ring of the bust."""
+    """Vertex indices (N,) and faces (M, 3) of a coarse head.
+
+    It is a closed skull, whose holes are covered, and every other ring of the bust.
+    """
     # Farthest points: each next vertex is the one that is farthest from all before it.
     skull = mesh.part["skull"]
     spread = [int(skull[0])]

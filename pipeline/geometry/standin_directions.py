@@ -29,7 +29,10 @@ class Bump:
 
 
 def _read(table: str) -> dict[str, list[Bump]]:
-    """Bumps by the name of their direction, from lines of name | centre | widths | shift, each but the name x y z."""
+    """Bumps by the name of their direction.
+
+    A line has the name, the centre, the widths and the shift, each x y z.
+    """
     bumps: dict[str, list[Bump]] = {}
     for line in table.strip().splitlines():
         name, *columns = line.split("|")
@@ -120,7 +123,10 @@ LID_MOTIONS = {
 
 
 def bump(points_N3: np.ndarray, centre: tuple, widths: tuple, side: str = "both") -> np.ndarray:
-    """Weight (N,) of a Gaussian bump around `centre` and, for "both", around its mirror image; 1 at the centre."""
+    """Weight (N,) of a Gaussian bump around `centre`, 1 there.
+
+    For "both" there is one around the mirror image of the centre, too.
+    """
     centre = np.asarray(centre, np.float64)
     widths = np.asarray(widths, np.float64)
 
@@ -251,7 +257,10 @@ def _random_field(
     size: float,
     width: float,
 ) -> Field:
-    """Four bumps with centres between `low` and `high`, which four times in five are the same on both sides."""
+    """Four bumps with centres between `low` and `high`.
+
+    Four fields of five are the same on both sides.
+    """
     centres = generator.uniform(low, high, (4, 3))
     shifts = generator.normal(0, size, (4, 3))
     mirrored = generator.uniform() < 0.8
@@ -285,7 +294,10 @@ def _kept_eyes(mesh: Mesh, points: np.ndarray, field: Field, lids: bool) -> np.n
 
 
 def _lid_motion(mesh: Mesh, points: np.ndarray, side: str, close: float, squint: float) -> np.ndarray:
-    """Upper lid down (close = 1 shuts the eye), lower lid up by `squint` of the opening; lid skin follows, less and less."""
+    """Upper lid down (close = 1 shuts the eye), lower lid up by `squint` of the opening.
+
+    The skin around follows, less and less.
+    """
     moved = np.zeros_like(points)
     margin = mesh.rings[f"lid0_{side}"]
     # The rings run counter-clockwise from the outer corner: 1 to 7 are the upper lid, 15 to 9 below them the

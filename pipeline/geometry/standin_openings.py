@@ -1,8 +1,7 @@
-"""Lids and lips of the stand-in head: rings of vertices around the openings of eyes and mouth, and what lines
-them.
+"""Lids and lips of the stand-in head.
 
-Both sides of an opening have the same number of vertices, so that lids and lips meet vertex on vertex when
-they close.
+They are rings of vertices around the openings of eyes and mouth, and what lines those. Both sides of an
+opening have the same number of vertices, so that lids and lips meet vertex on vertex when they close.
 """
 
 import numpy as np
@@ -65,7 +64,10 @@ def lid_ring(surface: Surface, scale: float, lift: float) -> np.ndarray:
 
 
 def lid_chart(lids_N3: np.ndarray, level: int) -> np.ndarray:
-    """Where triangulation sees a ring of lids: evenly spread, so that each ring is joined to the next one only."""
+    """Where triangulation sees a ring of lids.
+
+    The rings are evenly spread there, so that each is joined to the next one only.
+    """
     flat = lids_N3.copy()
     flat[:, 2] += (1 - level / 3) * (0.262 - flat[:, 2])
     return flat
@@ -79,7 +81,10 @@ def lip_ring(
     lift: float,
     bow: float = 0.0,
 ) -> np.ndarray:
-    """Ring around the mouth (20, 3), counter-clockwise from the corner at x > 0; the numbers are those of LIP_RINGS."""
+    """Ring around the mouth (20, 3), counter-clockwise from the corner at x > 0.
+
+    The numbers are those of LIP_RINGS.
+    """
     angle = 2 * np.pi * np.arange(LIPS) / LIPS
     x = np.cos(angle)
     s = np.sin(angle)
@@ -95,7 +100,10 @@ def lip_ring(
 
 
 def add_lid_lining(mesh: Mesh, skull_V3: np.ndarray, side: str, sign: int) -> None:
-    """Join a strip behind the lid margin, which closes the corners of the eye, where the eyeball does not reach."""
+    """Join a strip behind the lid margin.
+
+    It closes the corners of the eye, where the eyeball does not reach.
+    """
     margin = mesh.rings[f"lid0_{side}"]
     centre = EYE_CENTRE * [sign, 1, 1]
     inwards = centre + (skull_V3[margin] - centre) * [0.8, 0.8, 0.0] - [0, 0, 0.005]
@@ -107,7 +115,7 @@ def add_lid_lining(mesh: Mesh, skull_V3: np.ndarray, side: str, sign: int) -> No
 
 
 def add_mouth_bag(mesh: Mesh, skull_V3: np.ndarray) -> None:
-    """Join the inside of the mouth: three rings that widen inwards, and a vertex at the back of the throat."""
+    """Join the inside of the mouth: three rings that widen inwards, and one vertex at the back."""
     seam = mesh.rings["lip0"]
     lip = skull_V3[seam]
     # Both corners belong to no lip, so that they do not part.

@@ -97,7 +97,10 @@ FLESH = np.loadtxt(
 
 
 class Surface:
-    """Radius of the skull for any direction: two ellipsoids, pulled onto the chosen points by a thin-plate spline."""
+    """Radius of the skull for any direction.
+
+    Two ellipsoids are pulled onto the chosen points by a thin-plate spline.
+    """
 
     def __init__(self) -> None:
         anchors = _anchors()

@@ -1,9 +1,8 @@
-"""The surface of the stand-in head: where its vertices are and how they are joined (world units, neck joint
-at 0).
+"""The surface of the stand-in head: where its vertices are and how they are joined.
 
-The skull is a set of directions, dense around eyes, nose and mouth, triangulated by their convex hull on the
-sphere. Eyelids and lips are rings of directions around holes; eyeballs, mouth bag, ears and bust are pieces
-of their own.
+World units, the neck joint at 0. The skull is a set of directions, dense around eyes, nose and mouth,
+triangulated by their convex hull on the sphere. Eyelids and lips are rings of directions around holes;
+eyeballs, mouth bag, ears and bust are pieces of their own.
 """
 
 import numpy as np

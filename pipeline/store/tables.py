@@ -1,4 +1,8 @@
-"""Tables on disk, and what those of `ingest` hold: a row for every portrait, clip and frame, also the rejected ones."""
+"""Tables on disk, and what they hold.
+
+Those of `ingest` have a row for every portrait, clip and frame, those of `fit_flame` for every face that ingest
+accepted; the rejected ones are among them, with a reason.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +48,17 @@ FRAMES = pa.schema(
         "split": _TEXT,
         **_STATE,
         **_FACE,
+    }
+)
+
+LABELS = pa.schema(
+    {
+        "key": _TEXT,
+        "clip": _TEXT,
+        "split": _TEXT,
+        **_STATE,
+        "label": _FLOATS,
+        "error": pa.float32(),  # of the landmarks, interocular distances
     }
 )
 

@@ -5,6 +5,7 @@ person.person            a person from a latent
 scene.figure, pose       the person as a mesh
 animation.clip, photo    what the person does
 raster.render            a picture of it
+shading, paint, skin, brushes  its colours
 
 May import the levels below.
 """

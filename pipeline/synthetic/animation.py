@@ -1,8 +1,8 @@
-"""What generated people do: single moments for portraits, and a second or more of head movement, speech,
-blinks and moods for clips.
+"""What generated people do.
 
-Everything comes from the given generator, so from seeds. Expressions mix FLAME's directions with channels
-that FLAME does not have.
+Portraits are single moments; clips are a second or more of head movement, speech, blinks and moods. Everything
+comes from the given generator, so from seeds. Expressions mix FLAME's directions with channels that FLAME does
+not have.
 """
 
 from collections.abc import Mapping
@@ -236,7 +236,7 @@ def _place(rng: np.random.Generator) -> np.ndarray:
 
 
 def _camera(rotation: np.ndarray, place: np.ndarray, zoom: float, centre: np.ndarray) -> np.ndarray:
-    """Camera whose world-to-camera rotation is the head's and which sees the neck joint at `place` (camera frame)."""
+    """Camera that sees the neck joint at `place` (camera frame), with the head's rotation."""
     turn = Rotation.from_rotvec(rotation).as_matrix()
     cam2world = np.eye(4)
     cam2world[:3, :3] = turn.T
@@ -278,7 +278,10 @@ def _phases(
     length: tuple[float, float],
     change: float,
 ) -> np.ndarray:
-    """Amounts (frames, table) of one entry after the other, held for a `length`; changes take `change` seconds."""
+    """Amounts (frames, table) of one entry after the other.
+
+    Each is held for a `length` (shortest, longest); changes take `change` seconds.
+    """
     amounts = np.zeros((len(seconds), table))
     time = -rng.uniform(0, length[0])
     current = np.zeros(table)

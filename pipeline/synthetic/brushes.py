@@ -11,7 +11,7 @@ Array = np.ndarray
 
 @dataclass
 class Surfel:
-    """Visible points of one material: coordinates for paint, unit normals in the head's frame, lip and lid coordinates."""
+    """Visible points of one material."""
 
     paint: Array  # (N, 3) float32
     normal: Array  # (N, 3)

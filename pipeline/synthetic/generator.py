@@ -47,7 +47,10 @@ def latent(seed: int, identity: str) -> np.ndarray:
 
 
 def true_label(someone: Person, shot: Shot) -> np.ndarray:
-    """The label (437,) float32: the camera holds the whole head rotation, which the neck part says once more (facts 5.4)."""
+    """The label (437,) float32 (facts 5.4).
+
+    The camera holds the whole head rotation, which the neck part says once more.
+    """
     face = shot.moment
     label = Label(shot.camera, someone.shape, face.expression, shot.rotation, face.jaw, face.eyes)
     return label.pack().astype(np.float32)

@@ -1,4 +1,7 @@
-"""Hair as a second surface over the skull: from the crown to a hairline that depends on the person, hanging freely when long."""
+"""Hair as a second surface over the skull.
+
+It goes from the crown to a hairline that depends on the person, and hangs freely when it is long.
+"""
 
 import numpy as np
 

@@ -114,7 +114,10 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
 
 
 def background(person: Person, size: int) -> Array:
-    """The room behind a person, (size, size, 3) linear light: a soft gradient and two faint shapes out of focus."""
+    """The room behind a person, (size, size, 3) linear light.
+
+    It is a soft gradient with two faint shapes out of focus.
+    """
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
     u = grid[None, :, None]
     v = grid[:, None, None]

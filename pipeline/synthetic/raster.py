@@ -120,7 +120,10 @@ class _Triangles:
         return self.of(self.corner[chosen], self.inverse[chosen])
 
     def weights(self, chosen: np.ndarray, point_N2: np.ndarray) -> np.ndarray:
-        """Barycentric weights (N, 3) float32, right in space, of points of the picture in chosen triangles (N,)."""
+        """Barycentric weights (N, 3) float32 of points of the picture in chosen triangles (N,).
+
+        They are right in space, not in the picture.
+        """
         to_point = point_N2 - self.corner[chosen, 0]
         second = _cross(to_point, self.ac[chosen]) / self.area[chosen]
         third = _cross(self.ab[chosen], to_point) / self.area[chosen]

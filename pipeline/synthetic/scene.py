@@ -1,4 +1,7 @@
-"""The drawable geometry of a generated person: the stand-in head plus hair and teeth, posed for a moment (world units)."""
+"""The drawable geometry of a generated person: the stand-in head plus hair and teeth, posed for a moment.
+
+Lengths are world units.
+"""
 
 from dataclasses import dataclass, field
 from functools import cache
@@ -195,7 +198,10 @@ def figure(person: Person) -> Figure:
 
 
 def pose(body: Figure, moment: Moment) -> np.ndarray:
-    """Vertices (V', 3) float32 in the head's own frame: linear blend skinning as in FLAME, the bust turned by `moment.body`."""
+    """Vertices (V', 3) float32 in the head's own frame.
+
+    Linear blend skinning as in FLAME; the bust is turned by `moment.body`.
+    """
     shared, model = shared_parts(), standin()
     points = body.rest.copy()
     points[shared.head] += body.expression @ moment.expression.astype(np.float32)
