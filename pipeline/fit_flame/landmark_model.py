@@ -112,7 +112,11 @@ class LandmarkModel:
         return turned + pose_F12[:, None, TRANSLATION]
 
 
-def _about_joints(skin: np.ndarray, values: np.ndarray, at_joints: np.ndarray) -> np.ndarray:
+def _about_joints(
+    skin: np.ndarray,
+    values: np.ndarray,
+    at_joints: np.ndarray,
+) -> np.ndarray:
     """Landmarks in groups (4, 70, ...): group 0 stands still, the others are turned about their joint.
 
     A turn is R (x - joint) + joint, and its last term stands still, too. `values` (5, 70, ...) are the

@@ -21,7 +21,13 @@ class Elimination:
     is one small system for each person.
     """
 
-    def __init__(self, shapes_Gss: Tensor, frames_Fxx: Tensor, mixed_Fsx: Tensor, person: Tensor) -> None:
+    def __init__(
+        self,
+        shapes_Gss: Tensor,
+        frames_Fxx: Tensor,
+        mixed_Fsx: Tensor,
+        person: Tensor,
+    ) -> None:
         self.person = person
         self.frames = torch.linalg.cholesky(frames_Fxx)
         self.solved = torch.cholesky_solve(mixed_Fsx.mT, self.frames)  # (F, x, s)

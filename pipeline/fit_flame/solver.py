@@ -33,7 +33,12 @@ class Fit:
     )  # (N,) mean distance of the landmarks in the image, in distances between the eye centres
 
 
-def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
+def fit(
+    head: HeadModel,
+    points_N70x2: np.ndarray,
+    persons: list[str],
+    settings: FitFlame,
+) -> Fit:
     """Fit `head` to landmarks in image fractions (y down).
 
     Frames of a person must follow one another, in the order of time. Every person is solved apart from the
@@ -62,7 +67,12 @@ def fit(head: HeadModel, points_N70x2: np.ndarray, persons: list[str], settings:
     )
 
 
-def fit_chunk(model: LandmarkModel, points_N70x2: np.ndarray, persons: list[str], settings: FitFlame) -> Fit:
+def fit_chunk(
+    model: LandmarkModel,
+    points_N70x2: np.ndarray,
+    persons: list[str],
+    settings: FitFlame,
+) -> Fit:
     """Fit frames that are solved together (see `chunks`).
 
     One thread of torch has to do it: with more, the last bits differ.

@@ -43,7 +43,12 @@ def fit_table(params: Params, item: str, ingested: Path) -> tuple[pa.Table, dict
 def _fit_portraits(params: Params, ingested: Path) -> Iterator[dict[str, Any]]:
     rows = _accepted(ingested / "portraits.parquet", ["key", "status", "landmarks"])
     points = landmarks_70(meshes(rows).astype(np.float64))
-    result = fit(load(params.flame.model), points, [row["key"] for row in rows], params.fit_flame)
+    result = fit(
+        load(params.flame.model),
+        points,
+        [row["key"] for row in rows],
+        params.fit_flame,
+    )
     for row, label, error in zip(rows, result.labels, result.errors, strict=True):
         yield _verdict(row, (label, float(error)), params.fit_flame)
 

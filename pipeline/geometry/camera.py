@@ -52,7 +52,13 @@ def project(points_N3: np.ndarray, camera_25: np.ndarray) -> np.ndarray:
     return image[:, :2] / image[:, 2:]
 
 
-def look_at(yaw: float, vertical: float, radius: float, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
+def look_at(
+    yaw: float,
+    vertical: float,
+    radius: float,
+    target: np.ndarray,
+    roll: float = 0.0,
+) -> np.ndarray:
     """A camera on the sphere of `radius` around the world origin that looks at `target` (facts 2.1 and 3.5).
 
     `yaw` in radians; `vertical` is the official parameter b: the elevation is asin(2b/pi). `roll` tilts the

@@ -19,7 +19,12 @@ class Mesh:
     rings: dict[str, np.ndarray] = field(default_factory=dict)
     count: int = 0
 
-    def add(self, name: str, points_N3: np.ndarray, faces_F3: np.ndarray | None = None) -> np.ndarray:
+    def add(
+        self,
+        name: str,
+        points_N3: np.ndarray,
+        faces_F3: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Append a piece, whose triangles count its own vertices from 0.
 
         Returns the numbers of its vertices.

@@ -122,7 +122,12 @@ LID_MOTIONS = {
 }
 
 
-def bump(points_N3: np.ndarray, centre: tuple, widths: tuple, side: str = "both") -> np.ndarray:
+def bump(
+    points_N3: np.ndarray,
+    centre: tuple,
+    widths: tuple,
+    side: str = "both",
+) -> np.ndarray:
     """Weight (N,) of a Gaussian bump around `centre`, 1 there.
 
     For "both" there is one around the mirror image of the centre, too.
@@ -278,7 +283,12 @@ def _random_field(
     return at
 
 
-def _kept_eyes(mesh: Mesh, points: np.ndarray, field: Field, lids: bool) -> np.ndarray:
+def _kept_eyes(
+    mesh: Mesh,
+    points: np.ndarray,
+    field: Field,
+    lids: bool,
+) -> np.ndarray:
     """The field on all vertices; eyeballs move as one piece, and so do the lids next to them when `lids`."""
     moved = field(points)
     # The left eye first, as lids between the eyes feel both.
@@ -293,7 +303,13 @@ def _kept_eyes(mesh: Mesh, points: np.ndarray, field: Field, lids: bool) -> np.n
     return moved
 
 
-def _lid_motion(mesh: Mesh, points: np.ndarray, side: str, close: float, squint: float) -> np.ndarray:
+def _lid_motion(
+    mesh: Mesh,
+    points: np.ndarray,
+    side: str,
+    close: float,
+    squint: float,
+) -> np.ndarray:
     """Upper lid down (close = 1 shuts the eye), lower lid up by `squint` of the opening.
 
     The skin around follows, less and less.

@@ -99,7 +99,12 @@ def lip_ring(
     return points
 
 
-def add_lid_lining(mesh: Mesh, skull_V3: np.ndarray, side: str, sign: int) -> None:
+def add_lid_lining(
+    mesh: Mesh,
+    skull_V3: np.ndarray,
+    side: str,
+    sign: int,
+) -> None:
     """Join a strip behind the lid margin.
 
     It closes the corners of the eye, where the eyeball does not reach.

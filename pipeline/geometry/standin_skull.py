@@ -135,12 +135,21 @@ def _anchors() -> np.ndarray:
     half = np.concatenate([CONTOUR, BROW, NOSE, FLESH])
     both = np.concatenate([half, mirror(half)])
     # A point in the middle is its own mirror image, and a spline cannot have two values at one place.
-    _, first = np.unique(np.round(both, 6), axis=0, return_index=True)
+    _, first = np.unique(
+        np.round(both, 6),
+        axis=0,
+        return_index=True,
+    )
     return both[first]
 
 
 def _back() -> np.ndarray:
-    corners = np.meshgrid((-1, -0.5, 0, 0.5, 1), (-0.6, 0, 0.6, 1.2), (-1.0, -0.3), indexing="ij")
+    corners = np.meshgrid(
+        (-1, -0.5, 0, 0.5, 1),
+        (-0.6, 0, 0.6, 1.2),
+        (-1.0, -0.3),
+        indexing="ij",
+    )
     sides = np.stack(corners, axis=-1).reshape(-1, 3)
     top = [[0, 1, 0], [0, 1, 0.4]]
     return unit(np.concatenate([sides, top]))
@@ -148,12 +157,24 @@ def _back() -> np.ndarray:
 
 def _ellipsoids(directions_N3: np.ndarray) -> np.ndarray:
     """The radius of cranium and face, blended by a high norm: almost the larger of the two, but smooth."""
-    cranium = _ellipsoid_radius(directions_N3, centre=(0.0, 0.125, -0.025), radii=(0.224, 0.262, 0.28))
-    face = _ellipsoid_radius(directions_N3, centre=(0.0, -0.04, 0.13), radii=(0.188, 0.192, 0.19))
+    cranium = _ellipsoid_radius(
+        directions_N3,
+        centre=(0.0, 0.125, -0.025),
+        radii=(0.224, 0.262, 0.28),
+    )
+    face = _ellipsoid_radius(
+        directions_N3,
+        centre=(0.0, -0.04, 0.13),
+        radii=(0.188, 0.192, 0.19),
+    )
     return (cranium**16 + face**16) ** (1 / 16)
 
 
-def _ellipsoid_radius(directions_N3: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
+def _ellipsoid_radius(
+    directions_N3: np.ndarray,
+    centre: tuple,
+    radii: tuple,
+) -> np.ndarray:
     """Distance from 0, which lies inside, to the slightly boxy ellipsoid around `centre`."""
     scaled = directions_N3 / radii
     offset = -np.divide(centre, radii)

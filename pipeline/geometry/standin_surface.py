@@ -80,7 +80,12 @@ class _Rings:
         self.points: list[np.ndarray] = []
         self.charts: list[np.ndarray] = []
 
-    def put(self, name: str, ring_N3: np.ndarray, chart_N3: np.ndarray | None = None) -> None:
+    def put(
+        self,
+        name: str,
+        ring_N3: np.ndarray,
+        chart_N3: np.ndarray | None = None,
+    ) -> None:
         first = sum(map(len, self.points))
         self.mesh.rings[name] = first + np.arange(len(ring_N3))
         self.points.append(ring_N3)

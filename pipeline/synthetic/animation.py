@@ -105,7 +105,11 @@ def photo(rng: np.random.Generator) -> Shot:
     )
     weights["sway_side"] = float(rng.normal(0, 0.2))
     weights["sway_depth"] = float(rng.normal(0, 0.2))
-    eyes = _gaze(rotation, yaw=rng.normal(0, 0.14), pitch=rng.normal(0, 0.07))
+    eyes = _gaze(
+        rotation,
+        yaw=rng.normal(0, 0.14),
+        pitch=rng.normal(0, 0.07),
+    )
     twist = rng.normal(0, 0.008, 2)
     fine = rng.normal(0, 0.22, 100)
     place = _place(rng)
@@ -235,7 +239,12 @@ def _place(rng: np.random.Generator) -> np.ndarray:
     return np.array([across, up, -rng.uniform(4.05, 4.35)])
 
 
-def _camera(rotation: np.ndarray, place: np.ndarray, zoom: float, centre: np.ndarray) -> np.ndarray:
+def _camera(
+    rotation: np.ndarray,
+    place: np.ndarray,
+    zoom: float,
+    centre: np.ndarray,
+) -> np.ndarray:
     """Camera that sees the neck joint at `place` (camera frame), with the head's rotation."""
     turn = Rotation.from_rotvec(rotation).as_matrix()
     cam2world = np.eye(4)
@@ -260,7 +269,12 @@ def _gaze(head: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     return np.array([up, side, 0.0])
 
 
-def _drift(rng: np.random.Generator, seconds: np.ndarray, slow: float, fast: float) -> np.ndarray:
+def _drift(
+    rng: np.random.Generator,
+    seconds: np.ndarray,
+    slow: float,
+    fast: float,
+) -> np.ndarray:
     """A smooth wandering signal with standard deviation about 1; frequencies in hertz."""
     frequency = rng.uniform(slow, fast, 4)
     weight = rng.uniform(0.5, 1.0, 4) / np.sqrt(frequency / slow)

@@ -40,7 +40,14 @@ def ridge(x: Array, middle: Array | float, width: float) -> Array:
     return np.exp(-(((x - middle) / width) ** 2))
 
 
-def blob(x: Array, y: Array, cx: float, cy: float, wx: float, wy: float) -> Array:
+def blob(
+    x: Array,
+    y: Array,
+    cx: float,
+    cy: float,
+    wx: float,
+    wy: float,
+) -> Array:
     """1 at (cx, cy), falling around it."""
     return np.exp(-(((x - cx) / wx) ** 2) - ((y - cy) / wy) ** 2)
 

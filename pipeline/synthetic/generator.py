@@ -52,7 +52,14 @@ def true_label(someone: Person, shot: Shot) -> np.ndarray:
     The camera holds the whole head rotation, which the neck part says once more.
     """
     face = shot.moment
-    label = Label(shot.camera, someone.shape, face.expression, shot.rotation, face.jaw, face.eyes)
+    label = Label(
+        shot.camera,
+        someone.shape,
+        face.expression,
+        shot.rotation,
+        face.jaw,
+        face.eyes,
+    )
     return label.pack().astype(np.float32)
 
 
@@ -116,7 +123,14 @@ class Artist:
             if split != "train" and index % NOVEL_EVERY == NOVEL_EVERY // 2:
                 yield self._novel(file, index, body, shot, shots[0])
 
-    def _novel(self, file: str, index: int, body: Figure, shot: Shot, first: Shot) -> Sample:
+    def _novel(
+        self,
+        file: str,
+        index: int,
+        body: Figure,
+        shot: Shot,
+        first: Shot,
+    ) -> Sample:
         """True views of a frame from other sides, under the light that falls on it in the frame.
 
         The first of them is drawn once more with the face of the clip's `first` frame, so that what the
@@ -150,7 +164,11 @@ def _truth(body: Figure, shot: Shot, size: int) -> dict[str, Any]:
     }
 
 
-def generate(params: Params, out: Path = Path("data/generated"), truth: Path = Path("data/truth")) -> None:
+def generate(
+    params: Params,
+    out: Path = Path("data/generated"),
+    truth: Path = Path("data/truth"),
+) -> None:
     """Fill `out` (portraits/*.png, clips/*.mp4) and `truth`.
 
     The truth has the tables identities, portraits and frames, and shards masks-*, views-*. The bytes are the
@@ -223,7 +241,12 @@ def _true_fields(reader: ShardReader, key: str) -> Sample:
     return key, {field.file: reader.read(key, field.file) for field in TRUE_FIELDS}
 
 
-def _write_tables(truth: Path, seed: int, portraits: list[dict], frames: list[dict]) -> None:
+def _write_tables(
+    truth: Path,
+    seed: int,
+    portraits: list[dict],
+    frames: list[dict],
+) -> None:
     people = sorted({row["identity"] for row in [*portraits, *frames]})
     identities = [{"identity": name, "z": latent(seed, name).tolist()} for name in people]
     for name, rows, schema in (

@@ -98,7 +98,12 @@ def _directions(polar: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return upright @ np.array([[1, 0, 0], [0, c, -n], [0, n, c]])
 
 
-def _thickness(person: Person, s: np.ndarray, turn: np.ndarray, polar: np.ndarray) -> np.ndarray:
+def _thickness(
+    person: Person,
+    s: np.ndarray,
+    turn: np.ndarray,
+    polar: np.ndarray,
+) -> np.ndarray:
     """How far the surface of the hair is from the skin, (N,) world units."""
     trait = person.trait
     side = _from_front(turn)

@@ -70,7 +70,12 @@ def paint_mouth(person: Person, moment: Moment, s: Surfel) -> Coat:
     tongue = smooth(LIP_LINE - y, 0.004, 0.022) * smooth(z, 0.19, 0.26)
     throat = np.tile(np.array([0.13, 0.022, 0.020], np.float32), (len(y), 1))
     albedo = mix(throat, np.array([0.44, 0.12, 0.11]), tongue)
-    return Coat(albedo, occlusion=0.16 + 0.55 * smooth(z, 0.22, 0.335), gloss=0.10, sharpness=30.0)
+    return Coat(
+        albedo,
+        occlusion=0.16 + 0.55 * smooth(z, 0.22, 0.335),
+        gloss=0.10,
+        sharpness=30.0,
+    )
 
 
 def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
@@ -85,7 +90,12 @@ def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
     enamel = np.tile(linear((236, 228, 212)).astype(np.float32), (len(x), 1))
     albedo = mix(enamel * (1 - 0.40 * gap)[:, None], np.array([0.42, 0.14, 0.13]), gum)
     sides = 1 - 0.5 * smooth(np.abs(x), 0.022, 0.060)
-    return Coat(albedo, occlusion=sides * np.where(upper, 0.95, 0.62), gloss=0.30, sharpness=60.0)
+    return Coat(
+        albedo,
+        occlusion=sides * np.where(upper, 0.95, 0.62),
+        gloss=0.30,
+        sharpness=60.0,
+    )
 
 
 def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:

@@ -102,7 +102,12 @@ class _Triangles:
     area: np.ndarray  # (F,) twice that, negative where the front is seen, as the image's y points down
 
     @classmethod
-    def project(cls, local_V3: np.ndarray, intrinsics_33: np.ndarray, fine: int) -> "_Triangles":
+    def project(
+        cls,
+        local_V3: np.ndarray,
+        intrinsics_33: np.ndarray,
+        fine: int,
+    ) -> "_Triangles":
         """Of vertices in the camera's frame; `fine` is the side of the picture in samples."""
         faces = shared_parts().faces
         depth_V = -local_V3[:, 2]
@@ -146,7 +151,11 @@ def _drawn(body: Figure, triangles: _Triangles) -> np.ndarray:
     return np.flatnonzero(drawn)
 
 
-def _visible(every: _Triangles, drawn: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _visible(
+    every: _Triangles,
+    drawn: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Triangle (-1: none) and inverse depth at every sample, both (size*size,)."""
     chosen = every.some(drawn)
     # The inverse depth is a plane over the picture: its slopes along x and y, by Cramer's rule.
@@ -191,7 +200,12 @@ def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, n
         a = corner_F32[:, k]
         b = corner_F32[:, (k + 1) % 3]
         rise = b[:, 1] - a[:, 1]
-        slope = np.divide(b[:, 0] - a[:, 0], rise, out=np.zeros(len(rise)), where=rise != 0)
+        slope = np.divide(
+            b[:, 0] - a[:, 0],
+            rise,
+            out=np.zeros(len(rise)),
+            where=rise != 0,
+        )
         top = np.minimum(a[:, 1], b[:, 1])
         bottom = np.maximum(a[:, 1], b[:, 1])
         x = a[face, 0] + (y - a[face, 1]) * slope[face]
@@ -224,7 +238,12 @@ def _edges(face: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     return several | (near - far > EDGE * near**2)
 
 
-def _distances(inverse: np.ndarray, count: np.ndarray, intrinsics_33: np.ndarray, size: int) -> np.ndarray:
+def _distances(
+    inverse: np.ndarray,
+    count: np.ndarray,
+    intrinsics_33: np.ndarray,
+    size: int,
+) -> np.ndarray:
     """Distances along the rays (size, size) float32, from the mean inverse depth of the covered samples."""
     ray = np.linalg.inv(intrinsics_33)
     grid = (np.arange(size) + 0.5) / size

@@ -131,13 +131,25 @@ def shared_parts() -> Shared:
 
 def _teeth() -> np.ndarray:
     """Upper then lower row: two strips on a dental arc, TEETH_ROWS x TEETH_COLUMNS vertices each."""
-    rows = _dental_arc(heights=(-0.062, -0.082, -0.0985), back=0.0, reach=1.2)
+    rows = _dental_arc(
+        heights=(-0.062, -0.082, -0.0985),
+        back=0.0,
+        reach=1.2,
+    )
     # The lower row is shorter and bites behind the upper one.
-    rows += _dental_arc(heights=(-0.0985, -0.113, -0.128), back=0.010, reach=0.85)
+    rows += _dental_arc(
+        heights=(-0.0985, -0.113, -0.128),
+        back=0.010,
+        reach=0.85,
+    )
     return np.concatenate(rows)
 
 
-def _dental_arc(heights: tuple[float, ...], back: float, reach: float) -> list[np.ndarray]:
+def _dental_arc(
+    heights: tuple[float, ...],
+    back: float,
+    reach: float,
+) -> list[np.ndarray]:
     angle = np.linspace(-reach, reach, TEETH_COLUMNS)
     rows = []
     for y, tuck in zip(heights, (0.004, 0.0, 0.002), strict=True):

@@ -50,7 +50,14 @@ def shade(
         chosen = np.flatnonzero(material == number)
         if len(chosen):
             turned = back_N[chosen]
-            points = _points(table, corner[chosen], weight_N3[chosen], turned, view.pixel, number == HAIR)
+            points = _points(
+                table,
+                corner[chosen],
+                weight_N3[chosen],
+                turned,
+                view.pixel,
+                number == HAIR,
+            )
             coat = painter(body.person, moment, points)
             colour[chosen] = _lit(body.person, coat, points.normal, turned, view)
     return srgb(colour)
@@ -89,7 +96,13 @@ def _points(
     )
 
 
-def _lit(person: Person, coat: Coat, normal: np.ndarray, turned_N: np.ndarray, view: View) -> np.ndarray:
+def _lit(
+    person: Person,
+    coat: Coat,
+    normal: np.ndarray,
+    turned_N: np.ndarray,
+    view: View,
+) -> np.ndarray:
     """Linear light (N, 3): ambient light from above, then key and fill light with their highlights."""
     up = view.room_33[:, 1].astype(np.float32)
     ambient = 0.30 + 0.06 * (1 - person.trait["contrast"])

@@ -103,7 +103,12 @@ def _complexion(face: _Face) -> Array:
     return albedo
 
 
-def _scalp(person: Person, x: Array, y: Array, z: Array) -> Array:
+def _scalp(
+    person: Person,
+    x: Array,
+    y: Array,
+    z: Array,
+) -> Array:
     """Amount of hair colour on the skin under and next to the hair."""
     c = np.cos(hair.TILT)
     n = np.sin(hair.TILT)
