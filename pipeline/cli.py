@@ -258,6 +258,9 @@ def animate(
     relative: Annotated[
         str, typer.Option(metavar="first|neutral", help="motion relative to this frame of the driver")
     ] = "",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="write OUT.json: steadiness, mouth, eyes, gaze, identity")
+    ] = False,
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
 ) -> None:
@@ -266,7 +269,7 @@ def animate(
     from pipeline.avatar.animator import Weights
     from pipeline.avatar.film_maker import Look
 
-    look = Look(camera, beside, size, relative)  # pyrefly: ignore[bad-argument-type]
+    look = Look(camera, beside, size, relative, measure)  # pyrefly: ignore[bad-argument-type]
     for line in animate_files(load_params(PARAMS), Weights(psi, motion), files, out, look):
         typer.echo(line)
 
@@ -333,6 +336,25 @@ def mesh(
     write_mesh(out, head)
     closed = "watertight" if head.is_watertight else "with holes"
     typer.echo(f"{out}: {len(head.vertices):,} vertices, {len(head.faces):,} faces, {closed}")
+
+
+@app.command()
+def view(
+    photo: Photo,
+    driving: Annotated[Path | None, typer.Argument(metavar="VIDEO", help="whose motion the head has")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of the page on this machine")] = 8080,
+    psi: Psi = PSI_WEIGHTS,
+    motion: Motion = MOTION_WEIGHTS,
+) -> None:
+    """Turn the head of a photo with the mouse, in a browser; needs the package viser."""
+    from pipeline.avatar.animator import Weights
+    from pipeline.avatar.studio import Studio
+    from pipeline.avatar.view import HOST
+    from pipeline.avatar.view import view as serve
+
+    viewer = serve(Studio(load_params(PARAMS), Weights(psi, motion)), photo, driving, port)
+    typer.echo(f"the head is at http://{HOST}:{port} until Ctrl-C")
+    viewer.play()
 
 
 def _is_preset() -> bool:

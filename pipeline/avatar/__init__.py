@@ -1,11 +1,15 @@
 """The avatar: a photo and a video in, a moving head out, from any trained or imported Psi.
 
-animate.animate          films of every photo by every video, through the engine
+animate.animate          films of every photo by every driver, through the engine
 saved.save, saved.load   all that depends on the photo alone, in one file
-front_end.FrontEnd       a photo, as the stages ingest and fit_flame read it
-driver.read_driver       a video, frame by frame, as those stages read it
-animator.Animator        Psi on the fast path
-film.encode_film         pictures at the times of the driver, with its sound
+orbit.orbit              the head from other sides, without a driver
+mesh.mesh_of             the head as a coloured mesh
+view.view                an interactive page
+measures.film_measures   how steady a film is, and how it follows its driver
+studio.Studio            the networks and the front end, for all of these
+
+front_end.FrontEnd reads a photo and driver.read_driver a video as the stages ingest and fit_flame do;
+animator.Animator is Psi on the fast path.
 
 May import the levels below, ingest and fit_flame.
 """

@@ -18,7 +18,7 @@ from pipeline.avatar.film_maker import PHOTOS_AT_ONCE, Camera, FilmMaker, Look, 
 from pipeline.avatar.relative import REFERENCES
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_bytes
+from pipeline.core.files import write_bytes, write_json
 from pipeline.core.pictures import below, captioned, encode_jpeg
 from pipeline.core.readable import readable_count
 from pipeline.engine.fingerprint import fingerprint
@@ -47,6 +47,7 @@ class Film:
     held: int = 0
     lost: str = ""
     sound: bool = False
+    measures: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         """A line for people."""
@@ -129,6 +130,8 @@ def check_look(look: Look) -> None:
         value = getattr(look, name)
         if value and value not in known:
             raise UserError(f"--{name} is {value}, but must be one of {', '.join(known)}.")
+    if look.measure and look.camera != "driving":
+        raise UserError("--measure compares result and driver in one place: leave --camera at driving.")
 
 
 def find_photos(path: Path) -> list[Path]:
@@ -194,6 +197,8 @@ def _publish(rows: Sequence[dict[str, Any]], reader: ShardReader, places: dict[s
         if not facts["reason"]:
             key = film_key(photo, driver)
             place = write_bytes(places[key], reader.read(key, "film.mp4"))
+            if facts.get("measures"):
+                write_json(place.with_suffix(".json"), facts["measures"])
         films.append(Film(photo, driver, place, **facts))
     return films
 

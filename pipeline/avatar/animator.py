@@ -51,7 +51,7 @@ class Animator:
     """The networks of one process."""
 
     def __init__(self, weights: Weights, device: str = "cpu") -> None:
-        """Raises UserError when weights are missing, with the stage that makes them, damaged, or do not fit."""
+        """Raises UserError when weights are missing, naming their stage, or damaged, or do not fit."""
         state, self.facts = _read(weights.psi, "train")
         encoder, facts = _read(weights.motion, "pretrain@motion")
         self.device = choose_device(device)

@@ -16,11 +16,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipeline.avatar.front_end import FrontEnd, aligned_landmarks, unusable
+from pipeline.avatar.sections import SECTION, in_sections, with_rotations
 from pipeline.core.errors import UserError
 from pipeline.core.films import frame_rate
 from pipeline.core.prefetch import write_behind
 from pipeline.core.progress import progress
 from pipeline.fit_flame.solver import fit_chunk
+from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops
 from pipeline.ingest.files import PICTURE, VIDEO, Rejected, find_files, is_wanted
 from pipeline.ingest.picture import read_picture
@@ -28,6 +30,7 @@ from pipeline.ingest.video import Video
 
 PICTURES_A_SECOND = 25  # of a folder of pictures
 UNFITTED = "head model does not fit"
+NOTHING = np.empty(0)
 
 
 class Frames(Protocol):
@@ -118,7 +121,8 @@ def frames_of(path: Path) -> Frames:
 def _by_number(file: Path) -> list[tuple[int, str]]:
     """Sorts picture-9 before picture-10."""
     parts = re.split(r"(\d+)", file.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    # Numbers and words take turns, and the two never meet in a comparison.
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,8 @@ class Driver:
         """Frames a second by the usual step between two, which a late frame does not change."""
         if len(self) == 1:
             return self.frames.rate
-        return frame_rate(1 / float(np.median(np.diff(self.seconds_N))))
+        step = float(np.median(np.diff(self.seconds_N)))
+        return frame_rate(1 / step)
 
     @property
     def held_N(self) -> np.ndarray:
@@ -153,17 +158,18 @@ class Driver:
         return self.shown_N != np.arange(len(self))
 
     def faces(self, size: int) -> Iterator[np.ndarray]:
-        """The aligned squares at `size` pixels, uint8. A held frame shows its own picture at the held crop."""
+        """The aligned squares at `size` pixels, uint8; of a held frame its own picture at the held crop."""
         for (_, picture), crop in zip(self.frames.read(), self.crops_N3, strict=False):
             yield cut(picture, crop, size)
 
 
 class _Face(NamedTuple):
-    """What was found in a frame: the mesh (478, 3) in pixels, or the kind of reason why there is none."""
+    """What was found in a frame: landmarks in pixels, or the kind of reason why there are none."""
 
     seconds: float
-    mesh: np.ndarray | None
-    reason: str
+    five_52: np.ndarray = NOTHING  # what the crop is fitted to
+    points_702: np.ndarray = NOTHING
+    reason: str = ""
 
 
 def read_driver(front: FrontEnd, path: Path) -> Driver:
@@ -173,40 +179,73 @@ def read_driver(front: FrontEnd, path: Path) -> Driver:
         faces = list(_find_faces(front, frames))
     except Rejected as reason:
         raise unusable(path, str(reason)) from reason
-    known = np.array([number for number, face in enumerate(faces) if face.mesh is not None])
-    lost = Counter(face.reason for face in faces if face.mesh is None)
+    lost = Counter(face.reason for face in faces if face.reason)
+    known = np.array([number for number, face in enumerate(faces) if not face.reason], int)
     if not len(known):
         raise unusable(path, _why_none(lost, len(faces)))
-    meshes = [faces[number].mesh for number in known]
+
+    # What ingest does with the frames of a clip, and then fit_flame.
+    found = [faces[number] for number in known]
     seconds = np.array([face.seconds for face in faces])
-    crops = np.stack([fit_crop(five_points(mesh)) for mesh in meshes])
-    if front.smooth:
-        crops = smooth_crops(crops, seconds[known])
-    points = np.stack([aligned_landmarks(mesh, crop) for mesh, crop in zip(meshes, crops, strict=True)])
-    fitted = fit_chunk(front.head, points, [path.name] * len(known), front.settings)
-    fits = fitted.errors <= front.settings.max_error
-    lost[UNFITTED] += int((~fits).sum())
+    crops = _crops(front, found, seconds[known])
+    points = np.stack([aligned_landmarks(*pair) for pair in zip(_landmarks(found), crops, strict=True)])
+    labels, errors = _fit(front, points)
+
+    # A face that the head model does not fit is lost as well: its camera would make the head jump.
+    fits = errors <= front.settings.max_error
+    lost[UNFITTED] = int((~fits).sum())
     if not fits.any():
         raise unusable(path, _why_none(lost, len(faces)))
     shown = shown_frames(len(faces), known[fits])
     rows = np.searchsorted(known, shown)
     reasons = {reason: count for reason, count in sorted(lost.items()) if count}
-    return Driver(frames, seconds, crops[rows], points[rows], fitted.labels[rows], shown, reasons)
+    return Driver(frames, seconds, crops[rows], points[rows], labels[rows], shown, reasons)
+
+
+def _landmarks(faces: list[_Face]) -> list[np.ndarray]:
+    return [face.points_702 for face in faces]
 
 
 def _find_faces(front: FrontEnd, frames: Frames) -> Iterator[_Face]:
     def find(frame: tuple[float, np.ndarray]) -> _Face:
         seconds, picture = frame
         try:
-            return _Face(seconds, front.faces.find(picture).mesh_478, "")
+            mesh = front.faces.find(picture).mesh_478
         except Rejected as reason:
-            return _Face(seconds, None, str(reason).split(":")[0])
+            return _Face(seconds, reason=str(reason).split(":")[0])
+        return _Face(seconds, five_points(mesh), landmarks_70(mesh))
 
     # The next frame is decoded while the networks look at this one.
-    pictures = progress(
-        frames.read(), label=f"faces in {frames.path.name}", total=frames.count, unit="frames"
-    )
+    label = f"faces in {frames.path.name}"
+    pictures = progress(frames.read(), label=label, total=frames.count, unit="frames")
     return write_behind(find, pictures)
+
+
+def _crops(front: FrontEnd, faces: list[_Face], seconds_K: np.ndarray) -> np.ndarray:
+    """The crops (K, 3) of frames with a face, steady if the params of ingest want it."""
+    crops = np.stack([fit_crop(face.five_52) for face in faces])
+    if not front.smooth:
+        return crops
+
+    def smooth(rows: slice) -> np.ndarray:
+        return smooth_crops(crops[rows], seconds_K[rows])
+
+    return in_sections(len(crops), smooth)
+
+
+def _fit(front: FrontEnd, points_K702: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (K, 437) and errors (K,) of one person over time."""
+
+    def fit(rows: slice) -> np.ndarray:
+        points = points_K702[rows]
+        fitted = fit_chunk(front.head, points, ["driver"] * len(points), front.settings)
+        return np.concatenate([fitted.labels, fitted.errors[:, None]], axis=1)
+
+    numbers = in_sections(len(points_K702), fit)
+    labels, errors = numbers[:, :437].astype(np.float32), numbers[:, 437]
+    if len(labels) > SECTION:
+        labels = with_rotations(labels)
+    return labels, errors
 
 
 def _why_none(lost: Counter[str], count: int) -> str:

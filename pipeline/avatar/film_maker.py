@@ -13,7 +13,9 @@ from pipeline.avatar.driver import Driver
 from pipeline.avatar.film import with_sound
 from pipeline.avatar.relative import reference_frame, relative_motion
 from pipeline.avatar.studio import Studio, film_size
+from pipeline.avatar.watcher import Watcher, judges_in
 from pipeline.config.params import Params
+from pipeline.core import paths
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of
 from pipeline.core.films import encode_mp4
@@ -36,12 +38,14 @@ class Look:
     """What films show. `size` is that of a picture in pixels, see `film_size`.
 
     `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none.
+    With `measure`, films are watched (pipeline/avatar/measures.py), which takes as long as making them.
     """
 
     camera: Camera = "driving"
     beside: bool = False
     size: int = 0
     relative: str = ""
+    measure: bool = False
 
 
 class FilmMaker:
@@ -54,6 +58,7 @@ class FilmMaker:
         """Raises UserError when the networks cannot be used."""
         self.studio, self.look = Studio(params, weights), look
         self.size = film_size(look.size, self.studio.animator)
+        self.judges = judges_in(paths.PERCEPTION) if look.measure else None
         self.avatars = Remembered(self.studio.avatar)
         self.drivers = Remembered(self.studio.driver)
 
@@ -73,13 +78,20 @@ class FilmMaker:
                 row["reason"] = str(error)
                 continue
             row |= facts_of(driver)
-            film, line = self._film(avatar, driver, motion, Path(photo).stem)
+            montage = Montage(avatar, driver, self.size, self.look.beside)
+            if self.look.measure:
+                montage.watcher = Watcher(self.studio.front, avatar, driver, self.judges)
+            film = self._film(montage, motion, Path(photo).stem)
             heard = with_sound(film, driver.frames.sound) if driver.frames.sound else None
             row["sound"] = heard is not None
-            yield film_key(photo, path), {"film.mp4": heard or film, "line.png": encode_png(line)}
+            if montage.watcher is not None:
+                row["measures"] = montage.watcher.measures()
+            fields = {"film.mp4": heard or film, "line.png": encode_png(montage.line())}
+            yield film_key(photo, path), fields
 
-    def _film(self, avatar: Avatar, driver: Driver, motion_NM: Tensor, name: str) -> tuple[bytes, np.ndarray]:
-        """The silent film, and its line of the contact sheet."""
+    def _film(self, montage: "Montage", motion_NM: Tensor, name: str) -> bytes:
+        """The silent film."""
+        avatar, driver = montage.avatar, montage.driver
         if self.look.relative:
             rest = reference_frame(driver, self.look.relative, self.studio.head_model)
             motion_NM = relative_motion(avatar.motion_1M, motion_NM, rest)
@@ -87,20 +99,20 @@ class FilmMaker:
         results = self.studio.animator.pictures(avatar, motion_NM, cameras)
         label = f"{name} by {driver.frames.path.name}"
         watched = progress(results, label=label, total=len(driver), unit="frames")
-        montage = Montage(avatar, driver, self.size, self.look.beside)
-        film = encode_mp4(montage.pictures(watched), driver.rate, driver.seconds_N.tolist())
-        return film, montage.line()
+        return encode_mp4(montage.pictures(watched), driver.rate, driver.seconds_N.tolist())
 
 
 class Montage:
     """The pictures of a film, from those of Psi; some are kept for the contact sheet."""
 
     def __init__(self, avatar: Avatar, driver: Driver, size: int, side_by_side: bool) -> None:
-        self.driver, self.size, self.side_by_side = driver, size, side_by_side
+        self.avatar, self.driver = avatar, driver
+        self.size, self.side_by_side = size, side_by_side
         self.source = tile(avatar.portrait.preview_PP3, size)
         times = np.linspace(0, len(driver) - 1, SHEET_TIMES)
         self.chosen = set(times.round().astype(int).tolist())
         self.kept: list[np.ndarray] = []
+        self.watcher: Watcher | None = None
 
     def pictures(self, results: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Enlarged results, next to source and driver if that is wanted."""
@@ -109,6 +121,8 @@ class Montage:
             large = tile(result, self.size)
             if number in self.chosen:
                 self.kept += [tile(face, SHEET_TILE), tile(result, SHEET_TILE)]
+            if self.watcher is not None:
+                self.watcher.see(result, face)
             if not self.side_by_side:
                 yield large
                 continue

@@ -56,7 +56,7 @@ class FrontEnd:
             picture = read_picture(path)
             mesh = self.faces.find(picture).mesh_478
             crop = fit_crop(five_points(mesh))
-            points = aligned_landmarks(mesh, crop)
+            points = aligned_landmarks(landmarks_70(mesh), crop)
             check_upright(points)
         except Rejected as reason:
             raise unusable(path, str(reason)) from reason
@@ -69,12 +69,12 @@ class FrontEnd:
         return Portrait(*squares, crop, points, fitted.labels[0])
 
 
-def aligned_landmarks(mesh_478: np.ndarray, crop_3: np.ndarray) -> np.ndarray:
-    """The 70 landmarks (70, 2) of a mesh in source pixels, as fractions of the aligned square.
+def aligned_landmarks(points_702: np.ndarray, crop_3: np.ndarray) -> np.ndarray:
+    """Landmarks (70, 2) in source pixels as fractions of the aligned square.
 
     Of float32, since that is what the tables of ingest hold: fit and motion are then those of the graph.
     """
-    return landmarks_70(to_aligned(mesh_478, crop_3).astype(np.float32))
+    return to_aligned(points_702, crop_3).astype(np.float32)
 
 
 def check_upright(points_702: np.ndarray) -> None:

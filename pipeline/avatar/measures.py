@@ -1,4 +1,4 @@
-"""How good a film is: steady, moving as the driver does, and still of the same person.
+"""How good a film is: steady, and moving as the driver does.
 
 Everything is read from pictures, the driver's and the result's, by the face mesh of ingest: an instrument
 that Psi has not learnt from. Landmarks are (N, 70, 2) fractions of the aligned square, which both share. A
@@ -14,8 +14,15 @@ from scipy.signal import butter, sosfiltfilt
 from pipeline.geometry.landmarks import interocular
 from pipeline.geometry.motion_targets import motion_measures
 
-FAST = 5.0  # Hz; heads and faces hardly move faster, noise does
+# Hz. Heads and faces hardly move faster; noise of detection does.
+FAST = 5.0
+# Nose and outer corners of the eyes, which no expression moves.
+RIGID = [27, 28, 29, 30, 33, 36, 45]
 NAMES = ("mouth_opening", "eye_opening", "gaze")
+# Levels of a mask below which a pixel is background, and the least share of the picture that says something.
+PERSON, LEAST_BACKGROUND = 32, 0.02
+# Of the dense flow: scale and levels of the pyramid, window, iterations, neighbourhood, deviation, flags.
+FARNEBACK = (0.5, 3, 15, 3, 5, 1.1, 0)
 
 
 def film_measures(driver_N702: np.ndarray, result_N702: np.ndarray, seconds_N: np.ndarray) -> dict[str, Any]:
@@ -24,14 +31,12 @@ def film_measures(driver_N702: np.ndarray, result_N702: np.ndarray, seconds_N: n
     `found`: share of the frames in which a face is found. `fast_motion` and `size_change`: see there, of both
     films and their ratio. `correlation`: see `correlations`. None where there is nothing to measure.
     """
-    found = np.isfinite(result_N702).all(axis=(1, 2))
-    tracks = {"driver": driver_N702, "result": result_N702}
-    fast = {name: fast_motion(points, seconds_N) for name, points in tracks.items()}
-    size = {name: size_change(points) for name, points in tracks.items()}
+    fast = [fast_motion(points, seconds_N) for points in (driver_N702, result_N702)]
+    size = [size_change(points) for points in (driver_N702, result_N702)]
     return {
-        "found": float(found.mean()),
-        "fast_motion": fast | {"ratio": _ratio(fast["result"], fast["driver"])},
-        "size_change": size | {"ratio": _ratio(size["result"], size["driver"])},
+        "found": float(_has_face(result_N702).mean()),
+        "fast_motion": _compared(*fast),
+        "size_change": _compared(*size),
         "correlation": correlations(driver_N702, result_N702),
     }
 
@@ -42,56 +47,77 @@ def fast_motion(points_N702: np.ndarray, seconds_N: np.ndarray) -> float | None:
     Frames without a face are bridged by straight lines. None without faces, for less than a second, and for
     too few frames a second to show such motion.
     """
-    known = np.isfinite(points_N702).all(axis=(1, 2))
-    if not known.any() or seconds_N[-1] < 1.0 or len(seconds_N) / seconds_N[-1] < 3 * FAST:
+    known = _has_face(points_N702)
+    length = seconds_N[-1]
+    if not known.any() or length < 1.0 or len(seconds_N) / length < 3 * FAST:
         return None
     # A filter wants even steps, which a telephone's film does not have.
-    even = np.linspace(seconds_N[0], seconds_N[-1], len(seconds_N))
-    tracks = points_N702[known].reshape(int(known.sum()), -1)
-    places = np.stack([np.interp(even, seconds_N[known], track) for track in tracks.T], axis=1)
-    filter_ = butter(4, FAST, "highpass", fs=1 / (even[1] - even[0]), output="sos")
-    fast = sosfiltfilt(filter_, places, axis=0)
-    unit = float(np.median(interocular(points_N702[known])))
-    return 100 * float(np.sqrt(2 * np.square(fast).mean())) / unit
+    even = np.linspace(seconds_N[0], length, len(seconds_N))
+    faces = points_N702[known]
+    tracks = faces.reshape(len(faces), -1).T
+    places = np.stack([np.interp(even, seconds_N[known], track) for track in tracks])
+    rate = 1 / (even[1] - even[0])
+    high_pass = butter(4, FAST, "highpass", fs=rate, output="sos")
+    # Forwards and backwards, so that the filter shifts nothing in time.
+    fast = sosfiltfilt(high_pass, places, axis=1)
+    # Over points and not over coordinates: a shift along one axis counts as long as it is.
+    power = 2 * np.square(fast).mean()
+    unit = np.median(interocular(faces))
+    return 100 * float(np.sqrt(power) / unit)
 
 
 def size_change(points_N702: np.ndarray) -> float | None:
     """Root mean square of the change of the head's size from frame to frame, percent. None below two faces.
 
-    The size is the spread of nose and outer eye corners, which no expression moves.
+    The size is the spread of RIGID about its middle.
     """
-    rigid = points_N702[:, [27, 28, 29, 30, 33, 36, 45]]
-    centred = rigid - rigid.mean(axis=1, keepdims=True)
-    size = np.sqrt(np.square(centred).sum(axis=(1, 2)))
+    rigid = points_N702[:, RIGID]
+    spread = rigid - rigid.mean(axis=1, keepdims=True)
+    size = np.sqrt(np.square(spread).sum(axis=(1, 2)))
     change = np.diff(np.log(size))
-    change = change[np.isfinite(change)]
-    return 100 * float(np.sqrt(np.square(change).mean())) if len(change) else None
+    known = change[np.isfinite(change)]
+    if not len(known):
+        return None
+    return 100 * float(np.sqrt(np.square(known).mean()))
 
 
 def correlations(driver_N702: np.ndarray, result_N702: np.ndarray) -> dict[str, float | None]:
     """How the result follows the driver in each of NAMES over the film, -1 to 1; None if one is still."""
-    both = np.isfinite(driver_N702).all(axis=(1, 2)) & np.isfinite(result_N702).all(axis=(1, 2))
+    both = _has_face(driver_N702) & _has_face(result_N702)
     if both.sum() < 3:
         return dict.fromkeys(NAMES)
-    wanted, found = motion_measures(driver_N702[both]), motion_measures(result_N702[both])
+    wanted = motion_measures(driver_N702[both])
+    found = motion_measures(result_N702[both])
     return {name: _correlation(wanted[name], found[name]) for name in NAMES}
 
 
-def background_flow(pictures: np.ndarray, masks: np.ndarray) -> float | None:
-    """How far the background moves from frame to frame, percent of the picture's side.
+class BackgroundFlow:
+    """How far the background moves from frame to frame: the length of the optical flow where no person is."""
 
-    The mean length of the optical flow where neither of two frames has a person: `pictures` are uint8 (N, S,
-    S, 3), `masks` (N, S, S) with 255 for a person. None without such pixels.
-    """
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
-    lengths = []
-    for number in range(1, len(grey)):
-        free = (masks[number - 1] < 32) & (masks[number] < 32)
-        if free.mean() < 0.02:
-            continue
-        flow = cv2.calcOpticalFlowFarneback(grey[number - 1], grey[number], None, 0.5, 3, 15, 3, 5, 1.1, 0)
-        lengths.append(float(np.linalg.norm(flow, axis=2)[free].mean()))
-    return 100 * float(np.mean(lengths)) / grey[0].shape[0] if lengths else None
+    def __init__(self) -> None:
+        self.before: tuple[np.ndarray, np.ndarray] | None = None
+        self.lengths: list[float] = []
+
+    def add(self, grey_SS: np.ndarray, mask_SS: np.ndarray) -> None:
+        """The next frame: a uint8 picture, and 255 where a person is."""
+        free = mask_SS < PERSON
+        if self.before is not None:
+            last, free_before = self.before
+            # What the person uncovers or hides has no flow.
+            both = free & free_before
+            if both.mean() > LEAST_BACKGROUND:
+                flow = cv2.calcOpticalFlowFarneback(last, grey_SS, None, *FARNEBACK)
+                length = np.linalg.norm(flow, axis=2)[both].mean()
+                self.lengths.append(float(length) / len(grey_SS))
+        self.before = grey_SS, free
+
+    def mean(self) -> float | None:
+        """Percent of the picture's side a frame; None when there was no background in two frames running."""
+        return 100 * float(np.mean(self.lengths)) if self.lengths else None
+
+
+def _has_face(points_N702: np.ndarray) -> np.ndarray:
+    return np.isfinite(points_N702).all(axis=(1, 2))
 
 
 def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
@@ -100,5 +126,6 @@ def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
     return float(np.corrcoef(a_N, b_N)[0, 1])
 
 
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return above / below if above is not None and below else None
+def _compared(driver: float | None, result: float | None) -> dict[str, float | None]:
+    ratio = result / driver if driver and result is not None else None
+    return {"driver": driver, "result": result, "ratio": ratio}

@@ -14,7 +14,7 @@ from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 from trimesh.visual import ColorVisuals
 
-from model.fast.renderer import FastDecoder, Texels
+from model.fast.renderer import Texels
 from model.head.flame import SCALE
 from model.volume.renderer import camera_rays
 from pipeline.avatar.animator import Animator, Avatar
@@ -26,7 +26,8 @@ from pipeline.geometry import camera_path
 FORMATS = (".glb", ".ply", ".obj")
 GRID = 128  # points a side, as published
 POINTS = 1 << 16  # at once
-SKIN = 0.004  # world units below the surface, where colours are read: outside of it they are of thin air
+OPAQUE = 0.9
+SKIN = 0.004  # world units below the surface, where colours are read
 
 
 def mesh_of(
@@ -54,6 +55,32 @@ def mesh_of(
     return surface(animator, planes, level, size)
 
 
+class HeadField:
+    """Density and colour of a head anywhere in its box, from the tri-planes of the fast path."""
+
+    def __init__(self, animator: Animator, planes_13CRR: Tensor) -> None:
+        self.device = planes_13CRR.device
+        self.box = animator.sizes.box
+        self.texels = Texels(planes_13CRR, self.box)
+        self.decoder = animator.psi.renderer.decoder
+
+    def density(self, points_M3: Tensor) -> Tensor:
+        """Raw densities (M,) on the CPU of points in world units."""
+        parts = [self.decoder.sigma(self._hidden(points)).cpu() for points in points_M3.split(POINTS)]
+        return torch.cat(parts)
+
+    def colour(self, points_M3: Tensor) -> np.ndarray:
+        """sRGB, uint8 (M, 3)."""
+        parts = [self.decoder.colour(self._hidden(points)).cpu() for points in points_M3.split(POINTS)]
+        # The first three features of a point are its colour; the others are for super-resolution.
+        colours = torch.cat(parts)[:, :3].clamp(0, 1)
+        return (colours * 255).round().byte().numpy()
+
+    def _hidden(self, points_m3: Tensor) -> Tensor:
+        features = self.texels.features(points_m3.to(self.device), None)
+        return self.decoder.hidden(features)
+
+
 @torch.inference_mode()
 def surface(animator: Animator, planes_13CRR: Tensor, level: float, size: int = GRID) -> trimesh.Trimesh:
     """The coloured surface of raw density `level` in a grid of `size` points a side; vertices in metres.
@@ -61,60 +88,47 @@ def surface(animator: Animator, planes_13CRR: Tensor, level: float, size: int = 
     Only the largest piece is kept. A flat cut closes it where the head leaves the box of the tri-planes, so
     that it is watertight. Raises UserError when the density is nowhere, or everywhere, above `level`.
     """
-    box = animator.sizes.box
-    field = Texels(planes_13CRR, box)
-    decoder = animator.psi.renderer.decoder
-    places = (torch.arange(size) + 0.5) / size * box - box / 2
-    grid = torch.stack(torch.meshgrid(places, places, places, indexing="ij"), dim=-1).flatten(0, 2)
-    sigma = torch.cat([_density(field, decoder, points) for points in grid.split(POINTS)])
-    low, high = float(sigma.min()), float(sigma.max())
+    field = HeadField(animator, planes_13CRR)
+    step = field.box / size
+    places = (torch.arange(size) + 0.5) * step - field.box / 2
+    axes = torch.meshgrid(places, places, places, indexing="ij")
+    grid = torch.stack(axes, dim=-1).flatten(0, 2)
+    density = field.density(grid)
+    low, high = float(density.min()), float(density.max())
     if not low < level < high:
-        raise UserError(
-            f"--level {level:g}: choose one between {low:.1f} and {high:.1f}, the raw densities of this head."
-        )
-    # One layer of air all around closes what the box cuts off.
-    volume = np.pad(sigma.view(size, size, size).numpy(), 1, constant_values=min(low, level - 1.0))
-    step = box / size
-    vertices, faces, _, _ = marching_cubes(
-        volume, level, spacing=(step, step, step), gradient_direction="ascent"
-    )
+        limits = f"{low:.1f} and {high:.1f}, the raw densities of this head"
+        raise UserError(f"--level {level:g}: choose one between {limits}.")
+    # A layer of air all around closes what the box cuts off.
+    volume = density.view(size, size, size).numpy()
+    closed = np.pad(volume, 1, constant_values=min(low, level - 1.0))
+    # Towards higher density is inwards, so that faces look out.
+    vertices, faces, _, _ = marching_cubes(closed, level, spacing=(step,) * 3, gradient_direction="ascent")
     vertices += float(places[0]) - step
-    mesh = trimesh.Trimesh(vertices, faces, process=True)
-    mesh = max(mesh.split(only_watertight=False), key=lambda piece: len(piece.faces))
-    inside = torch.from_numpy(mesh.vertices - SKIN * mesh.vertex_normals).float()
-    colours = torch.cat([_colour(field, decoder, points) for points in inside.split(POINTS)])
-    mesh.visual = ColorVisuals(mesh, vertex_colors=(colours * 255).round().byte().numpy())
+    pieces = trimesh.Trimesh(vertices, faces).split(only_watertight=False)
+    mesh = max(pieces, key=lambda piece: len(piece.faces))
+    # On the surface itself the colour is half that of the air before it.
+    inside = mesh.vertices - SKIN * mesh.vertex_normals
+    colours = field.colour(torch.from_numpy(inside).float())
+    mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
     mesh.apply_scale(1 / SCALE)
     return mesh
 
 
-def _density(field: Texels, decoder: FastDecoder, points_M3: Tensor) -> Tensor:
-    return decoder.sigma(decoder.hidden(field.features(points_M3, None)))
-
-
-def _colour(field: Texels, decoder: FastDecoder, points_M3: Tensor) -> Tensor:
-    """sRGB (M, 3) in [0, 1]."""
-    return decoder.colour(decoder.hidden(field.features(points_M3, None)))[:, :3].clamp(0, 1)
-
-
 @torch.inference_mode()
 def seen_level(animator: Animator, avatar: Avatar, planes_13CRR: Tensor) -> float:
-    """The raw density at the depth at which a viewer in front sees the head: the median over opaque rays.
+    """The raw density where a viewer in front sees the head: the median at the depths of opaque rays.
 
-    Trained for minutes, networks build softer heads than published ones, so that no fixed level suits all.
-    Raises UserError when the head is transparent.
+    Networks that were trained for minutes build softer heads than published ones, so that no fixed level
+    suits all. Raises UserError when the head is transparent.
     """
-    camera = torch.from_numpy(camera_path.front(1)).to(animator.device)
-    rendering = animator.psi.render(planes_13CRR, avatar.source, camera[:, None])
-    origins, directions = camera_rays(camera[:, None], animator.sizes.rays)
-    depth, opaque = rendering.depth.flatten(), rendering.opacity.flatten() > 0.9
+    camera = torch.from_numpy(camera_path.front(1))[None].to(planes_13CRR.device)
+    rendering = animator.psi.render(planes_13CRR, avatar.source, camera)
+    depth, opaque = rendering.depth.flatten(), rendering.opacity.flatten() > OPAQUE
     if not opaque.any():
-        raise UserError(
-            "the head of this avatar is transparent from the front; there is no surface to extract."
-        )
+        raise UserError("this head is transparent from the front: there is no surface to extract.")
+    origins, directions = camera_rays(camera, animator.sizes.rays)
     points = origins[0, 0] + depth[opaque, None] * directions[0, 0, opaque]
-    field = Texels(planes_13CRR, animator.sizes.box)
-    return float(_density(field, animator.psi.renderer.decoder, points).median())
+    return float(HeadField(animator, planes_13CRR).density(points).median())
 
 
 def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:

@@ -32,6 +32,19 @@ def tile(
     return cv2.resize(picture_HWC, (size, size), interpolation=method)
 
 
+def coloured_depth(depth_HW: np.ndarray, opacity_HW: np.ndarray) -> np.ndarray:
+    """Depth in colour, uint8 (H, W, 3): near is bright, and what is less than half opaque is black."""
+    inside = opacity_HW > 0.5
+    if not inside.any():
+        return np.zeros((*depth_HW.shape, 3), np.uint8)
+    low, high = np.quantile(depth_HW[inside], [0.01, 0.99])
+    nearness = np.clip((high - depth_HW) / max(high - low, 1e-6), 0, 1)
+    levels = (nearness * 255).astype(np.uint8)
+    blue_first = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    blue_first[~inside] = 0
+    return blue_first[:, :, ::-1]
+
+
 def caption(text: str, width: int) -> np.ndarray:
     """A white strip with small text: (CAPTION, width, 3) uint8."""
     strip = np.full((CAPTION, width, 3), 255, np.uint8)

@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
 from pipeline.core.films import encode_mp4, frame_rate
-from pipeline.core.pictures import below, beside, encode_jpeg_within, tile, to_uint8
+from pipeline.core.pictures import below, beside, coloured_depth, encode_jpeg_within, tile, to_uint8
 from pipeline.evaluate.methods import Drawn, Synthesizers
 from pipeline.evaluate.protocol import Pair
 from pipeline.geometry import camera_path
@@ -70,17 +69,8 @@ def _picture(image_CHW: Tensor) -> np.ndarray:
 
 
 def depth_picture(drawn: Drawn) -> np.ndarray:
-    """The depth of the first picture in colour, (S, S, 3) uint8: near is bright, outside the foreground is black."""
-    depth = drawn.depth[0, 0].cpu().numpy()
-    inside = drawn.opacity[0, 0].cpu().numpy() > 0.5
-    if not inside.any():
-        return np.zeros((*depth.shape, 3), np.uint8)
-    low, high = np.quantile(depth[inside], [0.01, 0.99])
-    nearness = np.clip((high - depth) / max(high - low, 1e-6), 0, 1)
-    levels = (nearness * 255).astype(np.uint8)
-    blue_first = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
-    blue_first[~inside] = 0
-    return blue_first[:, :, ::-1]
+    """The depth of the first picture in colour, see pipeline/core/pictures.py."""
+    return coloured_depth(drawn.depth[0, 0].cpu().numpy(), drawn.opacity[0, 0].cpu().numpy())
 
 
 def film(

@@ -1,5 +1,6 @@
 """Films of drawn heads: read as the graph reads them, the same however they are made; bad inputs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -172,6 +173,19 @@ def test_frames_without_a_face_are_held_and_counted(work):
     assert torch.equal(motion[0], motion[1]) and torch.equal(motion[2], motion[4])
     assert not torch.equal(motion[1], motion[2])
     assert np.array_equal(driver.labels_N437[2], driver.labels_N437[4])
+
+
+def test_a_watched_film_is_the_same_and_has_measures(work):
+    looks = [Look(), Look(measure=True)]
+    sums = []
+    for look in looks:
+        [film] = animate(
+            params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("a.mp4"), look
+        )
+        sums.append(sha256(film.path))
+    assert sums[0] == sums[1] and film.measures == json.loads(Path("a.json").read_text())
+    assert set(film.measures) == {"found", "fast_motion", "size_change", "correlation", "background"}
+    assert 0 <= film.measures["found"] <= 1 and film.measures["size_change"]["driver"] > 0
 
 
 def test_held_frames_show_the_last_face_before_them():

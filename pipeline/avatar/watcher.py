@@ -1,0 +1,84 @@
+"""Watches a film while it is made: finds the face again in every picture, for the measures."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.avatar.animator import Avatar, image_batch
+from pipeline.avatar.driver import Driver
+from pipeline.avatar.front_end import FrontEnd
+from pipeline.avatar.measures import BackgroundFlow, film_measures
+from pipeline.core.pictures import tile
+from pipeline.geometry.label import FIVE_POINTS
+from pipeline.geometry.landmarks import landmarks_70
+from pipeline.ingest.files import Rejected
+from pipeline.networks.judges import Judges
+
+SIDE = 256  # pixels; the face mesh finds little in smaller pictures
+EVERY = 8  # frames whose identity is looked at
+WHOLE = np.array([1 / SIDE, 0.0, 0.0])  # the crop of a picture that is aligned already
+
+
+class Watcher:
+    """Of one film: the landmarks of its results, and how far their background and that of the driver move."""
+
+    def __init__(self, front: FrontEnd, avatar: Avatar, driver: Driver, judges: Judges | None) -> None:
+        self.front, self.avatar, self.driver, self.judges = front, avatar, driver, judges
+        self.points: list[np.ndarray] = []
+        self.flows = {"driver": BackgroundFlow(), "result": BackgroundFlow()}
+        self.likeness: dict[str, list[float]] = {"source": [], "driver": []}
+
+    def see(self, result: np.ndarray, face: np.ndarray) -> None:
+        """Take in the next frame: Psi's picture and the driver's face, uint8 (S, S, 3) of any sizes."""
+        pictures = {"driver": tile(face, SIDE), "result": tile(result, SIDE)}
+        for name, picture in pictures.items():
+            mask = self.front.faces.mask(picture, WHOLE, SIDE)
+            self.flows[name].add(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), mask)
+        number = len(self.points)
+        self.points.append(self._landmarks(pictures["result"]))
+        if self.judges is not None and number % EVERY == 0:
+            self._compare(pictures, number)
+
+    def measures(self) -> dict[str, Any]:
+        """The measures of the film, see `film_measures`.
+
+        With judges, also the cosines of recognition features of the results to the source and to the driver.
+        """
+        driver = self.driver.points_N702.astype(np.float64)
+        values = film_measures(driver, np.stack(self.points), self.driver.seconds_N)
+        values["background"] = {name: flow.mean() for name, flow in self.flows.items()}
+        if self.judges is not None:
+            values["identity"] = {name: float(np.mean(some)) for name, some in self.likeness.items()}
+        return values
+
+    def _landmarks(self, picture: np.ndarray) -> np.ndarray:
+        try:
+            return landmarks_70(self.front.faces.find(picture).mesh_478) / SIDE
+        except Rejected:
+            return np.full((70, 2), np.nan)
+
+    def _compare(self, pictures: dict[str, np.ndarray], number: int) -> None:
+        """How alike the result is to both. Its face is where the driver's is, as they share the camera."""
+        points = self.driver.points_N702[number]
+        result = self._identity(pictures["result"], points)
+        portrait = self.avatar.portrait
+        others = {
+            "source": self._identity(portrait.preview_PP3, portrait.points_702),
+            "driver": self._identity(pictures["driver"], points),
+        }
+        for name, other in others.items():
+            self.likeness[name].append(float((result * other).sum()))
+
+    @torch.inference_mode()
+    def _identity(self, picture: np.ndarray, points_702: np.ndarray) -> Tensor:
+        five = torch.from_numpy(points_702[list(FIVE_POINTS)])[None].float()
+        return self.judges.identity(image_batch(picture[None]), five)[0]  # pyrefly: ignore[missing-attribute]
+
+
+def judges_in(folder: Path) -> Judges | None:
+    """The perception networks of a run, None where there are none."""
+    return Judges.load(folder) if (folder / "identity.safetensors").is_file() else None
