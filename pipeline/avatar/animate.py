@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pipeline.avatar import saved
 from pipeline.avatar.animator import Weights
-from pipeline.avatar.driver import files_in, find_drivers, is_a
+from pipeline.avatar.driver import find_drivers, is_a
 from pipeline.avatar.film_maker import PHOTOS_AT_ONCE, Camera, FilmMaker, Look, film_key
 from pipeline.avatar.relative import REFERENCES
 from pipeline.config.params import Params
@@ -25,7 +25,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
-from pipeline.ingest.files import PICTURE, VIDEO
+from pipeline.ingest.files import PICTURE, VIDEO, find_files
 from pipeline.store.shards import ShardReader, decode_png
 
 SHEET = "contact_sheet.jpg"
@@ -140,7 +140,8 @@ def find_photos(path: Path) -> list[Path]:
         raise UserError(f"{path} does not exist. Name a photo, a saved avatar, or a folder of them.")
     if not path.is_dir():
         return [path]
-    files = sorted([*files_in(path, PICTURE), *path.rglob(f"*{saved.SUFFIX}")])
+    pictures = [path / name for name in find_files(path, PICTURE).files]
+    files = sorted([*pictures, *path.rglob(f"*{saved.SUFFIX}")])
     if not files:
         raise UserError(f"{path} holds no photo and no avatar. Name another folder, or a photo.")
     return files

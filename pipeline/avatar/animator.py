@@ -56,9 +56,11 @@ class Animator:
         encoder, facts = _read(weights.motion, "pretrain@motion")
         self.device = choose_device(device)
         try:
+            # Sizes are those of the weights and not of params.yaml: an imported Psi needs no other params.
             self.sizes = sizes_of(self.facts)
             self.driven_by = self.facts["motion"]
-            self.psi = FastPsi(self._frozen(Psi(self.sizes.driven_by(self.driven_by)), state))
+            psi = Psi(self.sizes.driven_by(self.driven_by))
+            self.psi = FastPsi(self._frozen(psi, state))
             if facts["sizes"] != asdict(self.sizes.motion):
                 raise ValueError(
                     f"the motion encoder {weights.motion} has other sizes than this Psi was trained for"
@@ -98,18 +100,22 @@ class Animator:
     def pictures(self, avatar: Avatar, motion_NM: Tensor, cameras_N25: np.ndarray) -> Iterator[np.ndarray]:
         """A picture (S, S, 3) uint8 for each motion and its camera."""
         cameras = torch.from_numpy(cameras_N25).to(self.device)
-        batches = zip(motion_NM.split(PICTURES_AT_ONCE), cameras.split(PICTURES_AT_ONCE), strict=True)
-        for motion, camera in batches:
+        # A batch spares a small network most of its overhead, and holds eight tri-planes of a large one.
+        for start in range(0, len(motion_NM), PICTURES_AT_ONCE):
+            rows = slice(start, start + PICTURES_AT_ONCE)
+            motion = motion_NM[rows]
             source = repeated(avatar.source, len(motion))
             planes = self.psi.planes(source, motion)
-            rendering = self.psi.render(planes, source, camera[:, None])
+            rendering = self.psi.render(planes, source, cameras[rows, None])
             yield from to_uint8(rendering.image)
 
 
 def repeated(source: Source, count: int) -> Source:
     """The same portrait `count` times."""
     parts = (source.tokens_BDhw, source.detail_BWRR, source.background_BFnn)
-    return Source(*(part.expand(count, -1, -1, -1) for part in parts), source.scale)
+    # Views of one memory, not copies.
+    tokens, detail, background = (part.expand(count, -1, -1, -1) for part in parts)
+    return Source(tokens, detail, background, source.scale)
 
 
 def image_batch(pictures_NSS3: np.ndarray) -> Tensor:

@@ -5,7 +5,6 @@ are smoothed and the head model is fitted over time. The second cuts out the fac
 is lost or not fitted hold what came before them.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from pipeline.core.progress import progress
 from pipeline.fit_flame.solver import fit_chunk
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops
-from pipeline.ingest.files import PICTURE, VIDEO, Rejected, find_files, is_wanted
+from pipeline.ingest.files import PICTURE, Rejected, find_clips, is_wanted
 from pipeline.ingest.picture import read_picture
-from pipeline.ingest.video import Video
+from pipeline.ingest.report import kind_of_reason
+from pipeline.ingest.sequence import open_clip
 
-PICTURES_A_SECOND = 25  # of a folder of pictures
 UNFITTED = "head model does not fit"
 NOTHING = np.empty(0)
 
@@ -36,8 +35,7 @@ NOTHING = np.empty(0)
 class Frames(Protocol):
     """Where the frames of a driver come from.
 
-    `count`: how many are expected. `rate`: how many there are in a second. `sound`: the file that has their
-    sound.
+    `count`: how many are expected. `rate`: how many a second. `sound`: the file that has their sound.
     """
 
     path: Path
@@ -50,79 +48,62 @@ class Frames(Protocol):
         ...
 
 
-class VideoFrames:
-    """The frames of a video file."""
+class ClipFrames:
+    """The frames of a video, or of a folder of numbered pictures."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises Rejected when it cannot be read."""
-        self.video = Video(path)
-        self.path, self.sound = path, path
-        self.count = self.video.packets
-        self.rate = frame_rate(self.video.fps or PICTURES_A_SECOND)
+    def __init__(self, path: Path, fps: float) -> None:
+        """`fps` is that of a folder. Raises Rejected when nothing can be read."""
+        self.path = path
+        self.clip = open_clip(path, fps)
+        self.count = self.clip.packets
+        self.rate = frame_rate(self.clip.fps or fps)
+        self.sound = None if path.is_dir() else path
 
     def read(self) -> Iterator[tuple[float, np.ndarray]]:
-        for frame in self.video.frames():
+        for frame in self.clip.frames():
             yield frame.seconds, frame.picture
 
 
-class PictureFrames:
-    """Numbered pictures, or a single one."""
+class StillFrame:
+    """A single picture."""
 
-    def __init__(self, path: Path, files: list[Path]) -> None:
-        self.path, self.sound = path, None
-        self.files, self.count = files, len(files)
-        self.rate = Fraction(PICTURES_A_SECOND)
+    sound = None
+    count = 1
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.rate = path, frame_rate(fps)
 
     def read(self) -> Iterator[tuple[float, np.ndarray]]:
-        for number, file in enumerate(self.files):
-            yield float(number / self.rate), read_picture(file)
+        yield 0.0, read_picture(self.path)
 
 
 def find_drivers(path: Path) -> list[Path]:
-    """The drivers that `path` names: itself, or the videos in a folder. Raises UserError if it is absent."""
+    """The drivers that `path` names: itself, or the clips in a folder. Raises UserError if it is absent."""
     if not path.exists():
         raise UserError(f"{path} does not exist. Name a video, a picture, or a folder of either.")
     if not path.is_dir():
         return [path]
-    return files_in(path, VIDEO) or [path]
-
-
-def files_in(folder: Path, kind: str) -> list[Path]:
-    """The files of a kind (pipeline/ingest/files.py) below `folder`, sorted."""
-    return [folder / name for name in find_files(folder, kind).files]
+    clips = [path / name for name in find_clips(path).files]
+    return clips or [path]
 
 
 def is_a(path: Path, kind: str) -> bool:
-    """Whether `path` is a file of a kind, or is called like one."""
+    """Whether `path` is a file of a kind (pipeline/ingest/files.py), or is called like one."""
     try:
         return is_wanted(path, kind)
     except Rejected:
         return False
 
 
-def frames_of(path: Path) -> Frames:
-    """The frames of a video, of a folder of pictures in the order of their numbers, or of one picture.
+def frames_of(path: Path, fps: float) -> Frames:
+    """The frames of a video, of a folder of numbered pictures at `fps` a second, or of one picture.
 
     Raises UserError when it is none of these.
     """
     try:
-        if path.is_dir():
-            files = files_in(path, PICTURE)
-            if not files:
-                raise Rejected("folder without videos and pictures")
-            return PictureFrames(path, sorted(files, key=_by_number))
-        if is_a(path, PICTURE):
-            return PictureFrames(path, [path])
-        return VideoFrames(path)
+        return StillFrame(path, fps) if is_a(path, PICTURE) else ClipFrames(path, fps)
     except Rejected as reason:
         raise unusable(path, str(reason)) from reason
-
-
-def _by_number(file: Path) -> list[tuple[int, str]]:
-    """Sorts picture-9 before picture-10."""
-    parts = re.split(r"(\d+)", file.name)
-    # Numbers and words take turns, and the two never meet in a comparison.
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -174,7 +155,7 @@ class _Face(NamedTuple):
 
 def read_driver(front: FrontEnd, path: Path) -> Driver:
     """Find and fit the face in every frame. Raises UserError for a file that is broken or shows no face."""
-    frames = frames_of(path)
+    frames = frames_of(path, front.frame_rate)
     try:
         faces = list(_find_faces(front, frames))
     except Rejected as reason:
@@ -210,9 +191,9 @@ def _find_faces(front: FrontEnd, frames: Frames) -> Iterator[_Face]:
     def find(frame: tuple[float, np.ndarray]) -> _Face:
         seconds, picture = frame
         try:
-            mesh = front.faces.find(picture).mesh_478
+            mesh = front.find(picture)
         except Rejected as reason:
-            return _Face(seconds, reason=str(reason).split(":")[0])
+            return _Face(seconds, reason=kind_of_reason(str(reason)))
         return _Face(seconds, five_points(mesh), landmarks_70(mesh))
 
     # The next frame is decoded while the networks look at this one.

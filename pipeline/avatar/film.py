@@ -25,16 +25,19 @@ def with_sound(film: bytes, file: Path) -> bytes | None:
         sink = io.BytesIO()
         with av.open(sink, "w", format="mp4") as result:
             pictures, sound = silent.streams.video[0], driver.streams.audio[0]
-            moving = result.add_stream_from_template(pictures)
-            heard = _copied(result, driver, sound) if _may_copy(sound) else _encoded(result, driver, sound)
-            packets = list(heard)
-            for packet in _by_time(silent, pictures, moving, packets):
+            track = result.add_stream_from_template(pictures)
+            take = _copied if _may_copy(sound) else _encoded
+            # An hour of sound is 60 MB. The tracks must be known before the first packet is written.
+            packets = list(take(result, driver, sound))
+            for packet in _by_time(silent, pictures, track, packets):
                 result.mux(packet)
     return sink.getvalue() if packets else None
 
 
 def _may_copy(sound: av.AudioStream) -> bool:
-    return sound.codec_context.name.removesuffix("float") in COPIED
+    # FFmpeg calls the decoder of MP3 that it takes mp3float.
+    name = sound.codec_context.name
+    return name.removesuffix("float") in COPIED
 
 
 def _start(driver: av.container.InputContainer) -> Fraction:
@@ -47,6 +50,7 @@ def _copied(
     result: av.container.OutputContainer, driver: av.container.InputContainer, sound: av.AudioStream
 ) -> Iterator[av.Packet]:
     track = result.add_stream_from_template(sound)
+    # Sound may begin before the pictures or after them, and keeps its distance.
     shift = round(_start(driver) / sound.time_base)
     for packet in _packets(driver, sound):
         if packet.dts is None or packet.pts is None:
@@ -59,13 +63,14 @@ def _copied(
 def _encoded(
     result: av.container.OutputContainer, driver: av.container.InputContainer, sound: av.AudioStream
 ) -> Iterator[av.Packet]:
+    # A cinema's six channels are mixed down, as few players have more than two.
     layout = "mono" if sound.codec_context.channels == 1 else "stereo"
     track = result.add_stream("aac", rate=SAMPLE_RATE, layout=layout)
     track.bit_rate = SOUND_RATE
     resampler = av.AudioResampler("fltp", layout, SAMPLE_RATE, frame_size=1024)
     shift = round(_start(driver) / sound.time_base)
     for packet in _packets(driver, sound):
-        for frame in packet.decode():
+        for frame in _decoded(packet):
             frame.pts = None if frame.pts is None else frame.pts - shift
             for part in resampler.resample(frame):
                 yield from track.encode(part)
@@ -86,6 +91,14 @@ def _packets(driver: av.container.InputContainer, sound: av.AudioStream) -> Iter
             return
         if packet.size:
             yield packet
+
+
+def _decoded(packet: av.Packet) -> list[av.AudioFrame]:
+    """A damaged packet is silence, not the end of the film."""
+    try:
+        return packet.decode()
+    except FFmpegError:
+        return []
 
 
 def _by_time(

@@ -82,6 +82,7 @@ class FilmMaker:
             if self.look.measure:
                 montage.watcher = Watcher(self.studio.front, avatar, driver, self.judges)
             film = self._film(montage, motion, Path(photo).stem)
+            # The sound comes last, as packets beside pictures that are encoded already.
             heard = with_sound(film, driver.frames.sound) if driver.frames.sound else None
             row["sound"] = heard is not None
             if montage.watcher is not None:

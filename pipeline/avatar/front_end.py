@@ -10,20 +10,20 @@ from pipeline.core.errors import UserError
 from pipeline.fit_flame.landmark_model import LandmarkModel
 from pipeline.fit_flame.solver import fit_chunk
 from pipeline.geometry import head_model
-from pipeline.geometry.landmarks import PUPILS, landmarks_70
+from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.crop import cut, fit_crop, five_points, to_aligned
-from pipeline.ingest.detector import FaceFinder
+from pipeline.ingest.detector import NOT_UPRIGHT, FaceFinder
 from pipeline.ingest.files import Rejected
 from pipeline.ingest.picture import read_picture
+from pipeline.ingest.report import kind_of_reason
 
-LARGEST_TILT = 40.0  # degrees; training turns cameras by 14 about their axis, and people tilt their heads
 PREVIEW = 256  # pixels
 ADVICE = {
     "no face": "Take a picture that shows one face from the front, upright and well lit.",
     "two faces": "Cut the picture so that one face is left.",
     "face too small": "Take a larger picture, or lower ingest.min_face in params.yaml.",
     "image too small": "Take a larger picture.",
-    "head on its side": "Turn the picture so that the face is upright.",
+    NOT_UPRIGHT: "Turn the picture so that the face is upright.",
     "no video stream": "Name a file with pictures in it.",
     "empty file": "Copy it again.",
 }
@@ -46,18 +46,23 @@ class FrontEnd:
     def __init__(self, params: Params, size: int) -> None:
         """`size` is that of the aligned pictures, in pixels."""
         self.size, self.settings = size, params.fit_flame
-        self.smooth = params.ingest.smooth_crop
+        self.smooth, self.frame_rate = params.ingest.smooth_crop, params.ingest.frame_rate
         self.faces = FaceFinder(params.ingest.detection_score, params.ingest.min_face)
         self.head = LandmarkModel(head_model.load(params.flame.model))
+
+    def find(self, picture: np.ndarray) -> np.ndarray:
+        """The mesh (478, 3) of the one upright face in uint8 RGB (H, W, 3), in pixels. Raises Rejected."""
+        face = self.faces.find(picture)
+        self.faces.check_upright(picture, face)
+        return face.mesh_478
 
     def portrait(self, path: Path) -> Portrait:
         """The face in a photo. Raises UserError, with what to do, when it cannot be used."""
         try:
             picture = read_picture(path)
-            mesh = self.faces.find(picture).mesh_478
+            mesh = self.find(picture)
             crop = fit_crop(five_points(mesh))
             points = aligned_landmarks(landmarks_70(mesh), crop)
-            check_upright(points)
         except Rejected as reason:
             raise unusable(path, str(reason)) from reason
         fitted = fit_chunk(self.head, points[None], [path.name], self.settings)
@@ -77,16 +82,7 @@ def aligned_landmarks(points_702: np.ndarray, crop_3: np.ndarray) -> np.ndarray:
     return to_aligned(points_702, crop_3).astype(np.float32)
 
 
-def check_upright(points_702: np.ndarray) -> None:
-    """Raises Rejected for a head that lies on its side, which no training picture does."""
-    across, down = points_702[PUPILS][1] - points_702[PUPILS][0]
-    tilt = float(np.degrees(np.arctan2(down, across)))
-    if abs(tilt) > LARGEST_TILT:
-        raise Rejected(f"head on its side: tilted by {tilt:.0f} degrees")
-
-
 def unusable(path: Path, reason: str) -> UserError:
     """The error for a file that cannot be used, with what a person can do about `reason`."""
-    kind = reason.split(":")[0]
-    advice = ADVICE.get(kind, "Take another file.")
+    advice = ADVICE.get(kind_of_reason(reason), "Take another file.")
     return UserError(f"{path}: {reason}. {advice}")

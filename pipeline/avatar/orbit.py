@@ -36,7 +36,8 @@ def orbit(animator: Animator, avatar: Avatar, out: Path, path: Round = "sway", s
     cameras = camera_path.orbit(count) if path == "sway" else camera_path.turntable(count)
     pictures = look_from(animator, avatar, cameras)
     shown = progress(pictures, label="orbit", total=count, unit="frames")
-    write_bytes(out, encode_mp4((tile(picture, size) for picture in shown), RATE))
+    large = (tile(picture, size) for picture in shown)
+    write_bytes(out, encode_mp4(large, RATE))
     sheet = out.with_suffix(".jpg")
     write_bytes(sheet, encode_jpeg(stills(animator, avatar)))
     return sheet
@@ -44,15 +45,20 @@ def orbit(animator: Animator, avatar: Avatar, out: Path, path: Round = "sway", s
 
 def stills(animator: Animator, avatar: Avatar) -> np.ndarray:
     """Two lines of stills with captions: across the range of training, and all around."""
-    lines = []
     across = camera_path.sweep_yaws(STILLS)
     around = 2 * np.pi * np.arange(STILLS) / STILLS
-    cameras = (camera_path.yaw_sweep(STILLS), camera_path.turntable(STILLS))
-    for yaws, path in zip((across, around), cameras, strict=True):
-        tiles = [tile(picture, STILL) for picture in look_from(animator, avatar, path)]
-        captions = [f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws]
-        lines.append(beside(tiles, captions))
+    lines = [
+        _line(animator, avatar, across, camera_path.yaw_sweep(STILLS)),
+        _line(animator, avatar, around, camera_path.turntable(STILLS)),
+    ]
     return below(lines, gap=4)
+
+
+def _line(animator: Animator, avatar: Avatar, yaws_N: np.ndarray, cameras_N25: np.ndarray) -> np.ndarray:
+    # Negative: people count to the right of the picture, the paths' yaw to its left.
+    captions = [f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws_N]
+    pictures = look_from(animator, avatar, cameras_N25)
+    return beside([tile(picture, STILL) for picture in pictures], captions)
 
 
 def look_from(animator: Animator, avatar: Avatar, cameras_N25: np.ndarray) -> Iterator[np.ndarray]:

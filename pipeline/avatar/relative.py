@@ -24,6 +24,7 @@ def reference_frame(driver: Driver, which: str, head_model: str) -> int:
     """The number of the frame that counts as rest: the `first` one, or the most `neutral` one, whose fitted
     expression moves the landmarks of the head model `head_model` least. Frames that are held do not count.
     """
+    # A held frame repeats another one, which is there itself.
     seen = np.flatnonzero(~driver.held_N)
     if which == FIRST:
         return int(seen[0])

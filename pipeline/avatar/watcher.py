@@ -37,11 +37,13 @@ class Watcher:
         pictures = {"driver": tile(face, SIDE), "result": tile(result, SIDE)}
         for name, picture in pictures.items():
             mask = self.front.faces.mask(picture, WHOLE, SIDE)
-            self.flows[name].add(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), mask)
+            grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+            self.flows[name].add(grey, mask)
+        # The mesh is found anew in the enlarged picture, without a hint where the driver's face is.
         number = len(self.points)
         self.points.append(self._landmarks(pictures["result"]))
         if self.judges is not None and number % EVERY == 0:
-            self._compare(pictures, number)
+            self._compare(self.judges, pictures, number)
 
     def measures(self) -> dict[str, Any]:
         """The measures of the film, see `film_measures`.
@@ -61,22 +63,21 @@ class Watcher:
         except Rejected:
             return np.full((70, 2), np.nan)
 
-    def _compare(self, pictures: dict[str, np.ndarray], number: int) -> None:
-        """How alike the result is to both. Its face is where the driver's is, as they share the camera."""
-        points = self.driver.points_N702[number]
-        result = self._identity(pictures["result"], points)
-        portrait = self.avatar.portrait
-        others = {
-            "source": self._identity(portrait.preview_PP3, portrait.points_702),
-            "driver": self._identity(pictures["driver"], points),
-        }
-        for name, other in others.items():
-            self.likeness[name].append(float((result * other).sum()))
-
     @torch.inference_mode()
-    def _identity(self, picture: np.ndarray, points_702: np.ndarray) -> Tensor:
-        five = torch.from_numpy(points_702[list(FIVE_POINTS)])[None].float()
-        return self.judges.identity(image_batch(picture[None]), five)[0]  # pyrefly: ignore[missing-attribute]
+    def _compare(self, judges: Judges, pictures: dict[str, np.ndarray], number: int) -> None:
+        """How alike the result is to both. Its face is where the driver's is, as they share the camera."""
+        points, portrait = self.driver.points_N702[number], self.avatar.portrait
+        result = _identity(judges, pictures["result"], points)
+        source = _identity(judges, portrait.preview_PP3, portrait.points_702)
+        driver = _identity(judges, pictures["driver"], points)
+        self.likeness["source"].append(float(result @ source))
+        self.likeness["driver"].append(float(result @ driver))
+
+
+def _identity(judges: Judges, picture_SS3: np.ndarray, points_702: np.ndarray) -> Tensor:
+    """Recognition features (E,) of the face with these landmarks."""
+    five = torch.from_numpy(points_702[list(FIVE_POINTS)]).float()
+    return judges.identity(image_batch(picture_SS3[None]), five[None])[0]
 
 
 def judges_in(folder: Path) -> Judges | None:

@@ -95,9 +95,17 @@ def _tone(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
     return packets + stream.encode()
 
 
-def psi4d(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
-    """The command in `folder`, which has dvc.yaml and params.yaml."""
+def start(folder: Path, *arguments: str | Path) -> subprocess.Popen:
+    """The command psi4d in `folder`, which has dvc.yaml and params.yaml."""
     code = "from psi4d_command import main; main()"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def psi4d(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess:
+    """The same, to its end."""
+    run = start(folder, *arguments)
+    out, error = run.communicate(timeout=300)
+    return subprocess.CompletedProcess(run.args, run.returncode, out, error)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import av
@@ -26,7 +27,7 @@ from pipeline.geometry.head_model import load
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.worker import Ingester
 from pipeline.store.shards import decode_png
-from tests.avatar.inputs import ROOT, draw_frames, draw_photo, params, psi4d, save_networks, write_clip
+from tests.avatar.inputs import ROOT, draw_frames, draw_photo, params, psi4d, save_networks, start, write_clip
 
 FRAMES = 8
 
@@ -79,7 +80,7 @@ def test_photo_and_driver_are_read_as_the_graph_reads_them(place):
     persons = ["first"] * FRAMES
     fitted = fit(load(own.flame.model), driver.points_N702, persons, own.fit_flame)
     assert np.allclose(driver.labels_N437, fitted.labels, atol=1e-6)
-    meshes = [front.faces.find(picture).mesh_478 for _, picture in driver.frames.read()]
+    meshes = [front.find(picture) for _, picture in driver.frames.read()]
     five = landmarks_70(np.stack(meshes)) * driver.crops_N3[:, :1, None] + driver.crops_N3[:, None, 1:]
     assert np.allclose(driver.points_N702, five, atol=1e-5)
 
@@ -159,6 +160,28 @@ def test_equal_bytes_for_any_number_of_workers_and_after_a_kill(work):
     assert sha256(alone[0].path) == sums[0][1]
 
 
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(work):
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    Path("params.yaml").write_text(scale_text("smoke"))
+    videos = [Path(f"{number}.mp4") for number in range(6)]
+    for video in videos:
+        shutil.copy(work / "first.mp4", video)
+    networks = ["--psi", weights(work).psi, "--motion", weights(work).motion]
+    run = start(Path(), "animate", work / "photo.png", *videos, "-o", "killed", *networks)
+    while run.poll() is None and not list(Path(".cache").rglob("*.done.json")):
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    # Nothing is in its place before all is done, and what is done is kept.
+    assert not list(Path("killed").glob("*.mp4"))
+    assert list(Path(".cache").rglob("film-000000-000000.done.json"))
+    films = animate(params(), weights(work), [work / "photo.png"], videos, Path("killed"), Look())
+    whole = animate(params(), weights(work), [work / "photo.png"], videos, Path("whole"), Look())
+    assert [sha256(film.path) for film in films] == [sha256(film.path) for film in whole]
+
+
 def test_frames_without_a_face_are_held_and_counted(work):
     frames = draw_frames(8)
     for lost in (0, 3, 4):
@@ -234,7 +257,10 @@ def bad_inputs(folder: Path, good: Path) -> dict[str, tuple[list[Path], str]]:
     write_clip(folder / "faceless.mp4", grey, [number / 10 for number in range(5)])
     photos = {name: ([folder / f"{name}.png", video], name) for name in made}
     photos["one pixel"] = ([folder / "one pixel.png", video], "image too small: 1 x 1. Take a larger picture")
-    photos["head on its side"] = (photos["head on its side"][0], "no face|head on its side")
+    photos["head on its side"] = (
+        photos["head on its side"][0],
+        "no face|face not upright: turned by .* Turn the picture",
+    )
     return photos | {
         "no photo": ([video], "needs a photo and a video"),
         "absent photo": ([folder / "absent.png", video], "absent.png does not exist"),

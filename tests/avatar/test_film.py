@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.avatar.driver import PICTURES_A_SECOND, frames_of
+from pipeline.avatar.driver import frames_of
 from pipeline.avatar.film import with_sound
 from pipeline.core.errors import UserError
 from pipeline.core.films import encode_mp4, frame_rate
@@ -33,7 +33,7 @@ def grey(count: int = COUNT) -> list[np.ndarray]:
 
 def film_of(path) -> bytes:
     """What `animate` does with a driver, with its own pictures in place of results."""
-    frames = frames_of(path)
+    frames = frames_of(path, 25)
     read = list(frames.read())
     seconds = [second for second, _ in read]
     rate = frame_rate(1 / float(np.median(np.diff(seconds))))
@@ -96,14 +96,15 @@ def test_a_folder_of_pictures_is_read_in_the_order_of_its_numbers(tmp_path):
 
     for number, picture in enumerate(grey(12)):
         cv2.imwrite(str(tmp_path / f"frame{number}.png"), picture)
-    frames = frames_of(tmp_path)
+    frames = frames_of(tmp_path, 10)
     read = list(frames.read())
     assert [int(picture[0, 0, 0]) for _, picture in read] == [3 * number for number in range(12)]
-    assert [seconds for seconds, _ in read] == [number / PICTURES_A_SECOND for number in range(12)]
+    assert [seconds for seconds, _ in read] == [number / 10 for number in range(12)]
     assert frames.sound is None
 
 
 def test_a_folder_without_pictures_drives_nothing(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(UserError, match="folder without videos and pictures"):
-        frames_of(tmp_path)
+    assert not list(frames_of(tmp_path, 25).read())
+    with pytest.raises(UserError, match=r"absent.mp4: cannot be read"):
+        frames_of(tmp_path / "absent.mp4", 25)
