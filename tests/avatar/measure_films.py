@@ -20,7 +20,8 @@ from pipeline.avatar.relative import REFERENCES, reference_frame, relative_motio
 from pipeline.avatar.studio import Studio
 from pipeline.config.params import load_params
 from pipeline.core import paths
-from pipeline.evaluate.metrics import FaceReader, aed, within_clips
+from pipeline.evaluate.instruments import FaceReader
+from pipeline.evaluate.metrics import aed, within_clips
 from pipeline.geometry.head_model import load
 from pipeline.geometry.label import FIVE_POINTS, landmarks
 from pipeline.networks.judges import Judges
