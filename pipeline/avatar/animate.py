@@ -94,12 +94,12 @@ def animate(
     """
     # Workers of a cluster have another current folder.
     photos, drivers = [path.resolve() for path in photos], [path.resolve() for path in drivers]
-    weights = Weights(weights.psi.absolute(), weights.motion.absolute())
     places = _places(photos, drivers, out)
     # Before hours of work, not after them: what is wrong with the place and with the networks.
     for folder in {path.parent for path in places.values()}:
         check_writable(folder)
     maker = FilmMaker(params, weights, look)
+    weights = Weights(weights.psi.absolute(), weights.motion.absolute())
     units = _units(photos, drivers)
     machine = params.machine
     if len(units) == 1:
