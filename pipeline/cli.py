@@ -37,6 +37,7 @@ def psi4d() -> None:
 def scale(name: Annotated[str, typer.Argument(help=", ".join(SCALES))]) -> None:
     """Write params.yaml for another scale; one with changes of your own is kept as params.yaml.bak."""
     text = scale_text(name)
+    # A preset can be had again at any time, values of a person's own cannot.
     if PARAMS.exists() and not _is_preset():
         write_bytes(f"{PARAMS}.bak", PARAMS.read_bytes())
         typer.echo(f"the old params.yaml had values of its own; it is now {PARAMS}.bak")
@@ -137,6 +138,7 @@ def verify(folder: CacheFolder, repair: Repair = False) -> None:
     verdict = look(folder)
     for finding in verdict.findings:
         typer.echo(finding)
+    # After a repair the whole cache is looked at again, as the repair of one file may show damage in another.
     if verdict.findings and repair:
         from pipeline.caches.repair import repair as mend
 
@@ -238,33 +240,33 @@ Size = Annotated[
 ]
 
 
+SOURCES = "photos or avatars, then videos or numbered pictures; each may be a folder"
+RELATIVE = "motion relative to this frame of the driver"
+Files = Annotated[list[Path], typer.Argument(metavar="PHOTO... VIDEO...", help=SOURCES)]
+Films = Annotated[Path | None, typer.Option("-o", "--out", help="OUT.mp4; a folder for several films")]
+Beside = Annotated[bool, typer.Option("--beside", help="show source and driver next to the result")]
+Camera = Annotated[str, typer.Option(help="driving, front or orbit")]
+Relative = Annotated[str, typer.Option(metavar="first|neutral", help=RELATIVE)]
+MEASURES = "write OUT.json: steadiness, mouth, eyes, gaze, identity"
+Measure = Annotated[bool, typer.Option("--measure", help=MEASURES)]
+
+
 @app.command()
 def animate(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PHOTO... VIDEO...",
-            help="photos or avatars, then videos or numbered pictures; each may be a folder",
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="OUT", help="OUT.mp4; a folder for several films")
-    ] = None,
-    beside: Annotated[
-        bool, typer.Option("--beside", help="show source and driver next to the result")
-    ] = False,
-    camera: Annotated[str, typer.Option(help="driving, front or orbit")] = "driving",
+    files: Files,
+    out: Films = None,
+    beside: Beside = False,
+    camera: Camera = "driving",
     size: Size = 0,
-    relative: Annotated[
-        str, typer.Option(metavar="first|neutral", help="motion relative to this frame of the driver")
-    ] = "",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="write OUT.json: steadiness, mouth, eyes, gaze, identity")
-    ] = False,
+    relative: Relative = "",
+    measure: Measure = False,
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
 ) -> None:
-    """Move the head of a photo as the head of a video moves, with the video's frame rate, length and sound."""
+    """Move the head of a photo as the head of a video moves.
+
+    The film has the video's frame rate, length and sound.
+    """
     from pipeline.avatar.animate import animate_files
     from pipeline.avatar.animator import Weights
     from pipeline.avatar.film_maker import Look
@@ -291,13 +293,15 @@ def avatar(
     typer.echo(f"the avatar of {photo} is now {out}")
 
 
+Film = Annotated[Path, typer.Option("-o", "--out", metavar="OUT.mp4")]
+Turn = Annotated[bool, typer.Option("--turn", help="all around; training has seen heads to 45 degrees")]
+
+
 @app.command()
 def orbit(
     photo: Photo,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.mp4")] = Path("orbit.mp4"),
-    turn: Annotated[
-        bool, typer.Option("--turn", help="all around; training has seen heads to 45 degrees")
-    ] = False,
+    out: Film = Path("orbit.mp4"),
+    turn: Turn = False,
     size: Size = 0,
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
@@ -312,17 +316,22 @@ def orbit(
     typer.echo(f"the film is now {out}, stills are in {sheet}")
 
 
+SURFACE = "raw density at the surface, 25 as published; else as seen from the front"
+MeshFile = Annotated[Path, typer.Option("-o", "--out", metavar="head.glb", help=".glb, .ply or .obj")]
+Driver = Annotated[Path | None, typer.Option(metavar="VIDEO", help="whose motion the head has")]
+DriverFrame = Annotated[int, typer.Option(min=0, help="of the video")]
+GridSide = Annotated[int, typer.Option(min=16, max=512, help="points a side of the grid")]
+Level = Annotated[float | None, typer.Option(help=SURFACE)]
+
+
 @app.command()
 def mesh(
     photo: Photo,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="head.glb", help=".glb, .ply or .obj")],
-    driving: Annotated[Path | None, typer.Option(metavar="VIDEO", help="whose motion the head has")] = None,
-    frame: Annotated[int, typer.Option(min=0, help="of the video")] = 0,
-    size: Annotated[int, typer.Option(min=16, max=512, help="points a side of the grid")] = 128,
-    level: Annotated[
-        float | None,
-        typer.Option(help="raw density at the surface, 25 as published; else as seen from the front"),
-    ] = None,
+    out: MeshFile,
+    driving: Driver = None,
+    frame: DriverFrame = 0,
+    size: GridSide = 128,
+    level: Level = None,
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
 ) -> None:
@@ -368,6 +377,7 @@ def _is_preset() -> bool:
 
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr and status 1."""
+    # Anything else keeps its traceback, which is needed to mend the code.
     try:
         app()
     except UserError as error:

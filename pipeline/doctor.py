@@ -114,6 +114,7 @@ def _official(params: Params) -> list[Diagnosis]:
         except ValueError as error:
             findings.append(Diagnosis("missing", name, str(error)))
             continue
+        # Another hash than the published one is a note alone: it may be another release of the same network.
         file, digest = facts["imported"]["file"], facts["imported"]["sha256"]
         same = digest.startswith(published.sha256)
         verdict = f"{'as' if same else 'NOT as'} published: {published.sha256}..."
@@ -153,6 +154,7 @@ def _folder(key: str, folder: Path, source: str) -> Diagnosis:
 
 def _listing(key: str, folder: str | Path) -> Listing:
     """What the stage ingest would read."""
+    # By its own functions, or the two could count differently.
     return find_clips(folder) if key == "clips" else find_files(folder, PICTURE)
 
 
@@ -177,6 +179,7 @@ def _costs(params: Params) -> list[Diagnosis]:
 
 
 def _disk(params: Params, portraits: int, frames: int) -> Diagnosis:
+    # The three caches are nearly all of the disk; networks and reports take little beside them.
     parts = {
         INGEST: (portraits + frames) * face_bytes(params),
         HEADS: params.render_genhead.heads * head_bytes(params),

@@ -28,6 +28,7 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
     status 1 and its message alone. Seconds and peak memory go to the folder paths.COSTS.
     """
     _silence()
+    # Params are checked before any work, and costs are written only for a stage that came to its end.
     arguments = sys.argv[1:]
     try:
         _check_arguments(stage, arguments, items)
@@ -58,6 +59,7 @@ def write_metrics(name: str, metrics: dict) -> None:
     metrics = dict(metrics)
     rows = metrics.pop("history", None)
     if rows is not None:
+        # DVC's plots want the same columns in each row.
         keys = dict.fromkeys(key for row in rows for key in row)
         empty = dict.fromkeys(keys)
         write_json(PLOTS / f"{name}.json", [empty | row for row in rows])
@@ -79,6 +81,7 @@ def _check_arguments(stage: str, arguments: list[str], items: Sequence[str]) -> 
 
 
 def _set_torch(threads: int) -> None:
+    # The number of threads is part of the result: sums of other parts have other last bits.
     torch.set_num_threads(threads)
     # Some CUDA kernels have no deterministic twin and would refuse to run.
     if not torch.cuda.is_available():

@@ -34,16 +34,14 @@ __all__ = ["inputs"]  # the fixture
 VIEW_INPUTS = ("ingest", "labels/vfhq.parquet", "motion", "perception", "psi3d")
 
 
-def params_with(workers: int = 0, **sections):
+def params_with(**sections):
     params = scale_params("smoke")
     updated = {name: getattr(params, name).model_copy(update=values) for name, values in sections.items()}
-    return params.model_copy(
-        update=updated | {"machine": params.machine.model_copy(update={"workers": workers})}
-    )
+    return params.model_copy(update=updated)
 
 
-def views(inputs: Path, out: Path, workers: int = 0, **sections) -> dict:
-    params = params_with(workers, render_views={"views": 2, "shard_size": 4} | sections)
+def views(inputs: Path, out: Path, **sections) -> dict:
+    params = params_with(render_views={"views": 2, "shard_size": 4} | sections)
     return render_views(params, *(inputs / name for name in VIEW_INPUTS), out, out.with_suffix(".jpg"))
 
 
@@ -196,11 +194,11 @@ def test_frames_below_a_threshold_are_kept_out(inputs, tmp_path):
         assert image.size == (6 * 128, 3 * (18 + 2 * 128))
 
 
-@pytest.mark.process
 def test_views_depend_on_the_inputs_alone(inputs, tmp_path):
+    """On the size of shards, too, they do not. That two workers make the same bytes, test_end_to_end sees."""
     views(inputs, tmp_path / "one")
     first = checksums(tmp_path / "one")
-    views(inputs, tmp_path / "one", workers=2)
+    views(inputs, tmp_path / "one")
     assert checksums(tmp_path / "one") == first
     views(inputs, tmp_path / "other", shard_size=5)
     one, other = ShardReader(tmp_path / "one/shards"), ShardReader(tmp_path / "other/shards")
@@ -222,10 +220,8 @@ def test_views_say_what_is_missing(inputs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def heads(inputs: Path, out: Path, workers: int = 0, **section) -> dict:
-    params = params_with(
-        workers, render_genhead={"heads": 5, "views": 3, "points": 40, "shard_size": 2} | section
-    )
+def heads(inputs: Path, out: Path, **section) -> dict:
+    params = params_with(render_genhead={"heads": 5, "views": 3, "points": 40, "shard_size": 2} | section)
     return render_genhead(params, inputs / "labels", inputs / "genhead", out)
 
 
