@@ -6,7 +6,7 @@ files.sha256, key_of     the checksum of a file; the key of a sample from a path
 progress.progress        a progress bar, also where there is no terminal
 device.choose_device     CPU or GPU; to_device brings data there
 seeds.rng, torch_rng     generators that depend on names and numbers alone
-prefetch.prefetch        the next item is loaded in a thread while the caller works; write_behind is the reverse
+prefetch.prefetch        the next item is loaded in a thread while the caller works; write_behind writes so
 paths.DATA               where the graph keeps what its stages make
 readable.readable_bytes  bytes, durations and counts for people
 costs.Costs              seconds and memory of a stage

@@ -1,4 +1,4 @@
-"""Dataclasses of tensors as batches: put together from samples, and rows of them, by the names of their fields."""
+"""Dataclasses of tensors as batches: put together from samples, and rows of them, by the names of fields."""
 
 import dataclasses
 from collections.abc import Sequence

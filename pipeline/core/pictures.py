@@ -1,4 +1,7 @@
-"""Pictures for people: 8-bit RGB images, tiles with captions, contact sheets, JPEG. Films of them are in `films`."""
+"""Pictures for people: 8-bit RGB images, tiles with captions, contact sheets, JPEG.
+
+Films of them are in `films`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +30,10 @@ def tile(
     size: int,
     enlarging: int = cv2.INTER_CUBIC,
 ) -> np.ndarray:
-    """A square picture at `size` pixels: pixels are averaged when it shrinks, else cv2's `enlarging` is used."""
+    """A square picture at `size` pixels.
+
+    Pixels are averaged when it shrinks; when it grows, cv2's `enlarging` is used.
+    """
     method = cv2.INTER_AREA if len(picture_HWC) > size else enlarging
     return cv2.resize(picture_HWC, (size, size), interpolation=method)
 
@@ -65,7 +71,10 @@ def beside(pictures: Sequence[np.ndarray], texts: Sequence[str] = ()) -> np.ndar
 
 
 def below(rows: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-    """Rows of a contact sheet below each other, white where they are narrower than the widest and for `gap` pixels."""
+    """Rows of a contact sheet below each other.
+
+    White is where a row is narrower than the widest, and for `gap` pixels below each.
+    """
     width = max(row.shape[1] for row in rows)
     filled = [np.pad(row, ((0, gap), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return np.concatenate(filled)

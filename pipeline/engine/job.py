@@ -14,9 +14,9 @@ from pipeline.engine.work_unit import Done, Work, WorkUnit
 class Job:
     """The units of a stage, who does them, and what they depend on.
 
-    `mark` is the fingerprint of code, params and inputs. `make_worker`, `counts` and `item_bytes` are those of
-    `run_units`. `tables(shards, out)` writes the tables of a folder from its whole shards, and returns what it
-    likes; it is None where the tables hold what no shard knows.
+    `mark` is the fingerprint of code, params and inputs. `make_worker`, `counts` and `item_bytes` are those
+    of `run_units`. `tables(shards, out)` writes the tables of a folder from its whole shards, and returns
+    what it likes; it is None where the tables hold what no shard knows.
     """
 
     label: str

@@ -1,8 +1,11 @@
-"""What the engine costs: `python -m tests.benchmarks.engine [FRAMES]`, one run that prints frames per second of render_views
+"""What the engine costs: `python -m tests.benchmarks.engine [FRAMES]`.
 
-- in a bare loop: the same worker, called unit by unit in this process, its samples thrown away;
-- through the engine with one worker and with two, one thread of torch each, from the first unit's start to the last one's record; the time
-  with the start of Ray, the loading of the networks in each process and the end stands beside it.
+One run prints frames per second of render_views
+
+- in a bare loop: the same worker, called unit by unit in this process, its samples thrown away; - through the
+engine with one worker and with two, one thread of torch each, from the first unit's start to the
+  last one's record; the time with the start of Ray, the loading of the networks in each process and the end
+  stands beside it.
 """
 
 import sys
@@ -110,9 +113,9 @@ def main() -> None:
             )
         again = bare(make, units)
         print(f"bare loop   {again:6.2f} frames/s, again")
-        print(
-            f"one worker over the mean bare loop {2 * rates[1] / (loop + again):.2f}, two workers over one {rates[2] / rates[1]:.2f}"
-        )
+        mean = (loop + again) / 2
+        print(f"one worker over the mean bare loop {rates[1] / mean:.2f}", end=", ")
+        print(f"two workers over one {rates[2] / rates[1]:.2f}")
 
 
 if __name__ == "__main__":

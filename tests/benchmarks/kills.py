@@ -1,4 +1,7 @@
-"""Twenty runs with a kill each: `python -m tests.benchmarks.kills [RUNS]`. Says what each did; status 1 when a byte or a repetition is wrong."""
+"""Twenty runs with a kill each: `python -m tests.benchmarks.kills [RUNS]`.
+
+Says what each did. Status 1 when a byte is wrong or something was repeated.
+"""
 
 import sys
 import tempfile
@@ -18,9 +21,9 @@ with tempfile.TemporaryDirectory() as folder:
         result = killing.kill_one(Path(folder, str(seed)), victim, seed, workers)
         good = result.killed and result.shards == wanted and not result.repeated
         bad += not good
-        print(
-            f"seed {seed:2}  {workers} workers  {victim:10}  killed when {result.finished} of {len(killing.UNITS)} units were finished, "
-            f"{len(result.repeated)} repeated, bytes {'the same' if result.shards == wanted else 'DIFFERENT'}, {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
+        seconds = time.monotonic() - started
+        same = "the same" if result.shards == wanted else "DIFFERENT"
+        when = f"killed when {result.finished} of {len(killing.UNITS)} units were finished"
+        what = f"{when}, {len(result.repeated)} repeated, bytes {same}, {seconds:.0f} s"
+        print(f"seed {seed:2}  {workers} workers  {victim:10}  {what}", flush=True)
 sys.exit(bad > 0)

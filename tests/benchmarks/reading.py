@@ -1,11 +1,13 @@
-"""How fast the loader of Psi reads, in one run beside what the trainer consumes, per-file PNGs and a plain sequential WebDataset reader.
+"""How fast the loader of Psi reads, beside what the trainer consumes and other readers.
 
     python -m tests.benchmarks.reading data/views [--json FILE]
 
-Run in the folder of a project whose graph has run (data/views, data/pretrain/perception, params.yaml). The 512 x 512 samples are frames of that
-cache, enlarged and with grain of two grey levels, so that their PNGs are no smaller than a photo's. Everything is in the page cache. A sample
-is a pair of frames with all that a training step needs of it, decoded to tensors. Rates are by CPU seconds of one thread, which other programs
-on the machine hardly change; only opening is by the wall. The index of 2,000,000 rows takes 1.4 GB of disk meanwhile.
+Run in the folder of a project whose graph has run (data/views, data/pretrain/perception, params.yaml). The
+other readers are of PNG files, and a plain sequential one of WebDataset. The 512 x 512 samples are frames of
+that cache, enlarged and with grain of two grey levels, so that their PNGs are no smaller than a photo's.
+Everything is in the page cache. A sample is a pair of frames with all that a training step needs of it,
+decoded to tensors. Rates are by CPU seconds of one thread, which other programs on the machine hardly change;
+only opening is by the wall. The index of 2,000,000 rows takes 1.4 GB of disk meanwhile.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import webdataset
 
 from pipeline.config.params import load_params
 from pipeline.core.files import write_bytes, write_json
+from pipeline.core.paths import PERCEPTION
 from pipeline.store.shards import ShardReader, decode_png, encode_png, write_shard
 from pipeline.store.view_index import NAME, ROW_GROUP, SCHEMA, ViewIndex, write_index
 from pipeline.train.view_batches import PseudoMultiView
@@ -31,7 +34,8 @@ from tests.benchmarks.training_step import cpu_seconds, loader, training_step
 
 ROWS, FRAMES_OF_A_CLIP, FIELDS = 2_000_000, 200, 15
 BIG, BIG_FRAMES = 512, 48
-# The paper: 10 pictures a second by a forward pass on an A100. A training sample is at least a forward and a backward pass, three forwards.
+# The paper: 10 pictures a second by a forward pass on an A100. A training sample is at least a forward and a
+# backward pass, as much as three forwards.
 PAPER_A_GPU, GPUS = 10 / 3, 8
 OPEN = """
 import sys, time
@@ -40,7 +44,9 @@ from pipeline.store.view_index import ViewIndex
 import pyarrow.parquet
 
 def peak():
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    status = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in status if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 before, began = peak(), time.perf_counter()
 index = ViewIndex(sys.argv[1])
@@ -54,7 +60,7 @@ print(*opened, time.perf_counter() - began, peak(), before)
 
 
 def write_rows(folder: Path) -> None:
-    """An index of ROWS frames of no shards, with the sizes of the paper: 200 frames a clip, 256 a shard, 4 views."""
+    """An index of ROWS frames of no shards, at the sizes of the paper: 200 frames a clip, 256 a shard, 4 views."""
     draw = np.random.default_rng(0)
     with pq.ParquetWriter(
         folder / NAME,
@@ -126,7 +132,7 @@ class Files:
 
 
 class InOrder:
-    """What a plain sequential reader has in hand: two frames that follow each other, whichever are asked for."""
+    """What a plain sequential reader has in hand: two frames that follow each other."""
 
     def __init__(self, views: Path) -> None:
         self.views = ViewIndex(views).views
@@ -172,22 +178,21 @@ def main() -> None:
         ).stdout.split()
         (scratch / NAME).unlink()
         names = ("open_seconds", "open_bytes", "all_places_seconds", "all_places_bytes", "imports_bytes")
-        results["two_million_rows"] = rows = {
-            name: round(float(value), 3) for name, value in zip(names, opened, strict=True)
-        }
-        print(f"2,000,000 rows: open in {rows['open_seconds']:.2f} s; peak memory {rows['open_bytes'] / 2**20:.0f} MiB, "
-              f"{rows['all_places_bytes'] / 2**20:.0f} MiB with all places loaded, {rows['imports_bytes'] / 2**20:.0f} MiB of imports")  # fmt: skip
+        rows = {name: round(float(value), 3) for name, value in zip(names, opened, strict=True)}
+        results["two_million_rows"] = rows
+        opening, places, imports = (
+            rows[f"{name}_bytes"] / 2**20 for name in ("open", "all_places", "imports")
+        )
+        memory = f"{opening:.0f} MiB, {places:.0f} MiB with all places loaded, {imports:.0f} MiB of imports"
+        print(f"2,000,000 rows: open in {rows['open_seconds']:.2f} s; peak memory {memory}")
 
         data = loader(params, arguments.views)
-        step, batches = (
-            training_step(params, Path("data/pretrain/perception")),
-            [data.batch(i, params.train.batch) for i in range(8)],
-        )
+        step = training_step(params, PERCEPTION)
+        batches = [data.batch(i, params.train.batch) for i in range(8)]
         consumed = params.train.batch / cpu_seconds(lambda i: step(i, batches[i % 8]), 12) * params.threads
         results["trainer"] = round(consumed, 2)
-        print(
-            f"the trainer at scale {params.scale}: at most {consumed:.1f} samples a second with {params.threads} threads"
-        )
+        rate = f"at most {consumed:.1f} samples a second with {params.threads} threads"
+        print(f"the trainer at scale {params.scale}: {rate}")
         (scratch / "small").mkdir()
         results["demo"] = found = rates(data, arguments.views, scratch / "small", 100)
         report(found, consumed)
@@ -195,9 +200,8 @@ def main() -> None:
         enlarge(arguments.views, scratch / "big")
         found = rates(loader(params, scratch / "big"), scratch / "big", scratch / "big", 12)
         results["paper"], results["paper_trainer_a_gpu"] = found, round(PAPER_A_GPU, 2)
-        print(
-            f"at {BIG} x {BIG}; the paper's trainer takes at most {PAPER_A_GPU:.1f} samples a second and GPU, {PAPER_A_GPU * GPUS:.0f} with {GPUS}"
-        )
+        rate = f"{PAPER_A_GPU:.1f} samples a second and GPU, {PAPER_A_GPU * GPUS:.0f} with {GPUS}"
+        print(f"at {BIG} x {BIG}; the paper's trainer takes at most {rate}")
         report(found, PAPER_A_GPU)
     if arguments.json:
         write_json(arguments.json, results)
@@ -205,9 +209,8 @@ def main() -> None:
 
 def report(found: dict[str, float], consumed: float) -> None:
     for name, value in found.items():
-        print(
-            f"  {name:20} {value:8.1f} samples a second, {value / consumed:6.1f} times what the trainer takes"
-        )
+        times = f"{value / consumed:6.1f} times what the trainer takes"
+        print(f"  {name:20} {value:8.1f} samples a second, {times}")
 
 
 if __name__ == "__main__":

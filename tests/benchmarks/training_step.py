@@ -1,4 +1,6 @@
-"""Steps of the trainer of Psi for the benchmarks: the objective, the optimisers and the batches of `train_psi`, without its bookkeeping."""
+"""Steps of the trainer of Psi for the benchmarks.
+
+They have the objective, the optimisers and the batches of `train_psi`, without its bookkeeping."""
 
 import time
 from collections.abc import Callable
@@ -48,7 +50,10 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
 
 
 def cpu_seconds(work: Callable[[int], object], times: int, warm: int = 2) -> float:
-    """The median CPU time of `work(i)` in this process, seconds; set torch to one thread, or threads that wait count, too."""
+    """The median CPU time of `work(i)` in this process, seconds.
+
+    Set torch to one thread, or threads that wait count, too.
+    """
     taken = []
     for i in range(warm + times):
         began = time.process_time()

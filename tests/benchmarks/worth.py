@@ -1,10 +1,11 @@
-"""Whether the cache is worth it: a training step of Psi from the cache beside one that renders its pseudo views itself, in one run.
+"""Whether the cache is worth it: a training step of Psi from it beside one that renders its views itself.
 
     python -m tests.benchmarks.worth [--json FILE]
 
-Run in the folder of a project whose graph has run. The step that renders does what the official code does: the frozen Psi_3d makes theta_p and
-theta_q of the driving frame where they are not substituted by it, the frozen E_mot embeds the source and the driving image. Making the cache is
-the stage's own worker with PNGs and tar. All times are CPU seconds of one thread.
+Run in the folder of a project whose graph has run. The step that renders does what the official code does:
+the frozen Psi_3d makes theta_p and theta_q of the driving frame where they are not substituted by it, and the
+frozen E_mot embeds the source and the driving image. Making the cache is the stage's own worker with PNGs and
+tar. All times are CPU seconds of one thread, measured in one run.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from tests.benchmarks.training_step import cpu_seconds, loader, training_step
 DATA = Path("data")
 INPUTS = ("ingest", "labels/vfhq.parquet", "pretrain/motion", "pretrain/perception", "psi3d")
 FRAMES = 8  # of the cache, made at once
-# Operations of the published sizes, GFLOP (the table of the floor in NOTES.md): tri-planes and background of a frame, rays and super-resolution.
+# Operations of the published sizes, GFLOP (the table of the floor in NOTES.md): first tri-planes and
+# background of a frame, then rays and super-resolution of a view.
 PLANES, VIEW = 390 + 87 + 18 + 364 + 310 + 293, 13 + 198
 PAPER_IMAGES, PAPER_BATCH, PAPER_VIEWS = 6_000_000, 32, 4
 
@@ -119,31 +121,28 @@ def main() -> None:
     print(f"scale {params.scale}, CPU seconds of one thread, steps of {batch}")
     print(f"  a step from the cache           {training + reading:7.4f}  (reading {reading:.4f})")
     times = (training + rendering) / (training + reading)
-    print(
-        f"  a step that renders its views   {training + rendering:7.4f}  (rendering {rendering:.4f}), {times:.2f} times"
-    )
-    print(
-        f"  making the cache                {a_frame:7.4f}  a frame, {frames * a_frame:.0f} for {frames:,} frames"
-    )
-    print(
-        f"  the cache has paid for itself after {steps:,.0f} steps; a run at this scale has {params.train.images // batch:,}"
-    )
+    slower = f"(rendering {rendering:.4f}), {times:.2f} times"
+    print(f"  a step that renders its views   {training + rendering:7.4f}  {slower}")
+    whole = f"{frames * a_frame:.0f} for {frames:,} frames"
+    print(f"  making the cache                {a_frame:7.4f}  a frame, {whole}")
+    run = f"a run at this scale has {params.train.images // batch:,}"
+    print(f"  the cache has paid for itself after {steps:,.0f} steps; {run}")
     section = params.train
-    planes, views = (
-        1 - section.substitute_p * section.substitute_q,
-        2 - section.substitute_p - section.substitute_q,
-    )
+    # Planes are needed unless both images are the real frame, a view for each that is not.
+    planes = 1 - section.substitute_p * section.substitute_q
+    views = 2 - section.substitute_p - section.substitute_q
     sample, frame = planes * PLANES + views * VIEW, PLANES + (1 + PAPER_VIEWS) * VIEW
-    print(
-        f"published sizes, calculated: {sample:,.0f} GFLOP a sample inside the step, {frame:,} a frame of the cache; a sample trains for at least"
-    )
-    print(
-        f"  {3 * (PLANES + VIEW):,}, so a step that renders takes at most {1 + sample / 3 / (PLANES + VIEW):.2f} times as long"
-    )
+    cached = f"{frame:,} a frame of the cache"
+    print(f"published sizes, calculated: {sample:,.0f} GFLOP a sample inside the step, {cached};")
+    trained = 3 * (PLANES + VIEW)
+    longest = f"so a step that renders takes at most {1 + sample / trained:.2f} times as long"
+    print(f"  a sample trains for at least {trained:,}, {longest}")
     for count in (50, 200):
         images = 10_000 * count * frame / sample
-        print(f"  10,000 clips of {count} frames: paid for after {images / 1e6:.2f} M images, {images / PAPER_BATCH:,.0f} steps of {PAPER_BATCH}; "
-              f"a run sees {PAPER_IMAGES / 1e6:.0f} M")  # fmt: skip
+        after = (
+            f"paid for after {images / 1e6:.2f} M images, {images / PAPER_BATCH:,.0f} steps of {PAPER_BATCH}"
+        )
+        print(f"  10,000 clips of {count} frames: {after}; a run sees {PAPER_IMAGES / 1e6:.0f} M")
     if arguments.json:
         write_json(arguments.json, results)
 

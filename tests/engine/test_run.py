@@ -142,7 +142,8 @@ def test_what_always_kills_its_worker_is_given_up_and_the_rest_complete(tmp_path
     while not codes or codes[-1]:
         assert len(codes) < 12
         codes.append(run_apart(units, *alone))
-    # The process dies of the first unit as a whole, of its two items twice each, and of the single item twice.
+    # The process dies of the first unit as a whole, of its two items twice each, and of the single item
+    # twice.
     assert codes == [-signal.SIGKILL] * 7 + [0]
     again = partial(Worker, tmp_path / "calls0")
     assert run_units(units, again, tmp_path / "scratch0", machine(0), "test") == done
