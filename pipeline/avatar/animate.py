@@ -62,7 +62,11 @@ class Film:
 
 
 def animate_files(
-    params: Params, weights: Weights, files: Sequence[Path], out: Path | None, look: Look
+    params: Params,
+    weights: Weights,
+    files: Sequence[Path],
+    out: Path | None,
+    look: Look,
 ) -> Iterator[str]:
     """`animate` for what a person types: the last of `files` and all videos drive, the others are photos.
 
@@ -70,6 +74,7 @@ def animate_files(
     """
     check_look(look)
     *others, last = files
+    # A picture may be a photo or a driver; by this rule shells may expand *.jpg and *.mp4.
     drivers = [file for file in others if is_a(file, VIDEO)] + [last]
     sources = [file for file in others if not is_a(file, VIDEO)]
     if not sources:
@@ -85,7 +90,12 @@ def animate_files(
 
 
 def animate(
-    params: Params, weights: Weights, photos: Sequence[Path], drivers: Sequence[Path], out: Path, look: Look
+    params: Params,
+    weights: Weights,
+    photos: Sequence[Path],
+    drivers: Sequence[Path],
+    out: Path,
+    look: Look,
 ) -> list[Film]:
     """Make the film of every photo, or saved avatar, by every driver.
 
@@ -112,6 +122,7 @@ def animate(
     done = run_units(units, make, scratch, machine, "animate", {"films": 1})
     rows = _rows(done)
     reasons = [row["reason"] for row in rows if row["reason"]]
+    # Without a film there is no shard either. The next run is to look again, not to remember.
     if len(reasons) == len(rows):
         shutil.rmtree(scratch, ignore_errors=True)
         raise UserError("\n".join(dict.fromkeys(reasons)))
@@ -161,7 +172,11 @@ def _units(photos: Sequence[Path], drivers: Sequence[Path]) -> list[WorkUnit]:
     return units
 
 
-def _places(photos: Sequence[Path], drivers: Sequence[Path], out: Path) -> dict[str, Path]:
+def _places(
+    photos: Sequence[Path],
+    drivers: Sequence[Path],
+    out: Path,
+) -> dict[str, Path]:
     """Where each film goes, by its key."""
     pairs = [(photo, driver) for driver in drivers for photo in photos]
     if len(pairs) == 1 and not out.is_dir():

@@ -78,7 +78,12 @@ class Animator:
         return network.to(self.device).eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def motion(self, pictures_NSS3: np.ndarray, points_N702: np.ndarray, labels_N437: np.ndarray) -> Tensor:
+    def motion(
+        self,
+        pictures_NSS3: np.ndarray,
+        points_N702: np.ndarray,
+        labels_N437: np.ndarray,
+    ) -> Tensor:
         """What drives Psi, (N, M), of uint8 pictures with their landmarks and labels.
 
         It is the embedding of E_mot, or 109 numbers of the label where Psi was trained with those.
@@ -97,7 +102,12 @@ class Animator:
         source = self.psi.source(image_batch(pictures).to(self.device), motion)
         return Avatar(portrait, motion, source, self.facts["sha256"])
 
-    def pictures(self, avatar: Avatar, motion_NM: Tensor, cameras_N25: np.ndarray) -> Iterator[np.ndarray]:
+    def pictures(
+        self,
+        avatar: Avatar,
+        motion_NM: Tensor,
+        cameras_N25: np.ndarray,
+    ) -> Iterator[np.ndarray]:
         """A picture (S, S, 3) uint8 for each motion and its camera."""
         cameras = torch.from_numpy(cameras_N25).to(self.device)
         # A batch spares a small network most of its overhead, and holds eight tri-planes of a large one.

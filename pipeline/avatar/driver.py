@@ -242,5 +242,6 @@ def shown_frames(count: int, known_K: np.ndarray) -> np.ndarray:
 
     `known_K` are the numbers of the known frames, ascending; the result is (count,) of them.
     """
+    # Before the first known frame there is none to hold, so the first one is shown early.
     places = np.searchsorted(known_K, np.arange(count), side="right") - 1
     return known_K[np.maximum(places, 0)]

@@ -47,7 +47,9 @@ def _start(driver: av.container.InputContainer) -> Fraction:
 
 
 def _copied(
-    result: av.container.OutputContainer, driver: av.container.InputContainer, sound: av.AudioStream
+    result: av.container.OutputContainer,
+    driver: av.container.InputContainer,
+    sound: av.AudioStream,
 ) -> Iterator[av.Packet]:
     track = result.add_stream_from_template(sound)
     # Sound may begin before the pictures or after them, and keeps its distance.
@@ -61,7 +63,9 @@ def _copied(
 
 
 def _encoded(
-    result: av.container.OutputContainer, driver: av.container.InputContainer, sound: av.AudioStream
+    result: av.container.OutputContainer,
+    driver: av.container.InputContainer,
+    sound: av.AudioStream,
 ) -> Iterator[av.Packet]:
     # A cinema's six channels are mixed down, as few players have more than two.
     layout = "mono" if sound.codec_context.channels == 1 else "stereo"

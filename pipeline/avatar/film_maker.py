@@ -106,7 +106,13 @@ class FilmMaker:
 class Montage:
     """The pictures of a film, from those of Psi; some are kept for the contact sheet."""
 
-    def __init__(self, avatar: Avatar, driver: Driver, size: int, side_by_side: bool) -> None:
+    def __init__(
+        self,
+        avatar: Avatar,
+        driver: Driver,
+        size: int,
+        side_by_side: bool,
+    ) -> None:
         self.avatar, self.driver = avatar, driver
         self.size, self.side_by_side = size, side_by_side
         self.source = tile(avatar.portrait.preview_PP3, size)
@@ -151,6 +157,7 @@ class Remembered(Generic[Thing]):
     def __call__(self, path: Path) -> Thing:
         """What the function makes of `path`. Raises UserError as it does."""
         if path not in self.known:
+            # A driver holds the numbers of all its frames, so that not all of hundreds can stay.
             if len(self.known) == PHOTOS_AT_ONCE:
                 oldest = next(iter(self.known))
                 del self.known[oldest]
@@ -184,6 +191,7 @@ def cameras_of(kind: Camera, driver: Driver) -> np.ndarray:
         return driver.labels_N437[:, :25]
     if kind == "front":
         return camera_path.front(len(driver))
+    # Round after round for a long film, rather than one slow one.
     round_trip = max(1, round(ORBIT_SECONDS * driver.rate))
     return camera_path.orbit(round_trip)[np.arange(len(driver)) % round_trip]
 

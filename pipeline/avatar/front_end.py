@@ -65,13 +65,16 @@ class FrontEnd:
             points = aligned_landmarks(landmarks_70(mesh), crop)
         except Rejected as reason:
             raise unusable(path, str(reason)) from reason
+        # A portrait is a person with one frame, as in fit_flame.
         fitted = fit_chunk(self.head, points[None], [path.name], self.settings)
         error, limit = float(fitted.errors[0]), self.settings.max_error
         if not error <= limit:
             found = f"no face: the head model misses its landmarks by {error:.2f} of the eyes' distance"
             raise unusable(path, f"{found}, at most {limit:g} is allowed")
-        squares = [cut(picture, crop, size) for size in (self.size, PREVIEW)]
-        return Portrait(*squares, crop, points, fitted.labels[0])
+        aligned = cut(picture, crop, self.size)
+        # For films: the networks' own picture would make the photo beside the result look blurred.
+        preview = cut(picture, crop, PREVIEW)
+        return Portrait(aligned, preview, crop, points, fitted.labels[0])
 
 
 def aligned_landmarks(points_702: np.ndarray, crop_3: np.ndarray) -> np.ndarray:

@@ -25,7 +25,11 @@ PERSON, LEAST_BACKGROUND = 32, 0.02
 FARNEBACK = (0.5, 3, 15, 3, 5, 1.1, 0)
 
 
-def film_measures(driver_N702: np.ndarray, result_N702: np.ndarray, seconds_N: np.ndarray) -> dict[str, Any]:
+def film_measures(
+    driver_N702: np.ndarray,
+    result_N702: np.ndarray,
+    seconds_N: np.ndarray,
+) -> dict[str, Any]:
     """The measures of a film from the landmarks of its driver and of its result.
 
     `found`: share of the frames in which a face is found. `fast_motion` and `size_change`: see there, of both

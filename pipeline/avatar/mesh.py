@@ -49,6 +49,7 @@ def mesh_of(
         if frame >= len(motions):
             raise UserError(f"--frame {frame}: {driving} has {len(motions)} frames, the first is 0.")
         motion = motions[frame : frame + 1]
+    # Of a driver its expression alone counts here: a mesh has no camera.
     planes = animator.psi.planes(avatar.source, motion)
     if level is None:
         level = seen_level(animator, avatar, planes)
@@ -82,7 +83,12 @@ class HeadField:
 
 
 @torch.inference_mode()
-def surface(animator: Animator, planes_13CRR: Tensor, level: float, size: int = GRID) -> trimesh.Trimesh:
+def surface(
+    animator: Animator,
+    planes_13CRR: Tensor,
+    level: float,
+    size: int = GRID,
+) -> trimesh.Trimesh:
     """The coloured surface of raw density `level` in a grid of `size` points a side; vertices in metres.
 
     Only the largest piece is kept. A flat cut closes it where the head leaves the box of the tri-planes, so
@@ -149,6 +155,7 @@ def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
 
 def _glb(mesh: trimesh.Trimesh) -> bytes:
     """A glTF file, in which colours are linear light and a surface without a material is polished metal."""
+    # The caller's mesh keeps its sRGB.
     mesh = mesh.copy()
     srgb = vertex_colours(mesh) / 255
     light = np.round(255 * linear_light(srgb)).astype(np.uint8)

@@ -22,7 +22,13 @@ STILLS, STILL = 7, 128  # how many in a line, pixels
 Round = Literal["sway", "turn"]
 
 
-def orbit(animator: Animator, avatar: Avatar, out: Path, path: Round = "sway", size: int = 0) -> Path:
+def orbit(
+    animator: Animator,
+    avatar: Avatar,
+    out: Path,
+    path: Round = "sway",
+    size: int = 0,
+) -> Path:
     """Write the film `out`, with the photo's own motion, and a sheet of stills; returns the sheet's path.
 
     `sway` is an ellipse in front of the face, as far as training has seen heads; `turn` goes all around, and
@@ -33,6 +39,7 @@ def orbit(animator: Animator, avatar: Avatar, out: Path, path: Round = "sway", s
         raise UserError(f"{out}: the film of an orbit is an MP4; name it {out.with_suffix('.mp4')}.")
     size = film_size(size, animator)
     count = RATE * SECONDS
+    # Both paths are closed, so that the film can be repeated without a jump.
     cameras = camera_path.orbit(count) if path == "sway" else camera_path.turntable(count)
     pictures = look_from(animator, avatar, cameras)
     shown = progress(pictures, label="orbit", total=count, unit="frames")
@@ -54,14 +61,23 @@ def stills(animator: Animator, avatar: Avatar) -> np.ndarray:
     return below(lines, gap=4)
 
 
-def _line(animator: Animator, avatar: Avatar, yaws_N: np.ndarray, cameras_N25: np.ndarray) -> np.ndarray:
+def _line(
+    animator: Animator,
+    avatar: Avatar,
+    yaws_N: np.ndarray,
+    cameras_N25: np.ndarray,
+) -> np.ndarray:
     # Negative: people count to the right of the picture, the paths' yaw to its left.
     captions = [f"{round(-np.degrees(yaw)):+d} degrees" for yaw in yaws_N]
     pictures = look_from(animator, avatar, cameras_N25)
     return beside([tile(picture, STILL) for picture in pictures], captions)
 
 
-def look_from(animator: Animator, avatar: Avatar, cameras_N25: np.ndarray) -> Iterator[np.ndarray]:
+def look_from(
+    animator: Animator,
+    avatar: Avatar,
+    cameras_N25: np.ndarray,
+) -> Iterator[np.ndarray]:
     """A picture (S, S, 3) uint8 of the photo's own face from each camera, one at a time."""
     motion = avatar.motion_1M.expand(len(cameras_N25), -1)
     return animator.pictures(avatar, motion, cameras_N25)

@@ -37,6 +37,7 @@ def save(path: Path, avatar: Avatar, animator: Animator, photo: str) -> None:
     """
     tensors = _tensors(avatar)
     facts = animator.facts
+    # `psi4d import` notes what it read; weights of a training have nothing there.
     imported = facts.get("imported", {}).get("file")
     about = {
         "kind": KIND,
@@ -49,8 +50,9 @@ def save(path: Path, avatar: Avatar, animator: Animator, photo: str) -> None:
         "notice": IMPORTED_NOTICE.format(file=imported) if imported else OWN_NOTICE,
         "checksum": _checksum(tensors),
     }
-    text = json.dumps(about, sort_keys=True)
-    write_bytes(path, safetensors.torch.save(tensors, {HEADER: text}))
+    # One key: safetensors keeps several in an order that changes from run to run.
+    header = {HEADER: json.dumps(about, sort_keys=True)}
+    write_bytes(path, safetensors.torch.save(tensors, header))
 
 
 def load(path: Path, animator: Animator) -> Avatar:
@@ -78,6 +80,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     remedy = f"Make it again: psi4d avatar PHOTO -o {path}"
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make it: psi4d avatar PHOTO -o {path}")
+    # The header alone is read, so that a large avatar of other weights is refused at once.
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[HEADER])
@@ -103,7 +106,11 @@ def _tensors(avatar: Avatar) -> dict[str, Tensor]:
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _avatar(tensors: dict[str, Tensor], about: dict[str, Any], animator: Animator) -> Avatar:
+def _avatar(
+    tensors: dict[str, Tensor],
+    about: dict[str, Any],
+    animator: Animator,
+) -> Avatar:
     arrays = {name: tensors[name].numpy() for name in ("picture", "preview", "points", "label")}
     crop = np.array(about["crop"])
     portrait = Portrait(arrays["picture"], arrays["preview"], crop, arrays["points"], arrays["label"])

@@ -33,12 +33,17 @@ class Viewer:
     """The page of one avatar. All clients see the same frame, each from its own camera."""
 
     def __init__(
-        self, studio: Studio, avatar: Avatar, driven: tuple[Driver, Tensor] | None, port: int
+        self,
+        studio: Studio,
+        avatar: Avatar,
+        driven: tuple[Driver, Tensor] | None,
+        port: int,
     ) -> None:
         """Raises UserError when viser is not installed or the port is taken."""
         viser = _viser()
         self.studio, self.avatar = studio, avatar
         self.driver, self.motions = driven if driven else (None, avatar.motion_1M)
+        # Every client has a thread, and all share the planes of the frame.
         self.lock = threading.Lock()
         self.server = _serve(viser, port)
         self.server.scene.set_up_direction("+y")
@@ -60,12 +65,14 @@ class Viewer:
         self.pitch = gui.add_slider("nod, degrees", -20, 20, 1, 0)
         self.depth = gui.add_checkbox("depth", False)
         self.mesh = gui.add_checkbox("mesh", False)
-        for control in (self.frame, self.strength):
-            control.on_update(lambda _: self._move())
-        for control in (self.yaw, self.pitch, self.depth):
-            control.on_update(lambda _: self._show_all())
-        for control in (self.yaw, self.pitch, self.mesh):
-            control.on_update(lambda _: self._show_mesh())
+        changes = {
+            self._move: (self.frame, self.strength),
+            self._show_all: (self.yaw, self.pitch, self.depth),
+            self._show_mesh: (self.yaw, self.pitch, self.mesh),
+        }
+        for change, controls in changes.items():
+            for control in controls:
+                control.on_update(change)
 
     @torch.inference_mode()
     def _planes(self) -> Tensor:
@@ -97,13 +104,13 @@ class Viewer:
         client.camera.on_update(lambda _: self._show(client))
         self._show(client)
 
-    def _move(self) -> None:
+    def _move(self, _: Any = None) -> None:
         with self.lock:
             self.planes = self._planes()
         self._show_all()
         self._show_mesh()
 
-    def _show_all(self) -> None:
+    def _show_all(self, _: Any = None) -> None:
         for client in self.server.get_clients().values():
             self._show(client)
 
@@ -116,11 +123,12 @@ class Viewer:
         # The browser stretches its background over the window, whose shape the camera knows.
         client.scene.set_background_image(tile(picture, HEIGHT), format="jpeg")
 
-    def _show_mesh(self) -> None:
+    def _show_mesh(self, _: Any = None) -> None:
         if not self.mesh.value:
             self.server.scene.remove_by_name("/head")
             return
         animator = self.studio.animator
+        # Half of the usual grid: a mesh of a second and a megabyte, as it is made anew for every frame.
         with self.lock:
             level = seen_level(animator, self.avatar, self.planes)
             head = surface(animator, self.planes, level, GRID // 2)
@@ -137,7 +145,11 @@ class Viewer:
 
 
 def browser_camera(
-    wxyz: np.ndarray, position: np.ndarray, fov: float, aspect: float, head: Rotation
+    wxyz: np.ndarray,
+    position: np.ndarray,
+    fov: float,
+    aspect: float,
+    head: Rotation,
 ) -> np.ndarray:
     """The 25 numbers of a browser's camera that looks at a head turned by `head`.
 

@@ -26,7 +26,13 @@ WHOLE = np.array([1 / SIDE, 0.0, 0.0])  # the crop of a picture that is aligned 
 class Watcher:
     """Of one film: the landmarks of its results, and how far their background and that of the driver move."""
 
-    def __init__(self, front: FrontEnd, avatar: Avatar, driver: Driver, judges: Judges | None) -> None:
+    def __init__(
+        self,
+        front: FrontEnd,
+        avatar: Avatar,
+        driver: Driver,
+        judges: Judges | None,
+    ) -> None:
         self.front, self.avatar, self.driver, self.judges = front, avatar, driver, judges
         self.points: list[np.ndarray] = []
         self.flows = {"driver": BackgroundFlow(), "result": BackgroundFlow()}
@@ -50,6 +56,7 @@ class Watcher:
 
         With judges, also the cosines of recognition features of the results to the source and to the driver.
         """
+        # The driver's landmarks are those its camera was fitted to; held frames stand still in both.
         driver = self.driver.points_N702.astype(np.float64)
         values = film_measures(driver, np.stack(self.points), self.driver.seconds_N)
         values["background"] = {name: flow.mean() for name, flow in self.flows.items()}
@@ -64,7 +71,12 @@ class Watcher:
             return np.full((70, 2), np.nan)
 
     @torch.inference_mode()
-    def _compare(self, judges: Judges, pictures: dict[str, np.ndarray], number: int) -> None:
+    def _compare(
+        self,
+        judges: Judges,
+        pictures: dict[str, np.ndarray],
+        number: int,
+    ) -> None:
         """How alike the result is to both. Its face is where the driver's is, as they share the camera."""
         points, portrait = self.driver.points_N702[number], self.avatar.portrait
         result = _identity(judges, pictures["result"], points)
@@ -74,7 +86,11 @@ class Watcher:
         self.likeness["driver"].append(float(result @ driver))
 
 
-def _identity(judges: Judges, picture_SS3: np.ndarray, points_702: np.ndarray) -> Tensor:
+def _identity(
+    judges: Judges,
+    picture_SS3: np.ndarray,
+    points_702: np.ndarray,
+) -> Tensor:
     """Recognition features (E,) of the face with these landmarks."""
     five = torch.from_numpy(points_702[list(FIVE_POINTS)]).float()
     return judges.identity(image_batch(picture_SS3[None]), five[None])[0]
