@@ -23,6 +23,7 @@ from tests.support.texts import replaced
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.process
+# A stage of no graph that ends in each of the ways in which a stage can end.
 STAGE = """
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage, write_metrics
@@ -49,9 +50,10 @@ def folder(tmp_path):
 
 
 def call(folder: Path, *arguments: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
+    # One thread: tests run beside each other. The time limit is for a process that hangs, not for a slow one.
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -64,11 +66,13 @@ def test_clean_lists_and_removes_what_older_runs_left(folder, monkeypatch, capsy
     for mark in ("aaaa", "bbbb"):
         write_bytes(scratch_folder("render_views", mark) / "part.tar", bytes(3000))
     capsys.readouterr()
+    # Of this stage there is no other folder.
     scratch_folder("train", "cccc")
     assert capsys.readouterr().err == ""
     scratch_folder("render_views", "bbbb")
     older = "1 scratch folder of other inputs or code, 3.0 kB (aaaa 3.0 kB)"
     assert capsys.readouterr().err == f"render_views: {older}; `psi4d clean` removes them\n"
+    # A command is called without DVC, in the folder of the project.
     monkeypatch.delenv("DVC_ROOT")
     listed = psi4d(folder, "clean").stdout
     assert "1 folders with 3.0 kB can go: `psi4d clean --yes`" in listed

@@ -52,6 +52,7 @@ STILL = (
     "psi.superresolution.block0.torgb.affine",
 )
 STILL += ("discriminator.", "teacher.encoder.mouth_embed")
+# Short, but with every loss and with whole steps, as a second run has to make the same bytes of it.
 ABLATION = ("substitute_q=0.0", "images=320", "whole_from=160", "adversarial_from=240")
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
@@ -82,6 +83,8 @@ def commit(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
     """A fresh repository with the files of this one, in which the graph has run once."""
+    # What is not committed yet counts, too: the tests are of the working tree. Results of earlier runs do
+    # not.
     folder = tmp_path_factory.mktemp("clone")
     for name in call(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():
         if not name.startswith("metrics/") and name != "dvc.lock" and (ROOT / name).is_file():
@@ -194,6 +197,7 @@ def test_an_ablation_runs_only_what_it_touches(clone):
 
 def test_the_machine_changes_nothing_and_a_second_run_makes_the_same_bytes(clone):
     """The second run has two workers, in a cluster that serves all stages, and other processes."""
+    # One cluster for all stages: a Ray of its own for each would take longer to start than its work takes.
     lock = (clone / "dvc.lock").read_bytes()
     with small_cluster(nodes=1, cpus=3) as address:
         yaml = YAML()

@@ -43,6 +43,7 @@ def scale(request) -> str:
 def graph(scale, tmp_path_factory) -> list[PipelineStage]:
     """The stages in their order, an item of a matrix each."""
     folder = tmp_path_factory.mktemp("graph")
+    # DVC resolves the matrix, the templates and the anchors of dvc.yaml itself.
     shutil.copy(SOURCE / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(scale_text(scale))
     with Repo.init(str(folder), no_scm=True) as repo:
@@ -70,6 +71,7 @@ def test_the_stages_are_those_of_the_design(graph):
 
 
 def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
+    # The first stage is `code`, which reads all modules and is run each time.
     data = scale_data(scale)
     for stage in graph[1:]:
         name, _, item = stage.name.partition("@")
@@ -97,6 +99,7 @@ def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(graph, sc
 
 
 def test_every_read_is_written_by_an_earlier_stage(graph):
+    # A stage may read a part of what another wrote, or write a part of a folder that is read as a whole.
     written: list[Path] = []
     given = [f"data/{key}" for keys in FOLDERS.values() for key in keys]
     for stage in graph:
@@ -122,6 +125,7 @@ def test_a_fingerprint_has_all_paths_that_its_function_reads():
     for file in sorted((SOURCE / "pipeline").rglob("*.py")):
         functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
         for function in functions:
+            # Names are compared, as the values are only known in a run.
             for call in calls_of("fingerprint", function):
                 missing = paths_read(function) - names_in(call, function)
                 assert not missing, f"{file.name}: the fingerprint in {function.name} lacks {missing}"

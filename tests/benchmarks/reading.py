@@ -60,7 +60,10 @@ print(*opened, time.perf_counter() - began, peak(), before)
 
 
 def write_rows(folder: Path) -> None:
-    """An index of ROWS frames of no shards, at the sizes of the paper: 200 frames a clip, 256 a shard, 4 views."""
+    """An index of ROWS frames of no shards, at the sizes of the paper.
+
+    These are 200 frames a clip, 256 a shard, and 4 views.
+    """
     draw = np.random.default_rng(0)
     with pq.ParquetWriter(
         folder / NAME,

@@ -31,6 +31,7 @@ def test_kills(victim, seed, undisturbed, tmp_path):
 @contextlib.contextmanager
 def small_disk(place: Path, size: int):
     """A file system of so many bytes, mounted at `place`; yields a function that makes it larger."""
+    # A real file system that is full, as a limit of the kernel would not be seen by its free space.
     libc = ctypes.CDLL(None, use_errno=True)
     place.mkdir()
 
@@ -52,6 +53,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_space(workers, u
             killing.drive(tmp_path / "disk", workers)
         done = list((tmp_path / "disk/scratch").glob("*.done.json"))
         assert 2 <= len(done) < len(killing.UNITS)
+        # Space is there again, and what is finished is not done a second time.
         assert not enlarge(100_000_000)
         begun = len((tmp_path / "disk/log").read_text().splitlines())
         killing.drive(tmp_path / "disk", workers)

@@ -97,9 +97,11 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     assert [result.shard.samples for result in done] == counts
     assert [result.record for result in done] == [{"items": count} for count in counts]
     assert all(result.seconds > 0 and not result.rejects for result in done)
+    # The worker dies once, of an item that is then done as any other.
     killed = partial(Worker, tmp_path / "calls1", deadly=("item-005",))
     assert run_units(UNITS, killed, scratch[1], machine(1), "test") == done
     assert (tmp_path / "calls1/died").exists()
+    # The unit that fails fails for all its items, so nothing of it is published; the others are done.
     broken = partial(Worker, tmp_path / "calls3", bad=UNITS[1].items)
     problem = "test: the unit part-000001 failed: RuntimeError: nobody expected this"
     with pytest.raises(UserError, match=problem):
@@ -264,6 +266,7 @@ def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
     scratch = tmp_path / "scratch"
     first = run_units(UNITS, partial(Worker, tmp_path / "first"), scratch, machine(0), "test")
     before = shards(scratch)
+    # A byte in the first shard, no second shard, no third record, half of a fourth record.
     damaged = bytearray((scratch / "part-000000.tar").read_bytes())
     damaged[2000] ^= 1
     (scratch / "part-000000.tar").write_bytes(damaged)

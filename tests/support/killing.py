@@ -88,6 +88,7 @@ def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:
 
     The victim dies after so many units as `seed` says, and a random part of a second.
     """
+    # Nothing here waits for a fixed time: a machine may be slow. The victim dies when so many units are done.
     draw = rng(seed, "kill", victim)
     run = start(folder, workers)
     after, delay = int(draw.integers(0, len(UNITS) - 2)), float(draw.uniform(0, 0.4))
@@ -100,6 +101,7 @@ def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:
     begun = _log(folder)
     if found:
         os.kill(found.pid, signal.SIGKILL)
+    # A run that lost its driver has to be started again; one that lost a worker goes on by itself.
     for _ in range(3):
         if run.wait(300) == 0:
             break

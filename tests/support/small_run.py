@@ -64,6 +64,7 @@ def label(person: int, frame: int) -> np.ndarray:
 
 def landmarks() -> list[float]:
     """478 points that have the five where they belong."""
+    # Spread over the face, so that no region of it is empty.
     points = np.full((478, 3), 0.5, np.float32)
     points[:, :2] += rng(2, "mesh").normal(size=(478, 2)) * 0.05
     points[[468, 473, 4, 61, 291], :2] = FIVE
