@@ -23,6 +23,7 @@ from pipeline.core.pictures import beside, tile
 from pipeline.core.progress import progress
 from pipeline.engine.work_unit import WorkUnit
 from pipeline.geometry import camera_path
+from pipeline.geometry.label import Label
 from pipeline.store.shards import Sample, encode_png
 
 PHOTOS_AT_ONCE = 8  # of a unit; so many avatars and drivers are kept
@@ -188,7 +189,7 @@ def facts_of(driver: Driver) -> dict[str, Any]:
 def cameras_of(kind: Camera, driver: Driver) -> np.ndarray:
     """A camera for each frame, float32 (N, 25): as the driver is seen, in front, or going around."""
     if kind == "driving":
-        return driver.labels_N437[:, :25]
+        return driver.labels_N437[:, Label.CAMERA]
     if kind == "front":
         return camera_path.front(len(driver))
     # Round after round for a long film, rather than one slow one.

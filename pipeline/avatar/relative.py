@@ -11,6 +11,7 @@ from model.head.flame import Flame
 from pipeline.avatar.driver import Driver
 from pipeline.geometry.expression import ExpressionOffsets
 from pipeline.geometry.head_model import load
+from pipeline.geometry.label import FaceParameters
 
 REFERENCES = FIRST, NEUTRAL = "first", "neutral"
 
@@ -30,6 +31,6 @@ def reference_frame(driver: Driver, which: str, head_model: str) -> int:
         return int(seen[0])
     offsets = ExpressionOffsets(Flame(load(head_model)))
     labels = driver.labels_N437[seen]
-    numbers = np.concatenate([labels[:, 325:425], labels[:, 428:434]], axis=1)
+    numbers = FaceParameters.of(labels).pack()
     distances = offsets(torch.from_numpy(numbers)).norm(dim=-1).mean(1)
     return int(seen[int(distances.argmin())])

@@ -83,7 +83,8 @@ class LandmarkModel:
         by_place = _perspective_derivative(self._seen(groups_FG, pose_F12))  # (F, 70, 2, 3)
         by_turned = by_place @ rotation_matrices(pose_F12[:, None, ROTATION])
         still = by_turned[:, None]
-        turned = torch.cat([still, still @ self._turns(pose_F12)[:, :, None]], 1)  # (F, 4, 70, 2, 3)
+        moving = still @ self._turns(pose_F12)[:, :, None]
+        turned = torch.cat([still, moving], 1)  # (F, 4, 70, 2, 3)
         by_groups = turned.permute(2, 0, 3, 1, 4).reshape(70, -1, 12).float()
         flat = by_groups @ self.moves.float()
         return flat.unflatten(1, (len(pose_F12), 2)).transpose(0, 1)
@@ -123,9 +124,14 @@ def _about_joints(
     landmarks as far as they follow each joint, `at_joints` (5, ...) the joints.
     """
     share = skin.sum(1).T[..., None]  # (5, 70, 1): how much of a landmark follows a joint
-    joints = {j: share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j] for j in MOVING}
-    turned = [values[j] - joints[j] for j in MOVING]
-    still = values[0] + values[1] + sum(joints.values())
+    still = values[0] + values[1]
+    turned = []
+    joints = 0
+    for j in MOVING:
+        joint = share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j]
+        turned.append(values[j] - joint)
+        joints = joints + joint
+    still = still + joints
     return SCALE * np.stack([still, *turned])
 
 
@@ -143,13 +149,15 @@ def _visible(moves: np.ndarray) -> np.ndarray:
 
     `moves` is (..., K).
     """
-    _, strengths, rows = np.linalg.svd(moves.reshape(-1, moves.shape[-1]), full_matrices=False)
+    flat = moves.reshape(-1, moves.shape[-1])
+    _, strengths, rows = np.linalg.svd(flat, full_matrices=False)
     return rows[strengths > NEGLIGIBLE * strengths[0]].T
 
 
 def _perspective(seen: Tensor) -> Tensor:
     """(u, v) = 0.5 + f (x, -y) / -z."""
-    return 0.5 + FOCAL * seen[..., :2] * seen.new_tensor([1.0, -1.0]) / -seen[..., 2:]
+    flipped = FOCAL * seen[..., :2] * seen.new_tensor([1.0, -1.0])
+    return 0.5 + flipped / -seen[..., 2:]
 
 
 def _perspective_derivative(seen: Tensor) -> Tensor:

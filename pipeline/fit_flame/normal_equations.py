@@ -36,6 +36,7 @@ class Elimination:
 
     def __call__(self, shape: Tensor, frame: Tensor) -> Unknowns:
         """The solution for this right-hand side."""
+        # What the frames explain is taken from the shapes' equations, then the shapes from the frames' ones.
         explained = add_up(apply(self.solved.mT, frame), self.person, len(shape))
         reduced = shape - explained
         shape = torch.cholesky_solve(reduced[..., None], self.shapes)[..., 0]
@@ -62,8 +63,11 @@ def conjugate_gradients(
         return shape, frame
 
     def dot(a: Unknowns, b: Unknowns) -> Tensor:
-        return (a[0] * b[0]).sum(1).index_add(0, person, (a[1] * b[1]).sum(1))
+        shapes = (a[0] * b[0]).sum(1)
+        frames = (a[1] * b[1]).sum(1)
+        return shapes.index_add(0, person, frames)
 
+    # The preconditioned method of conjugate gradients (Hestenes and Stiefel), with a length for each person.
     x = start
     minus_one = -torch.ones(len(right[0]), dtype=torch.float64)
     rest = along(right, minus_one, times(*x))

@@ -4,6 +4,8 @@ What is minimised, of each person: robust squares of the weighted landmark diffe
 distances; priors on shape, expression, jaw and eyes; squares of second differences in time.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ JAW_PRIOR = (1e-3, 0.3, 1.0)
 EYE_PRIOR = (1e-2, 1e-2, 1.0)
 NO_PRIOR = (0.0, 0.0, 0.0)
 # Relative to temporal_weight: rotation, jaw, eyes, translation. Eyes jump and are left alone.
-SMOOTH_POSE = (1.0,) * 3 + (0.1,) * 3 + (0.0,) * 3 + (1.0,) * 3
+SMOOTH_POSE = np.repeat([1.0, 0.1, 0.0, 1.0], 3)
 SMOOTH_EXPRESSION = 0.002
 # Sum of squared residuals from which on a frame counts less (Cauchy): a wrong one must not bend the shape of
 # its clip.
@@ -51,7 +53,10 @@ class Problem:
         points = np.asarray(points_F702, np.float64)
         self.target = torch.as_tensor(points)
         self.scale = 1 / torch.as_tensor(interocular(points))
-        first = [i == 0 or persons[i] != persons[i - 1] for i in range(len(persons))]
+        # Where a person begins.
+        first = [True]
+        for one, next_one in pairwise(persons):
+            first.append(one != next_one)
         self.person = torch.as_tensor(np.cumsum(first) - 1)
         self.count = int(self.person[-1]) + 1
         self.rows = _rows()
@@ -68,7 +73,7 @@ class Problem:
             [*expression, *NO_PRIOR, *JAW_PRIOR, *EYE_PRIOR, *NO_PRIOR],
             dtype=torch.float64,
         )
-        smooth = torch.tensor([SMOOTH_EXPRESSION] * self.e + list(SMOOTH_POSE), dtype=torch.float64)
+        smooth = torch.tensor([*[SMOOTH_EXPRESSION] * self.e, *SMOOTH_POSE], dtype=torch.float64)
         self.smooth = settings.temporal_weight * smooth
         # Second differences are taken at the middle frames of three that belong to one person.
         middle = [i for i in range(1, len(first) - 1) if not first[i] and not first[i + 1]]
@@ -132,7 +137,8 @@ class Problem:
 
     def _bends(self, frame: Tensor) -> Tensor:
         """Second differences in time, (M, e + 12)."""
-        return frame[self.middle - 1] - 2 * frame[self.middle] + frame[self.middle + 1]
+        before, after = self.middle - 1, self.middle + 1
+        return frame[before] - 2 * frame[self.middle] + frame[after]
 
     def _unbend(self, bends: Tensor) -> Tensor:
         """The transpose of `_bends`, weighted: from second differences back to frames."""
@@ -157,7 +163,8 @@ class Problem:
         """A Gauss-Newton step of rotation and translation, which nothing but the landmarks hold."""
         pose = self._pose
         uv, by = self.model.by_pose(self._groups(self.shape, self.frame), pose)
-        by = self._weigh(torch.cat([by[..., ROTATION], by[..., TRANSLATION]], dim=-1))
+        by_camera = torch.cat([by[..., ROTATION], by[..., TRANSLATION]], dim=-1)
+        by = self._weigh(by_camera)
         normal = by.mT @ by
         normal = normal + 1e-6 * torch.diag_embed(normal.diagonal(dim1=1, dim2=2))
         slope = by.mT @ self._residuals(uv).flatten(1)[..., None]
@@ -172,8 +179,9 @@ class Problem:
         return weighted.unflatten(2, (2, -1)).flatten(1, 2)
 
     def _normal(self) -> Unknowns:
-        """Products of the derivatives with themselves, (F, n, n), and with the residuals, (F, n); n = s + e +
-        12.
+        """Products of the derivatives with themselves, (F, n, n), and with the residuals, (F, n).
+
+        n is s + e + 12.
 
         Each frame is weighted as the logarithm in `_cost` wants it (iteratively reweighted least squares).
         The products are in float32: they are most of the work, and a step need not be exact.
@@ -269,7 +277,8 @@ def _start(model: LandmarkModel, target: Tensor) -> Tensor:
     zero = torch.zeros(1, model.shapes + model.expressions, dtype=torch.float64)
     at_rest = torch.zeros(1, POSE, dtype=torch.float64)
     points = model.points(model.groups(zero), at_rest)[0, inner]
-    flipped = (target[:, inner] - 0.5) * torch.tensor([1.0, -1.0], dtype=torch.float64)
+    up = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    flipped = (target[:, inner] - 0.5) * up
     middle = points.mean(0)
     centred = flipped - flipped.mean(1, keepdim=True)
     affine = (torch.linalg.pinv(points - middle) @ centred).mT  # (F, 2, 3)

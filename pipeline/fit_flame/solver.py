@@ -92,6 +92,7 @@ def chunks(persons: list[str], count: int) -> list[tuple[int, int]]:
     starts = [i for i in range(count) if i == 0 or persons[i] != persons[i - 1]]
     if len({persons[i] for i in starts}) != len(starts):
         raise ValueError("the frames of a person must follow one another")
+    # A person longer than a chunk is one of its own, as its frames share a shape.
     ranges, first = [], 0
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         if stop - first > CHUNK and start > first:

@@ -57,7 +57,8 @@ class ClipFitter:
         stop = 0
         for clip in clips:
             start, stop = stop, stop + len(self.rows[clip])
-            yield clip, FittedClip.encode(label=result.labels[start:stop], error=result.errors[start:stop])
+            labels, errors = result.labels[start:stop], result.errors[start:stop]
+            yield clip, FittedClip.encode(label=labels, error=errors)
 
     def _landmarks(self, rows: list[int]) -> np.ndarray:
         """The meshes (N, 478, 3) float64 of rows of the table.
@@ -86,9 +87,11 @@ def fit_clips(
 
     None and a reason for those of a clip that was given up. `clips` names the clip of each, in that order.
     """
+    # The chunks are those of a fit in one process: the number of workers must not change what is solved together.
     units = []
     for number, (start, stop) in enumerate(chunks(clips, len(clips))):
-        units.append(WorkUnit(f"clips-{number:06d}", list(dict.fromkeys(clips[start:stop]))))
+        items = list(dict.fromkeys(clips[start:stop]))
+        units.append(WorkUnit(f"clips-{number:06d}", items))
     scratch = scratch_folder("fit_flame_vfhq", fingerprint(__file__, params.fit_flame, params.flame, frames))
     fitter = partial(ClipFitter, params.fit_flame, params.flame.model, frames.resolve())
     size = FRAME_BYTES * len(clips) / len(set(clips))

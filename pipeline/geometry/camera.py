@@ -20,7 +20,8 @@ INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]], n
 def pack(cam2world_44: np.ndarray, intrinsics_33: np.ndarray = INTRINSICS) -> np.ndarray:
     """The 25 numbers of a camera, float32. Raises ValueError when the rotation is none."""
     rotation = cam2world_44[:3, :3]
-    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4) or np.linalg.det(rotation) < 0:
+    orthogonal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
+    if not orthogonal or np.linalg.det(rotation) < 0:
         raise ValueError("the camera-to-world matrix has no proper rotation in it")
     parts = [np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]
     return np.concatenate(parts).astype(np.float32)
@@ -47,7 +48,8 @@ def project(points_N3: np.ndarray, camera_25: np.ndarray) -> np.ndarray:
     """World points to image fractions (u right, v down), shape (N, 2), float64."""
     cam2world, intrinsics = unpack(np.asarray(camera_25, np.float64))
     local = (points_N3 - cam2world[:3, 3]) @ cam2world[:3, :3]
-    plane = np.stack([local[:, 0], -local[:, 1], -local[:, 2]], axis=1)
+    x, y, z = local.T
+    plane = np.stack([x, -y, -z], axis=1)
     image = plane @ intrinsics.T
     return image[:, :2] / image[:, 2:]
 

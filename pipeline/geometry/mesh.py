@@ -62,6 +62,7 @@ def hull_faces(directions_N3: np.ndarray) -> np.ndarray:
 def grid_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
     """Triangles of a rows x columns grid of vertices (row-major), closed around the columns."""
     quads = columns if closed else columns - 1
+    # Every quad between two rows is cut along the diagonal from its lower left to its upper right corner.
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(quads), indexing="ij")
     a = row * columns + column
     b = row * columns + (column + 1) % columns

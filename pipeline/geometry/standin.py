@@ -96,7 +96,8 @@ def _jaw_weights(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
         jaw[mesh.part[part]] = 0.0
     # The two lips part sharply in the middle, softly at the corners.
     turn = np.sin(2 * np.pi * np.arange(LIPS) / LIPS)
-    parted = 0.32 + np.where(turn > 0, -0.32, 0.68) * np.clip(np.abs(turn) / 0.55, 0, 1)
+    middle = np.clip(np.abs(turn) / 0.55, 0, 1)
+    parted = 0.32 + np.where(turn > 0, -0.32, 0.68) * middle
     for level, share in enumerate((1.0, 1.0, 0.9)):
         ring = mesh.rings[f"lip{level}"]
         jaw[ring] = share * parted + (1 - share) * jaw[ring]
@@ -142,7 +143,8 @@ def _landmarks(mesh: Mesh, faces_F3: np.ndarray) -> tuple[np.ndarray, np.ndarray
     # The pole of an eyeball, its last vertex but one, is the pupil.
     pupils = [mesh.part["eye_right"][-2], mesh.part["eye_left"][-2]]
     vertices = np.concatenate([standin_surface.landmark_vertices(mesh), pupils])
-    chosen = np.array([np.flatnonzero((faces_F3 == vertex).any(axis=1))[0] for vertex in vertices])
+    touching = [np.flatnonzero((faces_F3 == vertex).any(axis=1)) for vertex in vertices]
+    chosen = np.array([faces[0] for faces in touching])
     corners = faces_F3[chosen] == vertices[:, None]
     return chosen, corners.astype(np.float64)
 

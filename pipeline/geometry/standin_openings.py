@@ -57,7 +57,8 @@ def lid_ring(surface: Surface, scale: float, lift: float) -> np.ndarray:
     # The offsets again from the places, as the last bits of the head model come from there.
     offset = ring - EYE_CENTRE[:2]
     sphere = EYE_RADIUS + lift
-    inside = np.sqrt(np.maximum(sphere**2 - (offset**2).sum(1), (0.55 * sphere) ** 2))
+    squares = sphere**2 - (offset**2).sum(1)
+    inside = np.sqrt(np.maximum(squares, (0.55 * sphere) ** 2))
     on_ball = np.column_stack([ring, EYE_CENTRE[2] + inside])
     blend = np.clip((scale - 1.0) / 0.8, 0, 1) ** 0.7
     return (1 - blend) * on_ball + blend * outside
@@ -95,7 +96,8 @@ def lip_ring(
     sag = 0.002 * (x**2)
     points = surface.at(np.column_stack([width * x, MOUTH_CENTRE[1] + y - sag]))
     # Lips stand out in the middle, and the corners of the inner rings lie deeper than the skin around them.
-    points[:, 2] += lift * np.sqrt(np.clip(1 - x**2, 0, 1)) - 0.012 * x**4 * (width < 0.09)
+    pout = lift * np.sqrt(np.clip(1 - x**2, 0, 1))
+    points[:, 2] += pout - 0.012 * x**4 * (width < 0.09)
     return points
 
 

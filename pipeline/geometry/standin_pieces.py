@@ -39,15 +39,17 @@ def eyeball(centre_3: np.ndarray) -> Piece:
     polar = np.pi * np.arange(1, rings + 1) / (rings + 1)
     turn = 2 * np.pi * np.arange(columns) / columns
     p, t = np.meshgrid(polar, turn, indexing="ij")
-    sphere = np.stack([np.sin(p) * np.cos(t), np.sin(p) * np.sin(t), np.cos(p)], axis=-1)
+    across = np.sin(p)
+    sphere = np.stack([across * np.cos(t), across * np.sin(t), np.cos(p)], axis=-1)
     poles = [[0, 0, 1.0], [0, 0, -1.0]]
     points = np.concatenate([sphere.reshape(-1, 3), poles]) * EYE_RADIUS + centre_3
     front = rings * columns
     back = rings * columns + 1
     first = np.arange(columns)
     last = (rings - 1) * columns + first
-    caps = [fan(front, first, np.roll(first, -1)), fan(back, np.roll(last, -1), last)]
-    return points, np.concatenate([grid_faces(rings, columns), *caps])
+    front_cap = fan(front, first, np.roll(first, -1))
+    back_cap = fan(back, np.roll(last, -1), last)
+    return points, np.concatenate([grid_faces(rings, columns), front_cap, back_cap])
 
 
 def ear() -> Piece:
@@ -64,7 +66,9 @@ def ear() -> Piece:
     up = flat[:, 1]
     out = flat[:, 2]
     # The shell stands off the head, more so at its back and top.
-    x = 0.231 + 0.9 * out + 0.32 * np.clip(-back + 0.02, 0, None) + 0.10 * np.clip(up, 0, None)
+    at_back = 0.32 * np.clip(-back + 0.02, 0, None)
+    at_top = 0.10 * np.clip(up, 0, None)
+    x = 0.231 + 0.9 * out + at_back + at_top
     y = 0.045 + up - 0.20 * back
     z = 0.015 + back + 0.12 * up
     rings = len(EAR_RINGS)

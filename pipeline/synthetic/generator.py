@@ -99,6 +99,7 @@ class Artist:
         shot = photo(rng(self.seed, "photo", file))
         picture = render(body, shot.moment, shot.camera, size)
         rows.append({"file": file, "identity": identity} | _truth(body, shot, size))
+        # 16 bits hold 6.5 world units, and 0 says that nothing is there.
         steps = np.where(np.isfinite(picture.depth), picture.depth / DEPTH_UNIT, 0)
         sample = DrawnPortrait.encode(
             image=picture.rgb,
@@ -114,7 +115,9 @@ class Artist:
         body = figure(person(latent(self.seed, identity)))
         shots = clip(rng(self.seed, "clip", file), self.settings.frames, self.settings.fps)
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
-        yield key_of(file), DrawnClip.encode(clip=encode_mp4(pictures, self.settings.fps))
+        # The pictures are drawn while they are encoded: a clip never lies in memory.
+        film = encode_mp4(pictures, self.settings.fps)
+        yield key_of(file), DrawnClip.encode(clip=film)
         for index, shot in enumerate(shots):
             row = {"file": file, "clip": file, "index": index, "identity": identity, "split": split}
             row["extra"] = shot.moment.extra.tolist()
@@ -195,9 +198,11 @@ def generate(
         folder.mkdir(parents=True)
     reader = ShardReader(scratch)
     for file in portraits:
-        write_bytes(out / "portraits" / file, reader.read(key_of(file), DrawnPortrait.image.file))
+        picture = reader.read(key_of(file), DrawnPortrait.image.file)
+        write_bytes(out / "portraits" / file, picture)
     for file in clips:
-        write_bytes(out / "clips" / file, reader.read(key_of(file), DrawnClip.clip.file))
+        film = reader.read(key_of(file), DrawnClip.clip.file)
+        write_bytes(out / "clips" / file, film)
     _write_shards(reader, truth, portraits, clips, settings.shard_size)
     _write_tables(truth, params.seed, _rows(done, "portraits"), _rows(done, "clip"))
     shutil.rmtree(scratch, ignore_errors=True)
@@ -229,12 +234,15 @@ def _write_shards(
     shard_size: int,
 ) -> None:
     """Masks and depths of the portraits, and the true views of clips."""
+    # Samples are read one by one, as a shard may be larger than memory.
     for unit in units_of("masks", portraits, shard_size):
-        write_shard(truth / f"{unit.name}.tar", (_true_fields(reader, key_of(file)) for file in unit.items))
+        samples = (_true_fields(reader, key_of(file)) for file in unit.items)
+        write_shard(truth / f"{unit.name}.tar", samples)
     drawn = {key_of(file) for file in [*portraits, *clips]}
     novel = sorted(set(reader.keys()) - drawn)
     for unit in units_of("views", novel, shard_size):
-        write_shard(truth / f"{unit.name}.tar", ((key, reader.read(key)) for key in unit.items))
+        samples = ((key, reader.read(key)) for key in unit.items)
+        write_shard(truth / f"{unit.name}.tar", samples)
 
 
 def _true_fields(reader: ShardReader, key: str) -> Sample:

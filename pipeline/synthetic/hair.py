@@ -70,7 +70,8 @@ def hair_points(person: Person, surface: Surface) -> tuple[np.ndarray, np.ndarra
     """Template positions and outward directions of a person's hair, both (ROWS*COLUMNS, 3), world units."""
     trait = person.trait
     s, turn = hair_grid().T
-    ragged = 0.035 * np.sin(turn * 23 + person.phase[0]) * np.sin(turn * 9 + person.phase[1])
+    phase = person.phase
+    ragged = 0.035 * np.sin(turn * 23 + phase[0]) * np.sin(turn * 9 + phase[1])
     polar = s * (hairline(person, turn) + ragged * (0.6 + trait["length"]))
     direction = _directions(np.minimum(polar, HANG), turn)
     thick = _thickness(person, s, turn, polar)
@@ -118,10 +119,11 @@ def _thickness(
     on_top = np.exp(-(((on_skull - 0.5) / 0.5) ** 2))
     part = np.exp(-(from_parting**2)) * (side < 1.4) * on_top
     phase = person.phase
-    wave = np.sin(turn * 7 + 5 * polar + phase[2]) * np.sin(3 * turn + 7 * polar + phase[3])
+    waves = np.sin(turn * 7 + 5 * polar + phase[2])
+    across = np.sin(3 * turn + 7 * polar + phase[3])
     bumps = trait["wave"] * np.sin(13 * turn + phase[4]) * np.sin(17 * polar + phase[5])
     in_front = np.exp(-(((side - 0.1) / 0.8) ** 2))
     at_hairline = np.exp(-(((s - 0.75) / 0.22) ** 2))
     quiff = (1 - trait["fringe"]) * trait["volume"] * in_front * at_hairline
-    shape = 1 - 0.35 * part + 0.16 * wave + 0.25 * bumps + 1.1 * quiff
+    shape = 1 - 0.35 * part + 0.16 * (waves * across) + 0.25 * bumps + 1.1 * quiff
     return cover(person) * volume * edge * shape + 0.004

@@ -29,7 +29,8 @@ def paint_bust(person: Person, moment: Moment, s: Surfel) -> Coat:
     uneven = 0.95 + 0.03 * noise(60 * x, 50 * y, person.phase)
     skin = person.skin.astype(np.float32) * uneven[:, None]
     # The chin shades the neck, the collar what is next to it.
-    chin = 0.50 * smooth(y, -0.36, -0.21) * smooth(z, -0.14, 0.05) + 0.25 * smooth(y, -0.30, -0.18)
+    under_chin = 0.50 * smooth(y, -0.36, -0.21) * smooth(z, -0.14, 0.05)
+    chin = under_chin + 0.25 * smooth(y, -0.30, -0.18)
     hollow = 0.22 * blob(x, y, 0.0, -0.385, 0.02, 0.02) * smooth(z, 0.0, 0.05)
     occlusion = 1 - chin - hollow * (1 - shirt) - 0.25 * ridge(below, -0.008, 0.01)
     return Coat(
@@ -43,12 +44,14 @@ def paint_bust(person: Person, moment: Moment, s: Surfel) -> Coat:
 def paint_eye(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Sclera, iris with fibres and limbus, pupil; darker under the upper lid."""
     d = eye_offset(s.paint)
-    angle = np.arctan2(np.hypot(d[:, 0], d[:, 1]), d[:, 2])
-    turn = np.arctan2(d[:, 1], d[:, 0])
+    x, y, z = d.T
+    angle = np.arctan2(np.hypot(x, y), z)
+    turn = np.arctan2(y, x)
     soft = max(0.03, s.pixel / 0.0425)
     veins = 1 - 0.10 * smooth(angle, 0.6, 1.2)
     white = linear((226, 219, 214)).astype(np.float32) * veins[:, None]
-    fibres = 0.30 * np.sin(17 * turn + person.phase[1]) * np.sin(7 * turn) + 0.35 * smooth(angle, 0.2, 0.4)
+    spokes = 0.30 * np.sin(17 * turn + person.phase[1]) * np.sin(7 * turn)
+    fibres = spokes + 0.35 * smooth(angle, 0.2, 0.4)
     iris = person.iris.astype(np.float32) * (1 + fibres)[:, None]
     iris = mix(iris, 0.15 * person.iris, smooth(angle, 0.36, IRIS))
     outside = smooth(angle, IRIS - soft, IRIS + soft)
@@ -107,7 +110,9 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     swept = 1.6 * (trait["parting"] - 0.5) * (1 - trait["fringe"]) * np.clip(1.2 - along, 0, 1)
     turn = turn + swept * np.cos(0.5 * turn) ** 2 * along
     bend = 0.5 * trait["wave"] * np.sin(9 * along + phase[5])
-    strand = np.sin(61 * turn + 4 * bend + phase[0]) * np.sin(23 * turn + 9 * along + 3 * bend)
+    fine = np.sin(61 * turn + 4 * bend + phase[0])
+    coarse = np.sin(23 * turn + 9 * along + 3 * bend)
+    strand = fine * coarse
     strand += 0.7 * np.sin(140 * turn + 12 * bend + 3 * along)
     streak = np.sin(11 * turn + phase[3] + 2 * bend)
     light = np.clip(1 + 0.26 * strand + 0.14 * streak, 0.3, 1.8)

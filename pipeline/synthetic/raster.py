@@ -111,7 +111,9 @@ class _Triangles:
         """Of vertices in the camera's frame; `fine` is the side of the picture in samples."""
         faces = shared_parts().faces
         depth_V = -local_V3[:, 2]
-        plane = np.stack([local_V3[:, 0] / depth_V, -local_V3[:, 1] / depth_V], axis=1)
+        across = local_V3[:, 0] / depth_V
+        down = -local_V3[:, 1] / depth_V
+        plane = np.stack([across, down], axis=1)
         screen = plane @ intrinsics_33[:2, :2].T + intrinsics_33[:2, 2]
         return cls.of((screen * fine)[faces], (1.0 / depth_V)[faces])
 
@@ -133,12 +135,15 @@ class _Triangles:
         second = _cross(to_point, self.ac[chosen]) / self.area[chosen]
         third = _cross(self.ab[chosen], to_point) / self.area[chosen]
         # What is linear in space is linear over the picture only after a division by the depth.
-        weight = np.stack([1 - second - third, second, third], axis=1) * self.inverse[chosen]
+        flat = np.stack([1 - second - third, second, third], axis=1)
+        weight = flat * self.inverse[chosen]
         return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _cross(a_N2: np.ndarray, b_N2: np.ndarray) -> np.ndarray:
-    return a_N2[:, 0] * b_N2[:, 1] - a_N2[:, 1] * b_N2[:, 0]
+    ax, ay = a_N2.T
+    bx, by = b_N2.T
+    return ax * by - ay * bx
 
 
 def _drawn(body: Figure, triangles: _Triangles) -> np.ndarray:
@@ -162,8 +167,10 @@ def _visible(
     first = chosen.inverse[:, 0]
     rise = chosen.inverse[:, 1] - first
     rise2 = chosen.inverse[:, 2] - first
-    by_x = (rise * chosen.ac[:, 1] - rise2 * chosen.ab[:, 1]) / chosen.area
-    by_y = (rise2 * chosen.ab[:, 0] - rise * chosen.ac[:, 0]) / chosen.area
+    abx, aby = chosen.ab.T
+    acx, acy = chosen.ac.T
+    by_x = (rise * acy - rise2 * aby) / chosen.area
+    by_y = (rise2 * abx - rise * acx) / chosen.area
     face, row, start, last = _spans(chosen.corner, size)
     origin = chosen.corner[face, 0]
     along = (start + 0.5 - origin[:, 0]) * by_x[face]
@@ -171,7 +178,8 @@ def _visible(
     base = first[face] + along + down
     length = last - start + 1
     step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    inverse = (np.repeat(base, length) + step * np.repeat(by_x[face], length)).astype(np.float32)
+    change = step * np.repeat(by_x[face], length)
+    inverse = (np.repeat(base, length) + change).astype(np.float32)
     place = np.repeat(row * size + start, length) + step
     # Positive floats sort like their bits: one maximum over depth and triangle, joined into 64 bits.
     bits = inverse.view(np.uint32).astype(np.uint64)
@@ -186,8 +194,11 @@ def _visible(
 def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """For every triangle and sample row that it covers: triangle, row, first and last covered column."""
     heights = corner_F32[..., 1]
-    low = np.maximum(np.ceil(heights.min(1) - 0.5), 0).astype(np.int64)
-    high = np.minimum(np.floor(heights.max(1) - 0.5), size - 1).astype(np.int64)
+    # Sample rows are at half numbers.
+    top_row = np.ceil(heights.min(1) - 0.5)
+    bottom_row = np.floor(heights.max(1) - 0.5)
+    low = np.maximum(top_row, 0).astype(np.int64)
+    high = np.minimum(bottom_row, size - 1).astype(np.int64)
     count = np.maximum(high - low + 1, 0)
     face = np.repeat(np.arange(len(count)), count)
     start = np.repeat(np.cumsum(count) - count, count)
@@ -248,10 +259,12 @@ def _distances(
     ray = np.linalg.inv(intrinsics_33)
     grid = (np.arange(size) + 0.5) / size
     # How much longer a ray is than its depth.
-    across = ray[0, 0] * grid[None] + ray[0, 1] * grid[:, None] + ray[0, 2]
-    down = ray[1, 1] * grid[:, None] + ray[1, 2]
+    u, v = grid[None], grid[:, None]
+    across = ray[0, 0] * u + ray[0, 1] * v + ray[0, 2]
+    down = ray[1, 1] * v + ray[1, 2]
     slope = np.sqrt(across**2 + down**2 + 1)
     along = np.full(size * size, np.inf, np.float32)
     hit = count > 0
-    along[hit] = slope.ravel()[hit] * count[hit] / inverse.sum(0)[hit]
+    total = inverse.sum(0)
+    along[hit] = slope.ravel()[hit] * count[hit] / total[hit]
     return along.reshape(size, size)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from pipeline.geometry.mesh import Mesh, grid_faces
+from pipeline.geometry.mesh import Mesh, grid_faces, mirror
 from pipeline.geometry.standin import JOINTS, UNIT, standin, standin_mesh
 from pipeline.geometry.standin_directions import SHAPES, bump
 from pipeline.geometry.standin_openings import EYE_CENTRE
@@ -153,8 +153,9 @@ def _dental_arc(
     angle = np.linspace(-reach, reach, TEETH_COLUMNS)
     rows = []
     for y, tuck in zip(heights, (0.004, 0.0, 0.002), strict=True):
+        x = 0.061 * np.sin(angle)
         z = 0.310 - back - tuck - 0.078 * (1 - np.cos(angle))
-        rows.append(np.column_stack([0.061 * np.sin(angle), np.full(TEETH_COLUMNS, y), z]))
+        rows.append(np.column_stack([x, np.full(TEETH_COLUMNS, y), z]))
     return rows
 
 
@@ -229,17 +230,19 @@ def pose(body: Figure, moment: Moment) -> np.ndarray:
     # Each joint turns about itself, the bust about the origin: x -> R (x - pivot) + pivot.
     pivots = body.joints * np.array([0, 0, 1, 1, 1])[:, None]
     places = pivots - np.einsum("jab,jb->ja", turns, pivots)
-    skin = (shared.weights @ np.concatenate([turns.reshape(5, 9), places], axis=1)).astype(np.float32)
+    transforms = np.concatenate([turns.reshape(5, 9), places], axis=1)
+    skin = (shared.weights @ transforms).astype(np.float32)
     points = points.astype(np.float32)
-    rotated = np.einsum("vab,vb->va", skin[:, :9].reshape(-1, 3, 3), points)
-    posed = rotated + skin[:, 9:]
+    matrices = skin[:, :9].reshape(-1, 3, 3)
+    posed = np.einsum("vab,vb->va", matrices, points) + skin[:, 9:]
     # Long hair rests on the shoulders and swings.
     strands = posed[shared.hair]
     low = np.clip((0.15 - strands[:, 1]) / 0.5, 0, 1) ** 1.5
     resting = points[shared.hair] @ bust.T
     beyond = moment.beyond
     sway = 0.08 * np.array([beyond["sway_side"], 0.0, beyond["sway_depth"]])
-    posed[shared.hair] = strands + low[:, None] * (0.6 * (resting - strands) + sway)
+    swinging = 0.6 * (resting - strands) + sway
+    posed[shared.hair] = strands + low[:, None] * swinging
     return posed
 
 
@@ -250,12 +253,15 @@ def _beyond(points_V3: np.ndarray, moment: Moment) -> np.ndarray:
     if e["asymmetry"]:
         side = "left" if e["asymmetry"] > 0 else "right"
         lift = bump(points_V3, (0.07, -0.09, 0.30), (0.035, 0.035, 0.08), side)
-        moved += lift[:, None] * np.array([0.008 * e["asymmetry"], 0.016 * abs(e["asymmetry"]), 0.004])
+        amount = e["asymmetry"]
+        pull = np.array([0.008 * amount, 0.016 * abs(amount), 0.004])
+        moved += lift[:, None] * pull
     for side, sign in (("left", 1.0), ("right", -1.0)):
         puff = e[f"puff_{side}"]
         if puff:
             cheek = bump(points_V3, (0.125, -0.065, 0.25), (0.045, 0.05, 0.07), side)
-            moved += (puff * cheek**1.5)[:, None] * np.array([sign * 0.018, 0.0, 0.022])
+            full = puff * cheek**1.5
+            moved += full[:, None] * np.array([sign * 0.018, 0.0, 0.022])
     if e["dimples"]:
         pits = bump(points_V3, (0.118, -0.075, 0.27), (0.010, 0.014, 0.04))
         moved -= e["dimples"] * pits[:, None] * np.array([0.0, 0.0, 0.012])
@@ -288,6 +294,7 @@ def normals(vertices_V3: np.ndarray) -> np.ndarray:
 
 def eye_offset(paint_N3: np.ndarray) -> np.ndarray:
     """Unit direction from the centre of its eyeball for paint coordinates on an eye (N, 3)."""
-    centre = np.where(paint_N3[:, :1] > 0, EYE_CENTRE, EYE_CENTRE * [-1, 1, 1])
+    left = paint_N3[:, :1] > 0
+    centre = np.where(left, EYE_CENTRE, mirror(EYE_CENTRE))
     offset = paint_N3 - centre.astype(paint_N3.dtype)
     return offset / np.linalg.norm(offset, axis=1, keepdims=True)

@@ -94,7 +94,8 @@ def _complexion(face: _Face) -> Array:
     warm = cheeks + nose + 0.4 * face.ear
     # Blood takes green and blue away.
     red = np.array([0.05, 0.32, 0.30], np.float32)
-    albedo *= 1 - (0.20 + 0.35 * trait["blush"]) * warm[:, None] * face.front[:, None] * red
+    blush = 0.20 + 0.35 * trait["blush"]
+    albedo *= 1 - blush * warm[:, None] * face.front[:, None] * red
     if trait["freckles"] > 0.75:
         spots = smooth(noise(420 * x, 410 * y, person.phase), 0.55, 0.8)
         spots = spots * blob(side, y, 0.07, 0.015, 0.10, 0.05) * face.front
@@ -125,13 +126,15 @@ def _scalp(
 def _beard(face: _Face, bearded: float) -> Array:
     """Amount of beard, with a gap below the lower lip."""
     person = face.person
-    line = np.interp(face.side, BEARD_X, BEARD_Y) + 0.006 * np.sin(90 * face.x + person.phase[1])
+    ragged = 0.006 * np.sin(90 * face.x + person.phase[1])
+    line = np.interp(face.side, BEARD_X, BEARD_Y) + ragged
     gap = 0.9 * blob(face.x, face.y, 0.0, -0.128, 0.012, 0.008)
     below = smooth(line - face.y, -0.012, 0.016)
     beside_lips = smooth(face.points.lip, 0.47, 0.34)
     zone = below * beside_lips * smooth(face.z, 0.03, 0.10) * (1 - gap)
     density = np.clip((bearded - 0.6) / 0.3, 0, 1) ** 0.8
-    return zone * density * (0.86 + 0.07 * noise(410 * face.x, 190 * face.y, person.phase))
+    uneven = noise(410 * face.x, 190 * face.y, person.phase)
+    return zone * density * (0.86 + 0.07 * uneven)
 
 
 def _brow(face: _Face) -> tuple[Array, Array]:
@@ -144,7 +147,8 @@ def _brow(face: _Face) -> tuple[Array, Array]:
     thick = (0.013 + 0.014 * face.person.trait["brow"]) * outer * inner
     # No edge is sharper than a pixel, or it would flicker.
     soft = max(0.0035, 0.7 * face.points.pixel)
-    hairs = (0.92 + 0.08 * np.sin(380 * side + 200 * (y - top))) * smooth(side, 0.020, 0.052)
+    stripes = np.sin(380 * side + 200 * (y - top))
+    hairs = (0.92 + 0.08 * stripes) * smooth(side, 0.020, 0.052)
     upper_edge = smooth(top + 0.001 - y, -soft, soft)
     lower_edge = smooth(y - (top - thick), -soft, soft)
     brow = upper_edge * lower_edge * smooth(side, 0.176, 0.160) * face.front
