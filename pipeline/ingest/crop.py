@@ -55,8 +55,7 @@ def fit_crop(points_52: np.ndarray) -> np.ndarray:
 
 
 def to_aligned(points: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Source points (..., 2 or 3) in pixels to fractions of the square; the third number, depth, is only
-    scaled."""
+    """Source points (..., 2 or 3) in pixels to fractions of the square; depth is only scaled."""
     aligned = np.asarray(points, np.float64) * crop[0]
     aligned[..., :2] += crop[1:]
     return aligned
@@ -117,8 +116,7 @@ def smooth_crops(crops_N3: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
 
 
 def _smooth(values_NC: np.ndarray, seconds_N: np.ndarray, sigma: float) -> np.ndarray:
-    """The value at its own time of the line that fits all values best, with Gaussian weights around that
-    time."""
+    """The value, at each frame's time, of the line that fits the values around it best; Gaussian weights."""
     offset_NN = seconds_N[None, :] - seconds_N[:, None]
     weight_NN = np.exp(-0.5 * (offset_NN / sigma) ** 2)
     weight_NN /= weight_NN.sum(axis=1, keepdims=True)

@@ -47,6 +47,7 @@ PICTURE_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis"
 # bytes.
 SYNC, PACKETS = 0x47, ((0, 188), (4, 192))
 KINDS = {
+    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -59,14 +60,18 @@ NUMBERED = re.compile(r"([0-9]{1,9})\.[^.]*$")
 
 
 class Rejected(Exception):
-    """This file or frame cannot be used. The message is the reason: a few words, then details behind a
-    colon."""
+    """This file or frame cannot be used.
+
+    The message is the reason: a few words, then details behind a colon.
+    """
 
 
 @dataclass
 class Listing:
-    """What lies in a folder, as paths relative to it: the files to be read, and why every other is passed
-    over."""
+    """What lies in a folder, as paths relative to it.
+
+    `files` are to be read; `passed_over` has every other with the reason.
+    """
 
     files: list[str] = field(default_factory=list)
     passed_over: dict[str, str] = field(default_factory=dict)
@@ -95,8 +100,7 @@ def find_files(folder: str | Path, kind: str) -> Listing:
 
 
 def find_clips(folder: str | Path) -> Listing:
-    """List the videos below `folder`, and the folders of at least two numbered pictures, each of which is a
-    clip."""
+    """List the clips below `folder`: videos, and folders of at least two numbered pictures."""
     listing = find_files(folder, VIDEO)
     pictures = find_files(folder, PICTURE).files
     numbered = defaultdict(list)
@@ -114,8 +118,7 @@ def find_clips(folder: str | Path) -> Listing:
 
 
 def _walk(folder: Path, listing: Listing) -> list[tuple[str, Path]]:
-    """All files below `folder` with their relative names; what cannot be walked into gets its reason at
-    once."""
+    """All files below `folder` with their relative names; `listing` gets what cannot be walked into."""
     found: list[tuple[str, Path]] = []
     visited: dict[str, str] = {}
 
@@ -152,16 +155,13 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def is_wanted(path: Path, kind: str) -> bool:
-    """Whether `path` is of `kind` or has a suffix that promises it. Raises Rejected for what nobody should
-    open."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise Rejected("a link to nothing") from error
-    except OSError as error:
-        raise Rejected(f"cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise Rejected(f"{KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file")
+    """Whether `path` is of `kind` or has a suffix that promises it.
+
+    Raises Rejected for what is no file, or is of the other kind.
+    """
+    if path.is_symlink() and not path.exists():
+        raise Rejected("a link to nothing")
+    _check_regular(path)
     promised = path.suffix.lower() in SUFFIXES[kind]
     try:
         with open(path, "rb") as file:
@@ -195,8 +195,7 @@ def kind_of(head: bytes) -> str | None:
 
 def check_file(path: Path) -> None:
     """Raise Rejected unless `path` is a file with something in it."""
-    if path.is_dir():
-        raise Rejected("a folder, not a file")
+    _check_regular(path)
     try:
         with open(path, "rb") as file:
             empty = not file.read(1)
@@ -206,9 +205,19 @@ def check_file(path: Path) -> None:
         raise Rejected("empty file")
 
 
+def _check_regular(path: Path) -> None:
+    """Raise Rejected for what must not be opened: a FIFO, say, would never answer."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise Rejected(f"cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
+        raise Rejected(f"{kind}, not a file")
+
+
 def plain_words(error: Exception) -> str:
-    """The library's own words without addresses and paths, so that equal files give equal tables wherever
-    they lie."""
+    """The library's own words without addresses and paths: equal files then give equal tables anywhere."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror

@@ -27,7 +27,8 @@ class ClipLook:
     """
 
     def __init__(self, settings: Ingest, find: Callable[[np.ndarray], Face], row: Row, rows: list[Row]):
-        """`find`: the face in a picture, or Rejected. `row` and `rows`: of the clip and its frames, to be filled."""
+        """`find`: the face in a picture, or Rejected. `row`, `rows`: of the clip and its frames, to be
+        filled."""
         self.settings, self.find, self.row, self.rows = settings, find, row, rows
         self.sums: dict[int, int] = {}
         self.faces: dict[int, Face] = {}
@@ -96,7 +97,8 @@ class ClipLook:
             raise Rejected("nothing moves: all frames show one picture")
 
     def _look_closer(self, clip: Clip) -> None:
-        """Look once more between the first and the last face, should there be few: one may come or go in a shot."""
+        """Look between the first and the last face, should there be few: somebody may come or go in a
+        shot."""
         if not self.faces or len(self.faces) >= self.settings.min_frames:
             return
         inner = range(min(self.faces), max(self.faces) + 1)
@@ -122,7 +124,7 @@ class ClipLook:
             raise Rejected(f"truncated: {count} of {len(indices)} frames")
 
     def _check_faces(self, seen: Sequence[Row]) -> None:
-        """Raise Rejected when the frames that were looked at have too few faces, or most of them are not upright."""
+        """Raise Rejected when the frames `seen` have too few faces, or most of them are not upright."""
         good, needed = len(self.faces), self.settings.min_frames
         reasons = Counter(frame["reason"] for frame in seen if not is_ok(frame))
         if not good:

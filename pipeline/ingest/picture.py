@@ -107,8 +107,7 @@ def _shrink_factor(width: int, height: int) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where it is missing. Another number of the EXIF data that makes no sense is no
-    loss."""
+    """The EXIF orientation, 1 where there is none that makes sense."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:

@@ -44,8 +44,8 @@ def most_frequent(rows: Sequence[Row]) -> str:
 def metrics_of(portraits: list[Row], clips: list[Row], frames: list[Row]) -> dict[str, Any]:
     """The metrics of the stage.
 
-    Counts by status and reason; `face_share`, of the portraits that can be read; `median_face_pixels`, of the source;
-    for clips also `cuts` in the film and `frames_left_out` by reason.
+    Counts by status and reason; `face_share`, of the portraits that can be read; `median_face_pixels`, of the
+    source; for clips also `cuts` in the film and `frames_left_out` by reason.
     """
     readable = [row for row in portraits if row["width"]]
     with_face = [row for row in readable if kind_of_reason(row["reason"]) != NO_FACE]

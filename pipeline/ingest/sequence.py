@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.ingest.files import NUMBERED, Rejected
+from pipeline.ingest.files import NUMBERED, PICTURE, Rejected, is_wanted
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.video import THUMBNAIL, Frame, Scan, Video
 
@@ -26,7 +26,7 @@ class PictureSequence:
         numbers: dict[int, Path] = {}
         for file in sorted(self.path.iterdir()):
             found = NUMBERED.search(file.name)
-            if found is None or file.name.startswith("."):
+            if found is None or file.name.startswith(".") or not _is_picture(file):
                 continue
             number = int(found[1])
             if number in numbers:
@@ -40,10 +40,10 @@ class PictureSequence:
         self.width = self.height = 0
 
     def frames(self, indices: Sequence[int] | None = None) -> Iterator[Frame]:
-        """The pictures of ascending `indices`, or all. What cannot be read, has no index: `scan` counts
-        it."""
+        """The pictures of ascending `indices`, or all; one that cannot be read has no index."""
         readable = self._readable
-        for index in range(len(readable)) if indices is None else indices:
+        wanted = range(len(readable)) if indices is None else indices
+        for index in wanted:
             place = readable[index]
             yield Frame(index, self._seconds[place], read_picture(self._files[place]))
 
@@ -70,6 +70,13 @@ class PictureSequence:
         seconds = np.array([self._seconds[place] for place in readable], np.float64)
         pictures = np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
         return Scan(seconds, pictures, len(self._files) - len(readable)), readable
+
+
+def _is_picture(file: Path) -> bool:
+    try:
+        return is_wanted(file, PICTURE)
+    except Rejected:
+        return False
 
 
 Clip = Video | PictureSequence

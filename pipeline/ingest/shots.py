@@ -1,7 +1,7 @@
 """Which frames of a clip belong together: the shots between its cuts, without uniform and frozen frames.
 
-All is judged by the thumbnails of `Video.scan`. On eleven films of talking people the histograms of neighbouring
-frames differ by at most 0.09, and by 0.58 and more where one person follows another.
+All is judged by the thumbnails of `Video.scan`. On eleven films of talking people the histograms of
+neighbouring frames differ by at most 0.09, and by 0.58 and more where one person follows another.
 """
 
 from collections import Counter
@@ -12,28 +12,29 @@ import numpy as np
 
 from pipeline.ingest.video import Scan
 
-# A cut is where this share of the pixels changes its colour (of 64 colours), or where the thumbnails differ by a step
-# in levels that is both large and so many times that of the frames around it.
+# A cut is where this share of the pixels changes its colour (of 64 colours), or where the thumbnails differ
+# by a step in levels that is both large and so many times that of the frames around it.
 CUT_HISTOGRAM = 0.3
 CUT_LEVELS, CUT_RATIO = 10.0, 6.0
 AROUND = 6
 BINS = 4
 # Deviation over a thumbnail, in levels, below which there is nothing in the picture: black, or a plain card.
 UNIFORM = 4.0
-# Where one picture dissolves into the next, this share of the pixels changes its colour over so many seconds. Films of
-# people stay below 0.2.
+# Where one picture dissolves into the next, this share of the pixels changes its colour over so many seconds.
+# Films of people stay below 0.2.
 GRADUAL_HISTOGRAM, GRADUAL_SECONDS = 0.4, 0.8
-# A film stands still where no cell of the thumbnails changes by as many levels in so many seconds and frames. Films of
-# people have 18 and more, coded photos at most 9.
+# A film stands still where no cell of the thumbnails changes by as many levels in so many seconds and frames.
+# Films of people have 18 and more, coded photos at most 9.
 FROZEN_LEVELS, FROZEN_SECONDS, FROZEN_FRAMES = 12.0, 1.0, 5
-# Levels by which one of the cells of the thumbnails must change in a clip of somebody who moves. A photo coded as a
-# film stays at 10 or below, eleven films of people have 55 and more.
+# Levels by which one of the cells of the thumbnails must change in a clip of somebody who moves. A photo
+# coded as a film stays at 10 or below, eleven films of people have 55 and more.
 STILL = 16.0
 
 
 @dataclass(frozen=True)
 class Shots:
-    """`spans`: the frames of each shot, the longest first. `cuts`: between them. `left_out`: frames by reason."""
+    """`spans`: the frames of each shot, the longest first. `cuts`: between them. `left_out`: frames by
+    reason."""
 
     spans: list[range]
     cuts: int

@@ -43,14 +43,32 @@ def split_clips(rows: Sequence[Mapping[str, Any]], settings: Ingest) -> dict[str
         splits = _split_by_lists(rows, settings)
     else:
         recordings = recordings_of(rows, settings.recordings)
-        good = sorted({recordings[row["key"]] for row in usable})
         groups = sorted(set(recordings.values()))
+        good = sorted({recordings[row["key"]] for row in usable})
         found = split_folder(groups, good, settings.validation_share, settings.test_share)
-        splits = {row["key"]: found[recordings[row["key"]]] for row in rows}
+        splits = {key: found[recording] for key, recording in recordings.items()}
     counts = Counter(splits[row["key"]] for row in usable)
     if len(counts) < len(SPLITS):
         raise UserError(_too_few(rows, len(usable), settings))
     return splits
+
+
+def check_rule(rule: str) -> None:
+    """Raise UserError for a value of ingest.recordings that says nothing."""
+    if rule in (NAME, FOLDER, AUTO, *RULES):
+        return
+    try:
+        groups = re.compile(rule).groups
+    except re.error as error:
+        problem = f"no regular expression: {error}"
+    else:
+        problem = "" if groups else "a regular expression without a group"
+    if problem:
+        known = ", ".join([NAME, FOLDER, AUTO, *RULES])
+        raise UserError(
+            f'ingest.recordings is "{rule}", which is {problem}. It must be one of {known}, or a regular '
+            "expression whose first group names the recording, such as ^(.*)_."
+        )
 
 
 def read_lists(folder: Path) -> dict[str, str]:
@@ -64,8 +82,9 @@ def read_lists(folder: Path) -> dict[str, str]:
         try:
             lines = path.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
+            reason = plain_words(error)
             raise UserError(
-                f"ingest.split names {folder}, but {path} cannot be read ({plain_words(error)}). Put a list of clips "
+                f"ingest.split names {folder}, but {path} cannot be read ({reason}). Put a list of clips "
                 "there, one a line, or set ingest.split: hash."
             ) from error
         names = [line.strip().removeprefix("./") for line in lines if line.strip()]
@@ -95,8 +114,8 @@ def _split_by_lists(rows: Sequence[Mapping[str, Any]], settings: Ingest) -> dict
         twin = seen.setdefault(row.get("content") or row["file"], row)
         if splits[twin["key"]] != splits[row["key"]]:
             raise UserError(
-                f"{twin['file']} and {row['file']} are the same file, but the lists of {settings.split} put one into "
-                f"{splits[twin['key']]} and one into {splits[row['key']]}. Remove one of them."
+                f"{twin['file']} and {row['file']} are the same file, but the lists of {settings.split} put "
+                f"one into {splits[twin['key']]} and one into {splits[row['key']]}. Remove one of them."
             )
     return splits
 
@@ -122,7 +141,9 @@ def recordings_of(rows: Sequence[Mapping[str, Any]], rule: str) -> dict[str, str
         content = row.get("content")
         if not content:
             continue
-        mine, other = root(names[row["key"]]), root(seen.setdefault(content, names[row["key"]]))
+        name = names[row["key"]]
+        twin = seen.setdefault(content, name)
+        mine, other = root(name), root(twin)
         parents[max(mine, other)] = min(mine, other)
     return {key: root(name) for key, name in names.items()}
 
@@ -135,7 +156,8 @@ def _recording(file: str, rule: str) -> str:
         return path.parent.as_posix() if path.parent.name else file
     if rule not in (AUTO, *RULES):
         found = re.search(rule, file)
-        return found[1] if found and found.re.groups and found[1] else file
+        recording = found[1] if found else None
+        return recording or file
     # A folder of pictures has no suffix, but its name may have a dot.
     stem = path.stem if path.suffix.lower() in SUFFIXES[VIDEO] else path.name
     patterns = RULES.values() if rule == AUTO else [RULES[rule]]
@@ -155,6 +177,6 @@ def _too_few(rows: Sequence[Mapping[str, Any]], usable: int, settings: Ingest) -
     else:
         more = "Raise ingest.train_clips, validation_clips and test_clips"
     return (
-        f"of {len(rows)} clips {usable} can be used, but training, validation and testing need one each at least"
-        f"{rejected}. {more} in params.yaml."
+        f"of {len(rows)} clips {usable} can be used, but training, validation and testing need one each at "
+        f"least{rejected}. {more} in params.yaml."
     )

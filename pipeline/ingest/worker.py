@@ -10,7 +10,6 @@ frames of a clip and trains on 50 of them (facts 7.1 and 11, issue 13).
 """
 
 import base64
-import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ import pyarrow as pa
 
 from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
-from pipeline.core.files import key_of
+from pipeline.core.files import key_of, sha256
 from pipeline.core.paths import GENERATED
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.job import Job
@@ -35,7 +34,7 @@ from pipeline.ingest.look import ClipLook
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import GOOD, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
 from pipeline.ingest.sequence import open_clip
-from pipeline.ingest.splits import HASH, listed_split, read_lists, split_clips
+from pipeline.ingest.splits import HASH, check_rule, listed_split, read_lists, split_clips
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import Sample
 from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, write_table
@@ -57,10 +56,12 @@ def ingest(
     _check_some(portrait_rows, portraits, "portraits")
     _check_some(clip_rows, clips, "clips")
     splits = split_clips(clip_rows, settings)
+    # The frames of a clip go with it.
     for row in clip_rows:
         row["split"] = splits[row["key"]]
     for row in frame_rows:
         row["split"] = splits[row["clip"]]
+    # Only now, so that no message counts files that were never meant to be read.
     for rows, listing in zip((portrait_rows, clip_rows), listings, strict=True):
         rows += [_passed_over(file, reason) for file, reason in listing.passed_over.items()]
         rows.sort(key=lambda row: row["file"])
@@ -148,19 +149,30 @@ class Ingester:
             return
         usable = [frame for frame in record["frames"] if is_ok(frame)]
         indices = [frame["index"] for frame in usable]
-        crops = np.stack([fit_crop(five_points(look.faces[index].mesh_478)) for index in indices])
-        if self.settings.smooth_crop:
-            crops = smooth_crops(crops, np.array([frame["seconds"] for frame in usable]))
+        crops = self._crops(usable, look)
         # The clip is decoded once more, so that it is never in memory as a whole.
         for frame, crop, shown in zip(usable, crops, clip.frames(indices), strict=True):
             if zlib.crc32(shown.picture) != look.sums[shown.index]:
+                # The engine tries the clip again, and gives it up by name when that does not help.
                 raise ValueError(f"frame {shown.index} of {file} was another picture when it was read again")
             frame |= _face_columns(look.faces[shown.index], crop, shard)
             yield frame["key"], self._fields(shown.picture, crop)
 
+    def _crops(self, frames: Sequence[Row], look: ClipLook) -> np.ndarray:
+        """The crops of the frames of a clip, (N, 3)."""
+        meshes = [look.faces[frame["index"]].mesh_478 for frame in frames]
+        crops = np.stack([fit_crop(five_points(mesh_478)) for mesh_478 in meshes])
+        if not self.settings.smooth_crop:
+            return crops
+        seconds = np.array([frame["seconds"] for frame in frames])
+        return smooth_crops(crops, seconds)
+
     def _find(self, picture: np.ndarray) -> Face:
+        """The upright face in a picture. Raises Rejected."""
         face = self.faces.find(picture)
-        self.faces.check_upright(picture, face)
+        # Generated heads are upright, and of a thousand of them three would be taken for upside-down ones.
+        if self.settings.source == "folder":
+            self.faces.check_upright(picture, face)
         return face
 
     def _fields(self, picture: np.ndarray, crop: np.ndarray) -> dict[str, bytes]:
@@ -169,17 +181,14 @@ class Ingester:
 
 
 def _content(path: Path) -> str:
-    """A hash of a file, or of all files of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    """The hash of a file, or those of all files of a folder in the order of their names."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
     try:
-        for file in files:
-            with open(file, "rb") as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
+        return " ".join(sha256(file) for file in files)
     except OSError as error:
         raise Rejected(f"cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:
@@ -192,6 +201,7 @@ def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:
 
 def _listings(settings: Ingest, portraits: Path, clips: Path) -> tuple[Listing, Listing]:
     """What the two folders hold. Raises UserError when there is nothing to read."""
+    check_rule(settings.recordings)
     pictures, films = find_files(portraits, PICTURE), find_clips(clips)
     if settings.source == "folder" and settings.split != HASH:
         lists = read_lists(Path(settings.split))
@@ -217,8 +227,8 @@ def _check_found(listing: Listing, folder: Path, key: str, kind: str) -> None:
         state = "is empty"
     suffixes = " ".join(sorted(SUFFIXES[kind]))
     raise UserError(
-        f"no {key} to read: the folder {folder} (ingest.{key}) {state}. Put {suffixes} files there, name another "
-        "folder in params.yaml, or set ingest.source: generated."
+        f"no {key} to read: the folder {folder} (ingest.{key}) {state}. Put {suffixes} files there, name "
+        "another folder in params.yaml, or set ingest.source: generated."
     )
 
 

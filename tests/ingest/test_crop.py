@@ -16,7 +16,9 @@ def test_crop_of_the_template_itself():
 
 
 @pytest.mark.parametrize(
-    "points",  # pupils, nose tip, mouth corners of two portraits of the official example set, pixels of their 512 x 512 frames
+    # Pupils, nose tip and mouth corners of two portraits of the official example set, pixels of their 512 x
+    # 512 frames.
+    "points",
     [
         [[183.2, 231.5], [292.1, 216.4], [232.7, 282.0], [197.6, 345.2], [296.9, 332.6]],
         [[170.9, 262.0], [265.0, 205.4], [230.1, 288.8], [230.4, 360.1], [312.5, 311.4]],

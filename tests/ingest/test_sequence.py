@@ -1,5 +1,7 @@
 """A folder of numbered pictures is a clip."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,3 +57,10 @@ def test_clips_of_a_folder(tmp_path):
         "cover1.png": "a picture, not a video",
     }
     assert isinstance(open_clip(tmp_path / "a.mp4", 25), Video)
+
+
+def test_other_files_beside_the_pictures(tmp_path):
+    folder = write_pictures(tmp_path / "clip", range(3))
+    (folder / "landmarks1.txt").write_text("x")
+    os.mkfifo(folder / "00000007.png")
+    assert [number_of(frame.picture) for frame in open_clip(folder, 25).frames()] == [0, 1, 2]

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.ingest.splits import recordings_of, split_clips
+from pipeline.ingest.splits import check_rule, recordings_of, split_clips
 from tests.ingest.test_ingest import SETTINGS
 
 
@@ -97,3 +97,9 @@ def test_bad_lists(tmp_path):
     (tmp_path / "s" / "test.txt").write_text("\n")
     with pytest.raises(UserError, match="names no clip"):
         split_clips(rows_of(["a"]), settings)
+
+
+@pytest.mark.parametrize(("rule", "problem"), [("[", "no regular expression"), ("talk", "without a group")])
+def test_bad_rules(rule, problem):
+    with pytest.raises(UserError, match=rf"ingest\.recordings is .*{problem}.*name, folder, auto, vfhq"):
+        check_rule(rule)
