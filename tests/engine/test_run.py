@@ -21,7 +21,7 @@ from pipeline.engine.code_mark import SOURCE, closure
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import publish
-from pipeline.engine.work_unit import Reject, WorkUnit, record_path, units_of
+from pipeline.engine.work_unit import Done, Reject, WorkUnit, record_path, units_of
 from pipeline.store.shards import ShardReader, encode_npy
 
 UNITS = units_of("part", [f"item-{index:03d}" for index in range(18)], 4)
@@ -68,16 +68,25 @@ class Worker:
             )
 
 
+def run(units, work, scratch: Path, counts=None, item_bytes: float = 0.0, workers: int = 0) -> list[Done]:
+    return run_units(units, work, scratch, machine(workers), "test", counts or {"items": 1}, item_bytes)
+
+
+def begun(calls: Path) -> list[str]:
+    """The units that a Worker was called with."""
+    return sorted(path.name[:11] for path in calls.iterdir())
+
+
 def shards(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.glob("*.tar"))}
 
 
 def run_apart(*arguments) -> int:
     """`run_units` in a process of its own, which may die; its exit code."""
-    run = multiprocessing.get_context("fork").Process(target=run_units, args=arguments)
-    run.start()
-    run.join()
-    return run.exitcode
+    process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -91,7 +100,7 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     With three workers a unit fails.
     """
     scratch = {workers: tmp_path / f"scratch{workers}" for workers in (0, 1, 3)}
-    done = run_units(UNITS, partial(Worker, tmp_path / "calls0"), scratch[0], machine(0), "test")
+    done = run(UNITS, partial(Worker, tmp_path / "calls0"), scratch[0])
     assert [result.name for result in done] == [unit.name for unit in UNITS]
     counts = [len(unit.items) for unit in UNITS]
     assert [result.shard.samples for result in done] == counts
@@ -99,18 +108,18 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     assert all(result.seconds > 0 and not result.rejects for result in done)
     # The worker dies once, of an item that is then done as any other.
     killed = partial(Worker, tmp_path / "calls1", deadly=("item-005",))
-    assert run_units(UNITS, killed, scratch[1], machine(1), "test") == done
+    assert run(UNITS, killed, scratch[1], workers=1) == done
     assert (tmp_path / "calls1/died").exists()
     # The unit that fails fails for all its items, so nothing of it is published; the others are done.
     broken = partial(Worker, tmp_path / "calls3", bad=UNITS[1].items)
     problem = "test: the unit part-000001 failed: RuntimeError: nobody expected this"
     with pytest.raises(UserError, match=problem):
-        run_units(UNITS, broken, scratch[3], machine(3), "test")
+        run(UNITS, broken, scratch[3], workers=3)
     processes = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "calls3").iterdir()}
     assert str(os.getpid()) not in processes
-    again = run_units(UNITS, partial(Worker, tmp_path / "again3"), scratch[3], machine(0), "test")
+    again = run(UNITS, partial(Worker, tmp_path / "again3"), scratch[3])
     assert again == done
-    assert [path.name[:11] for path in (tmp_path / "again3").iterdir()] == ["part-000001"]
+    assert begun(tmp_path / "again3") == ["part-000001"]
     for workers, folder in scratch.items():
         publish(folder, tmp_path / f"out{workers}")
         assert not folder.exists() and checksums(tmp_path / f"out{workers}") == checksums(tmp_path / "out0")
@@ -134,28 +143,27 @@ def test_what_always_kills_its_worker_is_given_up_and_the_rest_complete(tmp_path
         (Reject("item-008", killed),),
     ]
     many = partial(Worker, tmp_path / "calls2", **trouble)
-    done = run_units(units, many, tmp_path / "scratch2", machine(2), "test")
+    done = run(units, many, tmp_path / "scratch2", workers=2)
     assert [result.rejects for result in done] == rejects
     assert [result.record for result in done] == [{"items": 2}, {"items": 3}, {}]
     assert done[2].shard is None
     assert not list((tmp_path / "scratch2").glob("*.tries.json"))
-    alone = (partial(Worker, tmp_path / "calls0", **trouble), tmp_path / "scratch0", machine(0), "test")
+    alone = (partial(Worker, tmp_path / "calls0", **trouble), tmp_path / "scratch0")
     codes = []
     while not codes or codes[-1]:
         assert len(codes) < 12
         codes.append(run_apart(units, *alone))
-    # The process dies of the first unit as a whole, of its two items twice each, and of the single item
-    # twice.
+    # The process dies of the first unit as a whole, of two of its items twice, and of the single one twice.
     assert codes == [-signal.SIGKILL] * 7 + [0]
     again = partial(Worker, tmp_path / "calls0")
-    assert run_units(units, again, tmp_path / "scratch0", machine(0), "test") == done
+    assert run(units, again, tmp_path / "scratch0") == done
     assert shards(tmp_path / "scratch0") == shards(tmp_path / "scratch2")
     # The others are what they are without the bad ones among the items.
     plain = [
         WorkUnit("part-000000", ["item-000", "item-003"]),
         WorkUnit("part-000001", ["item-004", "item-005", "item-007"]),
     ]
-    run_units(plain, partial(Worker, tmp_path / "plain"), tmp_path / "scratch", machine(0), "test")
+    run(plain, partial(Worker, tmp_path / "plain"), tmp_path / "scratch")
     assert shards(tmp_path / "scratch") == shards(tmp_path / "scratch0")
 
 
@@ -163,12 +171,12 @@ def test_what_always_kills_its_worker_is_given_up_and_the_rest_complete(tmp_path
 def test_a_death_from_outside_costs_no_item(tmp_path):
     """Killed in the same unit again and again, but never twice alone with an item: nothing is given up."""
     work, scratch = partial(Worker, tmp_path / "calls"), tmp_path / "scratch"
-    want = run_units(UNITS[:1], work, tmp_path / "undisturbed", machine(0), "test")
+    want = run(UNITS[:1], work, tmp_path / "undisturbed")
     for deadly in (("item-002",), ("item-001",)):
         (tmp_path / "calls/died").unlink(missing_ok=True)
-        code = run_apart(UNITS[:1], partial(work, deadly=deadly), scratch, machine(0), "test")
+        code = run_apart(UNITS[:1], partial(work, deadly=deadly), scratch)
         assert code == -signal.SIGKILL
-    assert run_units(UNITS[:1], work, scratch, machine(0), "test") == want
+    assert run(UNITS[:1], work, scratch) == want
     assert shards(scratch) == shards(tmp_path / "undisturbed")
 
 
@@ -176,32 +184,32 @@ def test_a_death_from_outside_costs_no_item(tmp_path):
 def test_a_worker_that_nothing_passes_stops_the_run(tmp_path):
     """A fault that kills or raises for everything is no fault of the items."""
     killer = partial(Worker, tmp_path / "calls", deadly=UNITS[0].items, always=True)
-    deadly = (UNITS[:1], killer, tmp_path / "scratch", machine(0), "test")
+    deadly = (UNITS[:1], killer, tmp_path / "scratch")
     assert [run_apart(*deadly) for _ in range(7)] == [-signal.SIGKILL] * 7
     with pytest.raises(UserError, match="the first 3 items that were tried alone killed their worker"):
-        run_units(*deadly)
+        run(*deadly)
     alone = units_of("part", ["a", "b"], 1)
     bad = partial(Worker, tmp_path / "alone", bad=("a", "b"))
     problem = "every one of the 2 items failed, the first with: RuntimeError: nobody expected this"
     # Twice, as the next run must not take the items for broken.
     for _ in range(2):
         with pytest.raises(UserError, match=problem):
-            run_units(alone, bad, tmp_path / "single", machine(0), "test")
+            run(alone, bad, tmp_path / "single")
     with pytest.raises(UserError, match="part-000000 failed: RuntimeError: CUDA is out of order"):
-        run_units(UNITS[:1], Unmade, tmp_path / "unmade", machine(0), "test")
+        run(UNITS[:1], Unmade, tmp_path / "unmade")
 
 
 def test_a_machine_in_trouble_costs_no_item(tmp_path):
     for error in (MemoryError("no more"), OSError(28, "No space left on device")):
         with pytest.raises(UserError, match=f"part-000000 failed: {type(error).__name__}"):
-            run_units(UNITS[:1], partial(Troubled, error), tmp_path / "scratch", machine(0), "test")
+            run(UNITS[:1], partial(Troubled, error), tmp_path / "scratch")
 
 
 def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
     scratch = tmp_path / "scratch"
     bad = partial(Worker, tmp_path / "calls", bad=UNITS[1].items)
     with pytest.raises(UserError, match="the unit part-000001 failed: RuntimeError"):
-        run_units(UNITS, bad, scratch, machine(0), "test")
+        run(UNITS, bad, scratch)
     assert "nobody expected this" in (scratch / "part-000001.error.txt").read_text()
     assert not list(scratch.glob(".*")) and not list(scratch.glob("*.tries.json"))
     assert len(list(scratch.glob("*.tar"))) == len(UNITS) - 1
@@ -210,7 +218,7 @@ def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
 def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp_path, capfd):
     work, scratch = partial(Worker, tmp_path / "calls"), tmp_path / "scratch"
     with pytest.raises(UserError, match=r"takes about 18\.0 TB, but the disk of .* has only .* free"):
-        run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1, "views": 4}, 1e12)
+        run(UNITS, work, scratch, {"frames": 1, "views": 4}, 1e12)
     assert not shards(scratch) and not list(tmp_path.glob("calls/*"))
     assert json.loads((scratch / "plan.json").read_text())["units"] == [
         {"name": unit.name, "items": unit.items} for unit in UNITS
@@ -219,27 +227,27 @@ def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp
     assert said.startswith("test: 5 of 5 shards to do: 18 frames, 72 views; about 18.0 TB, ")
     assert said.endswith("free; time not known yet\n")
     with Costs("nothing", "smoke") as costs:
-        run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})
+        run(UNITS, work, scratch, {"frames": 1})
     assert costs.work["test"]["items"] == 18 and costs.work["test"]["items_per_second"] > 0
     record_path(UNITS[0], scratch).unlink()
     capfd.readouterr()
     # What a unit takes is known by now.
-    run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})
+    run(UNITS, work, scratch, {"frames": 1})
     assert capfd.readouterr().err.startswith("test: 1 of 5 shards to do, 4 done already: 4 frames; about 1.")
-    run_units(UNITS, work, scratch, machine(0), "test", {"frames": 1})
+    run(UNITS, work, scratch, {"frames": 1})
     assert capfd.readouterr().err == "test: all 5 shards are done already\n"
 
 
 @pytest.mark.process
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     work, scratch = partial(Worker, tmp_path / "calls", deadly=("item-009",)), tmp_path / "scratch"
-    assert run_apart(UNITS, work, scratch, machine(0), "test") == -signal.SIGKILL
+    assert run_apart(UNITS, work, scratch) == -signal.SIGKILL
     assert len(list(scratch.glob("*.done.json"))) == 2 and len(list(scratch.glob(".*.tmp"))) == 1
-    done = run_units(UNITS, partial(Worker, tmp_path / "again"), scratch, machine(0), "test")
-    again = {path.name[:11] for path in (tmp_path / "again").iterdir()}
+    done = run(UNITS, partial(Worker, tmp_path / "again"), scratch)
+    again = set(begun(tmp_path / "again"))
     assert again == {f"part-00000{number}" for number in (2, 3, 4)}
     publish(scratch, tmp_path / "out")
-    assert run_units(UNITS, partial(Worker, tmp_path / "whole"), scratch, machine(0), "test") == done
+    assert run(UNITS, partial(Worker, tmp_path / "whole"), scratch) == done
     publish(scratch, tmp_path / "undisturbed")
     assert checksums(tmp_path / "out") == checksums(tmp_path / "undisturbed")
 
@@ -249,7 +257,7 @@ def test_a_worker_that_cannot_be_made(tmp_path):
         raise UserError("the weights are missing.")
 
     with pytest.raises(UserError, match="part-000000 and 4 more failed: the weights are missing"):
-        run_units(UNITS, make, tmp_path / "scratch", machine(0), "test")
+        run(UNITS, make, tmp_path / "scratch")
 
 
 def test_a_cluster_that_is_not_there(tmp_path):
@@ -264,7 +272,7 @@ def test_a_cluster_that_is_not_there(tmp_path):
 
 def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
     scratch = tmp_path / "scratch"
-    first = run_units(UNITS, partial(Worker, tmp_path / "first"), scratch, machine(0), "test")
+    first = run(UNITS, partial(Worker, tmp_path / "first"), scratch)
     before = shards(scratch)
     # A byte in the first shard, no second shard, no third record, half of a fourth record.
     damaged = bytearray((scratch / "part-000000.tar").read_bytes())
@@ -273,12 +281,12 @@ def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
     (scratch / "part-000001.tar").unlink()
     (scratch / "part-000002.done.json").unlink()
     (scratch / "part-000003.done.json").write_text("{")
-    again = run_units(UNITS, partial(Worker, tmp_path / "again"), scratch, machine(0), "test")
+    again = run(UNITS, partial(Worker, tmp_path / "again"), scratch)
     assert again == first and shards(scratch) == before
-    repeated = sorted(path.name[:11] for path in (tmp_path / "again").iterdir())
+    repeated = begun(tmp_path / "again")
     assert repeated == [f"part-00000{index}" for index in range(4)]
     other = [WorkUnit(UNITS[0].name, UNITS[1].items), *UNITS[1:]]
-    changed = run_units(other, partial(Worker, tmp_path / "other"), scratch, machine(0), "test")
+    changed = run(other, partial(Worker, tmp_path / "other"), scratch)
     assert changed[0].shard != first[0].shard
     assert len(list((tmp_path / "other").iterdir())) == 1
 
@@ -302,7 +310,7 @@ class Silent:
 
 
 def test_a_unit_may_make_no_samples(tmp_path):
-    done = run_units(units_of("part", [1, 2, 3], 2), Silent, tmp_path / "scratch", machine(0), "test")
+    done = run(units_of("part", [1, 2, 3], 2), Silent, tmp_path / "scratch")
     assert [(result.shard, result.record) for result in done] == [(None, {"sum": 3}), (None, {"sum": 3})]
     publish(tmp_path / "scratch", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -311,7 +319,7 @@ def test_a_unit_may_make_no_samples(tmp_path):
 def test_publishing_replaces_what_was_there(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/stale.tar").touch()
-    run_units(UNITS[:1], partial(Worker, tmp_path / "calls"), tmp_path / "scratch", machine(0), "test")
+    run(UNITS[:1], partial(Worker, tmp_path / "calls"), tmp_path / "scratch")
     publish(tmp_path / "scratch", tmp_path / "out")
     shown = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert shown == ["part-000000.tar", "part-000000.tar.json"]
