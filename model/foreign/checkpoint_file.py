@@ -1,7 +1,7 @@
 """Reading foreign torch files as data (facts 10.1, 10.2).
 
-They are pickles of whole modules and files of torch.save, old and new. A tensor stays a view of the file until it
-is asked for; then its shape, stride and offset are checked against the bytes of its storage.
+They are pickles of whole modules and files of torch.save, old and new. A tensor stays a view of the file
+until it is asked for; then its shape, stride and offset are checked against the bytes of its storage.
 """
 
 import math

@@ -102,10 +102,10 @@ def clip_times(
     clip: str,
     keys: Sequence[str],
 ) -> tuple[Fraction, list[float]]:
-    """The frame rate of a clip, and the seconds from the first of its frames `keys` to each of them, ascending.
+    """The frame rate of a clip, and the seconds from the first of its frames `keys` to each, ascending.
 
-    A film with these times runs as fast as the clip: where a frame between was rejected, the one before is shown
-    longer. The frames of a file whose time stamps do not ascend are taken as evenly spaced.
+    A film with these times runs as fast as the clip: where a frame between was rejected, the one before is
+    shown longer. The frames of a file whose time stamps do not ascend are taken as evenly spaced.
     """
     clips = pq.read_table(ingest / "clips.parquet", columns=["fps"], filters=[("key", "=", clip)])
     frames = pq.read_table(

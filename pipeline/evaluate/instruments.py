@@ -1,4 +1,7 @@
-"""What measures pictures of people: judging networks, the face mesh, and an instrument calibrated with the truth."""
+"""What measures pictures of people.
+
+These are judging networks, the face mesh, and an instrument calibrated with the truth.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -98,8 +101,9 @@ class Instruments:
     ) -> dict[str, np.ndarray]:
         """The numbers of each pair by name, float64 (N,).
 
-        They say how like results (N, 3, S, S) with landmarks `points` (N, 70, 2) are to the source's identity and
-        to the driving frame's expression and pose; where both are the `same` person, also to the driving frame.
+        They say how like results (N, 3, S, S) with landmarks `points` (N, 70, 2) are to the source's identity
+        and to the driving frame's expression and pose; where both are the `same` person, also to the driving
+        frame.
         """
         wanted = stack_frames(drivings, "image")
         found = self._expression_pose(result)
@@ -130,7 +134,10 @@ class Instruments:
         return self.recognition(stack_frames(frames, "image"), points[:, FIVE])
 
     def motion(self, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
-        """Mouth, lids and gaze of real frames, (N,): the truth where it is known, else as read from the pictures."""
+        """Mouth, lids and gaze of real frames, (N,).
+
+        They are the truth where it is known, else what is read from the pictures.
+        """
         if self.truth:
             points = [self.truth.landmarks[frame.key] for frame in frames]
             return self.reader.measure(np.stack(points))
@@ -240,12 +247,12 @@ class FaceRecognition:
 class ExpressionTruth:
     """Expression error against known parameters, of generated heads alone.
 
-    In percent of the inter-ocular distance; lower is better. The frozen regressor learnt fitted parameters, which
-    are biased against the truth. So a ridge regression from its 109 numbers to the true offsets of landmarks
-    (`pipeline.geometry.expression`) is fitted on real frames of training clips, where the truth is known: a
-    calibrated instrument. The error is the mean distance over the inner landmarks between what it reads in a
-    picture and the truth of the driving frame. What it errs on the real driving frames themselves is reported
-    beside it (`real`): less than that cannot be told apart.
+    In percent of the inter-ocular distance; lower is better. The frozen regressor learnt fitted parameters,
+    which are biased against the truth. So a ridge regression from its 109 numbers to the true offsets of
+    landmarks (`pipeline.geometry.expression`) is fitted on real frames of training clips, where the truth is
+    known: a calibrated instrument. The error is the mean distance over the inner landmarks between what it
+    reads in a picture and the truth of the driving frame. What it errs on the real driving frames themselves
+    is reported beside it (`real`): less than that cannot be told apart.
     """
 
     def __init__(self, flame: Flame) -> None:

@@ -79,8 +79,8 @@ METHOD_NAMES = {"psi": "Psi", "psi3d": "Psi_3d, no motion", "copy": "source copi
 SECTIONS = {
     "self": Section(
         "Self-reenactment",
-        "Source and driving frame are of the same held-out clip; every result is seen from the driving frame's "
-        "fitted camera.",
+        "Source and driving frame are of the same held-out clip; every result is seen from the driving "
+        "frame's fitted camera.",
     ),
     "cross": Section(
         "Cross-identity reenactment", "The driving frame shows another person of the held-out clips."
@@ -94,8 +94,8 @@ SECTIONS = {
     ),
     "response": Section(
         "Response to the motion",
-        "Psi draws the first frame of a clip with its own motion and with that of another frame, from one true "
-        "side; the generator did, too.",
+        "Psi draws the first frame of a clip with its own motion and with that of another frame, from one "
+        "true side; the generator did, too.",
     ),
     "ingest": Section("Landmarks against the truth", "Of the generated portraits, as ingest found them."),
     "fit_flame": Section(

@@ -2,8 +2,8 @@
 
 Images are (B, 3, H, W) in [-1, 1], masks and opacities (B, 1, H, W) in [0, 1]. Functions return one value a
 sample, (B,), unless they say otherwise. LPIPS, ID, AED and APD go by the names of paper section 5 but are
-measured with the networks at hand (`pipeline.networks.judges`). At generated scale these are small ones of our
-own, so that the numbers compare with each other alone, never with published ones.
+measured with the networks at hand (`pipeline.networks.judges`). At generated scale these are small ones of
+our own, so that the numbers compare with each other alone, never with published ones.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ Region = tuple[slice, slice]  # rows and columns of an image
 def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[Region]:
     """Rows and columns of the head, one pair a sample. `landmarks` are image fractions.
 
-    The paper does not define its head region. Here it is the bounding box of the foreground above the chin (the
-    lowest landmark and HEAD_MARGIN); without foreground it is the whole image.
+    The paper does not define its head region. Here it is the bounding box of the foreground above the chin
+    (the lowest landmark and HEAD_MARGIN); without foreground it is the whole image.
     """
     foreground = mask_BCHW[:, 0] > 0.5
     return [_head_box(*sample) for sample in zip(foreground, landmarks_BN2, strict=True)]
@@ -133,8 +133,8 @@ def within_clips(
 ) -> float:
     """Correlation of two measures over the frames of clips, -1 to 1.
 
-    Each measure counts from its mean over the clip, so that what differs between people does not count. Frames
-    where one of the two is NaN are left out. NaN when nothing is left that moves.
+    Each measure counts from its mean over the clip, so that what differs between people does not count.
+    Frames where one of the two is NaN are left out. NaN when nothing is left that moves.
     """
     known = np.isfinite(a_N) & np.isfinite(b_N)
     names, clip = np.unique(np.asarray(clips), return_inverse=True)
@@ -168,8 +168,8 @@ def depth_error(
 ) -> Tensor:
     """Mean absolute difference of the distance along the ray where both have foreground; lower is better.
 
-    In world units, a third of a metre each. `wanted` is infinite outside the head. NaN for a sample where the two
-    do not overlap.
+    In world units, a third of a metre each. `wanted` is infinite outside the head. NaN for a sample where the
+    two do not overlap.
     """
     both = torch.isfinite(wanted_BCHW) & (opacity_BCHW > 0.5)
     difference = torch.where(both, (depth_BCHW - wanted_BCHW).abs(), torch.zeros_like(depth_BCHW))
@@ -179,8 +179,8 @@ def depth_error(
 def aed(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
     """Average expression distance (paper section 5.2): mean L1 of estimated coefficients; lower is better.
 
-    The 3 numbers of the jaw count beside the 100 of the expression, as they are part of it in the estimator that
-    the paper uses.
+    The 3 numbers of the jaw count beside the 100 of the expression, as they are part of it in the estimator
+    that the paper uses.
     """
     expression = range(*Estimate.EXPRESSION.indices(Estimate.SIZE))
     jaw = range(*Estimate.JAW.indices(Estimate.SIZE))
@@ -191,8 +191,8 @@ def aed(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
 def apd(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
     """Average pose distance (paper section 5.2): mean squared difference of estimated head rotation vectors.
 
-    In rad^2 times 1000; lower is better. The paper names no formula: a square is what its reference uses and what
-    the published size (0.58) allows, which is about 1.4 degrees.
+    In rad^2 times 1000; lower is better. The paper names no formula: a square is what its reference uses and
+    what the published size (0.58) allows, which is about 1.4 degrees.
     """
     return 1000.0 * (result_B109 - driving_B109)[:, Estimate.ROTATION].square().mean(1)
 
@@ -204,9 +204,10 @@ def cosine(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:
 
 
 def consistency(features_NE: np.ndarray) -> float:
-    """Cons. (paper section 5.3): mean cosine between all pairs of results of one source under different drivers.
+    """Cons. (paper section 5.3): mean cosine between all pairs of results of a source with several drivers.
 
-    The results are seen from the front. -1 to 1, higher is better. Raises ValueError for less than two results.
+    The results are seen from the front. -1 to 1, higher is better. Raises ValueError for less than two
+    results.
     """
     if len(features_NE) < 2:
         raise ValueError("consistency needs the results of at least two drivers")
@@ -224,7 +225,10 @@ def landmark_error(
 
 
 class Thumbnails:
-    """What an LPIPS looks like: the side in pixels of the true picture's thumbnail, enlarged again, that has the same."""
+    """What an LPIPS looks like: the thumbnail of the true picture that, enlarged again, has the same.
+
+    It is given by its side in pixels.
+    """
 
     def __init__(self, judges: Judges, images_BCHW: Tensor) -> None:
         """`images_BCHW` are the true pictures."""
@@ -247,7 +251,7 @@ class Thumbnails:
             self.distances.append(float(judges.lpips(again, images_BCHW).mean()))
 
     def __call__(self, lpips: float) -> float:
-        """Pixels, interpolated on a logarithmic scale; the smallest thumbnail's when it is worse than that."""
+        """Pixels, interpolated on a logarithmic scale; those of the smallest thumbnail when it is worse."""
         falling = np.minimum.accumulate(self.distances)[::-1]
         logarithm = np.interp(lpips, falling, np.log(self.sides)[::-1])
         return float(np.exp(logarithm))

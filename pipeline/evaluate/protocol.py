@@ -1,8 +1,8 @@
 """Stage evaluate: how well people who were never seen in training are reenacted (paper section 5.2 and 5.3).
 
-Three methods go through the same numbers: `psi`; `psi3d`, the static head of the source at the driving camera,
-without motion; `copy`, the source frame as it is. `real`, the driving frames themselves, shows what the
-instruments read when there is nothing to find.
+Three methods go through the same numbers: `psi`; `psi3d`, the static head of the source at the driving
+camera, without motion; `copy`, the source frame as it is. `real`, the driving frames themselves, shows what
+the instruments read when there is nothing to find.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,8 @@ from pipeline.evaluate.truth import Truth, fit_against_truth, novel_views, respo
 from pipeline.geometry.label import moving_parts
 
 METHODS = ("psi", "psi3d", "copy")
-# A real frame compared with itself says nothing; its identity, the calibrated expression and what the face mesh
-# reads in it do.
+# A real frame compared with itself says nothing; its identity, the calibrated expression and what the face
+# mesh reads in it do.
 NOT_SELF_EVIDENT = (
     "id",
     "expression_error",
@@ -67,8 +67,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure Psi, Psi_3d and the copied source on the clips of `evaluate.split`.
 
-    The paths are folders of the graph. `truth` is empty for real input; then what needs it is left out. Raises
-    UserError when a network cannot be read or there is no clip.
+    The paths are folders of the graph. `truth` is empty for real input; then what needs it is left out.
+    Raises UserError when a network cannot be read or there is no clip.
     """
     section = params.evaluate
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
@@ -119,7 +119,10 @@ def _reenact(
     real: Tensor,
     same: bool,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Means per method, and the numbers of each pair per method. `real` are all real frames that are looked at."""
+    """Means per method, and the numbers of each pair per method.
+
+    `real` are all real frames that are looked at.
+    """
     sources = [pair.source for pair in pairs]
     drivings = [pair.driving for pair in pairs]
     cameras = stack_frames(drivings, "camera")

@@ -1,4 +1,7 @@
-"""What people look at after a run: pictures, tables and one HTML page that holds them all and needs no network."""
+"""What people look at after a run: pictures, tables and one HTML page that holds them all.
+
+The page needs no network.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -88,7 +91,10 @@ def write_report(
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to six digits, so that equal results are equal text; of a dict what is not finite is left out."""
+    """Numbers to six digits, so that equal results are equal text.
+
+    Of a dict, what is not finite is left out.
+    """
     if not isinstance(value, dict):
         return round(float(value), DIGITS)
     return {key: rounded(item) for key, item in value.items() if isinstance(item, dict) or np.isfinite(item)}

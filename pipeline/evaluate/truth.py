@@ -46,8 +46,8 @@ class Views:
 class Truth:
     """The truth of the generator beside the tables of ingest.
 
-    `labels` has the true 437 numbers and `landmarks` the true (70, 2), in pixels of the raw frame, of each usable
-    frame by its key.
+    `labels` has the true 437 numbers and `landmarks` the true (70, 2), in pixels of the raw frame, of each
+    usable frame by its key.
     """
 
     def __init__(self, truth: Path, ingest: Path) -> None:
@@ -65,7 +65,10 @@ class Truth:
             self.landmarks[row["key"]] = np.reshape(found["landmarks"], (70, 2))
 
     def parameters(self, keys: Sequence[str]) -> Tensor:
-        """True expression, jaw and one eye triple of frames, (N, 106); the generated eyes look the same way."""
+        """True expression, jaw and one eye triple of frames, (N, 106).
+
+        One is enough, as both generated eyes look the same way.
+        """
         labels = np.stack([self.labels[key] for key in keys])
         return torch.from_numpy(FaceParameters.of(labels).pack())
 

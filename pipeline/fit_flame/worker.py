@@ -1,7 +1,7 @@
 """Fitting the head model to clips as units of work.
 
-They are resumable, and any number of processes makes the same bytes. A unit is a chunk of whole clips that are
-solved together (`solver.chunks`). Its shard, of samples FittedClip, stays in the scratch folder.
+They are resumable, and any number of processes makes the same bytes. A unit is a chunk of whole clips that
+are solved together (`solver.chunks`). Its shard, of samples FittedClip, stays in the scratch folder.
 """
 
 import shutil
@@ -87,7 +87,8 @@ def fit_clips(
 
     None and a reason for those of a clip that was given up. `clips` names the clip of each, in that order.
     """
-    # The chunks are those of a fit in one process: the number of workers must not change what is solved together.
+    # The chunks are those of a fit in one process: the number of workers must not change what is solved
+    # together.
     units = []
     for number, (start, stop) in enumerate(chunks(clips, len(clips))):
         items = list(dict.fromkeys(clips[start:stop]))

@@ -100,7 +100,7 @@ def statistics(image_XHW: Tensor) -> Tensor:
 
 
 def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    """The number rule itself: inputs, cameras, and those entries of Psi's state dict that the fixture names."""
+    """The number rule itself: inputs, cameras, and entries of Psi's state dict that the fixture names."""
     with torch.device("meta"):
         entries = Psi(PAPER).state_dict()
     shapes = {key: tuple(value.shape) for key, value in entries.items() if not key.endswith(AS_CONSTRUCTED)}

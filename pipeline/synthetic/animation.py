@@ -1,8 +1,8 @@
 """What generated people do.
 
-Portraits are single moments; clips are a second or more of head movement, speech, blinks and moods. Everything
-comes from the given generator, so from seeds. Expressions mix FLAME's directions with channels that FLAME does
-not have.
+Portraits are single moments; clips are a second or more of head movement, speech, blinks and moods.
+Everything comes from the given generator, so from seeds. Expressions mix FLAME's directions with channels
+that FLAME does not have.
 """
 
 from collections.abc import Mapping

@@ -30,7 +30,10 @@ def test_fid_perception():
 
 
 def test_expression_truth_reads_what_it_was_calibrated_with():
-    """A regressor that is linear in the truth, with its own scale and offset, is calibrated but for shrinkage."""
+    """A regressor that is linear in the truth, with its own scale and offset, is calibrated.
+
+    Shrinkage alone is left.
+    """
     instrument = ExpressionTruth(Flame(load("standin")))
     generator = torch.Generator().manual_seed(1)
     parameters = torch.zeros(400, 106)
@@ -59,7 +62,10 @@ def test_expression_truth_is_in_percent_of_the_interocular_distance():
 
 
 def test_the_reader_reads_an_opening_mouth():
-    """The mesh's measures on a drawn face of 64 pixels that opens its mouth; there is no face in the last picture."""
+    """The measures of the mesh on a drawn face of 64 pixels that opens its mouth.
+
+    There is no face in the last picture.
+    """
     body, shot = figure(person(latent(0, "reader"))), photo(rng(0, "reader"))
     images = []
     for jaw in (0.0, 0.15, 0.3):

@@ -37,7 +37,8 @@ def test_opacity_iou():
         torch.zeros(3, 1, 2, 2),
         torch.zeros(3, 1, 2, 2),
     )
-    # The first have two pixels each and one in common, the second nothing in common, the third nothing at all.
+    # The first have two pixels each and one in common, the second nothing in common, the third nothing at
+    # all.
     opacity[0, 0, 0] = 0.9
     mask[0, 0, :, 0] = 1.0
     mask[1] = 1.0

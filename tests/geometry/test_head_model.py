@@ -27,7 +27,7 @@ def flame() -> Flame:
 
 
 def vertices(flame: Flame, expression: str | None = None, jaw: float = 0.0, eye: float = 0.0) -> torch.Tensor:
-    """One head (1, V, 3) with one expression of 1, the jaw open about x and the eyes turned about y, radians."""
+    """One head (1, V, 3): one expression of 1, the jaw open about x, the eyes turned about y, radians."""
     shape, coefficients = torch.zeros(1, 300), torch.zeros(1, 100)
     pose, eyes = torch.zeros(1, 6), torch.zeros(1, 6)
     if expression:

@@ -81,7 +81,10 @@ def test_tensors_are_what_was_saved(tmp_path, kind):
 
 
 def child(folder: Path) -> dict[str, tuple[str, float]]:
-    """Read every file of `folder` in a process that may take no more than MEMORY; what each ended in, and the seconds."""
+    """What reading each file of `folder` ended in, and the seconds.
+
+    The process may take no more than MEMORY.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.model.test_checkpoint_file", str(folder)]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)

@@ -1,4 +1,7 @@
-"""Activation checkpointing changes no bit, and with it the published sizes fit into a GPU of 24 GB: by calculation (tests/support/footprint.py)."""
+"""Activation checkpointing changes no bit, and with it the published sizes fit into a GPU of 24 GB.
+
+The memory is calculated (tests/support/footprint.py).
+"""
 
 import copy
 from collections.abc import Callable
@@ -120,7 +123,10 @@ def calculated() -> dict[tuple[str, bool], dict[str, float]]:
 
 
 def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
-    """Bytes of a training step at paper scale: of its parts, and the most while the synthesizer and while the discriminator learns."""
+    """Bytes of a training step at paper scale.
+
+    They are those of its parts, and the most while the synthesizer and while the discriminator learns.
+    """
     params = every_loss("paper")
     sizes = params.networks
     with Footprint() as memory:

@@ -1,4 +1,7 @@
-"""Closest triangles and vertices against brute force in double precision, the neck field, and GenHead's deformation."""
+"""Closest triangles and vertices against brute force in double precision.
+
+Also the neck field, and GenHead's deformation.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +29,10 @@ def flame() -> Flame:
 
 
 def squared_distances(points_N3: np.ndarray, corners_F33: np.ndarray) -> np.ndarray:
-    """Of every point to every triangle in double precision, (N, F), by cases written apart from the ones under test."""
+    """Of every point to every triangle in double precision, (N, F).
+
+    Its cases are written apart from the ones under test.
+    """
     points, corners = points_N3.astype(np.float64)[:, None], corners_F33.astype(np.float64)
     best = np.full((len(points_N3), len(corners)), np.inf)
     for a, b in ((0, 1), (1, 2), (2, 0)):
@@ -51,7 +57,10 @@ def squared_distances(points_N3: np.ndarray, corners_F33: np.ndarray) -> np.ndar
 
 
 def a_mesh(draw: np.random.Generator, thin: float) -> tuple[np.ndarray, np.ndarray]:
-    """Random triangles, and others: two corners or all in one place, three on a line, nearly so by `thin`, one triangle twice."""
+    """Random triangles, and degenerate ones.
+
+    These have two corners or all in one place, three on a line, or nearly so by `thin`; one occurs twice.
+    """
     vertices = draw.normal(size=(60, 3)).astype(np.float32)
     faces = draw.integers(30, size=(70, 3))
     faces[:4, 2] = faces[:4, 1]

@@ -1,5 +1,6 @@
-"""The fast path of Psi gives what the reference path gives: full frame, cached source, several views, batches, both number types, fog and an
-opaque head, the neck field; what it leaves out stays within its bounds; `psi4d bench` counts and times it."""
+"""The fast path of Psi gives what the reference path gives: full frame, cached source, several views,
+batches, both number types, fog and an opaque head, the neck field; what it leaves out stays within its
+bounds; `psi4d bench` counts and times it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Upright planes: what is local in the portrait is local in the planes, and near the same place in the picture."""
+"""Upright planes: what is local in the portrait is local in the planes, and near its place in the picture."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def share_in_the_corner(change_HW: Tensor, down: int, right: int) -> float:
 
 
 def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
-    """Before anything is learnt, in the mean over the four corners and three networks; a quarter would be chance."""
+    """Before anything is learnt, in the mean over four corners and three networks; a quarter is chance."""
     source = torch.rand(1, 3, SIZES.image, SIZES.image, generator=torch.Generator().manual_seed(1)) * 2 - 1
     half, near = SIZES.image // 2, {}
     for layout in LAYOUTS:

@@ -1,4 +1,4 @@
-"""Psi: published counts, small sizes, and what the motion scale, cameras and deformation must and must not change."""
+"""Psi: published counts, small sizes, and what motion scale, cameras and deformation may change."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The rasteriser against brute force in double precision, with triangles that have no area among the others."""
+"""The rasteriser against brute force in double precision; some triangles have no area."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,9 @@ def draw_mesh(vertices: np.ndarray, faces: np.ndarray, camera: np.ndarray, size:
 def brute_force(
     vertices: np.ndarray, faces: np.ndarray, camera: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of every pixel (size * size): depth of the nearest triangle or infinite, and whether an edge passes within a thousandth of it.
+    """Of every pixel (size * size): depth of the nearest triangle or infinite, and whether it is at an edge.
+
+    It is when an edge passes within a thousandth of it.
 
     Then the corners' depths. Double precision.
     """
@@ -71,14 +73,18 @@ def test_against_brute_force(seed: int) -> None:
     assert np.array_equal(face[~at_edge] >= 0, np.isfinite(wanted[~at_edge]))
     seen = ~at_edge & (face >= 0)
     assert np.abs(depth[seen] - wanted[seen]).max() < 1e-4
-    # Triangles may share an edge, so the depth decides, not the index; the weights belong to the triangle that is named.
+    # Triangles may share an edge, so the depth decides, not the index; the weights belong to the triangle
+    # that is named.
     assert weights.min() >= 0 and np.abs(weights[seen].sum(1) - 1).max() < 1e-5
     assert np.abs((weights * corner_depth[faces[face]]).sum(1)[seen] - wanted[seen]).max() < 1e-3
     assert (weights[face < 0] == 0).all() and not np.isin(face, range(10)).any()
 
 
 def at_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Places that a camera in front at a distance of 4.2 sees at these pixels (x, y); whole numbers are pixel centres."""
+    """Places that a camera in front, at a distance of 4.2, sees at these pixels (x, y).
+
+    Whole numbers are pixel centres.
+    """
     u, v = ((pixels + 0.5) / size - 0.5).T * 4.2 / FOCAL
     return np.stack([u, -v, np.zeros_like(u)], 1)
 

@@ -1,4 +1,6 @@
-"""The published layouts, and every parity fixture through the code of `psi4d parity`; what the command says of fixtures that are no good.
+"""The published layouts, and every parity fixture through the code of `psi4d parity`.
+
+Also what the command says of fixtures that are no good.
 
 The fixtures here are thinned (section 6 of the README beside them); the command takes full ones as well.
 """
@@ -40,7 +42,8 @@ from pipeline.parity.numbers import NumberRule, camera
 from tests.published import MANIFESTS, PARITY
 
 ROOT = Path(__file__).parents[2]
-# Entries of the official checkpoints that we leave out: data of FLAME, and a statistic that the official training loop hangs on.
+# Entries of the official checkpoints that we leave out: data of FLAME, and a statistic that the official
+# training loop hangs on.
 FOREIGN = ("deformer.", "dataset_label_std")
 NETWORKS = {
     "psi": (Psi, 224_766_123),  # of Psi_3d as well
@@ -262,7 +265,10 @@ def test_the_files_are_small() -> None:
 
 
 def test_landmarks_need_a_file_of_others(tmp_path: Path) -> None:
-    """Their embedding belongs to FLAME: without it they are not compared, with another one they differ, a damaged one is named."""
+    """Their embedding belongs to FLAME: without it they are not compared.
+
+    With another one they differ, and a damaged one is named.
+    """
     folder = tmp_path / "fixtures"
     folder.mkdir()
     (folder / "flame.npz").write_bytes((PARITY / "flame.npz").read_bytes())
