@@ -28,6 +28,7 @@ from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.worker import Ingester
 from pipeline.store.shards import decode_png
 from tests.avatar.inputs import ROOT, draw_frames, draw_photo, params, psi4d, save_networks, start, write_clip
+from tests.engine.test_kills import small_disk
 
 FRAMES = 8
 
@@ -317,6 +318,18 @@ def test_a_place_that_cannot_be_written_is_said_before_any_work(work):
             params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("/proc/a.mp4"), Look()
         )
     assert not Path(".cache").exists()
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_film(work, tmp_path):
+    place = tmp_path / "disk"
+    with small_disk(place, 8192):
+        with pytest.raises(
+            UserError, match=r"cannot write .*a.mp4: No space left on device.*free some space"
+        ):
+            animate(
+                params(), weights(work), [work / "photo.png"], [work / "first.mp4"], place / "a.mp4", Look()
+            )
+        assert not list(place.iterdir())
 
 
 def test_threads_do_not_change_a_film(work):
