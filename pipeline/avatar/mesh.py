@@ -160,7 +160,8 @@ def _glb(mesh: trimesh.Trimesh) -> bytes:
     srgb = vertex_colours(mesh) / 255
     light = np.round(255 * linear_light(srgb)).astype(np.uint8)
     mesh.visual = ColorVisuals(mesh, vertex_colors=light)
-    return export_glb(mesh, tree_postprocessor=_make_matt)
+    # Without normals, viewers shade triangles instead of a skin.
+    return export_glb(mesh, include_normals=True, tree_postprocessor=_make_matt)
 
 
 def _make_matt(tree: dict) -> None:
