@@ -38,12 +38,23 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `folder` is a scratch folder, named after all that the run depends on."""
+    """The checkpoints of one run. `folder` is a scratch folder, named after all that the run depends on.
+
+    As a context it ends when the last one is on the disk, however the run ends.
+    """
 
     def __init__(self, folder: Path, group: Group) -> None:
         self.folder, self.group = folder, group
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.thread.shutdown()
+        if exception == (None, None, None):
+            self.wait()
 
     def save(self, task: Task, progress: Progress) -> None:
         """Keep the state after `progress.done` steps; all processes call it together.

@@ -9,13 +9,12 @@ joins them.
 """
 
 import contextlib
-import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,8 @@ STOPPED = 75
 PATIENCE = timedelta(hours=12)
 # Seconds that processes have for their last step and a checkpoint, once they are told to stop.
 LAST_STEP = 600
+# A variable of the environment of processes that `launch` has started.
+LAUNCHED = "PSI4D_LAUNCHED"
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,17 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    parent: int = field(default_factory=os.getppid)
 
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher is gone: without it a part of the processes could go on for ever."""
+        return self.size > 1 and os.getppid() != self.parent
 
     def share(self, microbatches: int) -> range:
         """The microbatches of this process: those below one node of the tree."""
@@ -96,7 +103,7 @@ class Group:
         with _together():
             distributed.all_to_all_single(slices, padded)
             mine = add_processes(slices.view(self.size, width).unbind())
-            distributed.all_gather_into_tensor(total, mine.contiguous())
+            distributed.all_gather_single(total, mine)
         return total[: len(flat)]
 
 
@@ -113,11 +120,12 @@ def launch(wanted: int, microbatches: int) -> bool:
     count = processes(wanted, microbatches)
     if count == 1 or "RANK" in os.environ:
         return False
-    # They take a second to load, which is no good to a process that trains alone.
-    launcher = importlib.import_module("torch.distributed.launcher.api")
-    elastic = importlib.import_module("torch.distributed.elastic.multiprocessing")
-    errors = importlib.import_module("torch.distributed.elastic.multiprocessing.errors")
-    config = launcher.LaunchConfig(
+    # They take a second to load, which a process that trains alone can do without.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
@@ -127,20 +135,27 @@ def launch(wanted: int, microbatches: int) -> bool:
         local_addr="localhost",
         max_restarts=0,
         shutdown_timeout=LAST_STEP,
-        logs_specs=elastic.DefaultLogsSpecs(),
+        logs_specs=DefaultLogsSpecs(),
     )
-    # How this process was started: python -m stages.train.
-    name = Path(sys.argv[0]).stem
+    # Its reports name files of PyTorch; what happened is said below in our words.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHED] = "1"
     try:
-        launcher.elastic_launch(config, sys.executable)("-m", f"stages.{name}", *sys.argv[1:])
-    except errors.ChildFailedError as error:
+        elastic_launch(config, sys.executable)(*_command())
+    except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         if codes == {STOPPED}:
             raise SystemExit(STOPPED) from error
         raise UserError(f"a process ended with {_words(codes)}. {GO_ON}") from error
-    except elastic.SignalException as error:
+    except SignalException as error:
         raise SystemExit(STOPPED) from error
     return True
+
+
+def _command() -> list[str]:
+    """How this process was started, as arguments of Python: -m stages.train, as a rule."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name, *sys.argv[1:]] if spec else list(sys.argv)
 
 
 GO_ON = "Run again to go on from the last checkpoint."
@@ -190,6 +205,9 @@ def _together() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, distributed.DistError) as error:
+        # The launcher says it once, in place of all that are left.
+        if LAUNCHED in os.environ:
+            raise SystemExit(1) from error
         raise UserError(f"another process of this training is gone. {GO_ON}") from error
 
 

@@ -100,7 +100,7 @@ def train(task: Task, run: Run) -> Trained:
 
     batches = prefetch(load, progress.done, run.steps)
     watch = Watch(run.label, run.steps, run.batch, progress.done, group.first, run.curves)
-    with watch, Stopping() as stopping:
+    with watch, checkpoints, Stopping() as stopping:
         for step, parts in watch.timed(batches):
             task.set_rates(step)
             # All losses are differentiated before anything moves, so that their order means nothing.
@@ -111,7 +111,8 @@ def train(task: Task, run: Run) -> Trained:
                     step_sum.take(loss)
                 step_sum.end_microbatch()
             late = time.monotonic() - saved > CHECKPOINT_SECONDS
-            stepped = step_sum.finish(Note(stop=stopping.asked, save=late and group.first))
+            stop = stopping.asked or group.orphaned
+            stepped = step_sum.finish(Note(stop, save=late and group.first))
             _check(stepped.terms, run, step)
             zeroed = 0
             for optimiser in stepped.learning:
@@ -143,7 +144,6 @@ def train(task: Task, run: Run) -> Trained:
                 saved = time.monotonic()
             if stop:
                 _stop(checkpoints, run, done)
-    checkpoints.wait()
     return Trained(progress.history, moved, group)
 
 
