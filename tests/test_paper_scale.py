@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -25,30 +23,29 @@ from model.head.flame import Flame
 from model.head.label import Label
 from model.judges.identity import INPUT, IdentityNet
 from model.judges.regressor import Regressor
-from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk
+from model.judges.trunk import PublishedTrunk
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
 from model.sizes import Sizes
-from model.weights import save_weights
 from pipeline.config.scales import scale_data
-from pipeline.core.seeds import rng
 from pipeline.geometry import standin
+<<<<<<< HEAD
 from pipeline.geometry.camera import look_at
 from pipeline.store.samples import Aligned, Heads, Views
 from pipeline.store.shards import encode_png, write_shard
 from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
+=======
+>>>>>>> 79122f6 (Losses of every training on file, what is seen of a run, and its speed)
 from pipeline.train.view_batches import PseudoMultiView
+from tests.support import training_inputs
+from tests.support.training_inputs import cameras
 
 pytestmark = [pytest.mark.slow, pytest.mark.paper, pytest.mark.process]
 ROOT = Path(__file__).parents[1]
 SIZES = Sizes()
 IMAGE, RAYS, MOTION = SIZES.image, SIZES.rays, SIZES.motion.dims
 LIMIT = 16 * 2**30  # bytes
-
-
-def cameras(count: int) -> np.ndarray:
-    return np.stack([look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)])
 
 
 def psi() -> dict[str, torch.Tensor]:
@@ -142,8 +139,8 @@ def test_a_forward_has_the_published_shapes(forward) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two training stages read, in the layout of the graph: noise and untrained networks."""
     folder = tmp_path_factory.mktemp("paper")
+<<<<<<< HEAD
     draw = rng(0, "paper")
 
     def picture(*shape: int) -> np.ndarray:
@@ -210,6 +207,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_weights(
             folder / f"data/pretrain/perception/{name}.safetensors", network.state_dict(), facts[name]
         )
+=======
+    training_inputs.write_inputs(folder, SIZES, heads=1, clips=1)
+>>>>>>> 79122f6 (Losses of every training on file, what is seen of a run, and its speed)
     YAML().dump(parameters(folder / "data/views"), folder / "params.yaml")
     return folder
 
@@ -222,7 +222,14 @@ def parameters(views: Path) -> dict:
     data = scale_data("paper")
     data["machine"]["device"] = "cpu"
     data["flame"]["model"] = "standin"
-    few = {"images": 1, "batch": 1, "adversarial_from": 0, "checkpoint_every": 1, "preview_every": 1}
+    few = {
+        "images": 1,
+        "batch": 1,
+        "microbatch": 1,
+        "adversarial_from": 0,
+        "checkpoint_every": 1,
+        "preview_every": 1,
+    }
     data["train_psi3d"] |= few | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
     data["train"] |= few | {"images": 2, "checkpoint_every": 2, "preview_every": 2, "substitute_q": 0.5}
 

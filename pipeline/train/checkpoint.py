@@ -118,13 +118,13 @@ class Checkpoints:
             remove_sealed(older)
 
     def _paths(self) -> list[Path]:
-        """The checkpoints that are there, the oldest first; of one that is half removed the JSON may be all."""
+        """The checkpoints that are there, the oldest first. Of one that was being removed the JSON may be all."""
         found = self.folder.glob("checkpoint-*")
         return sorted({path.with_suffix(".safetensors") for path in found})
 
 
 def _tensors(task: Task) -> Iterator[tuple[str, Tensor]]:
-    """All that a step changes. An optimiser's tensors are `optimiser.<name>.<number of the parameter>.<key>`."""
+    """All that a step changes, by name: `optimiser.<name>.<number of the parameter>.<key>`, for example."""
     for prefix, network in _networks(task).items():
         for key, value in network.state_dict().items():
             yield f"{prefix}{key}", value.contiguous()

@@ -163,7 +163,9 @@ GO_ON = "Run again to go on from the last checkpoint."
 
 def processes(wanted: int, microbatches: int) -> int:
     """How many processes train together: a power of two, at most `wanted` and one for each microbatch."""
-    available = torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    # The cores that this process may use, where the system tells.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = torch.cuda.device_count() or cores
     most = min(wanted or available, microbatches)
     return 1 << (most.bit_length() - 1)
 
@@ -180,8 +182,8 @@ def join(microbatches: int, device: torch.device) -> Group:
     group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     if microbatches % group.size:
         raise UserError(
-            f"{group.size} processes cannot share {microbatches} microbatches evenly. Start 1, 2, 4 or another "
-            "power of two, or make the microbatch of this stage smaller."
+            f"{group.size} processes cannot share {microbatches} microbatches evenly. Start 1, 2, 4 or "
+            "another power of two, or make the microbatch of this stage smaller."
         )
     if not distributed.is_initialized():
         if device.type == "cuda":

@@ -191,8 +191,8 @@ def _check(terms: Mapping[str, float], run: Run, step: int) -> None:
     for name, value in terms.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{run.label}: '{name}' is {value} at step {step + 1}. Lower the learning rate of this stage and "
-                f"run again; the checkpoints before it lie in {run.folder}."
+                f"{run.label}: '{name}' is {value} at step {step + 1}. Lower the learning rate of this "
+                f"stage and run again; the checkpoints before it lie in {run.folder}."
             )
 
 

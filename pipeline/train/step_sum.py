@@ -1,4 +1,4 @@
-"""What the microbatches of a step add up to: gradients, terms of the losses, and the statistics of BatchNorm."""
+"""What the microbatches of a step add up to: gradients, terms of losses, statistics of BatchNorm."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,10 @@ MOVING = ("running_mean", "running_var", "num_batches_tracked", "w_avg")
 
 @dataclass(frozen=True)
 class Stepped:
-    """What all processes know after a step: scalars by name, the optimisers that learn, and `notes` of each process."""
+    """What all processes know after a step.
+
+    Scalars by name, the optimisers that learn, and the `notes` of each process.
+    """
 
     terms: dict[str, float]
     learning: list[torch.optim.Optimizer]

@@ -78,8 +78,9 @@ class Watch:
             if not self.terminal and self.shown:
                 say(f"{self.label}: step {self.done} of {self.steps}{self._line(terms)}")
             self._begin()
-        self.bar.update(1)
-        self.bar.set_postfix_str(self._line(terms), refresh=False)
+        if self.terminal:
+            self.bar.set_postfix_str(self._line(terms), refresh=False)
+            self.bar.update(1)
 
     def row(self, history: History) -> None:
         """The history has a new row."""

@@ -2,8 +2,8 @@
 
     python -m tests.support.short_training FOLDER PROCESSES [SECONDS]
 
-trains in FOLDER, with a pause of so many SECONDS in each step, and prints the hashes of weights and history. It is
-launched as a stage is.
+trains in FOLDER, with a pause of so many SECONDS in each step, and prints the hashes of weights and
+history. It is launched as a stage is.
 """
 
 import copy
