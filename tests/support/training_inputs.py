@@ -15,9 +15,10 @@ from model.weights import save_weights
 from pipeline.config.scales import scale_data, scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import look_at
-from pipeline.store.shards import encode_npy, encode_png, write_shard
+from pipeline.store.samples import Aligned, Heads, Views
+from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
-from pipeline.store.view_index import describe_frame, write_index
+from pipeline.store.view_index import write_index
 
 OUT = {"train_psi3d": "psi3d", "train": "psi"}
 POINTS = 4000
@@ -28,46 +29,52 @@ def cameras(count: int) -> np.ndarray:
     return np.stack([look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)])
 
 
+LABEL = np.concatenate([cameras(1)[0], np.zeros(412)]).astype(np.float32)
+
+
 class Noise:
-    """Fields of samples, drawn one after the other."""
+    """Samples of noise, drawn one after the other."""
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes, self.draw = sizes, rng(0, "training inputs")
 
-    def picture(self, *shape: int) -> bytes:
-        return encode_png(self.draw.integers(0, 256, shape, dtype=np.uint8))
-
-    def shared(self) -> dict[str, bytes]:
-        """What heads and frames have in common: two cameras and what is seen from them."""
-        label = np.concatenate([cameras(1)[0], np.zeros(412)]).astype(np.float32)
-        landmarks = self.draw.uniform(0.3, 0.7, (2, 70, 2)).astype(np.float32)
-        return {
-            "cameras.npy": encode_npy(cameras(2)),
-            "label.npy": encode_npy(label),
-            "landmarks.npy": encode_npy(landmarks),
-        }
-
     def head(self) -> dict[str, bytes]:
         image, rays = self.sizes.image, self.sizes.rays
-        arrays = {
-            "depth": 4.2 + self.draw.normal(size=(2, rays, rays)),
-            "points": self.draw.normal(size=(POINTS, 3)) / 4,
-            "features": self.draw.normal(size=(POINTS, self.sizes.plane_channels)),
-        }
-        fields = {f"{name}.npy": encode_npy(values.astype(np.float16)) for name, values in arrays.items()}
-        for name in ("view0.png", "view1.png", "uv0.png", "uv1.png"):
-            fields[name] = self.picture(image, image, 3)
-        fields["opacity.png"] = self.picture(2 * rays, rays)
-        fields["background.png"] = self.picture(rays, rays, 3)
-        return fields | self.shared()
+        return Heads.encode(
+            view=self._picture(2, image, image, 3),
+            uv=self._picture(2, image, image, 3),
+            opacity=self._picture(2 * rays, rays),
+            depth=np.float16(4.2) + self._array(2, rays, rays),
+            background=self._picture(rays, rays, 3),
+            points=self._array(POINTS, 3) / np.float16(4),
+            features=self._array(POINTS, self.sizes.plane_channels),
+            **self._shared(),
+        )
 
     def frame(self, clip: str, number: int, split: str) -> dict[str, bytes]:
-        image, dims = self.sizes.image, self.sizes.motion.dims
-        fields = {name: self.picture(image, image, 3) for name in ("image.png", "uv.png", "view0.png")}
-        fields |= {name: self.picture(image, image) for name in ("mask.png", "alpha0.png")}
-        fields["motion.npy"] = encode_npy(self.draw.normal(size=(2, dims)).astype(np.float32))
-        fields["frame.json"] = describe_frame(clip, number, split, QUALITY)
-        return fields | self.shared()
+        image = self.sizes.image
+        told = {"clip": clip, "index": number, "split": split} | QUALITY
+        return Views.encode(
+            frame=told,
+            image=self._picture(image, image, 3),
+            mask=self._picture(image, image),
+            view=self._picture(1, image, image, 3),
+            alpha=self._picture(1, image, image),
+            uv=self._picture(image, image, 3),
+            motion=self._array(2, self.sizes.motion.dims, kind="float32"),
+            **self._shared(),
+        )
+
+    def _picture(self, *shape: int) -> np.ndarray:
+        return self.draw.integers(0, 256, shape, dtype=np.uint8)
+
+    def _array(self, *shape: int, kind: str = "float16") -> np.ndarray:
+        return self.draw.normal(size=shape).astype(kind)
+
+    def _shared(self) -> dict[str, np.ndarray]:
+        """What heads and frames have in common: two cameras, and what is seen from them."""
+        landmarks = self.draw.uniform(0.3, 0.7, (2, 70, 2)).astype(np.float32)
+        return {"cameras": cameras(2), "label": LABEL, "landmarks": landmarks}
 
 
 def write_inputs(folder: Path, sizes: Sizes, heads: int, clips: int) -> None:
@@ -85,10 +92,12 @@ def write_inputs(folder: Path, sizes: Sizes, heads: int, clips: int) -> None:
     write_index(folder / "data/views/shards", folder / "data/views/index.parquet", lambda quality: "")
 
     unseen = [(key, fields) for key, fields in frames if key.startswith("validation")]
-    pictures = [(key, {name: fields[name] for name in ("image.png", "mask.png")}) for key, fields in unseen]
-    write_shard(folder / "data/ingest/shards/clips-000000.tar", pictures)
-    label = [*cameras(1)[0].tolist(), *[0.0] * 412]
-    known = {"clip": "validation", "split": "validation", "status": "ok", "label": label}
+    aligned = []
+    for key, fields in unseen:
+        pictures = {"image": fields[Views.image.file], "mask": fields[Views.mask.file]}
+        aligned.append((key, Aligned.encode(**pictures)))
+    write_shard(folder / "data/ingest/shards/clips-000000.tar", aligned)
+    known = {"clip": "validation", "split": "validation", "status": "ok", "label": LABEL.tolist()}
     fits = [{"key": key} | known for key, _ in unseen]
     write_table(folder / "data/labels/vfhq.parquet", pa.Table.from_pylist(fits))
     _write_judges(folder / "data/pretrain", sizes)
