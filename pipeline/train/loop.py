@@ -113,7 +113,7 @@ def train(task: Task, run: Run) -> Trained:
             late = time.monotonic() - saved > CHECKPOINT_SECONDS
             stop = stopping.asked or group.orphaned
             stepped = step_sum.finish(Note(stop, save=late and group.first))
-            _check(stepped.terms, run, step)
+            _check(stepped.terms, run, step, group)
             zeroed = 0
             for optimiser in stepped.learning:
                 zeroed += clean_gradients(optimiser)
@@ -186,10 +186,18 @@ def update_averages(task: Task, run: Run, images: int) -> None:
                 mine.copy_(theirs)
 
 
-def _check(terms: Mapping[str, float], run: Run, step: int) -> None:
+def _check(
+    terms: Mapping[str, float],
+    run: Run,
+    step: int,
+    group: Group,
+) -> None:
     """Stop where a term is not finite, before it changes a weight."""
     for name, value in terms.items():
         if not math.isfinite(value):
+            # The first process says it for all: the others wait until it is gone, and end with it.
+            if not group.first:
+                group.gather(None)
             raise UserError(
                 f"{run.label}: '{name}' is {value} at step {step + 1}. Lower the learning rate of this "
                 f"stage and run again; the checkpoints before it lie in {run.folder}."
