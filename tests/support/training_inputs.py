@@ -132,4 +132,6 @@ def build(folder: Path, processes: int, **changes: object) -> None:
     data["train_psi3d"] |= {"planes_until": 40}
     data["train"] |= few | {"init": "random"} | changes
     write_inputs(folder, scale_params("smoke").networks, heads=12, clips=5)
+    # The stage train looks at the folder, though it starts from random weights.
+    (folder / "data/psi3d").mkdir()
     YAML().dump(data, folder / "params.yaml")
