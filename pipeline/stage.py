@@ -12,6 +12,7 @@ import torch
 from model.weights import WeightsError
 from pipeline.config.params import load_params
 from pipeline.core.costs import Costs
+from pipeline.core.curves import write_curves
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.paths import METRICS, PLOTS
@@ -59,10 +60,7 @@ def write_metrics(name: str, metrics: dict) -> None:
     metrics = dict(metrics)
     rows = metrics.pop("history", None)
     if rows is not None:
-        # DVC's plots want the same columns in each row.
-        keys = dict.fromkeys(key for row in rows for key in row)
-        empty = dict.fromkeys(keys)
-        write_json(PLOTS / f"{name}.json", [empty | row for row in rows])
+        write_curves(PLOTS / f"{name}.json", rows)
     write_json(METRICS / f"{name}.json", metrics)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.config.params import Params
-from pipeline.core.paths import INGEST, LABELS, PRETRAIN, TRUTH
+from pipeline.core.paths import INGEST, LABELS, PLOTS, PRETRAIN, TRUTH
 from pipeline.stage import run_stage, write_metrics
+from pipeline.train.distributed import launch
 
 # And the folder that pretrain.official of params.yaml names.
 READS = (INGEST, TRUTH, LABELS)
@@ -49,8 +50,15 @@ def official(network: str) -> Train:
 
 
 def main(params: Params, network: str) -> None:
-    train = official(network) if params.pretrain.source == "official" else generated(network)
-    metrics = train(params, INGEST, LABELS, TRUTH, PRETRAIN / network)
+    published = params.pretrain.source == "official"
+    section = getattr(params.pretrain, network)
+    # Of the published networks perception alone has one that is trained here.
+    trains = network == "perception" or not published
+    if trains and launch(params.machine.processes, section.batch // section.microbatch):
+        return
+    train = official(network) if published else generated(network)
+    curves = PLOTS / f"pretrain_{network}.json"
+    metrics = train(params, INGEST, LABELS, TRUTH, PRETRAIN / network, curves)
     write_metrics(f"pretrain_{network}", metrics)
 
 

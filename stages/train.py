@@ -1,15 +1,26 @@
 """Stage train: Psi, the animatable synthesizer, by cross-view self-reenactment (paper section 4.3)."""
 
 from pipeline.config.params import Params
-from pipeline.core.paths import PERCEPTION, PSI, PSI3D, VIEWS
+from pipeline.core.paths import PERCEPTION, PLOTS, PSI, PSI3D, VIEWS
 from pipeline.stage import run_stage, write_metrics
+from pipeline.train.distributed import launch
 from pipeline.train.psi import train_psi
 
 READS = (VIEWS, PERCEPTION, PSI3D)
 
 
 def main(params: Params) -> None:
-    metrics = train_psi(params, views=VIEWS, perception=PERCEPTION, psi3d=PSI3D, out=PSI)
+    section = params.train
+    if launch(params.machine.processes, section.batch // section.microbatch):
+        return
+    metrics = train_psi(
+        params,
+        views=VIEWS,
+        perception=PERCEPTION,
+        psi3d=PSI3D,
+        out=PSI,
+        curves=PLOTS / "train.json",
+    )
     write_metrics("train", metrics)
 
 

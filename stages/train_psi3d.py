@@ -1,14 +1,18 @@
 """Stage train_psi3d: Psi_3d, the static 3D head synthesizer, from GenHead's images (paper section 4.2)."""
 
 from pipeline.config.params import Params
-from pipeline.core.paths import CLIP_LABELS, GENHEAD, HEAD_SHARDS, INGEST, PERCEPTION, PSI3D
+from pipeline.core.paths import CLIP_LABELS, GENHEAD, HEAD_SHARDS, INGEST, PERCEPTION, PLOTS, PSI3D
 from pipeline.stage import run_stage, write_metrics
+from pipeline.train.distributed import launch
 from pipeline.train.psi3d import train_psi3d
 
 READS = (HEAD_SHARDS, PERCEPTION, GENHEAD, INGEST, CLIP_LABELS)
 
 
 def main(params: Params) -> None:
+    section = params.train_psi3d
+    if launch(params.machine.processes, section.batch // section.microbatch):
+        return
     metrics = train_psi3d(
         params,
         heads=HEAD_SHARDS,
@@ -17,6 +21,7 @@ def main(params: Params) -> None:
         ingest=INGEST,
         labels=CLIP_LABELS,
         out=PSI3D,
+        curves=PLOTS / "train_psi3d.json",
     )
     write_metrics("train_psi3d", metrics)
 

@@ -36,6 +36,7 @@ def few_steps(device: str) -> Params:
     schedule = {
         "images": 8,
         "batch": 4,
+        "microbatch": 2,
         "warmup": 4,
         "ema_half_life": 4,
         "adversarial_from": 0,
@@ -44,7 +45,7 @@ def few_steps(device: str) -> Params:
     schedule |= {"checkpoint_every": 4, "preview_every": 4}
     pretrain = own.pretrain
     few = {
-        name: getattr(pretrain, name).model_copy(update={"steps": 2, "batch": 4})
+        name: getattr(pretrain, name).model_copy(update={"steps": 2, "batch": 4, "microbatch": 2})
         for name in ("perception", "motion", "genhead")
     }
     return own.model_copy(

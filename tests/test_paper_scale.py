@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -25,30 +23,21 @@ from model.head.flame import Flame
 from model.head.label import Label
 from model.judges.identity import INPUT, IdentityNet
 from model.judges.regressor import Regressor
-from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk
+from model.judges.trunk import PublishedTrunk
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
 from model.sizes import Sizes
-from model.weights import save_weights
 from pipeline.config.scales import scale_data
-from pipeline.core.seeds import rng
 from pipeline.geometry import standin
-from pipeline.geometry.camera import look_at
-from pipeline.store.samples import Aligned, Heads, Views
-from pipeline.store.shards import encode_png, write_shard
-from pipeline.store.tables import write_table
-from pipeline.store.view_index import write_index
 from pipeline.train.view_batches import PseudoMultiView
+from tests.support import training_inputs
+from tests.support.training_inputs import cameras
 
 pytestmark = [pytest.mark.slow, pytest.mark.paper, pytest.mark.process]
 ROOT = Path(__file__).parents[1]
 SIZES = Sizes()
 IMAGE, RAYS, MOTION = SIZES.image, SIZES.rays, SIZES.motion.dims
 LIMIT = 16 * 2**30  # bytes
-
-
-def cameras(count: int) -> np.ndarray:
-    return np.stack([look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(count)])
 
 
 def psi() -> dict[str, torch.Tensor]:
@@ -142,74 +131,8 @@ def test_a_forward_has_the_published_shapes(forward) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two training stages read, in the layout of the graph: noise and untrained networks."""
     folder = tmp_path_factory.mktemp("paper")
-    draw = rng(0, "paper")
-
-    def picture(*shape: int) -> np.ndarray:
-        return draw.integers(0, 256, shape, dtype=np.uint8)
-
-    def array(*shape: int, dtype: str = "float16") -> np.ndarray:
-        return draw.normal(size=shape).astype(dtype)
-
-    label = np.concatenate([cameras(1)[0], np.zeros(412)]).astype(np.float32)
-    landmarks = draw.uniform(0.3, 0.7, (2, 70, 2)).astype(np.float32)
-    shared = {"cameras": cameras(2), "label": label, "landmarks": landmarks}
-    head = Heads.encode(
-        view=picture(2, IMAGE, IMAGE, 3),
-        uv=picture(2, IMAGE, IMAGE, 3),
-        opacity=picture(2 * RAYS, RAYS),
-        depth=np.float16(4.2) + array(2, RAYS, RAYS),
-        background=picture(RAYS, RAYS, 3),
-        points=array(4000, 3) / np.float16(4),
-        features=array(4000, SIZES.plane_channels),
-        **shared,
-    )
-    write_shard(folder / "data/genhead/shards/heads-000000.tar", [("head", head)])
-
-    # One frame with other words: pictures of this size take seconds to encode.
-    pictures = {
-        "image": encode_png(picture(IMAGE, IMAGE, 3)),
-        "mask": encode_png(picture(IMAGE, IMAGE)),
-        "view": [encode_png(picture(IMAGE, IMAGE, 3))],
-        "alpha": [encode_png(picture(IMAGE, IMAGE))],
-        "uv": encode_png(picture(IMAGE, IMAGE, 3)),
-    }
-    quality = {"psnr": 20.0, "coverage": 0.9, "identity": 0.5}
-    motion = array(2, MOTION, dtype="float32")
-    frames = []
-    for split in ("train", "validation"):
-        for number in range(2):
-            told = {"clip": split, "index": number, "split": split} | quality
-            fields = Views.encode(frame=told, motion=motion, **pictures, **shared)
-            frames.append((f"{split}-{number:06d}", fields))
-    write_shard(folder / "data/views/shards/views-000000.tar", frames)
-    write_index(folder / "data/views/shards", folder / "data/views/index.parquet", lambda quality: "")
-
-    unseen = [key for key, _ in frames if key.startswith("validation")]
-    aligned = Aligned.encode(image=pictures["image"], mask=pictures["mask"])
-    write_shard(folder / "data/ingest/shards/clips-000000.tar", [(key, aligned) for key in unseen])
-    fits = [
-        {"key": key, "clip": "validation", "split": "validation", "status": "ok", "label": label.tolist()}
-        for key in unseen
-    ]
-    write_table(folder / "data/labels/vfhq.parquet", pa.Table.from_pylist(fits))
-
-    torch.manual_seed(0)
-    (folder / "data/pretrain/genhead").mkdir(parents=True)
-    facts = {
-        "identity": {"sizes": vars(SIZES.identity)},
-        "trunk": {"network": PUBLISHED_TRUNK},
-        "regressor": {},
-    }
-    for name, network in (
-        ("identity", IdentityNet(SIZES.identity)),
-        ("trunk", PublishedTrunk()),
-        ("regressor", Regressor()),
-    ):
-        save_weights(
-            folder / f"data/pretrain/perception/{name}.safetensors", network.state_dict(), facts[name]
-        )
+    training_inputs.write_inputs(folder, SIZES, heads=1, clips=1)
     YAML().dump(parameters(folder / "data/views"), folder / "params.yaml")
     return folder
 
@@ -222,7 +145,14 @@ def parameters(views: Path) -> dict:
     data = scale_data("paper")
     data["machine"]["device"] = "cpu"
     data["flame"]["model"] = "standin"
-    few = {"images": 1, "batch": 1, "adversarial_from": 0, "checkpoint_every": 1, "preview_every": 1}
+    few = {
+        "images": 1,
+        "batch": 1,
+        "microbatch": 1,
+        "adversarial_from": 0,
+        "checkpoint_every": 1,
+        "preview_every": 1,
+    }
     data["train_psi3d"] |= few | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
     data["train"] |= few | {"images": 2, "checkpoint_every": 2, "preview_every": 2, "substitute_q": 0.5}
 

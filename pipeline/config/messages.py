@@ -69,6 +69,20 @@ def cross_problems(params: "Params") -> Iterator[str]:
         if section.images < section.batch:
             limit = f"at least {name}.batch {section.batch}"
             yield f"{name}.images is {section.images}, but must be {limit}."
+    yield from _microbatch_problems(params)
+
+
+def _microbatch_problems(params: "Params") -> Iterator[str]:
+    """Whether every batch is a power of two of microbatches."""
+    sections: dict[str, Any] = {"train_psi3d": params.train_psi3d, "train": params.train}
+    for name in ("perception", "motion", "genhead"):
+        sections[f"pretrain.{name}"] = getattr(params.pretrain, name)
+    for name, section in sections.items():
+        count, rest = divmod(section.batch, section.microbatch)
+        # A number with one bit has none in common with the number before it.
+        if rest or count < 1 or count & (count - 1):
+            limit = f"{name}.batch {section.batch} over 1, 2, 4, 8 or another power of two"
+            yield f"{name}.microbatch is {section.microbatch}, but must be {limit}."
 
 
 def _generation_problems(params: "Params") -> Iterator[str]:

@@ -32,6 +32,7 @@ class Machine(Section):
     """What this computer can give. Never a dependency of a stage: results do not depend on it."""
 
     workers: Count  # Ray actors; 0 works in the process itself
+    processes: Count  # that train together; 0 is one for each GPU, or core
     device: Literal["auto", "cpu", "cuda"]
     ray_address: str  # empty: a Ray of our own on this machine
     object_store_mb: Annotated[int, Field(ge=80)]
@@ -82,6 +83,7 @@ class FitFlame(Section):
 class Pretraining(Section):
     steps: Positive
     batch: Positive
+    microbatch: Positive
     learning_rate: LearningRate
 
 
@@ -126,6 +128,9 @@ class PsiWeights(Section):
 class Training(Section):
     images: Positive
     batch: Positive
+    # Samples that are computed at once; gradients of microbatches are added in one order, whatever the
+    # machine.
+    microbatch: Positive
     learning_rate: LearningRate
     # Of layers that scale weights of deviation 1 when they use them.
     equalised_learning_rate_scale: Factor

@@ -26,6 +26,7 @@ class FaceBatch:
     people: Tensor  # (B,) class
     targets: Tensor  # (B, 109) `Estimate`
     fitted: Tensor  # (B,) bool: `targets` is known
+    known: Tensor  # (B,) of how many faces of the whole step `targets` are known, in each row
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Faces:
     targets: np.ndarray  # (N, 109) `Estimate`
     fitted: np.ndarray  # (N,) bool: `targets` is known
 
-    def batch(self, rows: np.ndarray) -> FaceBatch:
-        """Some of them."""
+    def batch(self, rows: np.ndarray, step: np.ndarray | None = None) -> FaceBatch:
+        """Some of them, and of which rows a whole step consists, if of more than these."""
+        known = self.fitted[rows if step is None else step].sum()
         image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float()
         return FaceBatch(
             image=image / 127.5 - 1.0,
@@ -47,6 +49,7 @@ class Faces:
             people=torch.from_numpy(self.people[rows]),
             targets=torch.from_numpy(self.targets[rows]),
             fitted=torch.from_numpy(self.fitted[rows]),
+            known=torch.full((len(rows),), int(known)),
         )
 
 

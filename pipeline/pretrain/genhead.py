@@ -30,6 +30,7 @@ from pipeline.geometry import head_model
 from pipeline.geometry.label import Label
 from pipeline.pretrain.portraits import Portraits, load_portraits
 from pipeline.train import losses
+from pipeline.train.distributed import only_first
 from pipeline.train.image_terms import shrink
 from pipeline.train.loop import Run, forget, train
 from pipeline.train.schedule import set_rates
@@ -72,12 +73,13 @@ class PortraitTask(Task[np.ndarray]):
         self.held = held_out(portraits.z)
         self.trained = np.setdiff1d(np.arange(len(portraits.z)), self.held)
 
-    def batch(self, step: int) -> np.ndarray:
+    def batch(self, step: int, microbatch: int) -> np.ndarray:
         draw = rng(self.seed, "genhead-batch", step)
         count, size = len(self.trained), self.section.batch
         # As long as there are enough, no portrait is its own stranger.
         chosen = draw.choice(count, (2, size), replace=2 * size > count)
-        return self.trained[chosen]
+        first = microbatch * self.section.microbatch
+        return self.trained[chosen[:, first : first + self.section.microbatch]]
 
     def set_rates(self, step: int) -> None:
         # Half a cosine: what is fine settles while the steps get small.
@@ -88,16 +90,17 @@ class PortraitTask(Task[np.ndarray]):
             decay_until=self.section.steps,
         )
 
-    def losses(self, step: int, batch: np.ndarray) -> Iterator[Loss]:
+    def losses(self, step: int, microbatch: int, batch: np.ndarray) -> Iterator[Loss]:
         index, strangers = batch
-        jitter = torch_rng(self.seed, "genhead-rays", step)
+        share = len(index) / self.section.batch
+        jitter = torch_rng(self.seed, "genhead-rays", step, microbatch)
         planes, background = self._fields(index, strangers, update_average=True)
         sparse = rays_of_step(self.seed, "genhead-thin", step, WHOLE_EVERY)
         if sparse:
             terms = self._sparse_terms(planes, background, index, jitter, sparse)
         else:
             terms = self._whole_terms(planes, background, index, jitter)
-        means = {name: value.mean() for name, value in terms.items()}
+        means = {name: share * value.mean() for name, value in terms.items()}
         yield Loss.weighted("genhead", means, WEIGHTS)
 
     def validate(self) -> Mapping[str, float]:
@@ -189,6 +192,7 @@ def pretrain_genhead(
     labels: Path,
     truth: Path,
     out: Path,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train GenHead on the portraits, write what it has learnt to `out` and return metrics.
 
@@ -198,7 +202,7 @@ def pretrain_genhead(
     """
     section, sizes, seed = params.pretrain.genhead, params.networks, params.seed
     device = choose_device(params.machine.device)
-    inputs = (section, sizes, params.flame, seed, params.threads, ingested, labels, truth)
+    inputs = (section, sizes, params.flame, seed, ingested, labels, truth)
     folder = scratch_folder("pretrain_genhead", fingerprint(__file__, *inputs))
 
     flame = Flame(head_model.load(params.flame.model)).to(device)
@@ -211,10 +215,13 @@ def pretrain_genhead(
         folder=folder,
         steps=section.steps,
         batch=section.batch,
+        microbatches=section.batch // section.microbatch,
         preview_every=max(1, section.steps // 5),
         device=device,
+        curves=curves,
     )
     trained = train(task, run)
+    only_first(trained.group)
 
     facts = {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps}
     save_weights(out / "genhead.safetensors", genhead.state_dict(), facts)

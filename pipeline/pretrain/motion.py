@@ -33,6 +33,7 @@ from pipeline.geometry.motion_targets import motion_measures
 from pipeline.pretrain.motion_faces import MotionBatch, MotionFaces, draw_batch, read_motion_faces
 from pipeline.pretrain.motion_teacher import Teacher
 from pipeline.train.checkpoint import History
+from pipeline.train.distributed import only_first
 from pipeline.train.loop import Run, forget, train
 from pipeline.train.schedule import set_rates
 from pipeline.train.task import Loss, Task
@@ -70,9 +71,9 @@ class MotionTask(Task[MotionBatch]):
         looked_at = draw_batch(unseen, VALIDATION_PAIRS, self.size, draw)
         self.looked_at = to_device(looked_at, teacher.eye_mean.device)
 
-    def batch(self, step: int) -> MotionBatch:
-        draw = rng(self.seed, "motion", step)
-        return draw_batch(self.faces, self.section.batch, self.size, draw)
+    def batch(self, step: int, microbatch: int) -> MotionBatch:
+        draw = rng(self.seed, "motion", step, microbatch)
+        return draw_batch(self.faces, self.section.microbatch, self.size, draw)
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
@@ -83,9 +84,10 @@ class MotionTask(Task[MotionBatch]):
             decay_until=self.section.steps,
         )
 
-    def losses(self, step: int, batch: MotionBatch) -> Iterator[Loss]:
-        terms = self.teacher(batch)
-        # They have their weights already.
+    def losses(self, step: int, microbatch: int, batch: MotionBatch) -> Iterator[Loss]:
+        # The terms have their weights already. Each is a mean over what is known in the microbatch.
+        share = self.section.microbatch / self.section.batch
+        terms = {name: share * value for name, value in self.teacher(batch).items()}
         yield Loss.weighted("teacher", terms, dict.fromkeys(terms, 1.0))
 
     @torch.no_grad()
@@ -102,6 +104,7 @@ def pretrain_motion(
     labels: Path,
     _truth: Path,
     out: Path,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train E_mot on the train clips and portraits and write `out`/motion.safetensors; returns metrics.
 
@@ -111,7 +114,7 @@ def pretrain_motion(
     """
     section, sizes, seed = params.pretrain.motion, params.networks.motion, params.seed
     device = choose_device(params.machine.device)
-    inputs = (section, sizes, params.flame, seed, params.threads, ingest, labels)
+    inputs = (section, sizes, params.flame, seed, ingest, labels)
     folder = scratch_folder("pretrain_motion", fingerprint(__file__, *inputs))
 
     flame = Flame(head_model.load(params.flame.model))
@@ -125,9 +128,12 @@ def pretrain_motion(
         folder,
         section.steps,
         section.batch,
+        section.batch // section.microbatch,
         device=device,
+        curves=curves,
     )
     trained = train(MotionTask(params, teacher, faces, unseen), run)
+    only_first(trained.group)
 
     teacher.eval()
     note = {

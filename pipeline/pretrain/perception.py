@@ -22,6 +22,7 @@ from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from model.weights import save_weights
 from pipeline.config.params import Params
+from pipeline.core.curves import write_curves
 from pipeline.core.device import choose_device
 from pipeline.core.files import write_json
 from pipeline.core.seeds import derive_seed, rng, torch_rng
@@ -35,6 +36,7 @@ from pipeline.pretrain.faces import FaceBatch, Faces, augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.unseen import Numbers, Unseen, measure_unseen
 from pipeline.train.checkpoint import History
+from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import Run, forget, train
 from pipeline.train.schedule import set_rates
 from pipeline.train.task import Loss, Task
@@ -52,7 +54,7 @@ class FaceTask(Task[FaceBatch]):
 
     name: str
     rate = 1.0  # times the learning rate of the section
-    share = 1.0  # of the steps of the section
+    part = 1.0  # of the steps of the section
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class FaceTask(Task[FaceBatch]):
         self.faces, self.unseen, self.knowledge = faces, unseen, knowledge
         self.device = knowledge.average.device
         self.people = int(faces.people.max()) + 1
-        self.steps = max(1, round(self.section.steps * self.share))
+        self.steps = max(1, round(self.section.steps * self.part))
         self.networks = self.build(params)
         parameters = []
         for network in self.networks.values():
@@ -81,7 +83,14 @@ class FaceTask(Task[FaceBatch]):
 
     @abstractmethod
     def loss(self, batch: FaceBatch, draw: torch.Generator) -> Tensor:
-        """A scalar; `draw` is for random variations of the faces."""
+        """What the microbatch adds to the loss of its step, a scalar.
+
+        `draw` is for random variations of the faces.
+        """
+
+    def share(self, batch: FaceBatch) -> float:
+        """How much of its step a microbatch is."""
+        return len(batch.people) / self.section.batch
 
     @abstractmethod
     def look(self) -> Numbers:
@@ -93,10 +102,11 @@ class FaceTask(Task[FaceBatch]):
             torch.manual_seed(derive_seed(self.seed, "perception", name) % 2**63)
             return make().to(self.device)
 
-    def batch(self, step: int) -> FaceBatch:
+    def batch(self, step: int, microbatch: int) -> FaceBatch:
         draw = rng(self.seed, "perception", self.name, step)
         rows = draw.integers(len(self.faces.images), size=self.section.batch)
-        return self.faces.batch(rows)
+        first = microbatch * self.section.microbatch
+        return self.faces.batch(rows[first : first + self.section.microbatch], rows)
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
@@ -107,11 +117,12 @@ class FaceTask(Task[FaceBatch]):
             decay_until=self.steps,
         )
 
-    def losses(self, step: int, batch: FaceBatch) -> Iterator[Loss]:
-        draw = torch_rng(self.seed, "perception", self.name, "augment", step)
+    def losses(self, step: int, microbatch: int, batch: FaceBatch) -> Iterator[Loss]:
+        draw = torch_rng(self.seed, "perception", self.name, "augment", step, microbatch)
         # Dropout knows no generator but the global one.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "perception", self.name, "dropout", step) % 2**63)
+            seed = derive_seed(self.seed, "perception", self.name, "dropout", step, microbatch)
+            torch.manual_seed(seed % 2**63)
             value = self.loss(batch, draw)
         yield Loss(self.name, value, {"loss": value.detach()})
 
@@ -130,7 +141,7 @@ class FaceTask(Task[FaceBatch]):
 class IdentityTask(FaceTask):
     """Face recognition: the dearest network, and the first to be good."""
 
-    name, rate, share = "identity", 2.0, 1 / 3
+    name, rate, part = "identity", 2.0, 1 / 3
 
     def build(self, params: Params) -> dict[str, nn.Module]:
         sizes = params.networks.identity
@@ -154,7 +165,7 @@ class IdentityTask(FaceTask):
             < 0.5
         )
         embedding = self.network(torch.where(mirrored, crop.flip(3), crop))
-        return arcface_loss(embedding, self.centres.weight, batch.people)
+        return self.share(batch) * arcface_loss(embedding, self.centres.weight, batch.people)
 
     def look(self) -> Numbers:
         return self.unseen.people(self.network)
@@ -186,11 +197,12 @@ class TrunkTask(FaceTask):
         moved = (landmarks - self.centre).flatten(1)
         found = self.knowledge.average + what * self.knowledge.deviation
         errors = self.knowledge(found, batch.targets)
+        share = self.share(batch)
         return (
-            F.cross_entropy(who, batch.people)
-            + 2.0 * F.l1_loss(where, moved / 0.05)
-            + _masked_mean(errors, batch.fitted)
-            + F.l1_loss(how, damage)
+            share * F.cross_entropy(who, batch.people)
+            + share * 2.0 * F.l1_loss(where, moved / 0.05)
+            + _mean_of_known(errors, batch)
+            + share * F.l1_loss(how, damage)
         )
 
     def look(self) -> Numbers:
@@ -224,7 +236,7 @@ class RegressorTask(FaceTask):
         # Framing tells something of the pose, so that it is changed less than for the trunk.
         image, _, _ = augment(batch.image, batch.landmarks, draw, 0.03)
         errors = self.knowledge(self.network(image), batch.targets)
-        return _masked_mean(errors, batch.fitted)
+        return _mean_of_known(errors, batch)
 
     def look(self) -> Numbers:
         return self.unseen.parameters(self.network)
@@ -236,6 +248,7 @@ def pretrain_perception(
     labels: Path,
     truth: Path,
     out: Path,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train the three networks and write them to `out`; returns metrics.
 
@@ -245,12 +258,13 @@ def pretrain_perception(
     losses.
     """
     section, sizes = params.pretrain.perception, params.networks.identity
-    inputs = (section, sizes, params.flame, params.seed, params.threads, ingest, labels, truth)
+    inputs = (section, sizes, params.flame, params.seed, ingest, labels, truth)
     mark = fingerprint(__file__, *inputs)
     faces = read_faces(ingest, labels, truth, "train")
     unseen = read_faces(ingest, labels, truth, "validation")
-    trainer = PerceptionTrainer(params, faces, unseen, mark)
+    trainer = PerceptionTrainer(params, faces, unseen, mark, curves)
     identity, trunk, regressor = trainer.identity(), trainer.trunk(), trainer.regressor()
+    only_first(trainer.group)
 
     note = {
         "trained_on": len(faces.images),
@@ -277,9 +291,10 @@ class PerceptionTrainer:
         faces: Faces,
         unseen: Faces,
         mark: str,
+        curves: Path | None = None,
     ) -> None:
-        """`mark` is the fingerprint that names the scratch folders."""
-        self.params, self.faces, self.mark = params, faces, mark
+        """`mark` is the fingerprint that names the scratch folders; `curves` is as in `Run`."""
+        self.params, self.faces, self.mark, self.curves = params, faces, mark, curves
         self.device = choose_device(params.machine.device)
         self.unseen = Unseen(unseen, self.device)
         flame = Flame(head_model.load(params.flame.model)).to(self.device)
@@ -289,6 +304,7 @@ class PerceptionTrainer:
         self.history: History = []
         self.moved: dict[str, float] = {}
         self.runs: list[Run] = []
+        self.group = Group()
 
     def identity(self) -> IdentityNet:
         return self._train(IdentityTask).network
@@ -314,10 +330,12 @@ class PerceptionTrainer:
             folder,
             task.steps,
             task.section.batch,
+            task.section.batch // task.section.microbatch,
             device=self.device,
         )
         self.runs.append(run)
         trained = train(task, run)
+        self.group = trained.group
         task.train_mode(False)
         self.moved |= trained.moved
         for row in trained.history:
@@ -326,6 +344,8 @@ class PerceptionTrainer:
             if "loss" in row:
                 row[name] = self.losses[f"{name}_loss"] = row.pop("loss")
             self.history.append(row)
+        if self.curves and self.group.first:
+            write_curves(self.curves, self.history)
         return task
 
 
@@ -378,5 +398,6 @@ class ParameterLoss:
         return landmarks, expression, difference_B109[:, Estimate.ROTATION]
 
 
-def _masked_mean(values_B: Tensor, mask_B: Tensor) -> Tensor:
-    return (values_B * mask_B).sum() / mask_B.sum().clamp_min(1)
+def _mean_of_known(values_B: Tensor, batch: FaceBatch) -> Tensor:
+    """The part of the mean over the faces of the step that were fitted."""
+    return (values_B * batch.fitted).sum() / batch.known[0].clamp_min(1)

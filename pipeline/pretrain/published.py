@@ -23,6 +23,7 @@ from pipeline.pretrain.faces import read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.perception import PerceptionTrainer
 from pipeline.pretrain.unseen import measure_unseen
+from pipeline.train.distributed import only_first
 
 Weights = dict[str, Tensor]
 
@@ -58,6 +59,7 @@ def genhead(
     _labels: Path,
     _truth: Path,
     out: Path,
+    _curves: Path | None = None,
 ) -> dict[str, Any]:
     """Write `out`/genhead.safetensors, and portraits.safetensors without any.
 
@@ -75,6 +77,7 @@ def motion(
     _labels: Path,
     _truth: Path,
     out: Path,
+    _curves: Path | None = None,
 ) -> dict[str, Any]:
     """Write `out`/motion.safetensors."""
     return _report(take(params, "motion", out))
@@ -86,6 +89,7 @@ def perception(
     labels: Path,
     truth: Path,
     out: Path,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Write what `pretrain_perception` writes, with the published face recognition and LPIPS.
 
@@ -98,11 +102,12 @@ def perception(
     export_identity(identity, out / "identity.onnx")
 
     section = params.pretrain.perception
-    inputs = (section, params.flame, params.seed, params.threads, "official", ingest, labels, truth)
+    inputs = (section, params.flame, params.seed, "official", ingest, labels, truth)
     mark = fingerprint(__file__, *inputs)
     faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
-    trainer = PerceptionTrainer(params, faces, unseen, mark)
+    trainer = PerceptionTrainer(params, faces, unseen, mark, curves)
     regressor = trainer.regressor()
+    only_first(trainer.group)
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
     save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
     trainer.finish()

@@ -4,7 +4,10 @@ psi.train_psi            stage train; psi_objective has Eq. 5
 psi3d.train_psi3d        stage train_psi3d; psi3d_objective has Eq. 2
 task.Task                what a training is: networks, optimisers, batches, losses
 loop.train               the steps of a task, from its last checkpoint to its end
-checkpoint.Checkpoint    the state of a task on disk
+distributed.launch       several processes; tree adds what they make, with the bits of one
+step_sum.StepSum         what the microbatches of a step add up to
+checkpoint.Checkpoints   the state of a task on disk
+watch.Watch              the line in the terminal and the curves; stopping hears signals
 synthesizer.SynthesizerTask  what the tasks of Psi and Psi_3d share
 schedule.set_rates       learning rates over a run
 synthetic_batches.SyntheticHeads  batches for Psi_3d

@@ -31,8 +31,11 @@ class Adversary:
         self.network.requires_grad_(True)
         return losses.generator_adversarial(logits)
 
-    def loss(self, step: int, rendering: Rendering, target: Target) -> Loss:
-        """The discriminator's own loss on the same samples; every 16 steps with R1, times 16."""
+    def loss(self, step: int, rendering: Rendering, target: Target, share: float) -> Loss:
+        """The discriminator's own loss on the same samples; every 16 steps with R1, times 16.
+
+        `share` is how many of the samples of the whole batch these are.
+        """
         # In the order in which the discriminator takes them.
         real = {
             "image": target.image,
@@ -52,8 +55,8 @@ class Adversary:
         )
         judged = self.network(*real.values(), target.camera)
         total = losses.discriminator_adversarial(fake, judged)
-        terms = {"discriminator": total.detach()}
+        terms = {"discriminator": share * total.detach()}
         if regular:
             inputs = {name: (value, R1_GAMMA[name]) for name, value in real.items()}
             total = total + R1_EVERY * losses.r1_penalty(judged, inputs)
-        return Loss("discriminator", total, terms)
+        return Loss("discriminator", share * total, terms)

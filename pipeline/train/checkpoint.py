@@ -1,10 +1,15 @@
 """The state of a training on disk, so that a killed run goes on with the same bits.
 
-`checkpoint.safetensors` has the weights, their averages and the state of the optimisers; the JSON beside
-it the number of finished steps, the history and the checksum.
+`checkpoint-<steps>.safetensors` has the weights, their averages and the state of the optimisers; the
+JSON beside it the number of finished steps, the history, what the next row of it has so far, and the
+checksum. The last three are kept. Which process writes, and when, changes nothing: a run of four
+processes goes on in one.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,50 +17,137 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 from pipeline.store.sealed import check_sealed, recover, remove_sealed, write_sealed
+from pipeline.train.distributed import GO_ON, Group
 from pipeline.train.task import Task
 
 History = list[dict[str, float]]
+KEPT = 3
 
 
-class Checkpoint:
-    """The checkpoint of one run. `folder` is a scratch folder, named after all that the run depends on."""
+@dataclass
+class Progress:
+    """How far a run is: what it knows besides weights and optimisers."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "checkpoint.safetensors"
+    done: int = 0  # steps
+    history: History = field(default_factory=list)
+    # Values of each term since the last row of the history.
+    values: dict[str, list[float]] = field(default_factory=dict)
 
-    def save(self, done: int, task: Task, history: History) -> None:
-        """Replace the checkpoint by the state after `done` steps."""
-        tensors = _optimiser_tensors(task.optimisers)
-        for prefix, network in _networks(task).items():
-            for key, value in network.state_dict().items():
-                tensors[f"{prefix}{key}"] = value.contiguous()
-        facts = {"done": done, "history": history}
-        write_sealed(self.path, save(to_device(tensors, "cpu")), facts)
 
-    def load(self, task: Task) -> tuple[int, History]:
-        """Bring `task` to the saved state; returns the number of finished steps and the history.
+class Checkpoints:
+    """The checkpoints of one run. `folder` is a scratch folder, named after all that the run depends on.
 
-        Where there is no whole checkpoint, `task` stays as it is and both are empty.
+    As a context it ends when the last one is on the disk, however the run ends.
+    """
+
+    def __init__(self, folder: Path, group: Group) -> None:
+        self.folder, self.group = folder, group
+        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.thread.shutdown()
+        if exception == (None, None, None):
+            self.wait()
+
+    def save(self, task: Task, progress: Progress) -> None:
+        """Keep the state after `progress.done` steps; all processes call it together.
+
+        The first one copies the state, and a thread writes the copy beside the next steps. Raises
+        UserError when the processes do not have the same weights, or when the checkpoint before could
+        not be written.
         """
-        recover(self.path)
-        try:
-            facts = check_sealed(self.path)
-        except UserError:
-            return 0, []
-        with safe_open(self.path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for prefix, network in _networks(task).items():
-            network.load_state_dict(_below(prefix, tensors))
-        for name, optimiser in task.optimisers.items():
-            _load_optimiser(optimiser, _below(f"optimiser.{name}.", tensors))
-        return facts["done"], facts["history"]
+        marks = self.group.gather(_mark(task) if self.group.size > 1 else "")
+        if len(set(marks)) > 1:
+            raise UserError(
+                f"the processes have different weights after step {progress.done}: {' '.join(marks)}. "
+                f"They compute differently, as processes on unlike machines may. {GO_ON}"
+            )
+        if not self.group.first:
+            return
+        self.wait()
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(task)}
+        facts = {
+            "done": progress.done,
+            "history": list(progress.history),
+            "values": {name: list(values) for name, values in progress.values.items()},
+        }
+        self.writing = self.thread.submit(self._write, tensors, facts)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk. Raises UserError when it could not be written."""
+        if self.writing:
+            self.writing.result()
+            self.writing = None
+
+    def load(self, task: Task) -> Progress:
+        """Bring `task` to the last state that is whole; all processes call it together.
+
+        A damaged checkpoint is said, and the one before it taken. Where there is none, `task` stays as it is.
+        """
+        if self.group.first:
+            for path in self._paths():
+                recover(path)
+        self.group.gather(None)
+        for path in reversed(self._paths()):
+            try:
+                facts = check_sealed(path, "The checkpoint before it is taken.")
+            except UserError as error:
+                if self.group.first:
+                    say(str(error))
+                continue
+            _load(task, path)
+            return Progress(facts["done"], facts["history"], facts["values"])
+        return Progress()
 
     def remove(self) -> None:
-        """Forget the state, once the results stand where they belong."""
-        remove_sealed(self.path)
+        """Forget them, once the results stand where they belong."""
+        for path in self._paths():
+            remove_sealed(path)
+
+    def _write(self, tensors: Mapping[str, Tensor], facts: Mapping) -> None:
+        path = self.folder / f"checkpoint-{facts['done']:09d}.safetensors"
+        write_sealed(path, save(dict(tensors)), facts)
+        for older in self._paths()[:-KEPT]:
+            remove_sealed(older)
+
+    def _paths(self) -> list[Path]:
+        """The checkpoints that are there, the oldest first. Of one that was being removed the JSON may be all."""
+        found = self.folder.glob("checkpoint-*")
+        return sorted({path.with_suffix(".safetensors") for path in found})
+
+
+def _tensors(task: Task) -> Iterator[tuple[str, Tensor]]:
+    """All that a step changes, by name: `optimiser.<name>.<number of the parameter>.<key>`, for example."""
+    for prefix, network in _networks(task).items():
+        for key, value in network.state_dict().items():
+            yield f"{prefix}{key}", value.contiguous()
+    for name, optimiser in task.optimisers.items():
+        parameters = optimiser.state_dict()["state"]
+        for index, state in parameters.items():
+            for key, value in state.items():
+                yield f"optimiser.{name}.{index}.{key}", torch.as_tensor(value).contiguous()
+
+
+def _load(task: Task, path: Path) -> None:
+    """Undo `_tensors`. Rates and other constants of the optimisers stay as they are."""
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for prefix, network in _networks(task).items():
+        network.load_state_dict(_below(prefix, tensors))
+    for name, optimiser in task.optimisers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(f"optimiser.{name}.", tensors).items():
+            index, entry = key.split(".", 1)
+            state.setdefault(int(index), {})[entry] = value
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _networks(task: Task) -> dict[str, nn.Module]:
@@ -65,28 +157,6 @@ def _networks(task: Task) -> dict[str, nn.Module]:
     return networks | averages
 
 
-def _optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The state of each parameter, named `optimiser.<name>.<number of the parameter>.<key>`."""
-    tensors: dict[str, Tensor] = {}
-    for name, optimiser in optimisers.items():
-        parameters = optimiser.state_dict()["state"]
-        for index, state in parameters.items():
-            for key, value in state.items():
-                tensor = torch.as_tensor(value)
-                tensors[f"optimiser.{name}.{index}.{key}"] = tensor.contiguous()
-    return tensors
-
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `_optimiser_tensors`. Rates and other constants of the groups stay as they are."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-
-
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
     below = {}
@@ -94,3 +164,12 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key.startswith(prefix):
             below[key.removeprefix(prefix)] = value
     return below
+
+
+def _mark(task: Task) -> str:
+    """A short hash of all weights."""
+    found = hashlib.sha256()
+    for network in task.networks.values():
+        for value in network.state_dict().values():
+            found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]

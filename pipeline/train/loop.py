@@ -1,26 +1,36 @@
-"""The training loop that every network of the project goes through, with exact resume."""
+"""The training loop that every network of the project goes through.
+
+It is the same in one process and in several, goes on exactly where a killed run was, and can be watched.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.prefetch import prefetch
-from pipeline.core.progress import progress
-from pipeline.train.checkpoint import Checkpoint, History
+from pipeline.core.progress import say
+from pipeline.train.checkpoint import Checkpoints, History, Progress
+from pipeline.train.distributed import GO_ON, STOPPED, Group, join
 from pipeline.train.moves import Moves
+from pipeline.train.step_sum import StepSum
+from pipeline.train.stopping import Stopping
 from pipeline.train.task import Task
+from pipeline.train.watch import Watch
 
 LOG = logging.getLogger(__name__)
 # Points of a loss curve, whatever the length of the run.
 HISTORY_ROWS = 40
 # A gradient that is not finite becomes 0, or this (facts 4.1).
 LARGEST_GRADIENT = 1e5
+# A checkpoint is written at least so often, however long a step takes.
+CHECKPOINT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -34,96 +44,131 @@ class Run:
     folder: Path
     steps: int
     batch: int  # samples a step, in the history's `images` and in the moving average
+    microbatches: int = 1  # a power of two, into which a batch is cut
     half_life: int = 0  # of the moving average, in images
     checkpoint_every: int = 500  # steps
     preview_every: int = 0  # steps; 0 looks at the end alone
     device: torch.device | str = "cpu"
+    curves: Path | None = None  # where the history is shown while the run goes on
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a process tells the others after each step."""
+
+    stop: bool  # it was told to
+    save: bool  # it is time to
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a training leaves besides its weights.
 
-    `history` has a row of means per interval: `step`, `images` and the terms of the losses. Rows of held-out
-    people have names that begin with "validation_". `moved` says how far each group of layers has moved.
+    `history` has a row of means per interval: `step`, `images` and the terms of the losses. Rows of
+    held-out people have names that begin with "validation_". `moved` says how far each group of layers
+    has moved. Both are those of the first process of `group`; the others have less.
     """
 
     history: History
     moved: Mapping[str, float]
+    group: Group
 
 
 def train(task: Task, run: Run) -> Trained:
     """Train `task` from its last checkpoint, or from its beginning, to the end.
 
     The networks lie on `run.device`, to which the batches are brought. Held-out people are looked at before
-    the first step, every `preview_every` steps and at the end. The checkpoint stays: call `forget` once the
-    results stand where they belong. Raises UserError when a value stops being finite, with its name.
+    the first step, every `preview_every` steps and at the end. The checkpoints stay: call `forget` once the
+    results stand where they belong.
+
+    A signal (SIGTERM, SIGINT) ends the process after its step and a checkpoint, with status STOPPED. Raises
+    UserError when a value stops being finite, with its name, before it changes a weight.
     """
-    # Before the checkpoint is loaded: a resumed run has moved from its first weights, too.
+    group = join(run.microbatches, torch.device(run.device))
+    mine = group.share(run.microbatches)
+    # Before a checkpoint is loaded: a resumed run has moved from its first weights, too.
     moves, moved = Moves(task.networks, task.optimisers.values()), {}
-    checkpoint = Checkpoint(run.folder)
-    start, history = checkpoint.load(task)
-    if start == 0:
-        history += _validation(task, run, done=0)
-    means = Means()
+    checkpoints = Checkpoints(run.folder, group)
+    progress = checkpoints.load(task)
+    if progress.done == 0 and group.first:
+        progress.history += _validation(task, run, done=0)
     interval = max(1, run.steps // HISTORY_ROWS)
-    # A checkpoint is only written where a row of the history ends, so that a resumed run has the rows of an
-    # undisturbed one.
-    save_every = max(interval, run.checkpoint_every // interval * interval)
+    saved = time.monotonic()
 
-    batches = prefetch(task.batch, start, run.steps)
-    for step, batch in progress(
-        batches,
-        label=run.label,
-        total=run.steps,
-        initial=start,
-    ):
-        batch = to_device(batch, run.device)
-        task.set_rates(step)
-        # All losses are differentiated before anything moves, so that their order means nothing.
-        learning = []
-        for loss in task.losses(step, batch):
-            optimiser = task.optimisers[loss.optimiser]
-            optimiser.zero_grad(set_to_none=True)
-            loss.total.backward()
-            means.add(loss.terms)
-            learning.append(optimiser)
-        for optimiser in learning:
-            clean_gradients(optimiser)
-            optimiser.step()
-        done = step + 1
-        update_averages(task, run, done * run.batch)
+    def load(step: int) -> list:
+        return [task.batch(step, microbatch) for microbatch in mine]
 
-        last = done == run.steps
-        if last or done % interval == 0:
-            row = means.take(f"{run.label}: ", f" around step {done}")
-            history.append({"step": done, "images": done * run.batch, **row})
-        if last or (run.preview_every and done % run.preview_every == 0):
-            task.preview(run.folder / f"preview-{done:07d}.jpg")
-            history += _validation(task, run, done)
-            moved = moves.measure()
-            told = "%s, step %d: the layers that have moved least, over their size\n%s"
-            LOG.info(told, run.label, done, moves.table(moved))
-        if not last and done % save_every == 0:
-            checkpoint.save(done, task, history)
-    return Trained(history, moved)
+    batches = prefetch(load, progress.done, run.steps)
+    watch = Watch(run.label, run.steps, run.batch, progress.done, group.first, run.curves)
+    with watch, checkpoints, Stopping() as stopping:
+        for step, parts in watch.timed(batches):
+            task.set_rates(step)
+            # All losses are differentiated before anything moves, so that their order means nothing.
+            step_sum = StepSum(task, group)
+            for microbatch, part in zip(mine, parts, strict=True):
+                for loss in task.losses(step, microbatch, to_device(part, run.device)):
+                    loss.total.backward()
+                    step_sum.take(loss)
+                step_sum.end_microbatch()
+            late = time.monotonic() - saved > CHECKPOINT_SECONDS
+            stop = stopping.asked or group.orphaned
+            stepped = step_sum.finish(Note(stop, save=late and group.first))
+            _check(stepped.terms, run, step, group)
+            zeroed = 0
+            for optimiser in stepped.learning:
+                zeroed += clean_gradients(optimiser)
+                optimiser.step()
+            progress.done = done = step + 1
+            update_averages(task, run, done * run.batch)
+            for name, value in stepped.terms.items():
+                progress.values.setdefault(name, []).append(value)
+            watch.step(stepped.terms, zeroed)
+
+            last = done == run.steps
+            if last or done % interval == 0:
+                progress.history.append({"step": done, "images": done * run.batch, **_means(progress)})
+                watch.row(progress.history)
+            looks = last or (run.preview_every > 0 and done % run.preview_every == 0)
+            if looks and group.first:
+                task.preview(run.folder / f"preview-{done:07d}.jpg")
+                progress.history += _validation(task, run, done)
+                watch.row(progress.history)
+                moved = moves.measure()
+                told = "%s, step %d: the layers that have moved least, over their size\n%s"
+                LOG.info(told, run.label, done, moves.table(moved))
+
+            stop = any(note.stop for note in stepped.notes) and not last
+            save = any(note.save for note in stepped.notes) or done % run.checkpoint_every == 0
+            if stop or (save and not last):
+                checkpoints.save(task, progress)
+                saved = time.monotonic()
+            if stop:
+                _stop(checkpoints, run, done)
+    return Trained(progress.history, moved, group)
 
 
 def forget(run: Run) -> None:
-    """Remove the checkpoint of a run whose results stand where they belong."""
-    Checkpoint(run.folder).remove()
+    """Remove the checkpoints of a run whose results stand where they belong."""
+    Checkpoints(run.folder, Group()).remove()
 
 
-def clean_gradients(optimiser: torch.optim.Optimizer) -> None:
-    """Make gradients that are not finite 0 or as large as LARGEST_GRADIENT (facts 4.1)."""
-    for parameter in _parameters(optimiser):
-        if parameter.grad is not None:
-            torch.nan_to_num_(
-                parameter.grad,
-                nan=0.0,
-                posinf=LARGEST_GRADIENT,
-                neginf=-LARGEST_GRADIENT,
-            )
+def clean_gradients(optimiser: torch.optim.Optimizer) -> int:
+    """Make gradients that are not finite 0 or as large as LARGEST_GRADIENT (facts 4.1).
+
+    Returns the number of parameters that had some.
+    """
+    gradients = []
+    for group in optimiser.param_groups:
+        gradients += [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+    if not gradients:
+        return 0
+    # One look at the largest of each: hardly ever there is something to be done.
+    largest = torch.stack(torch._foreach_norm(gradients, ord=math.inf))
+    wrong = ~largest.isfinite()
+    for index in wrong.nonzero().flatten().tolist():
+        gradient = gradients[index]
+        torch.nan_to_num_(gradient, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT)
+    return int(wrong.sum())
 
 
 def update_averages(task: Task, run: Run, images: int) -> None:
@@ -141,29 +186,29 @@ def update_averages(task: Task, run: Run, images: int) -> None:
                 mine.copy_(theirs)
 
 
-@dataclass
-class Means:
-    """Collects the terms of losses and gives their means since the last time."""
+def _check(
+    terms: Mapping[str, float],
+    run: Run,
+    step: int,
+    group: Group,
+) -> None:
+    """Stop where a term is not finite, before it changes a weight."""
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            # The first process says it for all: the others wait until it is gone, and end with it.
+            if not group.first:
+                group.gather(None)
+            raise UserError(
+                f"{run.label}: '{name}' is {value} at step {step + 1}. Lower the learning rate of this "
+                f"stage and run again; the checkpoints before it lie in {run.folder}."
+            )
 
-    values: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """One value of each term."""
-        for name, value in terms.items():
-            self.values.setdefault(name, []).append(float(value))
-
-    def take(self, before: str = "", after: str = "") -> dict[str, float]:
-        """The means, rounded; then they begin anew.
-
-        Raises UserError when one is not finite, with its name between the words.
-        """
-        means = {name: round(sum(values) / len(values), 6) for name, values in self.values.items()}
-        self.values.clear()
-        for name, value in means.items():
-            if value != value or abs(value) == float("inf"):
-                advice = "Lower the learning rate of this stage and run again."
-                raise UserError(f"{before}'{name}' is {value}{after}. {advice}")
-        return means
+def _means(progress: Progress) -> dict[str, float]:
+    """The mean of each term since the last row; they begin anew."""
+    means = {name: round(sum(values) / len(values), 6) for name, values in progress.values.items()}
+    progress.values.clear()
+    return means
 
 
 def _validation(task: Task, run: Run, done: int) -> History:
@@ -172,6 +217,10 @@ def _validation(task: Task, run: Run, done: int) -> History:
     return [{"step": done, "images": done * run.batch, **found}] if found else []
 
 
-def _parameters(optimiser: torch.optim.Optimizer) -> Iterable[torch.nn.Parameter]:
-    for group in optimiser.param_groups:
-        yield from group["params"]
+def _stop(checkpoints: Checkpoints, run: Run, done: int) -> None:
+    """End this process once the first one has written the checkpoint, and said so."""
+    checkpoints.wait()
+    checkpoints.group.gather(None)
+    if checkpoints.group.first:
+        say(f"{run.label}: stopped after step {done} of {run.steps}. {GO_ON}")
+    raise SystemExit(STOPPED)

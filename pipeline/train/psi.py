@@ -25,6 +25,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
+from pipeline.train.distributed import only_first
 from pipeline.train.loop import forget, train
 from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run
@@ -62,14 +63,15 @@ def train_psi(
     perception: Path,
     psi3d: Path,
     out: Path,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train Psi on the cache in `views` and write its average to `out`/psi.safetensors; returns the metrics.
 
     `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. A killed run
-    goes on from its last checkpoint.
+    goes on from its last checkpoint. `curves` is where its history is shown meanwhile, if anywhere.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
-    inputs = (section, sizes, params.seed, params.threads, views, perception, psi3d)
+    inputs = (section, sizes, params.seed, views, perception, psi3d)
     folder = scratch_folder("train", fingerprint(__file__, *inputs))
 
     torch.manual_seed(derive_seed(params.seed, "psi") % 2**63)
@@ -100,8 +102,9 @@ def train_psi(
         recomputing=params.machine.activation_checkpointing,
     )
 
-    run = synthesizer_run("train", folder, section, device)
+    run = synthesizer_run("train", folder, section, device, curves)
     trained = train(task, run)
+    only_first(trained.group)
 
     facts = {"network": "psi", "sizes": asdict(sizes), "motion": section.motion}
     save_weights(out / "psi.safetensors", task.average.state_dict(), facts)

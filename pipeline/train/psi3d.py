@@ -25,6 +25,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
+from pipeline.train.distributed import only_first
 from pipeline.train.loop import forget, train
 from pipeline.train.psi3d_objective import StaticObjective
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run
@@ -71,6 +72,7 @@ def train_psi3d(
     ingest: Path,
     labels: Path,
     out: Path,
+    curves: Path | None = None,
 ) -> dict[str, Any]:
     """Train Psi_3d on `heads` and write its average to `out`/psi3d.safetensors; returns the metrics.
 
@@ -80,7 +82,7 @@ def train_psi3d(
     """
     section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
     inputs = (heads, perception, genhead, ingest, labels)
-    mark = fingerprint(__file__, section, sizes, params.seed, params.threads, *inputs)
+    mark = fingerprint(__file__, section, sizes, params.seed, *inputs)
     folder = scratch_folder("train_psi3d", mark)
 
     torch.manual_seed(derive_seed(params.seed, "psi3d") % 2**63)
@@ -103,8 +105,9 @@ def train_psi3d(
         recomputing=recomputing,
     )
 
-    run = synthesizer_run("train_psi3d", folder, section, device)
+    run = synthesizer_run("train_psi3d", folder, section, device, curves)
     trained = train(task, run)
+    only_first(trained.group)
 
     facts = {"network": "psi3d", "sizes": asdict(sizes), "images": section.images}
     save_weights(out / "psi3d.safetensors", task.average.state_dict(), facts)

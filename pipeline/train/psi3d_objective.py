@@ -35,10 +35,11 @@ class StaticObjective:
         self.section, self.seed = params.train_psi3d, params.seed
         self.psi, self.adversary, self.judges = psi, adversary, judges
 
-    def __call__(self, step: int, batch: HeadBatch) -> Iterator[Loss]:
+    def __call__(self, step: int, microbatch: int, batch: HeadBatch) -> Iterator[Loss]:
         """The loss of Psi_3d, and that of the discriminator on the same rendering where it takes part."""
         section, images = self.section, step * self.section.batch
-        jitter = torch_rng(self.seed, "psi3d-rays", step)
+        share = len(batch.source) / section.batch
+        jitter = torch_rng(self.seed, "psi3d-rays", step, microbatch)
         whole_from = section.whole_from // section.batch
         sparse = rays_of_step(self.seed, "psi3d-thin", step, section.whole_every, whole_from)
         adversarial = images >= section.adversarial_from and not sparse
@@ -66,16 +67,16 @@ class StaticObjective:
         if adversarial:
             terms["adversarial"] = self.adversary.term(rendering, target)
 
-        means = {name: value.mean() for name, value in terms.items()}
+        means = {name: share * value.mean() for name, value in terms.items()}
         loss = Loss.weighted("psi", means, section.weights.model_dump())
         # Every so many steps, and then so many times as strong: the price of a second look at the density.
         if step % SMOOTH_EVERY == 0:
-            roughness = SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
+            roughness = share * SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
             loss = replace(loss, total=loss.total + roughness)
         yield loss
         # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
-            yield self.adversary.loss(step // section.whole_every, rendering, target)
+            yield self.adversary.loss(step // section.whole_every, rendering, target, share)
 
     def _target(self, batch: HeadBatch) -> Target:
         return Target(

@@ -32,17 +32,19 @@ class ReenactmentObjective:
         self.section, self.seed = params.train, params.seed
         self.psi, self.adversary, self.judges = psi, adversary, judges
 
-    def __call__(self, step: int, batch: FrameBatch) -> Iterator[Loss]:
+    def __call__(self, step: int, microbatch: int, batch: FrameBatch) -> Iterator[Loss]:
         """The loss of Psi, and that of the discriminator where it takes part."""
         section, real = self.section, batch.real > 0
-        jitter = torch_rng(self.seed, "psi-rays", step)
+        reals = int(batch.reals[0])
+        jitter = torch_rng(self.seed, "psi-rays", step, microbatch)
         whole_from = section.whole_from // section.batch
         sparse = rays_of_step(self.seed, "psi-thin", step, section.whole_every, whole_from)
 
         # L_LPIPS needs whole pictures, so that pseudo targets have no part in a sparse step.
-        if sparse and real.any():
-            found = self._sparse_terms(batch, real, jitter, sparse)
-            yield self._loss(_share(found, len(real)))
+        if sparse and reals:
+            if real.any():
+                found = self._sparse_terms(batch, real, jitter, sparse)
+                yield self._loss(self._share(found))
             return
 
         rendering = self.psi(
@@ -55,7 +57,7 @@ class ReenactmentObjective:
         # A pseudo view shows Psi_3d's idea of the background and of the identity, which is not to be learnt.
         terms = {}
         if not real.all():
-            terms |= _share(self._pseudo_terms(rendering, batch, ~real), len(real))
+            terms |= self._share(self._pseudo_terms(rendering, batch, ~real))
         if not real.any():
             yield self._loss(terms)
             return
@@ -66,10 +68,11 @@ class ReenactmentObjective:
         adversarial = step * section.batch >= section.adversarial_from
         if adversarial:
             found["adversarial"] = self.adversary.term(shown, target)
-        yield self._loss(terms | _share(found, len(real)))
+        yield self._loss(terms | self._share(found))
         # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
-            yield self.adversary.loss(step // section.whole_every, shown, target)
+            share = int(real.sum()) / reals
+            yield self.adversary.loss(step // section.whole_every, shown, target, share)
 
     def _loss(self, terms: Mapping[str, Tensor]) -> Loss:
         """The weighted sum of scalars."""
@@ -121,7 +124,6 @@ class ReenactmentObjective:
             weight=weight,
         )
 
-
-def _share(terms: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Terms (B',) of some samples as their part of the mean over all `count` samples of the batch."""
-    return {name: value.sum() / count for name, value in terms.items()}
+    def _share(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Terms (B',) of some samples as their part of the mean over all samples of the batch."""
+        return {name: value.sum() / self.section.batch for name, value in terms.items()}

@@ -19,9 +19,9 @@ from pipeline.train.validation import Validation
 
 
 class Data(Protocol[Batch]):
-    """Where batches come from."""
+    """Where batches come from: `rows` of the `size` samples of a step."""
 
-    def batch(self, step: int, size: int) -> Batch: ...
+    def batch(self, step: int, size: int, rows: slice = ...) -> Batch: ...
 
 
 class Objective(Protocol[Batch]):
@@ -30,7 +30,7 @@ class Objective(Protocol[Batch]):
     psi: Psi
     adversary: Adversary
 
-    def __call__(self, step: int, batch: Batch) -> Iterator[Loss]: ...
+    def __call__(self, step: int, microbatch: int, batch: Batch) -> Iterator[Loss]: ...
 
 
 class SynthesizerTask(Task[Batch]):
@@ -57,16 +57,17 @@ class SynthesizerTask(Task[Batch]):
         self.optimisers = {"psi": self.optimiser, "discriminator": adversary.optimiser}
         self.averages = {"psi": self.average}
 
-    def batch(self, step: int) -> Batch:
-        return self.data.batch(step, self.section.batch)
+    def batch(self, step: int, microbatch: int) -> Batch:
+        first, size = microbatch * self.section.microbatch, self.section.microbatch
+        return self.data.batch(step, self.section.batch, slice(first, first + size))
 
     def set_rates(self, step: int) -> None:
         # The discriminator's rate stays as it is.
         images = step * self.section.batch
         set_rates(self.optimiser, images, self.section.warmup, self.section.decay_until)
 
-    def losses(self, step: int, batch: Batch) -> Iterator[Loss]:
-        return self.objective(step, batch)
+    def losses(self, step: int, microbatch: int, batch: Batch) -> Iterator[Loss]:
+        return self.objective(step, microbatch, batch)
 
 
 def synthesizer_run(
@@ -74,6 +75,7 @@ def synthesizer_run(
     folder: Path,
     section: Training,
     device: torch.device,
+    curves: Path | None,
 ) -> Run:
     """The run that `section` describes, whose numbers count images."""
     return Run(
@@ -81,8 +83,10 @@ def synthesizer_run(
         folder,
         steps=section.images // section.batch,
         batch=section.batch,
+        microbatches=section.batch // section.microbatch,
         half_life=section.ema_half_life,
-        checkpoint_every=section.checkpoint_every // section.batch,
+        checkpoint_every=max(1, section.checkpoint_every // section.batch),
         preview_every=section.preview_every // section.batch,
         device=device,
+        curves=curves,
     )

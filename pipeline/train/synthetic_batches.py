@@ -40,12 +40,16 @@ class SyntheticHeads:
         self.keys = self.reader.keys()
         self.seed = seed
 
-    def batch(self, step: int, size: int) -> HeadBatch:
-        """The batch of `step`. Where there are heads enough, none is twice in it."""
-        # One generator for the whole batch, so that the order in which heads are read is part of the draw.
+    def batch(self, step: int, size: int, rows: slice = slice(None)) -> HeadBatch:
+        """Some rows of the batch of `step`. Where there are heads enough, none is twice in the batch."""
         draw = rng(self.seed, "psi3d", step)
         chosen = draw.choice(len(self.keys), size, replace=size > len(self.keys))
-        return collate([self._sample(self.keys[index], draw) for index in chosen])
+        samples = []
+        for place in range(size)[rows]:
+            # A head's views are drawn for its place: they do not depend on which rows are read.
+            own = rng(self.seed, "psi3d-views", step, place)
+            samples.append(self._sample(self.keys[chosen[place]], own))
+        return collate(samples)
 
     def _sample(self, key: str, draw: np.random.Generator) -> HeadBatch:
         """A head without the axis of the batch."""

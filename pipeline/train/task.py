@@ -37,10 +37,11 @@ class Loss:
 
 
 class Task(ABC, Generic[Batch]):
-    """A training: `loop.train` goes through its steps. What a step does may depend on its number alone.
+    """A training: `loop.train` goes through its steps, microbatch by microbatch.
 
-    `networks` hold all weights that training changes, `optimisers` change them, `averages` are the moving
-    averages of some networks, under the same names.
+    What is done for a microbatch may depend on its step and number alone, as any process may do it.
+    `networks` hold all weights that training changes, `optimisers` change them, `averages` are the
+    moving averages of some networks, under the same names.
     """
 
     networks: Mapping[str, nn.Module]
@@ -48,19 +49,20 @@ class Task(ABC, Generic[Batch]):
     averages: Mapping[str, nn.Module] = {}
 
     @abstractmethod
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, on the CPU. It is called in a thread, a step ahead."""
+    def batch(self, step: int, microbatch: int) -> Batch:
+        """A microbatch of a step, on the CPU. It is called in a thread, a step ahead."""
 
     @abstractmethod
     def set_rates(self, step: int) -> None:
         """Give the optimisers their learning rates for a step."""
 
     @abstractmethod
-    def losses(self, step: int, batch: Batch) -> Iterator[Loss]:
-        """The losses of a step, one for each optimiser that learns in it.
+    def losses(self, step: int, microbatch: int, batch: Batch) -> Iterator[Loss]:
+        """The losses of a microbatch, at most one for each optimiser.
 
-        The loop differentiates a loss before it asks for the next one, so that two graphs are never in memory
-        together. The optimisers step after the last one.
+        Over all microbatches of a step they sum up to those of the whole batch. The loop differentiates
+        a loss before it asks for the next one, so that two graphs are never in memory together. The
+        optimisers step after the last one.
         """
 
     def validate(self) -> Mapping[str, float]:

@@ -35,6 +35,7 @@ class FrameBatch:
     camera: Tensor  # (B, 1, 25) theta_q
     landmarks: Tensor  # (B, 70, 2) of the fitted head seen by `camera`, fractions of the image
     real: Tensor  # (B,) 1 where the target is a real frame
+    reals: Tensor  # (B,) how many targets of the whole step are real frames, in each row
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,10 @@ class PseudoMultiView:
         motion: str,
         substitute_p: float,
         substitute_q: float,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
         """Open the cache in `folder` (or at an address that fsspec knows): `index.parquet` and `shards`.
 
-        `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Of every
-        batch, process `rank` of `world` reads the samples rank, rank + world, rank + 2 world and so on.
+        `clips` limits how many training clips are used (0: all); `motion` is emot or flame.
 
         Raises UserError when the index cannot be read, or has not so many clips with frames enough that
         passed the quality gate.
@@ -76,7 +74,6 @@ class PseudoMultiView:
         self.index = ViewIndex(folder)
         self.seed, self.motion = seed, motion
         self.substitute_p, self.substitute_q = substitute_p, substitute_q
-        self.rank, self.world = rank, world
         # A clip of which one frame is left has no pair.
         found, self.frames_left_out = self.index.clips("train")
         self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
@@ -96,7 +93,7 @@ class PseudoMultiView:
             )
 
     def choose(self, step: int, size: int) -> list[Choice]:
-        """The samples of `step`, those of all processes.
+        """The samples of `step`, those of all microbatches.
 
         Source and driving frame are independent and uniform within a clip (facts 4.7). The real frame
         stands in for theta_p and theta_q with their probabilities (paper section 4.3).
@@ -118,16 +115,16 @@ class PseudoMultiView:
             q=0 if real_q else int(q),
         )
 
-    def batch(self, step: int, size: int) -> FrameBatch:
-        """This process's part of the batch of `step`.
+    def batch(self, step: int, size: int, rows: slice = slice(None)) -> FrameBatch:
+        """Some rows of the batch of `step`, which has `size` samples.
 
-        The batch has `size` samples in all processes together (at least one for each). Raises UserError
-        that names shard, sample and field when one is damaged.
+        Raises UserError that names shard, sample and field when one is damaged.
         """
-        mine = self.choose(step, size)[self.rank :: self.world]
-        return collate([self._sample(choice) for choice in mine])
+        choices = self.choose(step, size)
+        reals = sum(choice.q == 0 for choice in choices)
+        return collate([self._sample(choice, reals) for choice in choices[rows]])
 
-    def _sample(self, choice: Choice) -> FrameBatch:
+    def _sample(self, choice: Choice, reals: int) -> FrameBatch:
         """A pair without the axis of the batch."""
         # Only the fields of this choice are read: those of all views are most of a sample's bytes.
         view = choice.q - 1
@@ -146,6 +143,7 @@ class PseudoMultiView:
             camera=Views.cameras.tensor(driving)[choice.q : choice.q + 1],
             landmarks=Views.landmarks.tensor(driving)[choice.q],
             real=torch.tensor(float(choice.q == 0)),
+            reals=torch.tensor(reals),
         )
 
     def _motion(self, sample: dict[str, bytes], row: int) -> Tensor:

@@ -38,7 +38,7 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     def step(i: int, batch: FrameBatch) -> None:
         optimisers = {"psi": optimiser, "discriminator": adversary.optimiser}
         learning = []
-        for loss in objective(i, batch):
+        for loss in objective(i, 0, batch):
             learning.append(optimisers[loss.optimiser])
             learning[-1].zero_grad()
             loss.total.backward()

@@ -96,6 +96,12 @@ def test_the_paper_scale_has_the_published_numbers():
         ("train.init", "gan", 'train.init is "gan", but must be one of psi3d, random'),
         ("train.images", True, "train.images is true, but must be a whole number, at least 1"),
         ("train.images", 3.5, "train.images is 3.5, but must be a whole number"),
+        ("train.microbatch", 3, "train.microbatch is 3, but must be train.batch"),
+        (
+            "pretrain.motion.microbatch",
+            64,
+            "pretrain.motion.microbatch is 64, but must be pretrain.motion.batch",
+        ),
         ("train.learning_rate", float("nan"), "train.learning_rate is NaN"),
         ("train.weights", None, "train.weights is null, but must be a section with the keys l1"),
         ("ingest.clip_size", 255, "ingest.clip_size is 255"),

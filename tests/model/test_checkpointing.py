@@ -70,9 +70,9 @@ def random_batch(stage: str, sizes: Sizes, count: int) -> HeadBatch | FrameBatch
         )
     motions = draw(sizes.motion.dims), draw(sizes.motion.dims)
     pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
-    return FrameBatch(
-        draw(3, *image), *motions, *pictures, cameras[:, None], face, 1.0 - torch.arange(count) % 2
-    )
+    real = 1.0 - torch.arange(count) % 2
+    reals = torch.full((count,), int(real.sum()))
+    return FrameBatch(draw(3, *image), *motions, *pictures, cameras[:, None], face, real, reals)
 
 
 def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:
@@ -107,7 +107,7 @@ def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
     batch = random_batch(stage, sizes, 2)
     scalars = []
     for network in (psi, saving):
-        loss = next(objective(stage, params, network, adversary, judges)(0, batch))
+        loss = next(objective(stage, params, network, adversary, judges)(0, 0, batch))
         scalars.append(dict(loss.terms) | {"loss": loss.total.detach()})
         loss.total.backward()
     assert all(torch.equal(value, scalars[1][name]) for name, value in scalars[0].items())
@@ -146,7 +146,7 @@ def step_memory(stage: str, saving: bool, count: int = 1) -> dict[str, float]:
         facts = {}
         for i in (0, R1_EVERY):  # gradients and moments exist from the second step on
             start = memory.peak = memory.bytes
-            losses = run(i, batch)
+            losses = run(i, 0, batch)
             loss = next(losses)
             facts["activations"] = memory.bytes - start
             optimiser.zero_grad()

@@ -27,7 +27,7 @@ FIVE = ((0.38, 0.46), (0.6, 0.46), (0.48, 0.59), (0.4, 0.69), (0.57, 0.69))
 def params() -> Params:
     """Smoke scale, with even fewer steps."""
     own = scale_params("smoke")
-    few = own.pretrain.perception.model_copy(update={"steps": 3, "batch": 4})
+    few = own.pretrain.perception.model_copy(update={"steps": 3, "batch": 4, "microbatch": 4})
     evaluation = own.evaluate.model_copy(
         update={"self_frames": 2, "cross_pairs": 2, "frontal_drivers": 2, "novel_views": 2, "videos": 2}
     )

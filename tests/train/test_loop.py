@@ -1,5 +1,7 @@
 """The training loop: an interrupted run ends with the bits of an undisturbed one."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,31 +12,87 @@ from torch import Tensor, nn
 from pipeline.core.errors import UserError
 from pipeline.core.prefetch import prefetch, write_behind
 from pipeline.core.seeds import rng
-from pipeline.train.loop import Means, Run, clean_gradients, forget, train, update_averages
+from pipeline.train.checkpoint import Checkpoints
+from pipeline.train.distributed import STOPPED, Group
+from pipeline.train.loop import Run, clean_gradients, forget, train, update_averages
 from pipeline.train.schedule import half_cosine, set_rates
 from pipeline.train.task import Loss
-from tests.support.short_training import ShortTask, Stop, run, same
+from pipeline.train.tree import TreeSum, add_processes, add_right
+from tests.support.short_training import ShortTask, Stop, run, run_of, same
+
+KINDS = ("json", "safetensors")
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     with pytest.raises(Stop):
         run(tmp_path / "cut", stop_at=57)
-    assert (tmp_path / "cut" / "checkpoint.json").exists()
+    names = sorted(path.name for path in (tmp_path / "cut").iterdir())
+    assert names == [f"checkpoint-0000000{step}.{kind}" for step in (20, 40) for kind in KINDS]
     resumed = run(tmp_path / "cut")
     assert same(whole[0], resumed[0])
     assert same(whole[1], resumed[1])
     assert whole[2] == resumed[2]
 
 
-def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
+def test_of_damaged_checkpoints_the_one_before_is_taken(tmp_path: Path, capsys) -> None:
+    whole = run(tmp_path / "whole")
     with pytest.raises(Stop):
-        run(tmp_path, stop_at=57)
-    path = tmp_path / "checkpoint.safetensors"
+        run(tmp_path / "cut", stop_at=57)
+    path = tmp_path / "cut" / "checkpoint-000000040.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    assert same(run(tmp_path)[0], run(tmp_path / "other")[0])
+    resumed = run(tmp_path / "cut")
+    assert same(whole[0], resumed[0])
+    assert whole[2] == resumed[2]
+    assert "checkpoint-000000040.safetensors is damaged" in capsys.readouterr().err
+    assert Checkpoints(tmp_path / "cut", Group()).load(ShortTask()).done == 60
+
+
+def test_the_last_three_checkpoints_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, stop_at=101, steps=200)
+    steps = [int(path.stem[-9:]) for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert steps == [60, 80, 100]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_step_and_a_checkpoint(tmp_path: Path, number: int, capsys) -> None:
+    whole = run(tmp_path / "whole")
+    with pytest.raises(SystemExit) as stopped:
+        train(Signalled(number), run_of(tmp_path / "cut"))
+    assert stopped.value.code == STOPPED == 75
+    assert "test: stopped after step 31 of 80. Run again to go on" in capsys.readouterr().err
+    resumed = run(tmp_path / "cut")
+    assert same(whole[0], resumed[0])
+    assert whole[2] == resumed[2]
+
+
+class Signalled(ShortTask):
+    """Gets a signal in the middle of its 31st step."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def losses(self, step: int, microbatch: int, batch: Tensor) -> Iterator[Loss]:
+        if (step, microbatch) == (30, 1):
+            os.kill(os.getpid(), self.number)
+        return super().losses(step, microbatch, batch)
+
+
+def test_halves_of_the_tree_are_added_as_the_tree_adds_them() -> None:
+    """Whatever order a process chose, it would show: one number swallows the other."""
+    values = [[torch.tensor([float(value)]), None] for value in (1e8, 1.0, -1e8, 1.0)]
+    tree = TreeSum()
+    for value in values:
+        tree.add(value)
+    # 1e8 + 1 is 1e8 in float32, and so is the other half.
+    assert tree.total() == [torch.tensor([0.0]), None]
+    halves = [add_right([torch.tensor([1e8])], [torch.tensor([1.0])])[0]]
+    halves.append(add_right([torch.tensor([-1e8])], [torch.tensor([1.0])])[0])
+    assert torch.equal(add_processes(halves), tree.total()[0])
 
 
 def test_a_forgotten_run_begins_anew(tmp_path: Path) -> None:
@@ -46,8 +104,10 @@ def test_a_forgotten_run_begins_anew(tmp_path: Path) -> None:
 
 def test_the_average_has_its_half_life(tmp_path: Path) -> None:
     task = ShortTask()
-    nn.init.zeros_(task.network.weight)
-    nn.init.ones_(task.average.weight)
+    for parameter in task.network.parameters():
+        nn.init.zeros_(parameter)
+    for parameter in task.average.parameters():
+        nn.init.ones_(parameter)
     # So many images that the half-life is no longer a shorter one.
     update_averages(
         task,
@@ -60,45 +120,34 @@ def test_the_average_has_its_half_life(tmp_path: Path) -> None:
         ),
         images=10**9,
     )
-    assert task.average.weight.unique().item() == pytest.approx(0.5**0.1)
+    for parameter in task.average.parameters():
+        assert parameter.unique().item() == pytest.approx(0.5**0.1)
 
 
 class Diverging(ShortTask):
     """Its loss is no number."""
 
-    def losses(self, step: int, batch: Tensor) -> Iterator[Loss]:
-        loss = self.network(batch).mean() * torch.nan
+    def losses(self, step: int, microbatch: int, batch: Tensor) -> Iterator[Loss]:
+        loss = self.network(batch).mean() * (torch.nan if step == 30 else 0.0)
         yield Loss("o", loss, {"lpips": loss.detach()})
 
 
 def test_a_value_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="train_psi3d: 'lpips' is nan around step 1"):
-        train(
-            Diverging(),
-            Run(
-                "train_psi3d",
-                tmp_path,
-                steps=4,
-                batch=1,
-            ),
-        )
+    with pytest.raises(UserError, match="test: 'lpips' is nan at step 31"):
+        train(Diverging(), run_of(tmp_path))
+    # The checkpoint before it is still there.
+    assert Checkpoints(tmp_path, Group()).load(ShortTask()).done == 20
 
 
 def test_gradients_that_are_not_finite_do_no_harm() -> None:
     weight = nn.Parameter(torch.ones(3))
     optimiser = torch.optim.SGD([weight], lr=1.0)
     weight.grad = torch.tensor([torch.nan, torch.inf, 0.5])
-    clean_gradients(optimiser)
+    assert clean_gradients(optimiser) == 1
     assert weight.grad.tolist() == [0.0, 1e5, 0.5]
-
-
-def test_means_begin_anew_when_they_are_taken() -> None:
-    means = Means()
-    for value in (1.0, 2.0):
-        means.add({"l1": torch.tensor(value)})
-    means.add({"lpips": torch.tensor(3.0)})
-    assert means.take() == {"l1": 1.5, "lpips": 3.0}
-    assert means.take() == {}
+    weight.grad = torch.tensor([3e38, -3e38, 0.5])
+    assert clean_gradients(optimiser) == 0
+    assert weight.grad.tolist() == torch.tensor([3e38, -3e38, 0.5]).tolist()
 
 
 def test_batches_come_in_order_one_ahead() -> None:

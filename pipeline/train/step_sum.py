@@ -1,0 +1,118 @@
+"""What the microbatches of a step add up to: gradients, terms of losses, statistics of BatchNorm."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.train.distributed import Group
+from pipeline.train.task import Loss, Task
+from pipeline.train.tree import TreeSum, Values
+
+# Buffers that a forward pass changes. Each microbatch starts from those of the step before; the step
+# ends with the mean of what the microbatches leave, so that their order means nothing.
+MOVING = ("running_mean", "running_var", "num_batches_tracked", "w_avg")
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What all processes know after a step.
+
+    Scalars by name, the optimisers that learn, and the `notes` of each process.
+    """
+
+    terms: dict[str, float]
+    learning: list[torch.optim.Optimizer]
+    notes: list[Any]
+
+
+class StepSum:
+    """Collects the microbatches of this process, and adds those of the others in the end."""
+
+    def __init__(self, task: Task, group: Group) -> None:
+        self.task, self.group = task, group
+        self.parameters = {name: _parameters(optimiser) for name, optimiser in task.optimisers.items()}
+        self.gradients = {name: TreeSum() for name in task.optimisers}
+        self.leaves: dict[str, Values] = {}
+        self.terms: list[dict[str, float]] = []
+        self.current: dict[str, float] = {}
+        self.buffers = _moving_buffers(task)
+        self.before = [buffer.clone() for buffer in self.buffers]
+        self.after = TreeSum()
+        for optimiser in task.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+
+    def take(self, loss: Loss) -> None:
+        """Take the gradients of a differentiated loss away from the parameters, and its terms."""
+        leaf: Values = []
+        for parameter in self.parameters[loss.optimiser]:
+            leaf.append(parameter.grad)
+            parameter.grad = None
+        self.leaves[loss.optimiser] = leaf
+        for name, value in loss.terms.items():
+            self.current[name] = float(value)
+
+    def end_microbatch(self) -> None:
+        """All losses of a microbatch have been taken."""
+        for name, tree in self.gradients.items():
+            nothing: Values = [None] * len(self.parameters[name])
+            tree.add(self.leaves.get(name, nothing))
+        self.terms.append(self.current)
+        self.leaves, self.current = {}, {}
+        self.after.add([buffer.double() for buffer in self.buffers])
+        for buffer, before in zip(self.buffers, self.before, strict=True):
+            buffer.copy_(before)
+
+    def finish(self, note: Any) -> Stepped:
+        """Give the parameters the gradients of the whole batch; `note` is shown to all processes."""
+        totals = {name: tree.total() for name, tree in self.gradients.items()}
+        present = {name: [value is not None for value in values] for name, values in totals.items()}
+        shown = self.group.gather((self.terms, present, note))
+        learning = []
+        for name, optimiser in self.task.optimisers.items():
+            somewhere = _any_of([flags[name] for _, flags, _ in shown])
+            gradients = self.group.add(totals[name], somewhere, self.parameters[name])
+            for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
+                parameter.grad = gradient
+            if any(somewhere):
+                learning.append(optimiser)
+        microbatches = [terms for each, _, _ in shown for terms in each]
+        self._set_buffers(len(microbatches))
+        return Stepped(_sum_terms(microbatches), learning, [note for _, _, note in shown])
+
+    def _set_buffers(self, count: int) -> None:
+        """Leave the mean over the microbatches."""
+        if not self.buffers:
+            return
+        everywhere = [True] * len(self.buffers)
+        total = self.group.add(self.after.total(), everywhere, self.buffers)
+        for buffer, value in zip(self.buffers, total, strict=True):
+            buffer.copy_(value / count)
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def _moving_buffers(task: Task) -> list[Tensor]:
+    found = []
+    for network in task.networks.values():
+        for name, buffer in network.named_buffers():
+            if name.rpartition(".")[2] in MOVING:
+                found.append(buffer)
+    return found
+
+
+def _any_of(flags: list[list[bool]]) -> list[bool]:
+    """For each place whether one of the processes has it."""
+    return [any(column) for column in zip(*flags, strict=True)]
+
+
+def _sum_terms(microbatches: list[dict[str, float]]) -> dict[str, float]:
+    """The sum of each term, in the order of the microbatches, over those that have it."""
+    total: dict[str, float] = {}
+    for terms in microbatches:
+        for name, value in terms.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
