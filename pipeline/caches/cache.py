@@ -1,4 +1,4 @@
-"""A cache opened for reading: its entries, what was rejected and why, and the pictures and cameras of its samples."""
+"""A cache opened for reading: its entries, what was rejected and why, pictures and cameras of samples."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -73,7 +73,10 @@ class IndexedShards:
 
 
 class Cache:
-    """A cache opened for reading. `folder` may be whatever fsspec knows for a multi-view cache: http://host/views."""
+    """A cache opened for reading.
+
+    For a multi-view cache `folder` may be anything that fsspec knows: http://host/views.
+    """
 
     def __init__(self, folder: str | Path):
         """Raises UserError when it is none, damaged or of another format."""
@@ -173,7 +176,10 @@ class Cache:
         return Heads.cameras.array(self.reader[key])
 
     def views(self, key: str) -> list[np.ndarray]:
-        """The pictures (S, S, 3) of a sample in the order of its cameras: the real frame if there is one, then views."""
+        """The pictures (S, S, 3) of a sample in the order of its cameras.
+
+        A real frame comes first, if there is one.
+        """
         sample = self.reader[key]
         pictures = [Aligned.image.array(sample)] if self.has_real else []
         count = sum(name.startswith("view") for name in self.reader.fields(key))
@@ -194,7 +200,7 @@ def _kind(reason: str) -> str:
 
 
 def angles(cameras_N25: np.ndarray) -> np.ndarray:
-    """Yaw and pitch in degrees and radius in world units (N, 3) of the cameras' places around the world origin.
+    """Yaw and pitch (degrees) and radius (world units) of cameras around the world origin, (N, 3).
 
     They are those of `camera.look_at`.
     """

@@ -1,4 +1,4 @@
-"""What DVC knows of an output: the files it had when its stage ended, and whether the stage's inputs are still the same."""
+"""What DVC knows of an output: its files when the stage ended, and whether the inputs are still the same."""
 
 import contextlib
 import hashlib
@@ -57,7 +57,10 @@ def changed_inputs(folder: Path) -> list[str]:
 
 
 def is_as_recorded(folder: Path) -> bool:
-    """Whether `folder` has, byte for byte, the files that dvc.lock records. Raises UserError as `changed_inputs`."""
+    """Whether `folder` has, byte for byte, the files that dvc.lock records.
+
+    Raises UserError as `changed_inputs`.
+    """
     with _output(folder) as output:
         return not output.workspace_status()
 

@@ -1,4 +1,7 @@
-"""What is in a cache (data/views, data/genhead, data/ingest), how good it is, and from where its heads are seen: texts."""
+"""Texts about a cache (data/views, data/genhead, data/ingest).
+
+They say what is in it, how good it is, and from where its heads are seen.
+"""
 
 from collections.abc import Sequence
 

@@ -21,7 +21,7 @@ MODES = {"RGB": ("uint8", (3,)), "L": ("uint8", ()), "I;16": ("uint16", ())}  # 
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of folder: the schemas of its tables, and the kind of its samples for each prefix of shard names."""
+    """A kind of folder: the schemas of its tables, and the kind of samples for each prefix of shards."""
 
     name: str
     stage: str  # what makes it
@@ -29,7 +29,7 @@ class Layout:
     samples: dict[str, type[Kind]]
 
     def prefix(self, shard: str) -> str | None:
-        """The prefix of the file name of a shard (prefix-000000.tar), or None when it is no shard of this kind."""
+        """The prefix of the name of a shard (prefix-000000.tar), or None when it is no shard of this kind."""
         prefix, _, number = shard.removesuffix(".tar").rpartition("-")
         is_shard = shard.endswith(".tar") and number.isdecimal()
         return prefix if is_shard and prefix in self.samples else None
@@ -46,7 +46,10 @@ INGEST = Layout(
 
 
 def layout_of(folder: Path) -> Layout:
-    """The kind of a folder, by whatever of its tables and shards is there. Raises UserError when it is none."""
+    """The kind of a folder, by those of its tables and shards that are there.
+
+    Raises UserError when it is none.
+    """
     shards = [path.name.removesuffix(".json") for path in (folder / "shards").glob("*.tar*")]
     for layout in (VIEWS, GENHEAD, INGEST):
         has_table = any((folder / table).exists() for table in layout.tables)

@@ -1,4 +1,7 @@
-"""A page to browse a cache: one HTML file with all numbers, and JPEG sheets beside it that are loaded when shown."""
+"""A page to browse a cache: one HTML file with all numbers, and JPEG sheets beside it.
+
+A sheet is loaded when it is shown.
+"""
 
 from collections.abc import Sequence
 from itertools import groupby

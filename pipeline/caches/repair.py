@@ -1,8 +1,9 @@
 """Making again what is broken in a cache: only the broken shards are made, with the worker of their stage.
 
-The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and a shard
-is only put into its place when it is the one that DVC recorded. The index of a multi-view cache is made again from
-its shards; the tables of ingested faces have numbers that are in no shard, so a broken one means the whole stage.
+The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and
+a shard is only put into its place when it is the one that DVC recorded. The index of a multi-view cache is
+made again from its shards; the tables of ingested faces have numbers that are in no shard, so a broken one
+means the whole stage.
 """
 
 import shutil
@@ -29,8 +30,8 @@ SHOWN = 3  # of many names
 def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
     """Make again what `verdict` found broken in `folder`; returns the names of the files made.
 
-    Raises UserError when a file lies there that does not belong, when the inputs are not those of before, or when the
-    bytes are not.
+    Raises UserError when a file lies there that does not belong, when the inputs are not those of before, or
+    when the bytes are not.
     """
     extra = [finding.file for finding in verdict.findings if finding.extra]
     if extra:
@@ -40,8 +41,8 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
         )
     if changed := changed_inputs(folder):
         raise UserError(
-            f"nothing was repaired: {folder} was made from other inputs than there are now ({_some(changed)}), "
-            "so new shards would not fit the old ones. Run `dvc repro` instead."
+            f"nothing was repaired: {folder} was made from other inputs than there are now "
+            f"({_some(changed)}), so new shards would not fit the old ones. Run `dvc repro` instead."
         )
     made = _make(params, folder, verdict.layout, verdict.damaged())
     if not is_as_recorded(folder):
@@ -82,8 +83,9 @@ def _make_shards(params: Params, folder: Path, job: Job, shards: set[str]) -> No
     if other:
         shutil.rmtree(scratch)
         raise UserError(
-            f"nothing was repaired: made again, shards have not the bytes that dvc.lock records ({_some(other)}): "
-            "another machine or other packages made them. Run `dvc repro -f` to make all of them here."
+            "nothing was repaired: made again, shards have not the bytes that dvc.lock records "
+            f"({_some(other)}): another machine or other packages made them. "
+            "Run `dvc repro -f` to make all of them here."
         )
     for name in files:
         write_bytes(folder / "shards" / name, (scratch / name).read_bytes())

@@ -1,4 +1,4 @@
-"""One shard of a cache against its sidecar: every field by its checksum, then what lies between the fields."""
+"""One shard of a cache against its sidecar: each field by its checksum, then what lies between them."""
 
 import os
 import tarfile
@@ -14,7 +14,10 @@ from pipeline.store.shards import Members, OlderFormat, ShardRecord, read_sideca
 
 
 class ShardCheck:
-    """What is wrong with the shard `path`. Its `findings` fill `samples` with what the fields of every sample hold."""
+    """What is wrong with the shard `path`.
+
+    `findings` fill `samples` with what the fields of every sample hold.
+    """
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
@@ -28,7 +31,8 @@ class ShardCheck:
         if not self.path.is_file():
             yield self._finding("missing")
             return
-        # Without a sidecar the headers of the tar still say which fields there are, though not whether they are whole.
+        # Without a sidecar the headers of the tar still say which fields there are, though not whether they
+        # are whole.
         fields, crcs = (headers, None) if record is None else _known(members)
         size = self.path.stat().st_size
         if record:

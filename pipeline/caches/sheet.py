@@ -44,7 +44,8 @@ def _row(cache: Cache, entry: Entry) -> np.ndarray:
 def rose(angles_N3: np.ndarray, names: Sequence[str], size: int) -> np.ndarray:
     """The head from the front with a spoke to where each camera is, named: (size, size, 3) uint8.
 
-    A camera right of the middle looks from the right of the picture; its distance from the middle is the angle to the front.
+    A camera right of the middle looks from the right of the picture; its distance from the middle is the
+    angle to the front.
     """
     centre, radius = size // 2, int(size * 0.44)
     drawn = np.full((size, size, 3), 255, np.uint8)

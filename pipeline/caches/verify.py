@@ -1,8 +1,10 @@
-"""Whether a cache (data/views, data/genhead, data/ingest) is whole: checksums, fields, tables against shards, files.
+"""Whether a cache (data/views, data/genhead, data/ingest) is whole.
 
-Everything that is wrong becomes a finding that names the file and, where it can, the sample and the field; nothing is
-changed. What has no checksum of its own (tables and sidecars) is compared with what DVC recorded when the stage
-ended, if it did.
+Checksums, fields, tables against shards, and files are looked at.
+
+Everything that is wrong becomes a finding that names the file and, where it can, the sample and the field;
+nothing is changed. What has no checksum of its own (tables and sidecars) is compared with what DVC recorded
+when the stage ended, if it did.
 """
 
 from collections import Counter
@@ -47,7 +49,7 @@ def verify(folder: Path) -> Verdict:
 
 
 def _shard_names(folder: Path, layout: Layout, recorded: dict[str, str]) -> list[str]:
-    """The file names of all shards that are there, have a sidecar there or were there when the stage ended."""
+    """The names of all shards that are there, have a sidecar there or were there when the stage ended."""
     files = {path.name for path in (folder / "shards").glob("*.tar*")}
     files |= {name.removeprefix("shards/") for name in recorded if name.startswith("shards/")}
     names = {name.removesuffix(".json") for name in files}
@@ -74,7 +76,10 @@ def _schema(layout: Layout, described: dict[str, dict[str, Seen]]) -> Iterator[F
 
 
 def _expected(kind: type[Kind], seen: Seen) -> dict[str, Form] | None:
-    """What a sample with these sizes must have; None where the fields that tell them are missing or of another shape."""
+    """What a sample with these sizes must have.
+
+    None where the fields that tell the sizes are missing or of another shape.
+    """
     try:
         return kind.expected({name: form for name, form in seen.items() if form})
     except (KeyError, ValueError, IndexError):
@@ -176,7 +181,10 @@ def _index(folder: Path, table: pa.Table, verdict: Verdict) -> Iterator[Finding]
 
 
 def _rows_and_samples(rows: dict[str, tuple[str, str]], samples: dict[str, list[str]]) -> Iterator[Finding]:
-    """Rows without a sample and samples without a row. A shard of which nothing is there is one finding, not many."""
+    """Rows without a sample and samples without a row.
+
+    A shard that is absent as a whole is one finding, not many.
+    """
     place_of = {key: shard for shard, keys in samples.items() for key in keys}
     filled = {shard for shard, keys in samples.items() if keys}
     for shard in sorted({shard for shard, _ in rows.values()} - filled):
@@ -195,7 +203,10 @@ def _rows_and_samples(rows: dict[str, tuple[str, str]], samples: dict[str, list[
 
 
 def _files(folder: Path, verdict: Verdict, shards: list[str], recorded: dict[str, str]) -> Iterator[Finding]:
-    """Files that do not belong here or are missing, and those without a checksum of their own against DVC's record."""
+    """Files that do not belong here or are missing.
+
+    Those without a checksum of their own are compared with DVC's record.
+    """
     reported = {finding.file for finding in verdict.findings}
     own = {f"shards/{name}{end}" for name in shards for end in ("", ".json")} | set(verdict.layout.tables)
     wanted = set(recorded) or own

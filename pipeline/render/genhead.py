@@ -1,8 +1,10 @@
-"""Stage render_genhead: the synthetic multi-view images that teach Psi_3d (paper section 4.2; facts 3.4, 3.5).
+"""Stage render_genhead: the synthetic multi-view images that teach Psi_3d.
 
-Every draw depends on (seed, head) alone. What a sample holds is said by `Heads` in pipeline/store/samples.py. Its key
-is `head-{number}`, or `photo-{number}` where view 0 is a portrait, with the opacity and the depth that are known of
-it.
+Paper section 4.2; facts 3.4, 3.5.
+
+Every draw depends on (seed, head) alone. What a sample holds is said by `Heads` in pipeline/store/samples.py.
+Its key is `head-{number}`, or `photo-{number}` where view 0 is a portrait, with the opacity and the depth
+that are known of it.
 """
 
 from collections.abc import Iterator
@@ -45,7 +47,9 @@ NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rende
 
 
 def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> dict[str, Any]:
-    """Render all heads into shards in `out`; returns the metrics. `labels` and `genhead` are the folders of those stages.
+    """Render all heads into shards in `out`; returns the metrics.
+
+    `labels` and `genhead` are the folders of those stages.
 
     Raises UserError when a label table or the weights are missing or no label is usable.
     """
@@ -92,8 +96,9 @@ class Pools:
     def label(self, draw: np.random.Generator, jaw_share: float) -> np.ndarray:
         """A new label (437,).
 
-        The shape comes from one row, expression and jaw from a frame of a random clip, the eyes from another frame;
-        the neck is at rest. With probability `jaw_share` the jaw is opened by up to 0.2 rad instead (facts 3.4).
+        The shape comes from one row, expression and jaw from a frame of a random clip, the eyes from another
+        frame; the neck is at rest. With probability `jaw_share` the jaw is opened by up to 0.2 rad instead
+        (facts 3.4).
         """
         label = self.appearance_N437[draw.integers(len(self.appearance_N437))].copy()
         clip = self.clips[draw.integers(len(self.clips))]
@@ -112,7 +117,7 @@ class Pools:
 
 
 def _train_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N, 437) and clips (N,) of the usable rows of a table that are trained on, in the order of their keys."""
+    """Labels (N, 437) and clips (N,) of the usable rows of a table that are trained on, by their keys."""
     rows = [row for row in usable(read_rows(path, "fit_flame")) if row["split"] == "train"]
     if not rows:
         raise UserError(
@@ -138,11 +143,11 @@ def draw_head(
 ) -> Head:
     """The draws of head `index`.
 
-    `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on. With
-    `z: portraits` a head is one of those people, for a GenHead that has seen a few hundred of them has no clear idea
-    of others. Then `portrait_share` of the heads are a portrait as it is, seen as in the photo in view 0: Psi_3d will
-    meet photos, and how they look is what a GenHead of small scale knows least. GenHead is told the pool camera of
-    view 0, whether or not view 0 uses it (facts 3.4).
+    `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained
+    on. With `z: portraits` a head is one of those people, for a GenHead that has seen a few hundred of them
+    has no clear idea of others. Then `portrait_share` of the heads are a portrait as it is, seen as in the
+    photo in view 0: Psi_3d will meet photos, and how they look is what a GenHead of small scale knows least.
+    GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
     draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
@@ -280,11 +285,11 @@ def sample_points(
     count: int,
     box: float,
 ) -> np.ndarray:
-    """World points (count, 3) float32 on random rays of the views, at which the tri-planes are compared (L_T).
+    """World points (count, 3) float32 on random rays, at which the tri-planes are compared (L_T).
 
-    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face planes.
-    Every other point lies about the rendered surface, where the features show; the rest, and those whose ray misses
-    the head, anywhere between near and far, as the official coarse samples (facts 2.2, 4.2).
+    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face
+    planes. Every other point lies about the rendered surface, where the features show; the rest, and those
+    whose ray misses the head, anywhere between near and far, as the official coarse samples (facts 2.2, 4.2).
     """
     side = face_Vnn.shape[-1]
     view, pixel = np.divmod(draw.choice(np.flatnonzero(face_Vnn), count), side * side)

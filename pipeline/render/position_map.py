@@ -16,7 +16,9 @@ EYE_DEPTH = 0.5  # eyes get another depth, so that they differ from the lids bef
 
 @torch.no_grad()
 def position_map(flame: Flame, label_BL: Tensor, camera_B25: Tensor, side: int) -> Tensor:
-    """Canonical positions of the visible surface of labelled heads (neck at rest), (B, 3, side, side) in [-1, 1].
+    """Canonical positions of the visible surface of labelled heads, (B, 3, side, side) in [-1, 1].
+
+    Their necks are at rest.
 
     They are zero where there is no surface.
     """

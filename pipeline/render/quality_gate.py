@@ -1,8 +1,10 @@
-"""The quality gate of the multi-view cache: a frame that Psi_3d does not reconstruct well has bad pseudo views, too.
+"""The quality gate of the multi-view cache.
 
-Three measures compare the reconstruction at the frame's own camera with the real frame: PSNR inside the mask (dB),
-the share of the mask that the rendered head covers, and the cosine of face recognition features. The paper trains on
-every frame; the gate is ours.
+A frame that Psi_3d does not reconstruct well has bad pseudo views, too.
+
+Three measures compare the reconstruction at the frame's own camera with the real frame: PSNR inside the mask
+(dB), the share of the mask that the rendered head covers, and the cosine of face recognition features. The
+paper trains on every frame; the gate is ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,15 +69,15 @@ def measure(
 
 
 def failed_measures(thresholds: Thresholds, quality: Mapping[str, float]) -> str:
-    """The measures by which a frame is too bad to be trained on, separated by commas; "" when there is none."""
+    """The measures by which a frame is too bad to be trained on, separated by commas; "" for none."""
     return ", ".join(name for name in QUALITY if quality[name] < getattr(thresholds, f"min_{name}"))
 
 
 def gate_summary(index: pa.Table) -> dict[str, Any]:
     """What the metrics say of the rows of an index.
 
-    `kept_out` counts training frames that are kept out and by which measures, and training clips that have too few
-    frames left; the rest are quantiles of the quality of all frames.
+    `kept_out` counts training frames that are kept out and by which measures, and training clips that have
+    too few frames left; the rest are quantiles of the quality of all frames.
     """
     train = index.filter(pc.equal(index["split"], "train"))
     good = train.filter(train["kept"])

@@ -1,8 +1,8 @@
 """Stage render_views: every frame of every clip from N more sides, rendered once by the frozen Psi_3d.
 
-Paper section 4.3, facts 3.5. What a sample holds is said by `Views` in pipeline/store/samples.py. `index.parquet`
-lists the frames (pipeline/store/view_index.py) and keeps those out of training whose quality is below a threshold
-(pipeline/render/quality_gate.py).
+Paper section 4.3, facts 3.5. What a sample holds is said by `Views` in pipeline/store/samples.py.
+`index.parquet` lists the frames (pipeline/store/view_index.py) and keeps those out of training whose quality
+is below a threshold (pipeline/render/quality_gate.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,9 +63,9 @@ def render_views(
 ) -> dict[str, Any]:
     """Render the views of all usable frames into `out`/shards and `out`/index.parquet; returns the metrics.
 
-    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the clips'
-    labels. `worst` becomes a picture of the frames of the lowest quality. Raises UserError when an input is missing
-    or no frame is usable.
+    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the
+    clips' labels. `worst` becomes a picture of the frames of the lowest quality. Raises UserError when an
+    input is missing or no frame is usable.
     """
     frames, counts = usable_frames(ingested / "frames.parquet", labels)
     work = job(params, ingested, labels, motion, perception, psi3d)
@@ -190,7 +190,7 @@ class ViewRenderer:
         return torch.stack(images), torch.stack(reconstructions)
 
     def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of both tables joined, only those of `keys`: no worker could hold all of them at paper scale."""
+        """Rows of both tables joined, those of `keys` alone: at paper scale a worker could not hold all."""
         labels = read_rows(self.labels, "fit_flame", ["key", "label"], keys)
         frames = read_rows(self.frames, Aligned.stage, [*FRAME, "landmarks"], keys)
         label_of = {row["key"]: row["label"] for row in labels}
@@ -225,8 +225,8 @@ class ViewRenderer:
     def render(self, real: Real) -> list[dict[str, Any]]:
         """The values of all fields of `Views` for each frame.
 
-        One tri-plane and one background serve all views of a frame, which is why they are rendered here and not in
-        training.
+        One tri-plane and one background serve all views of a frame, which is why they are rendered here and
+        not in training.
         """
         source = self.psi3d.source(real.image, None, motion_scale=0.0)
         rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)

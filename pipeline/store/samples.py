@@ -1,11 +1,13 @@
-"""What the samples of every kind of shard hold: the one place for the names, types, shapes and codecs of their fields.
+"""What the samples of every kind of shard hold: names, types, shapes and codecs of their fields.
 
-A field is a file of the tar, say `key.depth.npy`: pictures are PNG, arrays .npy, facts JSON. Writers encode a whole
-sample (`Heads.encode(view=..., depth=...)`), readers name the field that they want (`Heads.depth.tensor(sample)`).
+A field is a file of the tar, say `key.depth.npy`: pictures are PNG, arrays .npy, facts JSON. Writers encode a
+whole sample (`Heads.encode(view=..., depth=...)`), readers name the field that they want
+(`Heads.depth.tensor(sample)`).
 
-How much of a pixel the head covers is one quantity, uint8 with 255 for all of it, under three names: `mask.png`
-belongs to a photo or a real frame, `alpha{i}.png` to a view at the size of the image, and `opacity.png` holds all
-views of a synthetic head at the size of volume rendering. Caches on disk have these names, so they stay.
+How much of a pixel the head covers is one quantity, uint8 with 255 for all of it, under three names:
+`mask.png` belongs to a photo or a real frame, `alpha{i}.png` to a view at the size of the image, and
+`opacity.png` holds all views of a synthetic head at the size of volume rendering. Caches on disk have these
+names, so they stay.
 """
 
 import json
@@ -41,9 +43,9 @@ class Form:
 class Field:
     """A field of a kind of sample.
 
-    `file` is its name in the tar without the key, `type` a dtype of NumPy, "dict" for JSON or "bytes" for what has a
-    codec of its own. `shape` has numbers and names of sizes. A field that there is once for each view has `{}` in
-    its name and in `count` the size that says how many there are.
+    `file` is its name in the tar without the key, `type` a dtype of NumPy, "dict" for JSON or "bytes" for
+    what has a codec of its own. `shape` has numbers and names of sizes. A field that there is once for each
+    view has `{}` in its name and in `count` the size that says how many there are.
     """
 
     file: str
@@ -70,7 +72,8 @@ class Field:
             return json.dumps(value, sort_keys=True, allow_nan=False).encode()
         if (value.dtype.name, value.ndim) != (self.type, len(self.shape)):
             raise ValueError(
-                f"{self.file} holds {self.type} with the axes {self.shape}, not {value.dtype} of shape {value.shape}"
+                f"{self.file} holds {self.type} with the axes {self.shape}, "
+                f"not {value.dtype} of shape {value.shape}"
             )
         return encode_png(value) if self.file.endswith(".png") else encode_npy(value)
 
@@ -80,7 +83,10 @@ class Field:
         return decode_png(data) if self.file.endswith(".png") else decode_npy(data)
 
     def tensor(self, sample: Mapping[str, bytes], number: int | None = None) -> Tensor:
-        """The values as networks take them, float32; a picture as `image_tensor` has it. Raises UserError likewise."""
+        """The values as networks take them, float32; a picture as `image_tensor` has it.
+
+        Raises UserError likewise.
+        """
         if self.file.endswith(".png"):
             return image_tensor(sample[self.name(number)])
         return torch.from_numpy(self.array(sample, number)).float()
@@ -102,7 +108,7 @@ class Kind:
 
     @classmethod
     def encode(cls, **values: Any) -> dict[str, bytes]:
-        """The files of a sample: a value for every field, a sequence of values where there is one for each view.
+        """The files of a sample: a value for every field, a sequence of them where each view has one.
 
         A picture or an array that is encoded already may come as its bytes. Raises ValueError when a field is
         missing, unknown or of another type.
@@ -120,12 +126,15 @@ class Kind:
 
     @classmethod
     def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
-        """The sizes of a sample whose files hold `seen`. Raises KeyError or ValueError when they do not tell them."""
+        """The sizes of a sample whose files hold `seen`.
+
+        Raises KeyError or ValueError when they do not tell them.
+        """
         raise NotImplementedError
 
     @classmethod
     def expected(cls, seen: Mapping[str, Form]) -> dict[str, Form]:
-        """What the files of a sample must hold according to the sizes that are seen in it. Raises as `sizes`."""
+        """What the files of a sample must hold by the sizes that are seen in it. Raises as `sizes`."""
         sizes = cls.sizes(seen)
         return {name: form for field in cls.fields().values() for name, form in field.forms(sizes)}
 
@@ -148,8 +157,8 @@ class Aligned(Kind):
 class Heads(Kind):
     """A synthetic head with one expression, seen by V cameras (pipeline/render/genhead.py).
 
-    S is the size of images, n that of volume rendering. Only the last shape of `opacity` needs a word: the views lie
-    below one another.
+    S is the size of images, n that of volume rendering. Only the last shape of `opacity` needs a word: the
+    views lie below one another.
     """
 
     stage = "render_genhead"
@@ -182,7 +191,8 @@ class Heads(Kind):
 class Views(Kind):
     """A frame of a clip with its N pseudo views (pipeline/render/views.py).
 
-    Row 0 of cameras, motion and landmarks belongs to the real frame, the others to the pseudo views in their order.
+    Row 0 of cameras, motion and landmarks belongs to the real frame, the others to the pseudo views in their
+    order.
     """
 
     stage = "render_views"
@@ -213,7 +223,10 @@ class FittedClip(Kind):
 
 
 class DrawnPortrait(Kind):
-    """A portrait of somebody who does not exist (pipeline/synthetic). The truth keeps mask and depth of it."""
+    """A portrait of somebody who does not exist (pipeline/synthetic).
+
+    The truth keeps mask and depth of it.
+    """
 
     stage = "ingest"
     image = Field("image.png", "uint8", PICTURE)
@@ -236,7 +249,8 @@ class TrueViews(Kind):
     view = Field("view{}.png", "uint8", PICTURE, "views")
     alpha = Field("alpha{}.png", "uint8", GREY, "views")
     depth = Field("depth{}.npy", "float32", GREY, "views")  # world units along the ray
-    # View 0 once more with the face of the clip's first frame: the difference is what the motion alone changes.
+    # View 0 once more with the face of the clip's first frame: the difference is what the motion alone
+    # changes.
     unmoved = Field("unmoved.png", "uint8", PICTURE)
 
 

@@ -1,9 +1,10 @@
-"""Shards: plain tar files of samples that anybody can read, with a sidecar that makes them quick and safe to read.
+"""Shards: plain tar files of samples, with a sidecar that makes them quick and safe to read.
 
-A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout), say
-`a-000001.image.png`. Equal samples make equal bytes: no times, no user names, fields in alphabetical order. Beside
-`x.tar` lies `x.tar.json` with the number of the format, the checksum of the whole, and place, size and CRC-32 of
-every field, because a tar that is cut between two files or has a flipped byte looks healthy.
+A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout),
+say `a-000001.image.png`. Equal samples make equal bytes: no times, no user names, fields in alphabetical
+order. Beside `x.tar` lies `x.tar.json` with the number of the format, the checksum of the whole, and place,
+size and CRC-32 of every field, because a tar that is cut between two files or has a flipped byte looks
+healthy.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ import webdataset
 from pipeline.core.errors import UserError
 from pipeline.store.sealed import Draft, check_sealed, read_facts, seal_path, sealing
 
-# What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache change.
-# Shards without a number are older than 2, the first in which views have landmarks.
+# What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache
+# change. Shards without a number are older than 2, the first in which views have landmarks.
 FORMAT = 2
 KEY = re.compile(r"[a-z0-9_-]+")  # a dot would end the key, a slash would make a folder
 FIELD = re.compile(r"[a-z0-9_-]+\.[a-z0-9]+")
@@ -50,10 +51,12 @@ class ShardRecord:
 
 
 def write_shard(path: str | Path, samples: Iterable[Sample]) -> ShardRecord:
-    """Write `samples` in their order to the tar `path` and the sidecar beside it; both appear complete or not at all.
+    """Write `samples` in their order to the tar `path` and the sidecar beside it.
 
-    Raises ValueError for a key or field name that breaks the rules or comes twice, UserError when the place cannot be
-    written.
+    Both appear complete or not at all.
+
+    Raises ValueError for a key or field name that breaks the rules or comes twice, UserError when the place
+    cannot be written.
     """
     path = Path(path)
     with sealing(path, compact=True) as draft:
@@ -104,7 +107,7 @@ def sidecar_path(path: str | Path) -> Path:
 
 
 def check_format(found: object, what: object, stage: str = "") -> None:
-    """Raises OlderFormat when `found`, the format of the shard or index `what`, is not the one that is read here.
+    """Raises OlderFormat when `found`, the format of the shard or index `what`, is not the one read here.
 
     `stage` is the one that makes it.
     """
@@ -121,7 +124,7 @@ def _again(stage: str) -> str:
 
 
 def read_sidecar(path: str | Path, stage: str = "") -> tuple[ShardRecord, Members]:
-    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}; `stage` is the one that makes it.
+    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}; `stage` makes it.
 
     Raises UserError when the sidecar is missing or damaged, OlderFormat for a shard of another format.
     """
@@ -136,7 +139,10 @@ def read_sidecar(path: str | Path, stage: str = "") -> tuple[ShardRecord, Member
 
 
 def check_shard(path: str | Path) -> ShardRecord:
-    """Read the whole shard and compare it with its sidecar. Raises UserError when they differ or one is missing."""
+    """Read the whole shard and compare it with its sidecar.
+
+    Raises UserError when they differ or one is missing.
+    """
     record, _ = read_sidecar(path)
     check_sealed(path)
     return record
@@ -145,8 +151,8 @@ def check_shard(path: str | Path) -> ShardRecord:
 def read_fields(path: str | Path, key: str, places: Mapping[str, Place]) -> dict[str, bytes]:
     """The fields of the sample `key` in the shard `path`, by positional reads where `places` has them.
 
-    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short or
-    altered.
+    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short
+    or altered.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -166,7 +172,7 @@ def read_fields(path: str | Path, key: str, places: Mapping[str, Place]) -> dict
 
 
 def damage(data: bytes, size: int, crc: int) -> str:
-    """What has happened to the bytes of a field that had that size and CRC-32 when it was written: "" if nothing."""
+    """What has happened to the bytes of a field that was written with that size and CRC-32, "" if nothing."""
     if len(data) != size:
         return "cut short"
     return "altered" if zlib.crc32(data) != crc else ""
@@ -188,8 +194,8 @@ class ShardReader:
     def __init__(self, folder: str | Path, stage: str = "") -> None:
         """`stage` is the one that makes the shards, for messages.
 
-        Raises UserError when the folder holds no shard, a shard has no sidecar, or a key is in two shards, and
-        OlderFormat for a shard of another format.
+        Raises UserError when the folder holds no shard, a shard has no sidecar, or a key is in two shards,
+        and OlderFormat for a shard of another format.
         """
         self.folder = Path(folder)
         self.records: dict[str, ShardRecord] = {}
@@ -200,7 +206,8 @@ class ShardReader:
                 if key in self._places:
                     other, _ = self._places[key]
                     raise UserError(
-                        f"{self.folder}: the key {key} is in {other} and in {path.name}. Make them again: {_again(stage)}."
+                        f"{self.folder}: the key {key} is in {other} and in {path.name}. "
+                        f"Make them again: {_again(stage)}."
                     )
                 self._places[key] = (path.name, fields)
         if not self.records:
@@ -233,7 +240,10 @@ class ShardReader:
         return list(self._place(key)[1])
 
     def __getitem__(self, key: str) -> Mapping[str, bytes]:
-        """The sample as a mapping that reads a field when it is asked for. Raises UserError when there is none."""
+        """The sample as a mapping that reads a field when it is asked for.
+
+        Raises UserError when there is none.
+        """
         self._place(key)
         return _LazySample(self, key)
 
@@ -280,11 +290,15 @@ class _LazySample(Mapping[str, bytes]):
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB. Raises ValueError for another one."""
+    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB.
+
+    Raises ValueError for another one.
+    """
     is_colour = image.ndim == 3 and image.shape[2] == 3
     if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or is_colour):
         raise ValueError(
-            f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {image.dtype} of shape {image.shape}"
+            "a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), "
+            f"not {image.dtype} of shape {image.shape}"
         )
     # OpenCV has colours in the order blue, green, red.
     stored = np.ascontiguousarray(image[:, :, ::-1] if is_colour else image)
@@ -294,7 +308,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """The image in PNG bytes: uint8 or uint16, (H, W) or (H, W, 3) RGB. Raises UserError when it cannot be decoded."""
+    """The image in PNG bytes: uint8 or uint16, (H, W) or (H, W, 3) RGB.
+
+    Raises UserError when it cannot be decoded.
+    """
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if image is None:
         raise UserError("the bytes of an image are no PNG that can be decoded.")

@@ -14,7 +14,10 @@ from pipeline.core.errors import UserError
 
 
 class Storage:
-    """Reads parts of the files under `address`. It keeps nothing open: it may be pickled, forked and shared by threads."""
+    """Reads parts of the files under `address`.
+
+    It keeps nothing open, so that it may be pickled, forked and shared by threads.
+    """
 
     def __init__(self, address: str | Path):
         self.address = str(address).rstrip("/")

@@ -1,7 +1,7 @@
 """Tables on disk, and what they hold.
 
-Those of `ingest` have a row for every portrait, clip and frame, those of `fit_flame` for every face that ingest
-accepted; the rejected ones are among them, with a reason.
+Those of `ingest` have a row for every portrait, clip and frame, those of `fit_flame` for every face that
+ingest accepted; the rejected ones are among them, with a reason.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -109,7 +109,10 @@ def usable(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def meshes(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The face meshes of rows with `landmarks`, (N, 478, 3) float32: fractions of the aligned image, and depth."""
+    """The face meshes of rows with `landmarks`, (N, 478, 3) float32.
+
+    Their values are fractions of the aligned image, and depth.
+    """
     return np.array([row["landmarks"] for row in rows], np.float32).reshape(len(rows), MESH, 3)
 
 

@@ -1,13 +1,15 @@
-"""The index of a multi-view cache: `index.parquet` has a row for every frame, with its place in the shards, its cameras and its quality.
+"""The index of a multi-view cache.
 
-`offset` and `size` (bytes) are those of the sample in its tar. Its fields follow each other in alphabetical order,
-named once in the metadata of the schema, beside the number of the format. Each has a tar header of 512 bytes before
-it and is padded to 512, so `sizes` and `crcs` say all about them. `cameras` are the (1 + N) x 25 numbers of
-`cameras.npy`. `kept` says whether the frame may be trained on; `reason` names the measures of quality that it fails.
-All but the last two follows from the shards alone.
+`index.parquet` has a row for every frame, with its place in the shards, its cameras and its quality.
 
-Opening reads three columns. Places come with the first frame that is read of their row group and stay: some 130 bytes
-for a frame of 4 views.
+`offset` and `size` (bytes) are those of the sample in its tar. Its fields follow each other in alphabetical
+order, named once in the metadata of the schema, beside the number of the format. Each has a tar header of 512
+bytes before it and is padded to 512, so `sizes` and `crcs` say all about them. `cameras` are the (1 + N) x 25
+numbers of `cameras.npy`. `kept` says whether the frame may be trained on; `reason` names the measures of
+quality that it fails. All but the last two follows from the shards alone.
+
+Opening reads three columns. Places come with the first frame that is read of their row group and stay: some
+130 bytes for a frame of 4 views.
 """
 
 import json
@@ -61,7 +63,7 @@ GAP = 1 << 16  # bytes between two fields for which it is not worth to read twic
 
 
 def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
-    """The names of the fields and the rows of a shard, read from it and its sidecar, without `kept` and `reason`.
+    """The names of the fields and the rows of a shard, from it and its sidecar, without `kept` and `reason`.
 
     Raises UserError when something of it is damaged or its samples do not have the same fields.
     """
@@ -103,7 +105,10 @@ def schema_of(fields: list[str]) -> pa.Schema:
 
 
 def fields_of(schema: pa.Schema) -> list[str]:
-    """The names of the fields of a sample, as the schema of an index has them in its metadata; none where it has not."""
+    """The names of the fields of a sample, which the schema of an index has in its metadata.
+
+    None where it has not.
+    """
     return json.loads((schema.metadata or {}).get(b"fields", b"[]"))
 
 
@@ -114,10 +119,12 @@ def format_of(schema: pa.Schema) -> int | None:
 
 
 def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], str]) -> pa.Table:
-    """Write the index of all shards of a folder to `out` in one step; returns its rows without places and cameras.
+    """Write the index of all shards of a folder to `out` in one step.
 
-    `judge` says of a frame's quality why it must not be trained on, "" when it may. Raises UserError as `shard_rows`,
-    when shards have different fields, and when the place cannot be written.
+    Returns its rows without places and cameras.
+
+    `judge` says of a frame's quality why it must not be trained on, "" when it may. Raises UserError as
+    `shard_rows`, when shards have different fields, and when the place cannot be written.
     """
     paths = sorted(shards.glob("*.tar"))
     if not paths:
@@ -150,7 +157,10 @@ def _judged(rows: pa.Table, judge: Callable[[Mapping[str, float]], str]) -> pa.T
 
 
 def disagreements(index: pa.Table, rows: pa.Table) -> Iterator[tuple[str, str]]:
-    """(key, column) wherever `index` says something else than `rows`, which have the same keys in the same order."""
+    """(key, column) for each place where `index` says something else than `rows`.
+
+    Both have the same keys in the same order.
+    """
     keys = rows["key"].to_pylist()
     for name in rows.column_names:
         if index[name].combine_chunks().equals(rows[name].combine_chunks()):
@@ -171,7 +181,10 @@ class Places:
 
 
 class ViewIndex:
-    """A multi-view cache, opened by its index: `frames` are row numbers. `address` is a folder or whatever fsspec knows."""
+    """A multi-view cache, opened by its index: `frames` are row numbers.
+
+    `address` is a folder, or anything that fsspec knows.
+    """
 
     def __init__(self, address: str | Path):
         """Raises UserError when the index is missing or damaged, OlderFormat when it is of another format."""
@@ -200,7 +213,7 @@ class ViewIndex:
         return sum(name.startswith("view") for name in self.fields)
 
     def columns(self, names: Collection[str], groups: Collection[int] | None = None) -> pa.Table:
-        """Whole columns; texts as dictionaries, but for keys. Only of some row groups where they are named."""
+        """Whole columns, or those of the row groups that are named; texts as dictionaries, but for keys."""
         texts = [name for name in ("clip", "split", "shard", "reason") if name in names]
         try:
             with self.storage.open(NAME) as file:
@@ -215,7 +228,7 @@ class ViewIndex:
         return UserError(f"{self.storage}/{NAME} is damaged. Make it again: dvc repro {Views.stage}.")
 
     def clips(self, split: str) -> tuple[dict[str, np.ndarray], int]:
-        """The kept frames of each clip of `split` by its name, and how many frames of that split are not kept.
+        """The kept frames of each clip of `split` by its name, and how many of that split are not kept.
 
         The frames of a clip are in their order.
         """

@@ -124,7 +124,10 @@ def test_the_contact_sheet(project):
 
 
 def test_the_rose_points_where_the_camera_is():
-    """A camera on the right of the viewer in front (world +x) has its dot there, half way to the rim at half its angle; one above is above."""
+    """A camera on the right of the viewer in front (world +x) has its dot there, one above is above.
+
+    At half the angle of the rim it is half way to it.
+    """
     size = 201
     for yaw, pitch, right, up in ((-RIM / 2, 0, 0.22, 0), (RIM / 2, 0, -0.22, 0), (0, RIM, 0, 0.44)):
         drawn = rose(np.array([[yaw, pitch, 4.0]]), ["real"], size)

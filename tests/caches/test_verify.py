@@ -80,7 +80,8 @@ def test_a_flipped_byte_outside_of_fields_is_named(project):
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "mask.png") - 512)  # in the header
     assert findings(VIEWS) == [
-        f"shards/views-000001.tar, sample {key}, field mask.png: the tar's header is not what the sidecar says"
+        f"shards/views-000001.tar, sample {key}, field mask.png: "
+        "the tar's header is not what the sidecar says"
     ]
     flip(shard, place(shard, key, "mask.png") - 512)
     flip(shard, shard.stat().st_size - 1)
@@ -148,7 +149,8 @@ def test_index_and_shards_are_compared(project):
             f"index.parquet, sample {keys[9]}: the column crcs is not what shards/views-000002.tar has",
             f"index.parquet, sample {keys[9]}: kept and reason contradict each other",
             "shards/views-000000.tar, sample nobody: index.parquet has a row for it, but it is not there",
-            f"shards/views-000000.tar, sample {keys[5]}: index.parquet has a row for it, but it is in views-000001.tar",
+            f"shards/views-000000.tar, sample {keys[5]}: "
+            "index.parquet has a row for it, but it is in views-000001.tar",
             f"shards/views-000000.tar, sample {keys[1]}: no table has a row for it",
         ]
     )
@@ -160,8 +162,8 @@ def test_a_missing_record_is_named(project):
     left = [(key, reader.read(key)) for key in reader.keys()[8:]][1:]
     write_shard(VIEWS / "shards/views-000002.tar", left)
     assert (
-        f"shards/views-000002.tar, sample {reader.keys()[8]}: index.parquet has a row for it, but it is not there"
-        in findings(VIEWS)
+        f"shards/views-000002.tar, sample {reader.keys()[8]}: "
+        "index.parquet has a row for it, but it is not there" in findings(VIEWS)
     )
     before = {path: path.stat().st_ino for path in VIEWS.glob("shards/*-00000[01].tar")}
     assert mend(VIEWS) == ["shards/views-000002.tar"] and findings(VIEWS) == []
@@ -207,8 +209,10 @@ def test_what_a_sample_must_have(project):
     assert findings(VIEWS) == [
         f"shards/views-000002.tar, sample {b}, field uv.png: no png that can be read",
         f"shards/views-000002.tar, sample {a}, field alpha1.png: missing",
-        f"shards/views-000002.tar, sample {a}, field motion.npy: is float64 3 x 7, should be float32 3 x {dims}",
-        f"shards/views-000002.tar, sample {b}, field image.png: is uint8 8 x 9 x 3, should be uint8 {image} x {image} x 3",
+        f"shards/views-000002.tar, sample {a}, field motion.npy: "
+        f"is float64 3 x 7, should be float32 3 x {dims}",
+        f"shards/views-000002.tar, sample {b}, field image.png: "
+        f"is uint8 8 x 9 x 3, should be uint8 {image} x {image} x 3",
         f"shards/views-000002.tar, sample {b}, field more.png: no such field belongs into a sample",
     ]
 

@@ -18,7 +18,10 @@ POINTS = torch.tensor([[0.38, 0.46], [0.6, 0.46], [0.48, 0.59], [0.4, 0.69], [0.
 
 
 def test_known_pictures():
-    """A perfect reconstruction, one that is 0.2 off inside the mask (and much more outside), one that covers half, one that is no number."""
+    """Four reconstructions.
+
+    One is perfect, one is 0.2 off inside the mask (and much more outside), one covers half, one is no number.
+    """
     torch.manual_seed(0)
     judges = Judges(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
     real = (torch.rand(1, 3, 32, 32) * 1.6 - 0.8).repeat(4, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""The two rendering stages on networks that know nothing: what they write, and that it depends on their inputs alone."""
+"""The two rendering stages on untrained networks: what they write depends on their inputs alone."""
 
 import json
 import shutil
@@ -115,7 +115,10 @@ def test_views_of_frames(inputs, tmp_path):
 
 
 def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
-    """A byte of an ingested picture has flipped: the frame is in no shard and not in the index, its neighbours are."""
+    """A byte of an ingested picture has flipped: the frame is in no shard and not in the index.
+
+    Its neighbours are.
+    """
     ingested = tmp_path / "ingest"
     shutil.copytree(inputs / "ingest", ingested)
     shard = ingested / "shards/clips-000000.tar"
@@ -138,7 +141,7 @@ def test_a_frame_that_cannot_be_rendered_is_given_up(inputs, tmp_path):
 
 
 def test_the_views_are_what_the_network_renders(inputs, tmp_path):
-    """One frame, done again by hand: the same picture for the same camera, to half a grey level and rounding."""
+    """One frame, done again by hand: the same picture for the same camera, to half a grey level."""
     views(inputs, tmp_path / "out")
     fields = ShardReader(tmp_path / "out/shards").read("b-000001")
     psi = Psi(scale_params("smoke").networks)
@@ -232,7 +235,8 @@ def test_heads(inputs, tmp_path):
         "foreground"
     ] <= 1
     reader = ShardReader(tmp_path / "out")
-    assert [int(key.removeprefix("head-").removeprefix("photo-")) for key in reader.keys()] == list(range(5))  # noqa: SIM118
+    numbers = [int(key.removeprefix("head-").removeprefix("photo-")) for key in reader]
+    assert numbers == list(range(5))
     for key in reader:
         fields = reader.read(key)
         pictures = {name: decode_png(data).shape for name, data in fields.items() if name.endswith("png")}
@@ -256,7 +260,10 @@ def test_heads(inputs, tmp_path):
 
 
 def test_portraits_among_the_heads(inputs, tmp_path):
-    """View 0 of each is the photo with what is known of it; training takes it as the source and any view as the target."""
+    """View 0 of each is the photo with what is known of it.
+
+    Training takes it as the source and any view as the target.
+    """
     heads(inputs, tmp_path / "out", portrait_share=1.0)
     known = load_weights(inputs / "genhead/portraits.safetensors")[0]
     reader, rays = ShardReader(tmp_path / "out"), scale_params("smoke").networks.rays
@@ -295,7 +302,10 @@ def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
 
 
 def test_the_draws_of_heads(inputs):
-    """Facts 3.4: shares of opened jaws and look-at cameras, independent eyes, parts taken from the pools, no test clip among them."""
+    """Facts 3.4: shares of opened jaws and look-at cameras, independent eyes, parts from the pools.
+
+    No test clip is among them.
+    """
     pools = Pools(inputs / "labels")
     assert len(pools.clips) == 2 and len(pools.frames_M437) == 7 and len(pools.appearance_N437) == 9
     section = params_with().render_genhead.model_copy(

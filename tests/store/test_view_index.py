@@ -1,4 +1,7 @@
-"""The index of a multi-view cache: what it says, that it opens quickly, and that samples come from a folder, over HTTP and through plain tools."""
+"""The index of a multi-view cache: what it says, and that it opens quickly.
+
+Samples come from a folder, over HTTP and through plain tools.
+"""
 
 import io
 import json
