@@ -142,12 +142,22 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The picture in sRGB. A profile that is damaged, or of another kind of picture, is not heeded."""
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, _lab(), _srgb(), outputMode="RGB")
+        return ImageCms.profileToProfile(
+            image,
+            _lab(),
+            _srgb(),
+            outputMode="RGB",
+        )
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if "sRGB" not in ImageCms.getProfileDescription(source):
-                return ImageCms.profileToProfile(image, source, _srgb(), outputMode="RGB")
+                return ImageCms.profileToProfile(
+                    image,
+                    source,
+                    _srgb(),
+                    outputMode="RGB",
+                )
         except (ImageCms.PyCMSError, OSError):
             pass
     return image.convert("RGB")
