@@ -1,4 +1,4 @@
-"""Work units on one process or many: resumable, with the same bytes whoever does them.
+"""Work units on one process or many: resumable, and with the same bytes.
 
 run.run_units            do all units that are not done yet
 work_unit.WorkUnit       a piece of work; units_of cuts a list into them
