@@ -18,9 +18,10 @@ from pipeline.ingest.files import Rejected, check_file, plain_words
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"]
 SMALLEST_SIDE = 16
 MOST_PIXELS = 200_000_000
-# Above this a picture is halved until it fits. Pillow holds 4 bytes a pixel and NumPy 3, so that reading
-# takes at most 450 MB beside what the decoder itself needs for a format without a smaller scale.
-KEPT_PIXELS = 64_000_000
+# Above this a picture is halved until it fits. Reading takes 9 bytes a pixel, here 330 MB at most; a format
+# that is not decoded at a smaller scale (all but JPEG) takes 4 bytes for each of its own pixels, which is 800
+# MB at the limit.
+KEPT_PIXELS = 36_000_000
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -160,7 +161,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
                 )
         except (ImageCms.PyCMSError, OSError):
             pass
-    return image.convert("RGB")
+    # A conversion copies, even where there is nothing to convert.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @cache
