@@ -15,12 +15,11 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.files import write_bytes
-from pipeline.core.pictures import below, beside, captioned, encode_jpeg, tile, to_uint8
+from pipeline.core.pictures import below, beside, captioned, decibels, encode_jpeg, tile, to_uint8
 from pipeline.networks.judges import Judges
 from pipeline.store.view_index import FEWEST_FRAMES, QUALITY
 
@@ -55,8 +54,8 @@ def measure(
     error = (squares * mask_B1SS).sum((1, 2, 3)) / area
     features, real_features = judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)
     found = {
-        # The range of values is 2, so its square is 4; 60 dB and 0 dB at the ends.
-        "psnr": 10.0 * torch.log10(4.0 / error.clamp(4e-6, 4.0)),
+        # From 0 to 60 dB.
+        "psnr": decibels(error.clamp(4e-6, 4.0)),
         "coverage": (opacity_B1SS * mask_B1SS).sum((1, 2, 3)) / area,
         "identity": F.cosine_similarity(features, real_features),
     }
