@@ -1,4 +1,4 @@
-"""One shard of a cache against its sidecar: every field by its checksum, then what lies between the fields."""
+"""One shard of a cache against its sidecar: every field by its checksum, then what lies between fields."""
 
 import os
 import tarfile

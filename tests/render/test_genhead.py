@@ -1,4 +1,4 @@
-"""render_genhead on networks that know nothing: what is drawn and written, and that inputs alone decide it."""
+"""render_genhead on networks that know nothing: what is drawn and written, and that inputs decide it."""
 
 import numpy as np
 import pytest

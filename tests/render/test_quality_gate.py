@@ -26,7 +26,7 @@ POINTS = torch.tensor(
 
 
 def test_known_pictures():
-    """Of four reconstructions one is perfect, one is 0.2 off in the mask, one covers half, one is no number."""
+    """Of four reconstructions one is perfect, one is 0.2 off, one covers half, and one is no number."""
     torch.manual_seed(0)
     identity = IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16))
     judges = Judges(identity, Trunk(), Regressor())
