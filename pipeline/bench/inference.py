@@ -20,6 +20,7 @@ from pipeline.bench.floor import PARTS, Rates, floor, measure_rates, operations
 from pipeline.bench.machine import machine_facts
 from pipeline.bench.report import HEADER, floor_lines, part_line, rate_lines, result_line
 from pipeline.bench.scene import CASES, BenchCase, Scene
+from pipeline.core.pictures import decibels
 from pipeline.parity.numbers import NumberRule
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -219,4 +220,4 @@ def _time_case(
 def psnr(found: Tensor, wanted: Tensor) -> float:
     """Of pictures in [-1, 1], dB."""
     error = (found.double() - wanted.double()).square().mean()
-    return float(10 * torch.log10(4.0 / error.clamp_min(1e-20)))
+    return float(decibels(error.clamp_min(1e-20)))

@@ -1,4 +1,4 @@
-"""A cache opened for reading: its entries, what was rejected and why, and the pictures and cameras of its samples."""
+"""A cache opened for reading: its entries, what was rejected and why, pictures and cameras of its samples."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -43,10 +43,13 @@ class IndexedShards:
     def __init__(self, index: ViewIndex):
         self._index = index
         table = index.columns(["key", "shard", "size"])
-        self._frames = {key: frame for frame, key in enumerate(table["key"].to_pylist())}
+        keys = table["key"].to_pylist()
+        self._frames = {key: frame for frame, key in enumerate(keys)}
         self._shards = table["shard"].to_pylist()
-        sums = table.group_by("shard").aggregate([("size", "sum")]).to_pylist()
-        self.sizes: dict[str, int] = {row["shard"]: row["size_sum"] for row in sums}
+        self.sizes: dict[str, int] = {}
+        sums = table.group_by("shard").aggregate([("size", "sum")])
+        for row in sums.to_pylist():
+            self.sizes[row["shard"]] = row["size_sum"]
 
     def shard(self, key: str) -> str:
         """The file name of the shard that holds a sample."""
@@ -63,6 +66,7 @@ class IndexedShards:
     def __getitem__(self, key: str) -> Mapping[str, bytes]:
         return self.read(key)
 
+    # One column for all samples: the summary asks for each of them.
     @cached_property
     def _cameras(self) -> np.ndarray:
         return self._index.cameras()
@@ -73,10 +77,14 @@ class IndexedShards:
 
 
 class Cache:
-    """A cache opened for reading. `folder` may be whatever fsspec knows for a multi-view cache: http://host/views."""
+    """A cache opened for reading."""
 
     def __init__(self, folder: str | Path):
-        """Raises UserError when it is none, damaged or of another format."""
+        """Open a folder or, for a multi-view cache, whatever fsspec knows, such as http://host/views.
+
+        Raises UserError when it is no cache, damaged or of another format.
+        """
+        # Behind an address only a multi-view cache can be read: its index tells where everything is.
         remote = "://" in str(folder)
         self.folder: str | Path = str(folder) if remote else Path(folder)
         self.layout: Layout = VIEWS if remote else layout_of(Path(folder))
@@ -88,24 +96,42 @@ class Cache:
             self.entries = self._views(index)
             return
         self.reader = ShardReader(Path(folder) / "shards", self.layout.stage)
-        self.entries = self._heads(self.reader) if self.layout is GENHEAD else self._faces(Path(folder))
+        if self.layout is GENHEAD:
+            self.entries = self._heads(self.reader)
+        else:
+            self.entries = self._faces(Path(folder))
 
     def _views(self, index: ViewIndex) -> list[Entry]:
-        place = ("key", "clip", "index", "split")
-        rows = index.columns([*place, *QUALITY, "kept", "reason"]).to_pylist()
+        columns = ["key", "clip", "index", "split", *QUALITY, "kept", "reason"]
+        rows = index.columns(columns).to_pylist()
         # What was rejected before rendering is listed in the tables of ingest alone.
-        if isinstance(self.folder, Path) and (ingested := self.folder.parent / "ingest").is_dir():
+        if isinstance(self.folder, Path):
             rendered = {row["key"] for row in rows}
-            for row in self._rows(ingested, "frames", ["key", "status", "reason"]):
-                if row["key"] not in rendered:
-                    reason = "no fitted head" if row["status"] == OK else _kind(row["reason"])
-                    self.rejected[reason] += 1
-        self.rejected.update(f"not trained on, low {row['reason']}" for row in rows if not row["kept"])
+            self._count_unrendered(self.folder.parent / "ingest", rendered)
         entries = []
         for row in rows:
-            quality = {name: row[name] for name in QUALITY}
-            entries.append(Entry(*(row[name] for name in place), quality, row["kept"]))
+            if not row["kept"]:
+                self.rejected[f"not trained on, low {row['reason']}"] += 1
+            entry = Entry(
+                key=row["key"],
+                clip=row["clip"],
+                index=row["index"],
+                split=row["split"],
+                quality={name: row[name] for name in QUALITY},
+                kept=row["kept"],
+            )
+            entries.append(entry)
         return entries
+
+    def _count_unrendered(self, ingested: Path, rendered: set[str]) -> None:
+        """Count the frames of ingest that are not among those of the cache, by their reasons."""
+        if not ingested.is_dir():
+            return
+        for row in self._rows(ingested, "frames", ["key", "status", "reason"]):
+            if row["key"] in rendered:
+                continue
+            reason = "no fitted head" if row["status"] == OK else _kind(row["reason"])
+            self.rejected[reason] += 1
 
     def _heads(self, reader: ShardReader) -> list[Entry]:
         entries = []
@@ -121,15 +147,28 @@ class Cache:
         frames = self._rows(folder, "frames", [*columns, "clip", "index", "split"])
         rejected = [row for row in portraits + frames if row["status"] != OK]
         self.rejected.update(_kind(row["reason"]) for row in rejected)
+        # Portraits are in no clip; their shard and their number in the table stand for clip and frame.
         for number, row in enumerate(portraits):
-            row |= {"clip": Path(row["shard"] or "").stem, "index": number, "split": "portrait"}
-        return [
-            Entry(row["key"], row["clip"], row["index"], row["split"], {"score": row["score"]})
-            for row in usable(portraits + frames)
-        ]
+            shard = Path(row["shard"] or "").stem
+            row.update(clip=shard, index=number, split="portrait")
+        entries = []
+        for row in usable(portraits + frames):
+            entry = Entry(
+                key=row["key"],
+                clip=row["clip"],
+                index=row["index"],
+                split=row["split"],
+                quality={"score": row["score"]},
+            )
+            entries.append(entry)
+        return entries
 
     @staticmethod
-    def _rows(folder: Path, name: str, columns: list[str]) -> list[dict[str, Any]]:
+    def _rows(
+        folder: Path,
+        name: str,
+        columns: list[str],
+    ) -> list[dict[str, Any]]:
         """The rows of a table of ingest. Raises UserError that names `psi4d verify`."""
         try:
             return read_rows(folder / f"{name}.parquet", INGEST.stage, columns)
@@ -148,19 +187,21 @@ class Cache:
 
     def chosen(self, clip: str | None, frame: int | None) -> list[Entry]:
         """The entries of a clip (or with that key) with that index. Raises UserError when there is none."""
-        found = [
-            entry
-            for entry in self.entries
-            if clip in (None, entry.clip, entry.key) and frame in (None, entry.index)
-        ]
+        found = self.entries
+        if clip is not None:
+            found = [entry for entry in found if clip in (entry.clip, entry.key)]
+        if frame is not None:
+            found = [entry for entry in found if entry.index == frame]
         if found:
             return found
         asked = [f"clip {clip}"] if clip is not None else []
         asked += [f"frame {frame}"] if frame is not None else []
         clips = sorted({entry.clip for entry in self.entries})
-        some = ", ".join(clips[:SHOWN]) + (" ..." if len(clips) > SHOWN else "")
+        some = ", ".join(clips[:SHOWN])
+        more = " ..." if len(clips) > SHOWN else ""
+        what = " ".join(asked)
         raise UserError(
-            f"{self.folder} has no {' '.join(asked)}. Its {len(clips)} clips: {some}; "
+            f"{self.folder} has no {what}. Its {len(clips)} clips: {some}{more}; "
             f"`psi4d inspect {self.folder} --clip NAME` lists frames."
         )
 
@@ -173,10 +214,11 @@ class Cache:
         return Heads.cameras.array(self.reader[key])
 
     def views(self, key: str) -> list[np.ndarray]:
-        """The pictures (S, S, 3) of a sample in the order of its cameras: the real frame if there is one, then views."""
+        """The pictures (S, S, 3) of a sample in the order of its cameras, a real frame first."""
         sample = self.reader[key]
         pictures = [Aligned.image.array(sample)] if self.has_real else []
-        count = sum(name.startswith("view") for name in self.reader.fields(key))
+        names = self.reader.fields(key)
+        count = sum(name.startswith("view") for name in names)
         field = Heads.view if self.layout is GENHEAD else Views.view
         return pictures + [field.array(sample, number) for number in range(count)]
 
@@ -185,6 +227,7 @@ class Cache:
         sample = self.reader[key]
         if self.has_real:
             return Aligned.mask.array(sample)
+        # The views lie below one another, each as high as it is wide.
         opacities = Heads.opacity.array(sample)
         return opacities[: opacities.shape[1]]
 
@@ -194,14 +237,17 @@ def _kind(reason: str) -> str:
 
 
 def angles(cameras_N25: np.ndarray) -> np.ndarray:
-    """Yaw and pitch in degrees and radius in world units (N, 3) of the cameras' places around the world origin.
+    """Yaw and pitch in degrees and radius in world units of cameras around the world origin, (N, 3) float64.
 
     They are those of `camera.look_at`.
     """
-    x, y, z = np.asarray(cameras_N25, np.float64)[:, [3, 7, 11]].T
-    radius = np.sqrt(x * x + y * y + z * z)
-    yaw, pitch = np.arctan2(-x, z), np.arcsin(y / radius)
-    return np.stack([np.degrees(yaw), np.degrees(pitch), radius], axis=1)
+    # The last column of the camera-to-world matrix is where the camera is.
+    places_N3 = np.asarray(cameras_N25, np.float64)[:, [3, 7, 11]]
+    x, y, z = places_N3.T
+    radius = np.linalg.norm(places_N3, axis=1)
+    yaw = np.degrees(np.arctan2(-x, z))
+    pitch = np.degrees(np.arcsin(y / radius))
+    return np.stack([yaw, pitch, radius], axis=1)
 
 
 def view_names(cache: Cache, pictures: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What DVC knows of an output: the files it had when its stage ended, and whether the stage's inputs are still the same."""
+"""What DVC knows of an output: the files it had when its stage ended, and whether the inputs have changed."""
 
 import contextlib
 import hashlib
@@ -51,13 +51,19 @@ def changed_inputs(folder: Path) -> list[str]:
     for change in changes:
         dependencies = change.get("changed deps", {}) if isinstance(change, dict) else {}
         for path, state in dependencies.items():
-            # Of params.yaml the keys that have changed, of data the path alone.
-            changed += [f"{path}: {key}" for key in state] if isinstance(state, dict) else [path]
+            # Of params.yaml DVC names the keys that have changed, of data the path alone.
+            if isinstance(state, dict):
+                changed += [f"{path}: {key}" for key in state]
+            else:
+                changed.append(path)
     return changed
 
 
 def is_as_recorded(folder: Path) -> bool:
-    """Whether `folder` has, byte for byte, the files that dvc.lock records. Raises UserError as `changed_inputs`."""
+    """Whether `folder` has, byte for byte, the files that dvc.lock records.
+
+    Raises UserError as `changed_inputs`.
+    """
     with _output(folder) as output:
         return not output.workspace_status()
 

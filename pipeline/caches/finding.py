@@ -20,7 +20,7 @@ class FieldAt(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with `file` (relative to the folder): in a sample and a field of it, where that is known."""
+    """Something wrong with `file`, relative to the folder: in a sample and a field of it, where known."""
 
     file: str
     problem: str

@@ -16,12 +16,17 @@ from pipeline.core.errors import UserError
 from pipeline.store import tables, view_index
 from pipeline.store.samples import Aligned, Form, Heads, Kind, Views
 
-MODES = {"RGB": ("uint8", (3,)), "L": ("uint8", ()), "I;16": ("uint16", ())}  # of an image: type and channels
+# Type and channels of a picture by Pillow's name for its mode.
+MODES = {
+    "RGB": ("uint8", (3,)),
+    "L": ("uint8", ()),
+    "I;16": ("uint16", ()),
+}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of folder: the schemas of its tables, and the kind of its samples for each prefix of shard names."""
+    """A kind of folder: the schemas of its tables, and the kinds of samples by the prefix of shard names."""
 
     name: str
     stage: str  # what makes it
@@ -29,24 +34,41 @@ class Layout:
     samples: dict[str, type[Kind]]
 
     def prefix(self, shard: str) -> str | None:
-        """The prefix of the file name of a shard (prefix-000000.tar), or None when it is no shard of this kind."""
+        """The prefix of the file name of a shard (prefix-000000.tar); None for no shard of this kind."""
         prefix, _, number = shard.removesuffix(".tar").rpartition("-")
         is_shard = shard.endswith(".tar") and number.isdecimal()
         return prefix if is_shard and prefix in self.samples else None
 
 
-VIEWS = Layout("multi-view cache", Views.stage, {view_index.NAME: view_index.SCHEMA}, {"views": Views})
-GENHEAD = Layout("synthetic heads", Heads.stage, {}, {"heads": Heads})
+VIEWS = Layout(
+    name="multi-view cache",
+    stage=Views.stage,
+    tables={view_index.NAME: view_index.SCHEMA},
+    samples={"views": Views},
+)
+GENHEAD = Layout(
+    name="synthetic heads",
+    stage=Heads.stage,
+    tables={},
+    samples={"heads": Heads},
+)
 INGEST = Layout(
-    "ingested faces",
-    Aligned.stage,
-    {"portraits.parquet": tables.PORTRAITS, "clips.parquet": tables.CLIPS, "frames.parquet": tables.FRAMES},
-    {"portraits": Aligned, "clips": Aligned},
+    name="ingested faces",
+    stage=Aligned.stage,
+    tables={
+        "portraits.parquet": tables.PORTRAITS,
+        "clips.parquet": tables.CLIPS,
+        "frames.parquet": tables.FRAMES,
+    },
+    samples={"portraits": Aligned, "clips": Aligned},
 )
 
 
 def layout_of(folder: Path) -> Layout:
-    """The kind of a folder, by whatever of its tables and shards is there. Raises UserError when it is none."""
+    """The kind of a folder, by the first of its tables and shards that is there.
+
+    Raises UserError when it is none.
+    """
     shards = [path.name.removesuffix(".json") for path in (folder / "shards").glob("*.tar*")]
     for layout in (VIEWS, GENHEAD, INGEST):
         has_table = any((folder / table).exists() for table in layout.tables)
@@ -74,4 +96,5 @@ def describe(name: str, data: bytes) -> Form:
         array = np.load(io.BytesIO(data), allow_pickle=False)
         return Form(array.dtype.name, array.shape)
     except (UnidentifiedImageError, OSError, ValueError, KeyError, EOFError, SyntaxError) as error:
-        raise UserError(f"no {name.rpartition('.')[2]} that can be read") from error
+        suffix = Path(name).suffix.removeprefix(".")
+        raise UserError(f"no {suffix} that can be read") from error

@@ -1,4 +1,4 @@
-"""A page to browse a cache: one HTML file with all numbers, and JPEG sheets beside it that are loaded when shown."""
+"""A page to browse a cache: one HTML file with all numbers; its JPEG sheets are loaded when shown."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,8 +14,10 @@ from pipeline.core.pages import fill_in
 from pipeline.core.pictures import below, beside, encode_jpeg, tile
 from pipeline.core.progress import progress
 
-TILE = 128  # pixels at most
-FRAMES_PER_SHEET = 50  # 6400 pixels high at most, which every browser decodes
+# Pixels of the side of a picture, at most.
+TILE = 128
+# A sheet is then 6400 pixels high at most, which every browser decodes.
+FRAMES_PER_SHEET = 50
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 

@@ -1,8 +1,9 @@
 """Making again what is broken in a cache: only the broken shards are made, with the worker of their stage.
 
-The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged, and a shard
-is only put into its place when it is the one that DVC recorded. The index of a multi-view cache is made again from
-its shards; the tables of ingested faces have numbers that are in no shard, so a broken one means the whole stage.
+The result has the bytes that it had: nothing is done unless DVC finds the inputs of the stage unchanged,
+and a shard is only put into its place when it is the one that DVC recorded. The index of a multi-view cache
+is made again from its shards; the tables of ingested faces have numbers that are in no shard, so a broken
+one means the whole stage.
 """
 
 import shutil
@@ -29,8 +30,8 @@ SHOWN = 3  # of many names
 def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
     """Make again what `verdict` found broken in `folder`; returns the names of the files made.
 
-    Raises UserError when a file lies there that does not belong, when the inputs are not those of before, or when the
-    bytes are not.
+    Raises UserError when a file lies there that does not belong, when the inputs are not those of before,
+    or when the bytes are not.
     """
     extra = [finding.file for finding in verdict.findings if finding.extra]
     if extra:
@@ -40,8 +41,8 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
         )
     if changed := changed_inputs(folder):
         raise UserError(
-            f"nothing was repaired: {folder} was made from other inputs than there are now ({_some(changed)}), "
-            "so new shards would not fit the old ones. Run `dvc repro` instead."
+            f"nothing was repaired: {folder} was made from other inputs than there are now "
+            f"({_some(changed)}), so new shards would not fit the old ones. Run `dvc repro` instead."
         )
     made = _make(params, folder, verdict.layout, verdict.damaged())
     if not is_as_recorded(folder):
@@ -49,18 +50,30 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
             f"{folder} was repaired, but has not the bytes that dvc.lock records. "
             "Run `dvc repro`, which makes it as a whole."
         )
-    files = [name for file in made for name in (file, f"{file}.json")]
-    mend_cache(folder, files)
+    sidecars = {f"{file}.json" for file in made}
+    mend_cache(folder, made | sidecars)
     return sorted(made)
 
 
-def _make(params: Params, folder: Path, layout: Layout, damaged: set[str]) -> set[str]:
+def _make(
+    params: Params,
+    folder: Path,
+    layout: Layout,
+    damaged: set[str],
+) -> set[str]:
     """Make the shards and tables `damaged` again; returns the names of all files that were made."""
     job = JOBS[layout.name](params)
     tables = damaged & set(layout.tables)
+    # A table that no shard tells is made by the whole stage, which makes its shards as well.
     if tables and not job.tables:
         settings = params.ingest
-        ingest(settings, params.networks.image, params.machine, *source_folders(settings), folder)
+        ingest(
+            settings,
+            params.networks.image,
+            params.machine,
+            *source_folders(settings),
+            folder,
+        )
         shards = {f"shards/{path.name}" for path in (folder / "shards").glob("*.tar")}
         return shards | set(layout.tables)
     if shards := damaged - tables:
@@ -70,20 +83,32 @@ def _make(params: Params, folder: Path, layout: Layout, damaged: set[str]) -> se
     return damaged
 
 
-def _make_shards(params: Params, folder: Path, job: Job, shards: set[str]) -> None:
+def _make_shards(
+    params: Params,
+    folder: Path,
+    job: Job,
+    shards: set[str],
+) -> None:
     """Make shards in a folder of their own, and put them into their places when all are as they were."""
     scratch = scratch_folder("repair", job.mark)
     names = {Path(shard).stem for shard in shards}
     done = job.run(scratch, params.machine, only=names)
-    # A sidecar comes before its shard, so that a shard that is there has one.
-    files = [f"{result.name}.tar{end}" for result in done for end in (".json", "")]
+    files = []
+    for result in done:
+        # A sidecar comes before its shard, so that a shard that is there has one.
+        files += [f"{result.name}.tar.json", f"{result.name}.tar"]
+    # Other machines round some sums differently, and shards of two origins would mix without an error.
     recorded = recorded_files(folder)
-    other = [name for name in files if recorded and md5(scratch / name) != recorded.get(f"shards/{name}")]
+    other = []
+    for name in files if recorded else []:
+        if md5(scratch / name) != recorded.get(f"shards/{name}"):
+            other.append(name)
     if other:
         shutil.rmtree(scratch)
         raise UserError(
-            f"nothing was repaired: made again, shards have not the bytes that dvc.lock records ({_some(other)}): "
-            "another machine or other packages made them. Run `dvc repro -f` to make all of them here."
+            "nothing was repaired: made again, shards have not the bytes that dvc.lock records "
+            f"({_some(other)}): another machine or other packages made them. "
+            "Run `dvc repro -f` to make all of them here."
         )
     for name in files:
         write_bytes(folder / "shards" / name, (scratch / name).read_bytes())

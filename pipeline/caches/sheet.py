@@ -16,11 +16,14 @@ ROWS = 8
 FAINT = (190, 190, 190)
 RIM = 60.0  # degrees from the front at the rim of the rose; the inner circle is half of it
 REAL, PSEUDO = (200, 60, 40), (40, 90, 170)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def write_sheet(cache: Cache, entries: Sequence[Entry], out: Path) -> int:
     """Write a PNG with a row for each of at most ROWS of the entries, evenly spread; returns how many."""
-    places = np.unique(np.linspace(0, len(entries) - 1, min(ROWS, len(entries))).round().astype(int))
+    count = min(ROWS, len(entries))
+    places = np.linspace(0, len(entries) - 1, count)
+    places = np.unique(places.round().astype(int))
     rows = [_row(cache, entries[place]) for place in places]
     write_bytes(out, encode_png(below(rows, gap=4)))
     return len(rows)
@@ -31,48 +34,54 @@ def _row(cache: Cache, entry: Entry) -> np.ndarray:
     names = view_names(cache, len(views))
     texts = [f"view {name}" if name.isdigit() else name for name in names]
     # The mask follows the picture that it belongs to.
-    views.insert(1, cv2.cvtColor(cache.mask(entry.key), cv2.COLOR_GRAY2RGB))
+    mask = cv2.cvtColor(cache.mask(entry.key), cv2.COLOR_GRAY2RGB)
+    views.insert(1, mask)
     texts.insert(1, "mask" if cache.has_real else "opacity 0")
     tiles = [tile(view, TILE, cv2.INTER_NEAREST) for view in views]
     if len(cameras := cache.cameras(entry.key)):
         tiles.append(rose(angles(cameras), names, TILE))
         texts.append("seen from")
-    quality = "  ".join(f"{name} {value:.4g}" for name, value in entry.quality.items())
-    return captioned(beside(tiles, texts), f"{entry.clip}  frame {entry.index}  {quality}")
+    numbers = [f"{name} {value:.4g}" for name, value in entry.quality.items()]
+    title = "  ".join([entry.clip, f"frame {entry.index}", *numbers])
+    return captioned(beside(tiles, texts), title)
 
 
 def rose(angles_N3: np.ndarray, names: Sequence[str], size: int) -> np.ndarray:
     """The head from the front with a spoke to where each camera is, named: (size, size, 3) uint8.
 
-    A camera right of the middle looks from the right of the picture; its distance from the middle is the angle to the front.
+    A camera right of the middle looks from the right of the picture; its distance from the middle is the
+    angle to the front.
     """
     centre, radius = size // 2, int(size * 0.44)
+    middle = (centre, centre)
     drawn = np.full((size, size, 3), 255, np.uint8)
-    cv2.ellipse(drawn, (centre, centre), (size // 11, size // 9), 0, 0, 360, FAINT, 1, cv2.LINE_AA)
-    cv2.line(drawn, (centre, centre - 3), (centre, centre + 4), FAINT, 1, cv2.LINE_AA)
+    face = (size // 11, size // 9)
+    cv2.ellipse(drawn, middle, face, 0, 0, 360, FAINT, 1, cv2.LINE_AA)
+    nose = (centre, centre - 3), (centre, centre + 4)
+    cv2.line(drawn, *nose, FAINT, 1, cv2.LINE_AA)
     for share in (0.5, 1.0):
-        cv2.circle(drawn, (centre, centre), int(radius * share), FAINT, 1, cv2.LINE_AA)
-    yaw, pitch = np.radians(angles_N3[:, :2]).T
-    sideways, upwards, forwards = -np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)
-    distance = np.minimum(np.degrees(np.arccos(forwards.clip(-1, 1))) / RIM, 1.0)
-    around = np.arctan2(-upwards, sideways)
-    places = (
-        (np.stack([np.cos(around), np.sin(around)], axis=1) * distance[:, None] * radius + centre)
-        .round()
-        .astype(int)
-    )
-    for name, (x, y) in zip(names, places.tolist(), strict=True):
-        colour = PSEUDO if name.isdigit() else REAL
-        cv2.line(drawn, (centre, centre), (x, y), colour, 1, cv2.LINE_AA)
+        cv2.circle(drawn, middle, int(radius * share), FAINT, 1, cv2.LINE_AA)
+    places = _in_rose(angles_N3) * radius + centre
+    pixels = places.round().astype(int).tolist()
+    for name, (x, y) in zip(names, pixels, strict=True):
+        is_view = name.isdigit()
+        colour = PSEUDO if is_view else REAL
+        cv2.line(drawn, middle, (x, y), colour, 1, cv2.LINE_AA)
         cv2.circle(drawn, (x, y), 3, colour, -1, cv2.LINE_AA)
-        cv2.putText(
-            drawn,
-            name if name.isdigit() else name[0],
-            (x + 4, y - 4),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.33,
-            colour,
-            1,
-            cv2.LINE_AA,
-        )
+        text = name if is_view else name[0]
+        cv2.putText(drawn, text, (x + 4, y - 4), FONT, 0.33, colour, 1, cv2.LINE_AA)
     return drawn
+
+
+def _in_rose(angles_N3: np.ndarray) -> np.ndarray:
+    """Where cameras lie in a rose of radius 1 about the origin, (N, 2), y down."""
+    yaw, pitch = np.radians(angles_N3[:, :2]).T
+    sideways = -np.sin(yaw) * np.cos(pitch)
+    upwards = np.sin(pitch)
+    forwards = np.cos(yaw) * np.cos(pitch)
+    to_the_front = np.degrees(np.arccos(forwards.clip(-1, 1)))
+    # What is behind the rim is drawn on it.
+    distance = np.minimum(to_the_front / RIM, 1.0)
+    around = np.arctan2(-upwards, sideways)
+    across, down = distance * np.cos(around), distance * np.sin(around)
+    return np.stack([across, down], axis=1)

@@ -1,8 +1,8 @@
-"""Whether a cache (data/views, data/genhead, data/ingest) is whole: checksums, fields, tables against shards, files.
+"""Whether a cache (data/views, data/genhead, data/ingest) is whole: checksums, fields, tables, files.
 
-Everything that is wrong becomes a finding that names the file and, where it can, the sample and the field; nothing is
-changed. What has no checksum of its own (tables and sidecars) is compared with what DVC recorded when the stage
-ended, if it did.
+Everything that is wrong becomes a finding that names the file and, where it can, the sample and the field;
+nothing is changed. What has no checksum of its own (tables and sidecars) is compared with what DVC recorded
+when the stage ended, if it did.
 """
 
 from collections import Counter
@@ -24,6 +24,9 @@ from pipeline.store.view_index import NAME, disagreements, fields_of, shard_rows
 
 FIRST = 3  # of many, as examples
 
+Described = dict[str, dict[str, Seen]]  # what was seen in each sample of each shard
+Rows = dict[str, tuple[str, str]]  # the shard of a sample and the table that says so, by the sample's key
+
 
 def verify(folder: Path) -> Verdict:
     """Look at everything in `folder`. Raises UserError when it is no cache."""
@@ -31,7 +34,7 @@ def verify(folder: Path) -> Verdict:
     verdict = Verdict(layout)
     recorded = recorded_files(folder)
     shards = _shard_names(folder, layout, recorded)
-    described: dict[str, dict[str, Seen]] = {}
+    described: Described = {}
     for name in progress(shards, label="verify", total=len(shards)):
         path = folder / "shards" / name
         check = ShardCheck(path, layout.stage)
@@ -39,44 +42,56 @@ def verify(folder: Path) -> Verdict:
         described[name] = check.samples
         verdict.samples[name] = list(check.samples)
         verdict.bytes += path.stat().st_size if path.is_file() else 0
+    # Tables are compared with what the shards were found to have; files that are reported once are not
+    # reported again.
     verdict.findings += _schema(layout, described)
     verdict.findings += _twice(verdict.samples)
-    verdict.findings += _heads(verdict) if layout is GENHEAD else _tables(folder, verdict)
+    if layout is GENHEAD:
+        verdict.findings += _heads(verdict)
+    else:
+        verdict.findings += _tables(folder, verdict)
     verdict.findings += _files(folder, verdict, shards, recorded)
     return verdict
 
 
-def _shard_names(folder: Path, layout: Layout, recorded: dict[str, str]) -> list[str]:
-    """The file names of all shards that are there, have a sidecar there or were there when the stage ended."""
+def _shard_names(
+    folder: Path,
+    layout: Layout,
+    recorded: dict[str, str],
+) -> list[str]:
+    """The file names of all shards that are there, have a sidecar or were there when the stage ended."""
     files = {path.name for path in (folder / "shards").glob("*.tar*")}
     files |= {name.removeprefix("shards/") for name in recorded if name.startswith("shards/")}
     names = {name.removesuffix(".json") for name in files}
     return sorted(name for name in names if layout.prefix(name))
 
 
-def _schema(layout: Layout, described: dict[str, dict[str, Seen]]) -> Iterator[Finding]:
+def _schema(layout: Layout, described: Described) -> Iterator[Finding]:
     """Samples that have not what most samples of the same prefix have the sizes for."""
     for prefix, kind in layout.samples.items():
         shards = [shard for shard in described if layout.prefix(shard) == prefix]
-        votes: Counter[frozenset] = Counter()
+        samples = []
         for shard in shards:
-            for seen in described[shard].values():
-                wanted = _expected(kind, seen)
-                if wanted is not None:
-                    votes[frozenset(wanted.items())] += 1
+            samples += [(shard, key, seen) for key, seen in described[shard].items()]
+        # Samples vote, as nothing else says how large pictures are: the cache may come from somewhere else.
+        votes: Counter[frozenset] = Counter()
+        for _, _, seen in samples:
+            wanted = _expected(kind, seen)
+            if wanted is not None:
+                votes[frozenset(wanted.items())] += 1
         if not votes:
             continue
         [(most, _)] = votes.most_common(1)
-        for shard in shards:
-            for key, seen in described[shard].items():
-                for name, problem in _differences(dict(most), seen):
-                    yield Finding(f"shards/{shard}", problem, key, name)
+        for shard, key, seen in samples:
+            for name, problem in _differences(dict(most), seen):
+                yield Finding(f"shards/{shard}", problem, key, name)
 
 
 def _expected(kind: type[Kind], seen: Seen) -> dict[str, Form] | None:
-    """What a sample with these sizes must have; None where the fields that tell them are missing or of another shape."""
+    """What a sample with these sizes must have; None where the fields that tell them are missing or wrong."""
+    readable = {name: form for name, form in seen.items() if form}
     try:
-        return kind.expected({name: form for name, form in seen.items() if form})
+        return kind.expected(readable)
     except (KeyError, ValueError, IndexError):
         return None
 
@@ -97,25 +112,31 @@ def _twice(samples: dict[str, list[str]]) -> Iterator[Finding]:
     for shard, keys in samples.items():
         for key in keys:
             if key in places:
-                yield Finding(f"shards/{shard}", f"is in {places[key]} as well", key)
+                problem = f"is in {places[key]} as well"
+                yield Finding(f"shards/{shard}", problem, key)
             places[key] = shard
 
 
 def _heads(verdict: Verdict) -> Iterator[Finding]:
     """Synthetic heads have no table: shards and heads are numbered without a gap."""
-    numbers = {int(Path(shard).stem.rpartition("-")[2]) for shard in verdict.samples}
-    for number in sorted(set(range(max(numbers, default=-1) + 1)) - numbers):
+    numbers = set()
+    for shard in verdict.samples:
+        _, _, number = Path(shard).stem.rpartition("-")
+        numbers.add(int(number))
+    count = max(numbers, default=-1) + 1
+    for number in sorted(set(range(count)) - numbers):
         yield Finding(f"shards/heads-{number:06d}.tar", "missing")
 
 
 def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
     """The tables against their schema and, where they list samples, against the shards."""
-    rows: dict[str, tuple[str, str]] = {}  # sample: shard and table
+    rows: Rows = {}
     readable = True
     for name, schema in verdict.layout.tables.items():
         table = None
         try:
             table = pq.read_table(folder / name)
+            # Reading checks the layout of the file alone: a flipped byte may still be in a text or a length.
             table.validate(full=True)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             found = [_unreadable(folder / name, error)]
@@ -133,25 +154,33 @@ def _tables(folder: Path, verdict: Verdict) -> Iterator[Finding]:
 
 
 def _unreadable(path: Path, error: Exception) -> Finding:
-    problem = f"damaged: {str(error).splitlines()[0]}" if path.exists() else "missing"
-    return Finding(path.name, problem)
+    if not path.exists():
+        return Finding(path.name, "missing")
+    first, *_ = str(error).splitlines()
+    return Finding(path.name, f"damaged: {first}")
 
 
-def _columns(name: str, table: pa.Table, schema: pa.Schema) -> Iterator[Finding]:
+def _columns(
+    name: str,
+    table: pa.Table,
+    schema: pa.Schema,
+) -> Iterator[Finding]:
     types = {column.name: column.type for column in table.schema}
     for column in schema:
         if column.name not in types:
             yield Finding(name, f"has no column {column.name}")
-        elif types[column.name] != column.type:
-            yield Finding(name, f"the column {column.name} is {types[column.name]}, should be {column.type}")
+        elif (found := types[column.name]) != column.type:
+            problem = f"the column {column.name} is {found}, should be {column.type}"
+            yield Finding(name, problem)
 
 
-def _collect(name: str, table: pa.Table, rows: dict[str, tuple[str, str]]) -> Iterator[Finding]:
+def _collect(name: str, table: pa.Table, rows: Rows) -> Iterator[Finding]:
     """Add the samples that a table lists to `rows`."""
     wanted = [column for column in ("key", "shard", "status") if column in table.column_names]
     for row in table.select(wanted).to_pylist():
         if row.get("status", OK) != OK:
             continue
+        # Training would see such a sample twice as often.
         if row["key"] in rows:
             yield Finding(name, "has two rows", row["key"])
         rows[row["key"]] = row["shard"], name
@@ -162,49 +191,70 @@ def _index(folder: Path, table: pa.Table, verdict: Verdict) -> Iterator[Finding]
     broken = verdict.damaged()
     for shard, keys in verdict.samples.items():
         rows = table.filter(pc.equal(table["shard"], shard))
-        # Of these shards other findings say how they differ.
-        if f"shards/{shard}" in broken or rows["key"].to_pylist() != keys:
+        same_keys = rows["key"].to_pylist() == keys
+        # Of other shards there are findings already, which say how they differ.
+        if f"shards/{shard}" in broken or not same_keys:
             continue
         names, known = shard_rows(folder / "shards" / shard)
         if names != fields_of(table.schema):
             yield Finding(NAME, f"has not the fields of shards/{shard} in its metadata")
         for key, column in disagreements(rows, known):
-            yield Finding(NAME, f"the column {column} is not what shards/{shard} has", key)
-    contradicting = table.filter(pc.not_equal(table["kept"], pc.equal(table["reason"], "")))
+            problem = f"the column {column} is not what shards/{shard} has"
+            yield Finding(NAME, problem, key)
+    is_good = pc.equal(table["reason"], "")
+    contradicting = table.filter(pc.not_equal(table["kept"], is_good))
     for row in contradicting.slice(0, FIRST).to_pylist():
         yield Finding(NAME, "kept and reason contradict each other", row["key"])
 
 
-def _rows_and_samples(rows: dict[str, tuple[str, str]], samples: dict[str, list[str]]) -> Iterator[Finding]:
-    """Rows without a sample and samples without a row. A shard of which nothing is there is one finding, not many."""
+def _rows_and_samples(rows: Rows, samples: dict[str, list[str]]) -> Iterator[Finding]:
+    """Rows without a sample and samples without a row; a shard that is empty or missing is one finding."""
     place_of = {key: shard for shard, keys in samples.items() for key in keys}
     filled = {shard for shard, keys in samples.items() if keys}
-    for shard in sorted({shard for shard, _ in rows.values()} - filled):
+    listed = {shard for shard, _ in rows.values()}
+    for shard in sorted(listed - filled):
         lost = [key for key, (wanted, _) in rows.items() if wanted == shard]
         if shard not in samples:
             yield Finding(f"shards/{shard}", "missing")
         _, table = rows[lost[0]]
         some = ", ".join(lost[:FIRST])
-        yield Finding(f"shards/{shard}", f"{len(lost)} rows of {table} have no sample, for example {some}")
+        problem = f"{len(lost)} rows of {table} have no sample, for example {some}"
+        yield Finding(f"shards/{shard}", problem)
     for key, (shard, table) in rows.items():
         if shard in filled and place_of.get(key) != shard:
             found = f"in {place_of[key]}" if key in place_of else "not there"
-            yield Finding(f"shards/{shard}", f"{table} has a row for it, but it is {found}", key)
+            problem = f"{table} has a row for it, but it is {found}"
+            yield Finding(f"shards/{shard}", problem, key)
     for key in sorted(place_of.keys() - rows.keys()):
         yield Finding(f"shards/{place_of[key]}", "no table has a row for it", key)
 
 
-def _files(folder: Path, verdict: Verdict, shards: list[str], recorded: dict[str, str]) -> Iterator[Finding]:
-    """Files that do not belong here or are missing, and those without a checksum of their own against DVC's record."""
+def _files(
+    folder: Path,
+    verdict: Verdict,
+    shards: list[str],
+    recorded: dict[str, str],
+) -> Iterator[Finding]:
+    """Files that do not belong here or are missing.
+
+    Those without a checksum of their own are compared with DVC's record.
+    """
     reported = {finding.file for finding in verdict.findings}
-    own = {f"shards/{name}{end}" for name in shards for end in ("", ".json")} | set(verdict.layout.tables)
+    own = set(verdict.layout.tables)
+    for name in shards:
+        own |= {f"shards/{name}", f"shards/{name}.json"}
     wanted = set(recorded) or own
-    files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    found = {path.relative_to(folder).as_posix() for path in files}
+    found = set()
+    for path in folder.rglob("*"):
+        # A link counts as a file whatever it leads to: DVC links files, never folders.
+        if path.is_symlink() or not path.is_dir():
+            found.add(path.relative_to(folder).as_posix())
     for name in sorted(found - wanted):
         yield Finding(name, "does not belong here", extra=True)
     for name in sorted(wanted - found - reported):
         yield Finding(name, "missing")
     for name in sorted(set(recorded) & found - reported):
-        if name.endswith((".json", ".parquet")) and md5(folder / name) != recorded[name]:
+        # A shard has been compared with its sidecar already, and hashing it again would double the time.
+        has_no_checksum = name.endswith((".json", ".parquet"))
+        if has_no_checksum and md5(folder / name) != recorded[name]:
             yield Finding(name, "altered: it is not the file that dvc.lock records")

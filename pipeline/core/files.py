@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one: temporary name, flush, rename."""
+"""Writing files so that no reader sees half of one: temporary name, flush, rename."""
 
 import contextlib
 import hashlib

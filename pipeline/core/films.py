@@ -1,6 +1,6 @@
 """Films for people: pictures as H.264 in MP4, at a frame rate or with a time for each.
 
-Equal pictures make equal bytes.
+Equal pictures give equal bytes.
 """
 
 import io
@@ -10,21 +10,23 @@ from fractions import Fraction
 import av
 import numpy as np
 
-# One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B frames) was
-# seen to depend on stale memory. Without it a film is some 10 % larger.
+# One thread is not enough for equal bytes: x264's look-ahead (mb-tree, weighted prediction, B
+# frames) was seen to depend on stale memory.
 X264 = {
     "crf": "16",
     "preset": "veryfast",
     "threads": "1",
     "x264-params": "mbtree=0:weightp=0:bframes=0:rc-lookahead=0:scenecut=0",
 }
-TICKS = 90_000  # a second; 24, 25, 30 and 30000/1001 frames a second fall on whole ones
+# Times are counted in so many steps a second. Pictures at 24, 25, 30 and 30000/1001 a second fall on
+# whole steps.
+TICKS = 90_000
 
 
 def frame_rate(mean: float) -> Fraction:
     """The rate that a container's mean frames a second stand for: 29.97 is 30000/1001.
 
-    Raises ValueError unless positive.
+    Raises ValueError unless it is positive.
     """
     if not mean > 0:
         raise ValueError(f"a frame rate is positive, not {mean}")
@@ -36,11 +38,12 @@ def encode_mp4(
     rate: Fraction | int,
     seconds: Sequence[float] | None = None,
 ) -> bytes:
-    """A film of `pictures`, uint8 RGB (H, W, 3), all of one size with even sides; taken one at a time.
+    """A film of `pictures`, uint8 RGB (H, W, 3) of one size with even sides, taken one at a time.
 
-    Without `seconds` each is shown for 1 / `rate`. With it, picture i appears `seconds[i]` after the start,
-    which lets a film keep the times of a clip of variable rate or hold a picture; the last is shown for 1 /
-    `rate`. Raises ValueError when `seconds` are not as many as the pictures or do not ascend.
+    Without `seconds` each is shown for 1 / `rate`. With it, picture i appears `seconds[i]` after
+    the start, which lets a film keep the times of a clip of variable rate or hold a picture; the
+    last is shown for 1 / `rate`. Raises ValueError when `seconds` are not as many as the pictures
+    or do not ascend.
     """
     ticks = None if seconds is None else [round(TICKS * second) for second in seconds]
     sink = io.BytesIO()

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def fill_in(template: Path, **values: Any) -> str:
-    """The page that a template makes of `values`; what comes from them is escaped, also inside of `|tojson`.
+    """The page that a template makes of `values`; what comes from them is escaped.
 
     Raises jinja2.UndefinedError when the template uses a name that is not among them.
     """
@@ -28,6 +28,6 @@ def fill_in(template: Path, **values: Any) -> str:
 def data_address(kind: str, content: bytes) -> str:
     """A file as an address that holds all of it, so that a page needs nothing beside it.
 
-    `kind` is its media type.
+    `kind` is its media type, such as image/jpeg.
     """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

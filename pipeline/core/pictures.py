@@ -1,7 +1,4 @@
-"""Pictures for people: 8-bit RGB images, tiles with captions, contact sheets, JPEG.
-
-Films of them are in `films`.
-"""
+"""Pictures for people: 8-bit RGB images, tiles with captions, contact sheets, JPEG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +11,11 @@ from torch.nn import functional as F
 
 from pipeline.core.files import write_bytes
 
-CAPTION = 18  # pixels high
+# Pixels of the height of a caption: even, as the sides of a film must be.
+CAPTION = 18
 INK = (40, 40, 40)
-QUALITIES = (92, 85, 75, 60, 40, 20)  # of JPEG, as encoders count them
+# Of JPEG, as encoders count them, from the best.
+QUALITIES = (92, 85, 75, 60, 40, 20)
 
 
 def to_uint8(image_BCHW: Tensor) -> np.ndarray:
@@ -32,7 +31,7 @@ def tile(
 ) -> np.ndarray:
     """A square picture at `size` pixels.
 
-    Pixels are averaged when it shrinks; when it grows, cv2's `enlarging` is used.
+    Its pixels are averaged when it shrinks; else cv2's method `enlarging` is used.
     """
     method = cv2.INTER_AREA if len(picture_HWC) > size else enlarging
     return cv2.resize(picture_HWC, (size, size), interpolation=method)
@@ -71,12 +70,15 @@ def beside(pictures: Sequence[np.ndarray], texts: Sequence[str] = ()) -> np.ndar
 
 
 def below(rows: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-    """Rows of a contact sheet below each other.
+    """Rows of a contact sheet below each other, with `gap` pixels of white after each.
 
-    White is where a row is narrower than the widest, and for `gap` pixels below each.
+    Those that are narrower than the widest are filled with white.
     """
     width = max(row.shape[1] for row in rows)
-    filled = [np.pad(row, ((0, gap), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    filled = []
+    for row in rows:
+        margins = ((0, gap), (0, width - row.shape[1]), (0, 0))
+        filled.append(np.pad(row, margins, constant_values=255))
     return np.concatenate(filled)
 
 
@@ -98,7 +100,7 @@ def encode_jpeg(image_HWC: np.ndarray, quality: int = QUALITIES[0]) -> bytes:
 
 
 def encode_jpeg_within(image_HWC: np.ndarray, most: int) -> bytes:
-    """JPEG bytes at the best of QUALITIES that needs at most `most` bytes; at the worst when none does."""
+    """JPEG bytes at the best of QUALITIES that takes at most `most` bytes, else at the worst."""
     data = b""
     for quality in QUALITIES:
         data = encode_jpeg(image_HWC, quality)
@@ -108,5 +110,6 @@ def encode_jpeg_within(image_HWC: np.ndarray, most: int) -> bytes:
 
 
 def decibels(squared_error: Tensor) -> Tensor:
-    """The peak signal-to-noise ratio of mean squared errors, dB, of images in [-1, 1]: their peak is 2."""
+    """Peak signal-to-noise ratio, dB, of mean squared errors of images in [-1, 1]."""
+    # 10 log10(peak^2 / error), where the peak is 2.
     return 10.0 * torch.log10(4.0 / squared_error)

@@ -1,5 +1,6 @@
-"""Work units on one process or many: resumable, with the same bytes whoever does them.
+"""Work units on one process or many: resumable, and with the same bytes.
 
+job.Job                  what a sharded stage has to do, for the stage and for repair
 run.run_units            do all units that are not done yet
 work_unit.WorkUnit       a piece of work; units_of cuts a list into them
 isolation.attempt        one unit, whatever its items do to the process

@@ -1,10 +1,9 @@
 """Doing one unit, whatever its items do to the process.
 
 An error or a death costs the item that causes it, never the run. A unit is done as a whole. When that raises,
-or the process died of it before, its items are tried one by one. Those that raise twice, or of which the
-process dies twice, are given up, and the unit is done as a whole without them. A shard thus depends on the
-items that it holds and on nothing else: its worker makes the same batches of them in any process and after
-any mishap.
+or the process died of it before, its items are tried one by one. Those that raise twice, or kill the process
+twice, are given up, and the unit is done as a whole without them. A shard thus depends on the items that it
+holds and on nothing else: its worker makes the same batches of them in any process and after any mishap.
 
 What was going on when a process died is read in `name.tries.json`, which is on disk before anything starts. A
 death counts when the process that drives the run outlived it, or was itself the one that worked. When all

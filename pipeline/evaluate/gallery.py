@@ -14,24 +14,28 @@ from torch import Tensor
 from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
 from pipeline.core.films import encode_mp4, frame_rate
 from pipeline.core.pictures import below, beside, coloured_depth, encode_jpeg_within, tile, to_uint8
-from pipeline.evaluate.methods import Drawn, Synthesizers
+from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.protocol import Pair
 from pipeline.geometry import camera_path
 
-TILE = 128  # pixels
+# Pixels of the side of a picture.
+TILE = 128
+# The sheet is one of the metrics, which are kept in git.
 SHEET_BYTES = 400_000
-FILM_FRAMES = 96  # at most; each is drawn twice
+# A film has so many frames at most, each of which is drawn twice.
+FILM_FRAMES = 96
 FILM_TITLES = ("source", "driving", "result", "free camera")
-UNKNOWN_RATE = 25.0  # frames a second of a clip whose container does not say
+# Frames a second of a clip whose container does not say; its time stamps are kept all the same.
+UNKNOWN_RATE = 25.0
 
 
 @dataclass(frozen=True)
 class Film:
-    """A reenacted clip as MP4."""
+    """A reenacted clip as MP4: the name of its file, what is in it, and its frames a second."""
 
-    name: str  # of the file
+    name: str
     data: bytes
-    rate: Fraction  # frames a second
+    rate: Fraction
 
 
 def contact_sheet(
@@ -39,12 +43,12 @@ def contact_sheet(
     synthesizers: Synthesizers,
     views: int,
 ) -> bytes:
-    """A JPEG below 400 kB with a row for each pair; the text before it says what it is ("self" or "cross").
+    """A JPEG below 400 kB with a row for each pair, called "self" or "cross" by the text before it.
 
     Columns: source, driving frame, result, `views` other sides, depth.
     """
     sides = torch.from_numpy(camera_path.yaw_sweep(views))
-    # A viewer calls it a turn to the right when the camera goes to the left.
+    # What people read is positive for a camera on the right of the picture.
     degrees = -np.degrees(camera_path.sweep_yaws(views))
     angles = [f"{round(angle):+d} degrees" for angle in degrees]
     strips = []
@@ -52,11 +56,14 @@ def contact_sheet(
         own = driving.camera[None]
         cameras = torch.cat([own, sides.to(own.device)])
         drawn = synthesizers.draw("psi", [source], [driving], cameras[None])
+        # The depth is that of the result, at the driving camera.
+        depth = drawn.depth[0, 0].cpu().numpy()
+        opacity = drawn.opacity[0, 0].cpu().numpy()
         pictures = [
             _picture(source.image),
             _picture(driving.image),
             *to_uint8(drawn.image),
-            depth_picture(drawn),
+            coloured_depth(depth, opacity),
         ]
         tiles = [tile(picture, TILE) for picture in pictures]
         titles = [f"{kind}: source", "driving", "result", *angles, "depth"]
@@ -68,11 +75,6 @@ def _picture(image_CHW: Tensor) -> np.ndarray:
     return to_uint8(image_CHW[None])[0]
 
 
-def depth_picture(drawn: Drawn) -> np.ndarray:
-    """The depth of the first picture in colour, see pipeline/core/pictures.py."""
-    return coloured_depth(drawn.depth[0, 0].cpu().numpy(), drawn.opacity[0, 0].cpu().numpy())
-
-
 def film(
     kind: str,
     pair: Pair,
@@ -80,7 +82,7 @@ def film(
     synthesizers: Synthesizers,
     ingest: Path,
 ) -> Film:
-    """The source of a pair driven by the clip that its driving frame is of, by FILM_FRAMES of it at most.
+    """The source of a pair under the clip of its driving frame, by FILM_FRAMES frames at most.
 
     `ingest` is the folder whose tables know when the frames were taken.
     """
@@ -102,10 +104,11 @@ def clip_times(
     clip: str,
     keys: Sequence[str],
 ) -> tuple[Fraction, list[float]]:
-    """The frame rate of a clip, and the seconds from the first of its frames `keys` to each, ascending.
+    """The frame rate of a clip, and the seconds from the first of its frames `keys` to each.
 
-    A film with these times runs as fast as the clip: where a frame between was rejected, the one before is
-    shown longer. The frames of a file whose time stamps do not ascend are taken as evenly spaced.
+    The seconds ascend. A film with them runs as fast as the clip: where a frame between was
+    rejected, the one before is shown longer. The frames of a file whose time stamps do not ascend
+    are taken as evenly spaced.
     """
     clips = pq.read_table(ingest / "clips.parquet", columns=["fps"], filters=[("key", "=", clip)])
     frames = pq.read_table(
@@ -129,7 +132,8 @@ def reenactment(
 ) -> Iterable[np.ndarray]:
     """Pictures of a film, (CAPTION + TILE, 4 TILE, 3) uint8, one for each of `drivings`.
 
-    They show the source, the driving frame, the result at the driving camera and from a camera that orbits.
+    They show the source, the driving frame, the result at the driving camera and from a camera that
+    orbits.
     """
     orbit = torch.from_numpy(camera_path.orbit(len(drivings)))
     fitted = stack_frames(drivings, "camera")

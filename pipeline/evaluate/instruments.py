@@ -1,7 +1,4 @@
-"""What measures pictures of people.
-
-These are judging networks, the face mesh, and an instrument calibrated with the truth.
-"""
+"""What measures pictures: judging networks, the face mesh, and what is calibrated by the truth."""
 
 import contextlib
 from collections.abc import Sequence
@@ -36,11 +33,16 @@ from pipeline.ingest.detector import FaceFinder
 from pipeline.ingest.files import Rejected
 from pipeline.networks.judges import Judges
 
-READER_PIXELS = 256  # the face mesh finds little in smaller pictures
-READER_SCORE = 0.3  # of the face detector: what is looked at are blurred faces in their place
-RIDGE = 1.0  # of the calibration, times the variance of its inputs
+# The face mesh finds little in pictures with smaller sides.
+READER_PIXELS = 256
+# The least score of the face detector is low, as what is looked at are blurred faces in their
+# place.
+READER_SCORE = 0.3
+# The penalty of the calibration, over the variance of its inputs.
+RIDGE = 1.0
 FIVE = list(FIVE_POINTS)
-AT_ONCE = 64  # pictures that the regressor reads together
+# So many pictures the regressor reads together, which bounds the memory that it takes.
+AT_ONCE = 64
 
 
 class Instruments:
@@ -52,7 +54,10 @@ class Instruments:
         perception: Path,
         truth: Truth | None,
     ) -> None:
-        """`perception` is the folder of the judging networks. Raises UserError when they cannot be read."""
+        """`perception` is the folder of the judging networks.
+
+        Raises UserError when they cannot be read.
+        """
         self.device = choose_device(params.machine.device)
         self.judges = Judges.load(perception, self.device)
         self.recognition = FaceRecognition(perception / "identity.onnx")
@@ -63,7 +68,7 @@ class Instruments:
 
     @cached_property
     def expression_truth(self) -> "ExpressionTruth":
-        """The instrument for expression, calibrated on real frames of training clips. Needs the truth."""
+        """The instrument for expression, calibrated on true frames of training clips."""
         instrument = ExpressionTruth(self.flame)
         images, parameters = self.truth.calibration_frames()  # pyrefly: ignore[missing-attribute]
         instrument.calibrate(self._expression_pose(images), parameters.to(self.device))
@@ -87,8 +92,10 @@ class Instruments:
 
     @torch.no_grad()
     def _expression_pose(self, images: Tensor) -> Tensor:
-        parts = [self.judges.expression_pose(part.to(self.device)) for part in images.split(AT_ONCE)]
-        return torch.cat(parts)
+        estimates = []
+        for part in images.split(AT_ONCE):
+            estimates.append(self.judges.expression_pose(part.to(self.device)))
+        return torch.cat(estimates)
 
     @torch.no_grad()
     def reenactment(
@@ -101,37 +108,38 @@ class Instruments:
     ) -> dict[str, np.ndarray]:
         """The numbers of each pair by name, float64 (N,).
 
-        They say how like results (N, 3, S, S) with landmarks `points` (N, 70, 2) are to the source's identity
-        and to the driving frame's expression and pose; where both are the `same` person, also to the driving
-        frame.
+        They say how like results (N, 3, S, S) with landmarks `points` (N, 70, 2) are to the
+        source's identity and to the driving frame's expression and pose; where both are the `same`
+        person, also to the driving frame.
         """
         wanted = stack_frames(drivings, "image")
         found = self._expression_pose(result)
         driven = self._expression_pose(wanted)
+        recognised = self.recognition(result, points[:, FIVE])
         scores: dict[str, Any] = {
-            "id": metrics.cosine(self.recognition(result, points[:, FIVE]), self._identity(sources)),
+            "id": metrics.cosine(recognised, self._identity(sources)),
             "aed": metrics.aed(found, driven),
             "apd": metrics.apd(found, driven),
         }
         if same:
             mask = stack_frames(drivings, "mask")
-            driving_points = self.reenacted_landmarks(drivings, drivings, stack_frames(drivings, "camera"))
-            regions = metrics.head_region(mask, driving_points)
+            regions = metrics.head_region(mask, self._real_landmarks(drivings))
             scores["lpips"] = self.judges.lpips(result, wanted)
             scores["lpips_head"] = metrics.head_lpips(self.judges, result, wanted, regions)
             scores["psnr_foreground"] = metrics.foreground_psnr(result, wanted, mask)
         if self.truth:
             parameters = self.truth.parameters([frame.key for frame in drivings])
             scores["expression_error"] = self.expression_truth(found, parameters.to(self.device))
-        return {
-            name: torch.as_tensor(value, dtype=torch.float64, device="cpu").numpy()
-            for name, value in scores.items()
-        }
+        return {name: _to_float64(value) for name, value in scores.items()}
 
     def _identity(self, frames: Sequence[Frame]) -> np.ndarray:
         """Face recognition features of real frames, (N, E)."""
-        points = self.reenacted_landmarks(frames, frames, stack_frames(frames, "camera"))
+        points = self._real_landmarks(frames)
         return self.recognition(stack_frames(frames, "image"), points[:, FIVE])
+
+    def _real_landmarks(self, frames: Sequence[Frame]) -> Tensor:
+        """The landmarks of fitted heads in their own frames, image fractions (N, 70, 2)."""
+        return self.reenacted_landmarks(frames, frames, stack_frames(frames, "camera"))
 
     def motion(self, frames: Sequence[Frame]) -> dict[str, np.ndarray]:
         """Mouth, lids and gaze of real frames, (N,).
@@ -151,10 +159,14 @@ class Instruments:
         found = self.reader(result)
         wanted = self.motion(drivings)
         clips = [frame.clip for frame in drivings]
-        scores = {
-            f"{name}_correlation": metrics.within_clips(found[name], wanted[name], clips) for name in found
-        }
-        return scores | {"faces_found": float(np.isfinite(found["mouth_opening"]).mean())}
+        scores = {}
+        for name, values in found.items():
+            correlation = metrics.within_clips(values, wanted[name], clips)
+            scores[f"{name}_correlation"] = correlation
+        # Of a picture without a face nothing is read: all measures are NaN.
+        is_found = np.isfinite(found["mouth_opening"])
+        scores["faces_found"] = float(is_found.mean())
+        return scores
 
     def consistency(
         self, synthesizers: Synthesizers, groups: Sequence[tuple[Frame, list[Frame]]]
@@ -170,6 +182,11 @@ class Instruments:
             points = self.reenacted_landmarks(sources, drivings, cameras)
             values.append(metrics.consistency(self.recognition(drawn.image, points[:, FIVE])))
         return float(np.mean(values)) if values else None
+
+
+def _to_float64(values: Tensor | np.ndarray) -> np.ndarray:
+    on_cpu = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    return on_cpu.numpy()
 
 
 class FaceReader:
@@ -192,6 +209,7 @@ class FaceReader:
             mode="bicubic",
             align_corners=False,
         )
+        # NaN marks a picture without a face, which the correlations then leave out.
         points = np.full((len(images_BCHW), 70, 2), np.nan)
         for i, image in enumerate(to_uint8(large)):
             with contextlib.suppress(Rejected):
@@ -206,13 +224,15 @@ class FaceReader:
 
 
 class FidPerception:
-    """Fréchet distance over the 64 numbers of our trunk, not of Inception: hence the name `fid_perception`.
+    """Fréchet distance over the 64 numbers of our trunk; lower is better.
 
-    Lower is better.
+    It is not that of Inception, hence the name `fid_perception`.
     """
 
     def __init__(self, judges: Judges) -> None:
-        distance = FrechetInceptionDistance(feature=judges.trunk, normalize=True).set_dtype(torch.float64)
+        distance = FrechetInceptionDistance(feature=judges.trunk, normalize=True)
+        # The root of a product of two covariances of few pictures needs double precision.
+        distance.set_dtype(torch.float64)
         self.distance = distance.to(judges.trunk.scale.device)
 
     def __call__(self, results_BCHW: Tensor, real_BCHW: Tensor) -> float:
@@ -224,13 +244,14 @@ class FidPerception:
 
 
 class FaceRecognition:
-    """Face recognition as insightface runs it: the exported ONNX network on aligned 112x112 crops."""
+    """Face recognition as insightface runs it: an ONNX network on aligned crops of 112 pixels."""
 
     def __init__(self, onnx_file: Path) -> None:
         """Raises UserError when the file is missing or holds no recognition network."""
         try:
             self.model = get_model(str(onnx_file), providers=["CPUExecutionProvider"])
-        # insightface asserts, and onnxruntime has errors of its own that derive from Exception alone.
+        # insightface asserts, and onnxruntime has errors of its own that derive from Exception
+        # alone.
         except Exception as error:
             advice = "Run `dvc repro pretrain@perception`."
             raise UserError(
@@ -240,37 +261,41 @@ class FaceRecognition:
     def __call__(self, image_BCHW: Tensor, five_points_B52: Tensor) -> np.ndarray:
         """Features (B, E), not normalised."""
         crops = to_uint8(identity_crop(image_BCHW, five_points_B52))
-        # insightface reads blue first.
-        return self.model.get_feat([np.ascontiguousarray(crop[:, :, ::-1]) for crop in crops])
+        # insightface takes blue first, as OpenCV does.
+        blue_first = [np.ascontiguousarray(crop[:, :, ::-1]) for crop in crops]
+        return self.model.get_feat(blue_first)
 
 
 class ExpressionTruth:
     """Expression error against known parameters, of generated heads alone.
 
-    In percent of the inter-ocular distance; lower is better. The frozen regressor learnt fitted parameters,
-    which are biased against the truth. So a ridge regression from its 109 numbers to the true offsets of
-    landmarks (`pipeline.geometry.expression`) is fitted on real frames of training clips, where the truth is
-    known: a calibrated instrument. The error is the mean distance over the inner landmarks between what it
-    reads in a picture and the truth of the driving frame. What it errs on the real driving frames themselves
-    is reported beside it (`real`): less than that cannot be told apart.
+    In percent of the inter-ocular distance; lower is better. The frozen regressor learnt fitted
+    parameters, which are biased against the truth. So a ridge regression from its 109 numbers to
+    the true offsets of landmarks (`pipeline.geometry.expression`) is fitted on real frames of
+    training clips, where the truth is known: a calibrated instrument. The error is the mean
+    distance over the inner landmarks between what it reads in a picture and the truth of the
+    driving frame. What it errs on the real driving frames themselves is reported beside it
+    (`real`): less than that cannot be told apart.
     """
 
     def __init__(self, flame: Flame) -> None:
         self.offsets = ExpressionOffsets(flame)
         zeros = flame.template_V3.new_zeros
-        self.average, self.offset = zeros(Estimate.SIZE), zeros(NUMBERS)
+        self.average = zeros(Estimate.SIZE)
         self.map = zeros(Estimate.SIZE, NUMBERS)
+        self.offset = zeros(NUMBERS)
 
     def calibrate(self, estimates_N109: Tensor, parameters_N106: Tensor) -> None:
-        """Fit the ridge regression on frames with known parameters (expression, jaw, one eye triple)."""
+        """Fit the ridge regression on frames with known expression, jaw and one eye triple."""
         wanted = self.offsets(parameters_N106).flatten(1).double()
         self.average = estimates_N109.mean(0)
         self.offset = wanted.mean(0).float()
         deviation = estimates_N109.std(0).double() + 1e-6
         x = (estimates_N109 - self.average).double() / deviation
-        # (X'X + n RIDGE I) W = X'Y with inputs of unit variance.
+        # (X'X + n RIDGE I) W = X'Y, with inputs of unit variance and means of 0.
         penalty = RIDGE * len(x) * torch.eye(Estimate.SIZE, dtype=x.dtype, device=x.device)
-        solved = torch.linalg.solve(x.T @ x + penalty, x.T @ (wanted - wanted.mean(0)))
+        y = wanted - wanted.mean(0)
+        solved = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
         self.map = (solved / deviation[:, None]).float()
 
     def __call__(self, estimates_B109: Tensor, parameters_B106: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """A number of the evaluation in words."""
+    """A number of the evaluation in words; `up` says that higher is better."""
 
     name: str
-    up: bool  # higher is better
+    up: bool
     meaning: str
 
 

@@ -14,12 +14,13 @@ from model.weights import load_weights
 from pipeline.clips.held_out import Frame, stack_frames
 from pipeline.core.errors import UserError
 
-BATCH = 8  # sources that are drawn together
+# So many sources are drawn together, which bounds the memory that it takes.
+BATCH = 8
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """N pictures by a method, all at the size of the final image. A copied image has no geometry."""
+    """N pictures by a method at the size of the final image; a copied image has no geometry."""
 
     image: Tensor  # (N, 3, S, S) in [-1, 1]
     opacity: Tensor | None = None  # (N, 1, S, S) in [0, 1]
@@ -38,6 +39,7 @@ class Synthesizers:
     ) -> None:
         """Raises UserError when the weights in the folders cannot be read or have other sizes."""
         try:
+            # How Psi is driven decides on the size of its first layers, so the file says it.
             weights, facts = load_weights(psi / "psi.safetensors")
             self.motion = facts["motion"]
             self.psi = _frozen(Psi(sizes.driven_by(self.motion)), weights, device)
@@ -77,7 +79,8 @@ class Synthesizers:
     ) -> tuple[Tensor, Tensor, Tensor]:
         image = stack_frames(sources, "image")
         if method == "psi":
-            own, driving = stack_frames(sources, "motion"), stack_frames(drivings, "motion")
+            own = stack_frames(sources, "motion")
+            driving = stack_frames(drivings, "motion")
             rendering = self.psi(image, own, driving, cameras)
         else:
             rendering = self.psi3d(image, None, None, cameras, motion_scale=0.0)

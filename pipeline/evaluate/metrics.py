@@ -1,9 +1,10 @@
 """The numbers of the evaluation: what each measures, its unit, its range and which way is better.
 
-Images are (B, 3, H, W) in [-1, 1], masks and opacities (B, 1, H, W) in [0, 1]. Functions return one value a
-sample, (B,), unless they say otherwise. LPIPS, ID, AED and APD go by the names of paper section 5 but are
-measured with the networks at hand (`pipeline.networks.judges`). At generated scale these are small ones of
-our own, so that the numbers compare with each other alone, never with published ones.
+Images are (B, 3, H, W) in [-1, 1], masks and opacities (B, 1, H, W) in [0, 1]. Functions return one
+value a sample, (B,), unless they say otherwise. LPIPS, ID, AED and APD go by the names of paper
+section 5 but are measured with the networks at hand (`pipeline.networks.judges`). At generated
+scale these are small ones of our own, so that the numbers compare with each other alone, never with
+published ones.
 """
 
 from collections.abc import Sequence
@@ -17,18 +18,22 @@ from pipeline.core.pictures import decibels
 from pipeline.geometry.label import Estimate
 from pipeline.networks.judges import Judges
 
-PSNR_LIMIT = 60.0  # dB; what equal images are said to have, so that a mean stays finite
-HEAD_MARGIN = 0.05  # of the image: the head region goes this far below the chin
-TINY = 1e-12  # what a length that may be zero is divided by at least
+# Equal images are said to have 60 dB, so that a mean stays finite.
+PSNR_LIMIT = 60.0
+# The head region goes this share of the image below the lowest landmark, which lies on the chin.
+HEAD_MARGIN = 0.05
+# Lengths and errors count as at least this much where something is divided by them.
+TINY = 1e-12
 
-Region = tuple[slice, slice]  # rows and columns of an image
+# Rows and columns of an image.
+Region = tuple[slice, slice]
 
 
 def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[Region]:
     """Rows and columns of the head, one pair a sample. `landmarks` are image fractions.
 
-    The paper does not define its head region. Here it is the bounding box of the foreground above the chin
-    (the lowest landmark and HEAD_MARGIN); without foreground it is the whole image.
+    The paper does not define its head region. Here it is the bounding box of the foreground above
+    the chin (the lowest landmark and HEAD_MARGIN); without foreground it is the whole image.
     """
     foreground = mask_BCHW[:, 0] > 0.5
     return [_head_box(*sample) for sample in zip(foreground, landmarks_BN2, strict=True)]
@@ -39,11 +44,13 @@ def _head_box(foreground_HW: Tensor, points_N2: Tensor) -> Region:
     lowest = float(points_N2[:, 1].max()) + HEAD_MARGIN
     chin = int(np.clip(np.ceil(lowest * height), 1, height))
     head = foreground_HW[:chin]
-    rows = head.any(1).nonzero()[:, 0]
-    columns = head.any(0).nonzero()[:, 0]
+    rows = head.any(1).nonzero()[:, 0].tolist()
+    columns = head.any(0).nonzero()[:, 0].tolist()
     if len(rows) < 2 or len(columns) < 2:
         return slice(0, height), slice(0, width)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    down = slice(rows[0], rows[-1] + 1)
+    across = slice(columns[0], columns[-1] + 1)
+    return down, across
 
 
 def head_lpips(
@@ -56,7 +63,11 @@ def head_lpips(
 
     0 is equal; lower is better.
     """
-    return judges.lpips(_enlarged(result_BCHW, regions), _enlarged(wanted_BCHW, regions))
+    # All regions have one size then, whatever the heads have: a small head weighs as much as a
+    # large one.
+    result = _enlarged(result_BCHW, regions)
+    wanted = _enlarged(wanted_BCHW, regions)
+    return judges.lpips(result, wanted)
 
 
 def _enlarged(images_BCHW: Tensor, regions: Sequence[Region]) -> Tensor:
@@ -84,8 +95,10 @@ def foreground_psnr(
 
     A sample without foreground counts as a whole.
     """
-    empty = (mask_BCHW.flatten(1).sum(1) == 0)[:, None, None, None]
-    weight = torch.where(empty, torch.ones_like(mask_BCHW), mask_BCHW).expand_as(result_BCHW)
+    pixels = mask_BCHW.flatten(1).sum(1)
+    empty = (pixels == 0)[:, None, None, None]
+    mask = torch.where(empty, torch.ones_like(mask_BCHW), mask_BCHW)
+    weight = mask.expand_as(result_BCHW)
     squares = (result_BCHW - wanted_BCHW).square() * weight
     error = squares.flatten(1).sum(1) / weight.flatten(1).sum(1)
     return decibels(error.clamp_min(TINY)).clamp_max(PSNR_LIMIT)
@@ -97,7 +110,7 @@ def root_mean_square(values_BCHW: Tensor) -> float:
 
 
 def concentration(change_BCHW: Tensor, where_B1HW: Tensor) -> float:
-    """How much more changes where `where` is above a half than in the mean of the pictures, as squares.
+    """How much more changes where `where` is above a half than on average, as mean squares.
 
     1 is no more, higher is more; NaN when nothing changes.
     """
@@ -105,19 +118,22 @@ def concentration(change_BCHW: Tensor, where_B1HW: Tensor) -> float:
     inside = where_B1HW > 0.5
     if not squares.any() or not inside.any():
         return float("nan")
-    return float(squares[inside].mean() / squares.mean())
+    share = squares[inside].mean() / squares.mean()
+    return float(share)
 
 
 def response(change_BCHW: Tensor, true_change_BCHW: Tensor) -> dict[str, float]:
     """How pictures change with the driving motion, beside how they should.
 
-    Both are differences of images in [-1, 1] at the same cameras. `rms` and `true_rms` are the sizes of the
-    changes; `share` is the first over the second, where 1 is right and 0 is no motion at all; `agreement` is
-    their correlation, -1 to 1: a change of the right size in the wrong place has none.
+    Both are differences of images in [-1, 1] at the same cameras. `rms` and `true_rms` are the
+    sizes of the changes; `share` is the first over the second, where 1 is right and 0 is no motion
+    at all; `agreement` is their correlation, -1 to 1: a change of the right size in the wrong place
+    has none.
     """
     rms = root_mean_square(change_BCHW)
     true_rms = root_mean_square(true_change_BCHW)
-    common = float((change_BCHW.double() * true_change_BCHW.double()).mean())
+    products = change_BCHW.double() * true_change_BCHW.double()
+    common = float(products.mean())
     return {
         "rms": rms,
         "true_rms": true_rms,
@@ -133,13 +149,15 @@ def within_clips(
 ) -> float:
     """Correlation of two measures over the frames of clips, -1 to 1.
 
-    Each measure counts from its mean over the clip, so that what differs between people does not count.
-    Frames where one of the two is NaN are left out. NaN when nothing is left that moves.
+    Each measure counts from its mean over the clip, so that what differs between people does not
+    count. Frames where one of the two is NaN are left out. NaN when nothing is left that moves.
     """
     known = np.isfinite(a_N) & np.isfinite(b_N)
-    names, clip = np.unique(np.asarray(clips), return_inverse=True)
-    clip = clip[known]
-    frames = np.maximum(np.bincount(clip, minlength=len(names)), 1)
+    names, numbers = np.unique(np.asarray(clips), return_inverse=True)
+    clip = numbers[known]
+    frames = np.bincount(clip, minlength=len(names))
+    # A clip of which no frame is known has no mean, and nothing that counts from it.
+    frames = np.maximum(frames, 1)
     centred = []
     for values in (a_N[known], b_N[known]):
         means = np.bincount(clip, values, len(names)) / frames
@@ -150,15 +168,16 @@ def within_clips(
 
 
 def opacity_iou(opacity_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
-    """Intersection over union of rendered and true foreground, both cut at 0.5; 0 to 1, higher is better.
+    """Intersection over union of rendered and true foreground, both cut at 0.5.
 
-    Two empty ones agree: 1.
+    0 to 1, higher is better. Two empty ones agree: 1.
     """
     found = (opacity_BCHW > 0.5).flatten(1)
     true = (mask_BCHW > 0.5).flatten(1)
     common = (found & true).sum(1)
     union = (found | true).sum(1)
-    return torch.where(union > 0, common / union.clamp_min(1), torch.ones(len(found), device=found.device))
+    share = common / union.clamp_min(1)
+    return torch.where(union > 0, share, torch.ones_like(share))
 
 
 def depth_error(
@@ -166,35 +185,38 @@ def depth_error(
     opacity_BCHW: Tensor,
     wanted_BCHW: Tensor,
 ) -> Tensor:
-    """Mean absolute difference of the distance along the ray where both have foreground; lower is better.
+    """Mean absolute difference of the distance along the ray, where both have foreground.
 
-    In world units, a third of a metre each. `wanted` is infinite outside the head. NaN for a sample where the
-    two do not overlap.
+    In world units, a third of a metre each; lower is better. `wanted` is infinite outside the head.
+    NaN for a sample where the two do not overlap.
     """
     both = torch.isfinite(wanted_BCHW) & (opacity_BCHW > 0.5)
-    difference = torch.where(both, (depth_BCHW - wanted_BCHW).abs(), torch.zeros_like(depth_BCHW))
+    # Where the truth is infinite, so is the difference: it is chosen away, as a weight of 0 would
+    # leave NaN.
+    difference = (depth_BCHW - wanted_BCHW).abs()
+    difference = torch.where(both, difference, torch.zeros_like(depth_BCHW))
     return difference.flatten(1).sum(1) / both.flatten(1).sum(1)
 
 
 def aed(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
-    """Average expression distance (paper section 5.2): mean L1 of estimated coefficients; lower is better.
+    """Average expression distance (paper section 5.2): mean L1 of estimated coefficients.
 
-    The 3 numbers of the jaw count beside the 100 of the expression, as they are part of it in the estimator
-    that the paper uses.
+    Lower is better. The 3 numbers of the jaw count beside the 100 of the expression, as they are
+    part of it in the estimator that the paper uses.
     """
-    expression = range(*Estimate.EXPRESSION.indices(Estimate.SIZE))
-    jaw = range(*Estimate.JAW.indices(Estimate.SIZE))
-    columns = [*expression, *jaw]
-    return (result_B109 - driving_B109)[:, columns].abs().mean(1)
+    distance = (result_B109 - driving_B109).abs()
+    counted = torch.cat([distance[:, Estimate.EXPRESSION], distance[:, Estimate.JAW]], dim=1)
+    return counted.mean(1)
 
 
 def apd(result_B109: Tensor, driving_B109: Tensor) -> Tensor:
-    """Average pose distance (paper section 5.2): mean squared difference of estimated head rotation vectors.
+    """Average pose distance (paper section 5.2): mean squared difference of estimated rotations.
 
-    In rad^2 times 1000; lower is better. The paper names no formula: a square is what its reference uses and
-    what the published size (0.58) allows, which is about 1.4 degrees.
+    In rad^2 times 1000; lower is better. The paper names no formula: a square is what its reference
+    uses and what the published size (0.58) allows, which is about 1.4 degrees.
     """
-    return 1000.0 * (result_B109 - driving_B109)[:, Estimate.ROTATION].square().mean(1)
+    turn = (result_B109 - driving_B109)[:, Estimate.ROTATION]
+    return 1000.0 * turn.square().mean(1)
 
 
 def cosine(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:
@@ -204,15 +226,16 @@ def cosine(a_BE: np.ndarray, b_BE: np.ndarray) -> np.ndarray:
 
 
 def consistency(features_NE: np.ndarray) -> float:
-    """Cons. (paper section 5.3): mean cosine between all pairs of results of a source with several drivers.
+    """Cons. (paper section 5.3): mean cosine between all pairs of results of one source.
 
-    The results are seen from the front. -1 to 1, higher is better. Raises ValueError for less than two
-    results.
+    The results are of different drivers and seen from the front. -1 to 1, higher is better. Raises
+    ValueError for less than two results.
     """
     if len(features_NE) < 2:
         raise ValueError("consistency needs the results of at least two drivers")
     first, second = np.triu_indices(len(features_NE), 1)
-    return float(cosine(features_NE[first], features_NE[second]).mean())
+    cosines = cosine(features_NE[first], features_NE[second])
+    return float(cosines.mean())
 
 
 def landmark_error(
@@ -220,38 +243,43 @@ def landmark_error(
     wanted_NP2: np.ndarray,
     interocular_N: np.ndarray,
 ) -> np.ndarray:
-    """Distance of each landmark over the true inter-ocular distance, (N, P); 0.04 is 4 %. Lower is better."""
-    return np.linalg.norm(found_NP2 - wanted_NP2, axis=-1) / interocular_N[:, None]
+    """Distance of each landmark over the true inter-ocular distance, (N, P); lower is better."""
+    distance = np.linalg.norm(found_NP2 - wanted_NP2, axis=-1)
+    return distance / interocular_N[:, None]
 
 
 class Thumbnails:
-    """What an LPIPS looks like: the thumbnail of the true picture that, enlarged again, has the same.
+    """What an LPIPS looks like: the side in pixels of a thumbnail as far from the true picture.
 
-    It is given by its side in pixels.
+    A thumbnail is the true picture made small, and enlarged again.
     """
 
     def __init__(self, judges: Judges, images_BCHW: Tensor) -> None:
         """`images_BCHW` are the true pictures."""
         side = images_BCHW.shape[-1]
-        self.sides = []
-        # Each side is about 1.4 times the one before.
+        # Powers of two and their one and a halves in between: each side is about 1.4 times the one
+        # before.
+        candidates = []
         for power in range(2, side.bit_length()):
-            self.sides += [size for size in (2**power, 3 * 2 ** (power - 1)) if size <= side]
+            candidates += [2**power, 3 * 2 ** (power - 1)]
+        self.sides = [size for size in candidates if size <= side]
         self.distances = []
         for size in self.sides:
             small = F.interpolate(
-                images_BCHW, size=(size, size), mode="bilinear", align_corners=False, antialias=True
-            )
-            again = F.interpolate(
-                small,
-                size=(side, side),
-                mode="bicubic",
+                images_BCHW,
+                size=(size, size),
+                mode="bilinear",
                 align_corners=False,
-            ).clamp(-1, 1)
-            self.distances.append(float(judges.lpips(again, images_BCHW).mean()))
+                antialias=True,
+            )
+            again = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
+            distance = judges.lpips(again.clamp(-1, 1), images_BCHW)
+            self.distances.append(float(distance.mean()))
 
     def __call__(self, lpips: float) -> float:
-        """Pixels, interpolated on a logarithmic scale; those of the smallest thumbnail when it is worse."""
-        falling = np.minimum.accumulate(self.distances)[::-1]
-        logarithm = np.interp(lpips, falling, np.log(self.sides)[::-1])
+        """Pixels, interpolated on a logarithmic scale; at least those of the smallest thumbnail."""
+        # A larger thumbnail may be further off by chance, but np.interp needs distances that
+        # ascend.
+        falling = np.minimum.accumulate(self.distances)
+        logarithm = np.interp(lpips, falling[::-1], np.log(self.sides)[::-1])
         return float(np.exp(logarithm))

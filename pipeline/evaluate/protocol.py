@@ -1,8 +1,8 @@
-"""Stage evaluate: how well people who were never seen in training are reenacted (paper section 5.2 and 5.3).
+"""Stage evaluate: how well people of held-out clips are reenacted (paper sections 5.2 and 5.3).
 
-Three methods go through the same numbers: `psi`; `psi3d`, the static head of the source at the driving
-camera, without motion; `copy`, the source frame as it is. `real`, the driving frames themselves, shows what
-the instruments read when there is nothing to find.
+Three methods go through the same numbers: `psi`; `psi3d`, the static head of the source at the
+driving camera, without motion; `copy`, the source frame as it is. `real`, the driving frames
+themselves, shows what the instruments read when there is nothing to find.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,8 @@ from pipeline.evaluate.truth import Truth, fit_against_truth, novel_views, respo
 from pipeline.geometry.label import moving_parts
 
 METHODS = ("psi", "psi3d", "copy")
-# A real frame compared with itself says nothing; its identity, the calibrated expression and what the face
-# mesh reads in it do.
+# A real frame compared with itself says nothing; its identity, the calibrated expression and what
+# the face mesh reads in it do.
 NOT_SELF_EVIDENT = (
     "id",
     "expression_error",
@@ -44,11 +44,16 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the report shows."""
+    """What the report shows.
 
-    scores: dict[str, Any]  # nested: table, method, number; what is not finite was not to be had
-    per_pair: dict[str, dict[str, np.ndarray]]  # method, number: (N,) in the order of `self_pairs`
-    keys: dict[str, Any]  # of the frames that were chosen, for each table
+    `scores` are nested: section, method, number; or section, number. One that is not finite could
+    not be had. `per_pair` has the numbers of the self-reenacted frames by method and name, (N,) in
+    the order of `self_pairs`. `keys` are those of all chosen frames, by section.
+    """
+
+    scores: dict[str, Any]
+    per_pair: dict[str, dict[str, np.ndarray]]
+    keys: dict[str, Any]
     self_pairs: list[Pair]
     cross_pairs: list[Pair]
     clips: HeldOutClips
@@ -67,8 +72,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure Psi, Psi_3d and the copied source on the clips of `evaluate.split`.
 
-    The paths are folders of the graph. `truth` is empty for real input; then what needs it is left out.
-    Raises UserError when a network cannot be read or there is no clip.
+    The paths are folders of the graph. `truth` is empty for real input; then what needs it is left
+    out. Raises UserError when a network cannot be read or there is no clip.
     """
     section = params.evaluate
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
@@ -82,7 +87,11 @@ def evaluate(
     frames = _load(clips, [*self_keys, *cross_keys], frontal_keys)
     self_pairs = [Pair(frames[source], frames[driving]) for source, driving in self_keys]
     cross_pairs = [Pair(frames[source], frames[driving]) for source, driving in cross_keys]
-    groups = [(frames[source], [frames[key] for key in drivers]) for source, drivers in frontal_keys]
+    groups = []
+    for source, drivers in frontal_keys:
+        drivings = [frames[key] for key in drivers]
+        groups.append((frames[source], drivings))
+    # FID compares with all real frames that are looked at, each once, in the order of their keys.
     real = torch.stack([frame.image for frame in frames.values()])
 
     scores: dict[str, Any] = {}
@@ -121,13 +130,14 @@ def _reenact(
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """Means per method, and the numbers of each pair per method.
 
-    `real` are all real frames that are looked at.
+    `real` are the images (F, 3, S, S) of all real frames; `same` says that pairs show one person.
     """
     sources = [pair.source for pair in pairs]
     drivings = [pair.driving for pair in pairs]
     cameras = stack_frames(drivings, "camera")
     wanted = stack_frames(drivings, "image")
-    thumbnails = metrics.Thumbnails(instruments.judges, wanted)
+    # Only the driving frames of the same person show how a result should look.
+    thumbnails = metrics.Thumbnails(instruments.judges, wanted) if same else None
     means: dict[str, Any] = {}
     per_pair = {}
     for method in (*METHODS, "real"):
@@ -138,7 +148,7 @@ def _reenact(
         points = _where_faces_are(instruments, method, sources, drivings)
         per_pair[method] = instruments.reenactment(image, points, sources, drivings, same)
         scores: dict[str, Any] = {name: values.mean() for name, values in per_pair[method].items()}
-        if same:
+        if thumbnails:
             scores |= instruments.followed(image, drivings)
             scores["lpips_thumbnail"] = thumbnails(scores["lpips"])
         # A covariance needs two pictures.
@@ -148,12 +158,13 @@ def _reenact(
         scores["response"] = 0.0
         if method == "psi":
             unmoved = synthesizers.draw(method, sources, sources, cameras[:, None]).image
+            change = image - unmoved
             face = moving_parts(points, image.shape[-1])
-            scores["response"] = metrics.root_mean_square(image - unmoved)
-            scores["response_face"] = metrics.concentration(image - unmoved, face)
+            scores["response"] = metrics.root_mean_square(change)
+            scores["response_face"] = metrics.concentration(change, face)
         means[method] = scores
-    means["real"] = {name: value for name, value in means["real"].items() if name in NOT_SELF_EVIDENT}
-    return means, per_pair
+    telling = {name: value for name, value in means["real"].items() if name in NOT_SELF_EVIDENT}
+    return means | {"real": telling}, per_pair
 
 
 def _where_faces_are(
@@ -163,11 +174,8 @@ def _where_faces_are(
     drivings: Sequence[Frame],
 ) -> Tensor:
     """The landmarks of what a method draws, image fractions (N, 70, 2)."""
-    driving_cameras = stack_frames(drivings, "camera")
-    if method == "copy":
-        return instruments.reenacted_landmarks(sources, sources, stack_frames(sources, "camera"))
-    if method == "psi3d":
-        return instruments.reenacted_landmarks(sources, sources, driving_cameras)
-    if method == "psi":
-        return instruments.reenacted_landmarks(sources, drivings, driving_cameras)
-    return instruments.reenacted_landmarks(drivings, drivings, driving_cameras)
+    who = drivings if method == "real" else sources
+    moved_by = sources if method in ("copy", "psi3d") else drivings
+    # A copied image keeps the camera that it was taken by.
+    seen_by = sources if method == "copy" else drivings
+    return instruments.reenacted_landmarks(who, moved_by, stack_frames(seen_by, "camera"))

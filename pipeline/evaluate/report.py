@@ -1,7 +1,4 @@
-"""What people look at after a run: pictures, tables and one HTML page that holds them all.
-
-The page needs no network.
-"""
+"""What people look at after a run: pictures, tables, and one HTML page that needs no network."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -23,8 +20,10 @@ from pipeline.evaluate.protocol import METHODS, Evaluation, Pair
 from pipeline.geometry.camera import rotation_between
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-ROWS = 6  # of the contact sheet
+# Rows of the contact sheet.
+ROWS = 6
 DIGITS = 6
+# What frames.csv has of each method.
 PLOTTED = ("lpips", "psnr_foreground", "aed", "expression_error")
 # Tables of a single row whose numbers are not medians of the front end.
 PSI_ALONE = ("consistency", "response")
@@ -67,8 +66,8 @@ def write_report(
 ) -> None:
     """Write the contact sheet with `views` other sides to `sheet` and all else to `out`.
 
-    That is pairs.json (the keys of the frames), frames.csv (a row a self-reenacted frame), `videos` films and
-    report.html. `ingest` is the folder whose tables know when the frames were taken.
+    That is pairs.json (the keys of the frames), frames.csv (a row a self-reenacted frame), `videos`
+    films and report.html. `ingest` is the folder whose tables know when the frames were taken.
     """
     write_json(out / "pairs.json", evaluation.keys)
     write_bytes(out / "frames.csv", frames_csv(evaluation))
@@ -93,17 +92,19 @@ def write_report(
 def rounded(value: Any) -> Any:
     """Numbers to six digits, so that equal results are equal text.
 
-    Of a dict, what is not finite is left out.
+    What is not finite is left out of dicts.
     """
     if not isinstance(value, dict):
         return round(float(value), DIGITS)
-    return {key: rounded(item) for key, item in value.items() if isinstance(item, dict) or np.isfinite(item)}
+    known = {key: item for key, item in value.items() if isinstance(item, dict) or np.isfinite(item)}
+    return {key: rounded(item) for key, item in known.items()}
 
 
 def frames_csv(evaluation: Evaluation) -> bytes:
-    """One row per self-reenacted frame, in the order of how far the head has turned from the source.
+    """One row per self-reenacted frame, ordered by how far the head has turned from the source.
 
-    Columns: `turned` in degrees, `driving`, the key of the driving frame, and numbers, each with its method.
+    Columns: `turned` in degrees, `driving`, the key of the driving frame, and numbers, each with
+    its method.
     """
     turned = []
     for source, driving in evaluation.self_pairs:
@@ -133,8 +134,8 @@ def page(
 ) -> str:
     """The report as one HTML text with pictures and films inside.
 
-    `scores` are nested (section, method, number), or (section, number) where there is a single row; all are
-    finite. `sheet` is a JPEG.
+    `scores` are nested (section, method, number), or (section, number) where there is a single row;
+    all are finite. `sheet` is a JPEG.
     """
     return fill_in(
         TEMPLATE,
@@ -170,19 +171,24 @@ def _cells(
 ) -> list[Cell]:
     """A cell for each column of `best`; empty where a method has no such number."""
     cells = []
-    for key, winner in best.items():
+    for key, winning in best.items():
         text = _number(values[key]) if key in values else ""
-        cells.append(Cell(text, winner == method))
+        # Numbers that read alike are equally good.
+        wins = text == winning and method != "real"
+        cells.append(Cell(text, wins))
     return cells
 
 
 def _best(key: str, rows: Mapping[str, Mapping[str, float]]) -> str | None:
-    """The method whose number is best; none where there is one row. The real frame does not compete."""
-    values = {method: row[key] for method, row in rows.items() if key in row and method != "real"}
+    """The best number of a column as text; none where there is one row.
+
+    The real frame does not compete.
+    """
+    values = [row[key] for method, row in rows.items() if key in row and method != "real"]
     if len(rows) < 2 or not values:
         return None
-    pick = max if COLUMNS[key].up else min
-    return pick(values, key=values.__getitem__)
+    best = max(values) if COLUMNS[key].up else min(values)
+    return _number(best)
 
 
 def _number(value: float) -> str:

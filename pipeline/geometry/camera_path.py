@@ -1,18 +1,22 @@
-"""Paths of cameras around a head, along which films and contact sheets show it: float32 (N, 25) each.
+"""Paths of cameras along which films and contact sheets show a head: float32 (N, 25) each.
 
-All but `front` stay on the sphere of RADIUS around the world origin and look at the middle of the head. Yaw
-is in radians, positive for a camera on the left of the picture, as in `camera.look_at`.
+All but `front` stay on the sphere of RADIUS around the world origin and look at the middle of the
+head. Yaw is in radians, positive for a camera on the left of the picture, as in `camera.look_at`.
 """
 
 import numpy as np
 
 from pipeline.geometry.camera import look_at, pack
 
-RADIUS = 4.2  # world units, the distance of the published inference (facts 8)
-FOCUS = np.array([0.0, 0.0, 0.09])  # the middle of the published look-at range (facts 3.5)
-VERTICAL = 0.1  # slightly from above: 3.6 degrees
-# Sideways and up or down, how far a path goes: published cameras cover 0.78 and -0.25 to 0.65 (facts 3.5).
-REACH, RISE = 0.6, 0.2
+# The distance of the published inference, in world units (facts 8).
+RADIUS = 4.2
+# The middle of the published look-at range (facts 3.5): all but `front` look at it.
+FOCUS = np.array([0.0, 0.0, 0.09])
+# Slightly from above, 3.6 degrees; `look_at` says what the number is.
+VERTICAL = 0.1
+# How far paths go sideways, and up and down: training saw 0.78 and -0.25 to 0.65 (facts 3.5).
+REACH = 0.6
+RISE = 0.2
 
 
 def front(count: int) -> np.ndarray:
@@ -23,13 +27,17 @@ def front(count: int) -> np.ndarray:
 
 
 def yaw_sweep(count: int, reach: float = REACH) -> np.ndarray:
-    """Cameras at one height, evenly spread from yaw -`reach` to `reach`; a single one stands near the end."""
-    return _path(sweep_yaws(count, reach), np.full(count, VERTICAL))
+    """Cameras at one height, evenly spread from yaw -`reach` to `reach`; one alone is at 0.8 `reach`."""
+    yaws = sweep_yaws(count, reach)
+    return _path(yaws, np.full(count, VERTICAL))
 
 
 def sweep_yaws(count: int, reach: float = REACH) -> np.ndarray:
     """The yaws of `yaw_sweep`, radians, (N,)."""
-    return np.linspace(-reach, reach, count) if count > 1 else np.full(count, 0.8 * reach)
+    # A single view from the front would show nothing that the driving frame does not.
+    if count < 2:
+        return np.full(count, 0.8 * reach)
+    return np.linspace(-reach, reach, count)
 
 
 def orbit(
@@ -37,19 +45,21 @@ def orbit(
     reach: float = REACH,
     rise: float = RISE,
 ) -> np.ndarray:
-    """One closed ellipse in front of the face: `reach` to both sides, `rise` of `look_at`'s `vertical` up and
-    down.
+    """A closed ellipse in front of the face: `reach` to both sides, `rise` up and down.
 
-    It begins at its highest point; after the last camera comes the first, so that a film of it can be
-    repeated.
+    `rise` is in the unit of `look_at`'s `vertical`. The path begins at its highest point, and after
+    the last camera comes the first, so that a film of it can be repeated.
     """
     turns = 2 * np.pi * np.arange(count) / count
-    return _path(reach * np.sin(turns), VERTICAL + rise * np.cos(turns))
+    yaws = reach * np.sin(turns)
+    verticals = VERTICAL + rise * np.cos(turns)
+    return _path(yaws, verticals)
 
 
 def turntable(count: int) -> np.ndarray:
-    """One full turn around the head at one height, from the front over the left of the picture; closed."""
-    return _path(2 * np.pi * np.arange(count) / count, np.full(count, VERTICAL))
+    """A full turn around the head at one height, from the front to the left of the picture."""
+    turns = 2 * np.pi * np.arange(count) / count
+    return _path(turns, np.full(count, VERTICAL))
 
 
 def _path(yaws_N: np.ndarray, verticals_N: np.ndarray) -> np.ndarray:

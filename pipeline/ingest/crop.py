@@ -81,13 +81,20 @@ def cut(
     side = 1.0 / crop[0]
     # How far the filter reaches over the edge of the square.
     margin = 3.0 * max(1.0, side / size) + 1.0
-    columns = np.arange(math.floor(left - margin), math.ceil(left + side + margin))
-    rows = np.arange(math.floor(top - margin), math.ceil(top + side + margin))
-    patch = image.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
-    x, y = left - columns[0], top - rows[0]
+    columns = _pixels(left - margin, left + side + margin)
+    rows = _pixels(top - margin, top + side + margin)
+    strip = image.take(rows, axis=0, mode="clip")
+    patch = strip.take(columns, axis=1, mode="clip")
+    x = left - columns[0]
+    y = top - rows[0]
     box = (x, y, x + side, y + side)
     square = Image.fromarray(patch).resize((size, size), resample, box=box)
     return np.array(square)
+
+
+def _pixels(start: float, end: float) -> np.ndarray:
+    """The numbers of the pixels that an interval touches."""
+    return np.arange(math.floor(start), math.ceil(end))
 
 
 def smooth_crops(crops_N3: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
@@ -99,31 +106,43 @@ def smooth_crops(crops_N3: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
     """
     side_N = 1.0 / crops_N3[:, 0]
     centre_N2 = (0.5 - crops_N3[:, 1:]) * side_N[:, None]
-    steps = np.linalg.norm(np.diff(centre_N2, axis=0), axis=1)
+    moves = np.diff(centre_N2, axis=0)
+    steps = np.linalg.norm(moves, axis=1)
     smaller = np.minimum(side_N[1:], side_N[:-1])
-    growth = np.abs(np.diff(np.log(side_N)))
+    log_side_N = np.log(side_N)
+    growth = np.abs(np.diff(log_side_N))
     jumps = (steps > JUMP * smaller) | (growth > JUMP)
     starts = np.flatnonzero(jumps) + 1
     frames = np.arange(len(side_N))
-    smooth_side_N, smooth_centre_N2 = side_N.copy(), centre_N2.copy()
+    smooth_side_N = side_N.copy()
+    smooth_centre_N2 = centre_N2.copy()
     for part in np.split(frames, starts):
+        seconds = seconds_N[part]
         log_side = np.log(side_N[part])[:, None]
-        smooth_side_N[part] = np.exp(_smooth(log_side, seconds_N[part], SIGMA_SCALE)[:, 0])
-        smooth_centre_N2[part] = _smooth(centre_N2[part], seconds_N[part], SIGMA_SHIFT)
+        smooth_log_side = _smooth(log_side, seconds, SIGMA_SCALE)
+        smooth_side_N[part] = np.exp(smooth_log_side[:, 0])
+        smooth_centre_N2[part] = _smooth(centre_N2[part], seconds, SIGMA_SHIFT)
     scale_N1 = 1.0 / smooth_side_N[:, None]
     shift_N2 = 0.5 - smooth_centre_N2 / smooth_side_N[:, None]
     return np.concatenate([scale_N1, shift_N2], axis=1)
 
 
-def _smooth(values_NC: np.ndarray, seconds_N: np.ndarray, sigma: float) -> np.ndarray:
+def _smooth(
+    values_NC: np.ndarray,
+    seconds_N: np.ndarray,
+    sigma: float,
+) -> np.ndarray:
     """The value, at each frame's time, of the line that fits the values around it best; Gaussian weights."""
     offset_NN = seconds_N[None, :] - seconds_N[:, None]
     weight_NN = np.exp(-0.5 * (offset_NN / sigma) ** 2)
     weight_NN /= weight_NN.sum(axis=1, keepdims=True)
-    mean_N1 = (weight_NN * offset_NN).sum(axis=1, keepdims=True)
-    spread_N1 = (weight_NN * (offset_NN - mean_N1) ** 2).sum(axis=1, keepdims=True)
+    weighted_NN = weight_NN * offset_NN
+    mean_N1 = weighted_NN.sum(axis=1, keepdims=True)
+    centred_NN = offset_NN - mean_N1
+    squares_NN = weight_NN * centred_NN**2
+    spread_N1 = squares_NN.sum(axis=1, keepdims=True)
     mean_NC = weight_NN @ values_NC
-    covariance_NC = (weight_NN * (offset_NN - mean_N1)) @ values_NC
+    covariance_NC = (weight_NN * centred_NN) @ values_NC
     # One frame alone has no spread, and no slope.
     slope_NC = covariance_NC / np.maximum(spread_N1, 1e-12)
     return mean_NC - slope_NC * mean_N1

@@ -88,9 +88,11 @@ class FaceFinder:
         found = self._detect(image) or self._detect_padded(image)
         if not found:
             raise Rejected("no face")
-        if len(found) > 1 and _area(found[1][0]) > SECOND_FACE * _area(found[0][0]):
-            raise Rejected("two faces")
         box, score = found[0]
+        if len(found) > 1:
+            second, _ = found[1]
+            if _area(second) > SECOND_FACE * _area(box):
+                raise Rejected("two faces")
         mesh = self._find_mesh(image, box)
         if mesh is None:
             raise Rejected("no face: detected, but the mesh does not fit")
@@ -105,44 +107,71 @@ class FaceFinder:
         if abs(roll) > LARGEST_ROLL:
             raise Rejected(f"{NOT_UPRIGHT}: turned by {roll:.0f} degrees")
         around = _square(face.box, TURN_CONTEXT)
-        view = cut(image, around, TURN_INPUT, Image.Resampling.BILINEAR)
+        view = cut(
+            image,
+            around,
+            TURN_INPUT,
+            Image.Resampling.BILINEAR,
+        )
         turned = np.ascontiguousarray(view[::-1, ::-1])
         if self._best_score(turned) > self._best_score(view) + TURN_GAIN:
             raise Rejected(f"{NOT_UPRIGHT}: it is upside down")
 
-    def mask(self, image: np.ndarray, crop: np.ndarray, size: int) -> np.ndarray:
+    def mask(
+        self,
+        image: np.ndarray,
+        crop: np.ndarray,
+        size: int,
+    ) -> np.ndarray:
         """How much each pixel of the aligned square belongs to a person: uint8 (size, size), 255 = wholly."""
-        network_view = cut(image, widen(crop, MASK_CONTEXT), MASK_INPUT, Image.Resampling.BILINEAR)
+        network_view = cut(
+            image,
+            widen(crop, MASK_CONTEXT),
+            MASK_INPUT,
+            Image.Resampling.BILINEAR,
+        )
         share = self._person.process(network_view).segmentation_mask
         person = np.clip(share * 255.0 + 0.5, 0, 255).astype(np.uint8)
         side = MASK_INPUT / MASK_CONTEXT
         shift = -(MASK_INPUT - side) / 2 / side
-        return cut(person, np.array([1 / side, shift, shift]), size, Image.Resampling.BILINEAR)
+        return cut(
+            person,
+            np.array([1 / side, shift, shift]),
+            size,
+            Image.Resampling.BILINEAR,
+        )
 
     def _detect(self, image: np.ndarray) -> list[tuple[Box, float]]:
         """Boxes (left, top, right, bottom in pixels) and scores, the largest first."""
         height, width = image.shape[:2]
         found = []
-        for detection in self._detector.process(image).detections or []:
+        result = self._detector.process(image)
+        for detection in result.detections or []:
             box = detection.location_data.relative_bounding_box
-            left, top = box.xmin * width, box.ymin * height
-            edges = (left, top, left + box.width * width, top + box.height * height)
-            found.append((edges, float(detection.score[0])))
+            left = box.xmin * width
+            top = box.ymin * height
+            right = left + box.width * width
+            bottom = top + box.height * height
+            score = float(detection.score[0])
+            found.append(((left, top, right, bottom), score))
         return sorted(found, key=lambda face: -_area(face[0]))
 
     def _detect_padded(self, image: np.ndarray) -> list[tuple[Box, float]]:
         """A face that fills the picture is found when there is something around it."""
-        shrink = max(1.0, max(image.shape[:2]) / BORDERED)
+        longer = max(image.shape[:2])
+        shrink = max(1.0, longer / BORDERED)
         small = image
         if shrink > 1:
-            size = (max(round(image.shape[1] / shrink), 1), max(round(image.shape[0] / shrink), 1))
-            small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+            height, width = (max(round(side / shrink), 1) for side in image.shape[:2])
+            picture = Image.fromarray(image)
+            small = np.asarray(picture.resize((width, height), Image.Resampling.BOX))
         border = max(small.shape[:2]) // 2
-        padded = np.pad(small, ((border, border), (border, border), (0, 0)), mode="edge")
+        around = (border, border)
+        padded = np.pad(small, (around, around, (0, 0)), mode="edge")
         found = []
         for box, score in self._detect(padded):
-            edges = tuple((edge - border) * shrink for edge in box)
-            found.append((edges, score))
+            edges = [(edge - border) * shrink for edge in box]
+            found.append((tuple(edges), score))
         return found
 
     def _best_score(self, image: np.ndarray) -> float:
@@ -152,13 +181,19 @@ class FaceFinder:
         left, top, right, bottom = box
         for context in MESH_CONTEXTS:
             crop = _square(box, context)
-            view = cut(image, crop, MESH_INPUT, Image.Resampling.BILINEAR)
+            view = cut(
+                image,
+                crop,
+                MESH_INPUT,
+                Image.Resampling.BILINEAR,
+            )
             faces = self._mesh.process(view).multi_face_landmarks
             if not faces:
                 continue
-            points = np.array([(point.x, point.y, point.z) for point in faces[0].landmark])
-            points[:, :2] -= crop[1:]
-            mesh = points * (context * max(right - left, bottom - top))
+            points = [(point.x, point.y, point.z) for point in faces[0].landmark]
+            mesh = np.array(points)
+            mesh[:, :2] -= crop[1:]
+            mesh *= context * max(right - left, bottom - top)
             x, y = mesh[:, :2].mean(axis=0)
             # Otherwise it is the mesh of another face.
             if left < x < right and top < y < bottom:
@@ -168,7 +203,8 @@ class FaceFinder:
 
 def face_size(mesh_478: np.ndarray) -> float:
     """Root of the area of the mesh's box, pixels."""
-    return float(np.sqrt(np.prod(np.ptp(mesh_478[:, :2], axis=0))))
+    sides = np.ptp(mesh_478[:, :2], axis=0)
+    return float(np.sqrt(np.prod(sides)))
 
 
 def roll_of(mesh_478: np.ndarray) -> float:
@@ -183,8 +219,11 @@ def _square(box: Box, context: float) -> np.ndarray:
     """The crop of a square around a box, `context` times as large as its longer side."""
     left, top, right, bottom = box
     side = context * max(right - left, bottom - top)
-    return np.array([1 / side, 0.5 - (left + right) / 2 / side, 0.5 - (top + bottom) / 2 / side])
+    x = (left + right) / 2
+    y = (top + bottom) / 2
+    return np.array([1 / side, 0.5 - x / side, 0.5 - y / side])
 
 
 def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)

@@ -26,7 +26,13 @@ class ClipLook:
     `faces` are those of the good frames by index, `sums` checksums of all pictures that were looked at.
     """
 
-    def __init__(self, settings: Ingest, find: Callable[[np.ndarray], Face], row: Row, rows: list[Row]):
+    def __init__(
+        self,
+        settings: Ingest,
+        find: Callable[[np.ndarray], Face],
+        row: Row,
+        rows: list[Row],
+    ):
         """`find`: the face in a picture, or Rejected. `row`, `rows`: of the clip and its frames, to be
         filled."""
         self.settings, self.find, self.row, self.rows = settings, find, row, rows
@@ -76,7 +82,12 @@ class ClipLook:
             raise Rejected("no face: the pictures are uniform")
         return shots.spans
 
-    def _look_at_shot(self, clip: Clip, scan: Scan, span: range) -> None:
+    def _look_at_shot(
+        self,
+        clip: Clip,
+        scan: Scan,
+        span: range,
+    ) -> None:
         """Find the faces of one shot; its frames are rejected when it cannot be used. Raises Rejected."""
         before = len(self.rows)
         try:
@@ -110,12 +121,18 @@ class ClipLook:
         count = 0
         for index, seconds, picture in clip.frames(indices):
             count += 1
-            frame = {"key": f"{self.row['key']}-{index:06d}", "clip": self.row["key"]}
-            frame |= {"index": index, "seconds": seconds} | GOOD
+            clip_key = self.row["key"]
+            frame: Row = {
+                "key": f"{clip_key}-{index:06d}",
+                "clip": clip_key,
+                "index": index,
+                "seconds": seconds,
+                **GOOD,
+            }
             self.rows.append(frame)
             self.sums[index] = zlib.crc32(picture)
             # The container has the size before the picture is turned and stretched.
-            self.row |= {"width": picture.shape[1], "height": picture.shape[0]}
+            self.row["height"], self.row["width"] = picture.shape[:2]
             try:
                 self.faces[index] = self.find(picture)
             except Rejected as reason:

@@ -18,9 +18,10 @@ from pipeline.ingest.files import Rejected, check_file, plain_words
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"]
 SMALLEST_SIDE = 16
 MOST_PIXELS = 200_000_000
-# Above this a picture is halved until it fits. Pillow holds 4 bytes a pixel and NumPy 3, so that reading
-# takes at most 450 MB beside what the decoder itself needs for a format without a smaller scale.
-KEPT_PIXELS = 64_000_000
+# Above this a picture is halved until it fits. Reading takes 9 bytes a pixel, here 330 MB at most; a format
+# that is not decoded at a smaller scale (all but JPEG) takes 4 bytes for each of its own pixels, which is 800
+# MB at the limit.
+KEPT_PIXELS = 36_000_000
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -142,15 +143,26 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The picture in sRGB. A profile that is damaged, or of another kind of picture, is not heeded."""
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(image, _lab(), _srgb(), outputMode="RGB")
+        return ImageCms.profileToProfile(
+            image,
+            _lab(),
+            _srgb(),
+            outputMode="RGB",
+        )
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if "sRGB" not in ImageCms.getProfileDescription(source):
-                return ImageCms.profileToProfile(image, source, _srgb(), outputMode="RGB")
+                return ImageCms.profileToProfile(
+                    image,
+                    source,
+                    _srgb(),
+                    outputMode="RGB",
+                )
         except (ImageCms.PyCMSError, OSError):
             pass
-    return image.convert("RGB")
+    # A conversion copies, even where there is nothing to convert.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @cache

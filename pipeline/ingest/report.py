@@ -41,7 +41,11 @@ def most_frequent(rows: Sequence[Row]) -> str:
     return ", ".join(f"{counts[kind]} x {kind}" for kind in ordered[:WORST])
 
 
-def metrics_of(portraits: list[Row], clips: list[Row], frames: list[Row]) -> dict[str, Any]:
+def metrics_of(
+    portraits: list[Row],
+    clips: list[Row],
+    frames: list[Row],
+) -> dict[str, Any]:
     """The metrics of the stage.
 
     Counts by status and reason; `face_share`, of the portraits that can be read; `median_face_pixels`, of the

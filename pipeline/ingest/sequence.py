@@ -68,7 +68,12 @@ class PictureSequence:
             thumbnails.append(np.asarray(small))
             readable.append(place)
         seconds = np.array([self._seconds[place] for place in readable], np.float64)
-        pictures = np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+        pictures = np.array(thumbnails, np.uint8).reshape(
+            -1,
+            THUMBNAIL,
+            THUMBNAIL,
+            3,
+        )
         return Scan(seconds, pictures, len(self._files) - len(readable)), readable
 
 

@@ -33,8 +33,10 @@ STILL = 16.0
 
 @dataclass(frozen=True)
 class Shots:
-    """`spans`: the frames of each shot, the longest first. `cuts`: between them. `left_out`: frames by
-    reason."""
+    """The parts of a clip.
+
+    `spans`: the frames of each shot, the longest first. `cuts`: between shots. `left_out`: frames by reason.
+    """
 
     spans: list[range]
     cuts: int
@@ -49,19 +51,20 @@ def find_shots(scan: Scan) -> Shots:
     # From black to a picture is no cut between two shots.
     beside_N = uniform_N | np.roll(uniform_N, 1)
     cuts_N = _cuts(shares_NB, cells_NC) & ~beside_N
-    frozen_N = _frozen(cells_NC, scan.seconds_N) & ~uniform_N
-    gradual_N = _gradual(shares_NB, scan.seconds_N, cuts_N | beside_N) & ~frozen_N & ~uniform_N
+    frozen_N = _frozen(cells_NC, scan.seconds_N)
+    frozen_N &= ~uniform_N
+    gradual_N = _gradual(shares_NB, scan.seconds_N, cuts_N | beside_N)
+    gradual_N &= ~frozen_N
+    gradual_N &= ~uniform_N
     left_out_N = uniform_N | frozen_N | gradual_N
-    # A shot also ends where frames are left out, and begins behind them.
-    starts_N = cuts_N | np.diff(left_out_N, prepend=left_out_N[:1])
-    inner = np.flatnonzero(starts_N[1:]) + 1
-    edges = [0, *inner.tolist(), len(scan)]
-    spans = [range(start, end) for start, end in pairwise(edges) if not left_out_N[start]]
-    spans.sort(key=lambda span: (-len(span), span.start))
-    counts = {"uniform": uniform_N.sum(), "frozen": frozen_N.sum(), "transition": gradual_N.sum()}
-    left_out = Counter({reason: int(count) for reason, count in counts.items() if count})
-    cuts = int(cuts_N[~left_out_N].sum()) + _runs(gradual_N)
-    return Shots(spans, cuts, left_out)
+    left_out = Counter[str]()
+    reasons = {"uniform": uniform_N, "frozen": frozen_N, "transition": gradual_N}
+    for reason, marked_N in reasons.items():
+        if marked_N.any():
+            left_out[reason] = int(marked_N.sum())
+    hard = int(cuts_N[~left_out_N].sum())
+    spans = _spans(cuts_N, left_out_N)
+    return Shots(spans, hard + _runs(gradual_N), left_out)
 
 
 def moves(scan: Scan, span: range) -> bool:
@@ -81,6 +84,20 @@ def choose_frames(span: range, most: int) -> list[int]:
     return chosen
 
 
+def _spans(cuts_N: np.ndarray, left_out_N: np.ndarray) -> list[range]:
+    """The shots between cuts and frames that are left out, the longest first, equal ones in their order."""
+    changes_N = np.diff(left_out_N, prepend=left_out_N[:1])
+    starts_N = cuts_N | changes_N
+    starts_N[0] = True
+    starts = np.flatnonzero(starts_N).tolist()
+    edges = [*starts, len(cuts_N)]
+    spans = []
+    for start, end in pairwise(edges):
+        if not left_out_N[start]:
+            spans.append(range(start, end))
+    return sorted(spans, key=len, reverse=True)
+
+
 def _runs(marked_N: np.ndarray) -> int:
     """How many runs of marked frames there are."""
     starts = np.diff(marked_N.astype(int), prepend=0) == 1
@@ -89,9 +106,12 @@ def _runs(marked_N: np.ndarray) -> int:
 
 def _histograms(thumbnails_NHWC: np.ndarray) -> np.ndarray:
     """The share of the pixels of each frame that has each of BINS^3 colours, (N, B)."""
-    codes = thumbnails_NHWC // (256 // BINS)
-    colours_NHW = (codes[..., 0] * BINS + codes[..., 1]) * BINS + codes[..., 2]
-    counts = [np.bincount(colours_HW.ravel(), minlength=BINS**3) for colours_HW in colours_NHW]
+    codes_NHWC = thumbnails_NHWC // (256 // BINS)
+    colours_NHW = codes_NHWC @ np.array([BINS**2, BINS, 1])
+    counts = []
+    for colours_HW in colours_NHW:
+        pixels = colours_HW.ravel()
+        counts.append(np.bincount(pixels, minlength=BINS**3))
     return np.array(counts) / colours_NHW[0].size
 
 
@@ -109,24 +129,30 @@ def _turnover(before_NB: np.ndarray, after_NB: np.ndarray) -> np.ndarray:
 def _cuts(shares_NB: np.ndarray, cells_NC: np.ndarray) -> np.ndarray:
     """Whether each frame is the first after a cut, (N,) bool; the first frame of all is not."""
     turnover = _turnover(shares_NB[:-1], shares_NB[1:])
-    steps = np.abs(np.diff(cells_NC, axis=0)).mean(axis=1)
-    usual = _usual(steps)
-    sudden = (steps > CUT_LEVELS) & (steps > CUT_RATIO * (usual + 1.0))
-    cuts = (turnover > CUT_HISTOGRAM) | sudden
+    differences = np.abs(np.diff(cells_NC, axis=0))
+    steps = differences.mean(axis=1)
+    ratios = steps / (_usual(steps) + 1.0)
+    sudden = (steps > CUT_LEVELS) & (ratios > CUT_RATIO)
+    cuts = sudden | (turnover > CUT_HISTOGRAM)
     return np.concatenate([[False], cuts])
 
 
-def _gradual(shares_NB: np.ndarray, seconds_N: np.ndarray, breaks_N: np.ndarray) -> np.ndarray:
+def _gradual(
+    shares_NB: np.ndarray,
+    seconds_N: np.ndarray,
+    breaks_N: np.ndarray,
+) -> np.ndarray:
     """Whether each frame, (N,) bool, lies in a dissolve or a fade; none reaches over `breaks_N`."""
     gradual_N = np.zeros(len(seconds_N), bool)
     if len(seconds_N) < 3:
         return gradual_N
-    step = float(np.median(np.diff(seconds_N)))
-    gap = max(2, round(GRADUAL_SECONDS / step))
+    step = np.median(np.diff(seconds_N))
+    gap = round(GRADUAL_SECONDS / float(step))
+    gap = max(gap, 2)
     turnover = _turnover(shares_NB[:-gap], shares_NB[gap:])
-    breaks = np.cumsum(breaks_N)
-    within = breaks[gap:] == breaks[:-gap]
-    turnover = np.where(within, turnover, 0.0)
+    before = np.cumsum(breaks_N)
+    broken = before[gap:] != before[:-gap]
+    turnover[broken] = 0.0
     # The steepest place first: what it covers is not looked at again.
     while len(turnover) and turnover.max() > GRADUAL_HISTOGRAM:
         place = int(turnover.argmax())
@@ -139,9 +165,9 @@ def _usual(steps: np.ndarray) -> np.ndarray:
     """For every step between two frames the median of those around it, without itself."""
     usual = np.zeros_like(steps)
     for place in range(len(steps)):
-        before = steps[max(0, place - AROUND) : place]
-        after = steps[place + 1 : place + 1 + AROUND]
-        near = np.concatenate([before, after])
+        first = max(0, place - AROUND)
+        last = place + AROUND
+        near = np.concatenate([steps[first:place], steps[place + 1 : last + 1]])
         if len(near):
             usual[place] = np.median(near)
     return usual

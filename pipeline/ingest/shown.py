@@ -212,7 +212,11 @@ def _turned(picture: np.ndarray, orientation: Orientation) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def _to_srgb(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+def _to_srgb(
+    picture: np.ndarray,
+    transfer: int,
+    primaries: int,
+) -> np.ndarray:
     """uint8 sRGB of uint16 RGB in another transfer function or with other primaries, (H, W, 3) both."""
     curve = _linear(transfer)
     linear = curve[picture >> 4]

@@ -45,7 +45,12 @@ def split_clips(rows: Sequence[Mapping[str, Any]], settings: Ingest) -> dict[str
         recordings = recordings_of(rows, settings.recordings)
         groups = sorted(set(recordings.values()))
         good = sorted({recordings[row["key"]] for row in usable})
-        found = split_folder(groups, good, settings.validation_share, settings.test_share)
+        found = split_folder(
+            groups,
+            good,
+            settings.validation_share,
+            settings.test_share,
+        )
         splits = {key: found[recording] for key, recording in recordings.items()}
     counts = Counter(splits[row["key"]] for row in usable)
     if len(counts) < len(SPLITS):
@@ -168,7 +173,11 @@ def _recording(file: str, rule: str) -> str:
     return file
 
 
-def _too_few(rows: Sequence[Mapping[str, Any]], usable: int, settings: Ingest) -> str:
+def _too_few(
+    rows: Sequence[Mapping[str, Any]],
+    usable: int,
+    settings: Ingest,
+) -> str:
     """What to do when a split stays empty."""
     reasons = most_frequent(list(map(dict, rows)))
     rejected = f" (rejected: {reasons})" if reasons else ""

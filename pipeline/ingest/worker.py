@@ -49,7 +49,13 @@ def ingest(
     holds nothing, nothing of it can be used, or there are not three clips, one for each split.
     """
     listings = _listings(settings, portraits, clips)
-    work = _job(settings, image, portraits, clips, listings)
+    work = _job(
+        settings,
+        image,
+        portraits,
+        clips,
+        listings,
+    )
     scratch = scratch_folder(work.label, work.mark)
     done = work.run(scratch, machine)
     portrait_rows, clip_rows, frame_rows = _rows(done)
@@ -76,9 +82,20 @@ def ingest(
     return metrics_of(portrait_rows, clip_rows, frame_rows)
 
 
-def job(settings: Ingest, image: int, portraits: Path, clips: Path) -> Job:
+def job(
+    settings: Ingest,
+    image: int,
+    portraits: Path,
+    clips: Path,
+) -> Job:
     """The units of the stage and their worker. Raises UserError when a folder holds nothing."""
-    return _job(settings, image, portraits, clips, _listings(settings, portraits, clips))
+    return _job(
+        settings,
+        image,
+        portraits,
+        clips,
+        _listings(settings, portraits, clips),
+    )
 
 
 def _job(
@@ -88,9 +105,20 @@ def _job(
     stamps = _stamps(portraits, portrait_files), _stamps(clips, clip_files)
     return Job(
         label="ingest",
-        mark=fingerprint(__file__, settings, image, *stamps),
+        mark=fingerprint(
+            __file__,
+            settings,
+            image,
+            *stamps,
+        ),
         units=units_of("portraits", portrait_files, settings.shard_size) + units_of("clips", clip_files, 1),
-        make_worker=partial(Ingester, settings, image, portraits.resolve(), clips.resolve()),
+        make_worker=partial(
+            Ingester,
+            settings,
+            image,
+            portraits.resolve(),
+            clips.resolve(),
+        ),
         counts={"files": 1},
     )
 
@@ -109,7 +137,13 @@ class Ingester:
     to the folder of the kind.
     """
 
-    def __init__(self, settings: Ingest, image: int, portraits: Path, clips: Path):
+    def __init__(
+        self,
+        settings: Ingest,
+        image: int,
+        portraits: Path,
+        clips: Path,
+    ):
         self.settings, self.image, self.portraits, self.clips = settings, image, portraits, clips
         self.faces = FaceFinder(settings.detection_score, settings.min_face)
 
@@ -125,7 +159,7 @@ class Ingester:
             rows.append(row)
             try:
                 picture = read_picture(self.portraits / file)
-                row |= {"width": picture.shape[1], "height": picture.shape[0]}
+                row["height"], row["width"] = picture.shape[:2]
                 face = self._find(picture)
             except Rejected as reason:
                 row |= {"status": REJECTED, "reason": str(reason)}
@@ -134,11 +168,22 @@ class Ingester:
             row |= _face_columns(face, crop, f"{unit.name}.tar")
             yield row["key"], self._fields(picture, crop)
 
-    def _clip(self, file: str, shard: str, record: dict[str, list[Row]]) -> Iterator[Sample]:
-        row: Row = {"key": key_of(file), "file": file, "fps": 0.0, "seconds": 0.0} | GOOD
-        row |= {"width": 0, "height": 0, "frames_declared": 0, "frames_decoded": 0, "frames_ok": 0}
+    def _clip(
+        self,
+        file: str,
+        shard: str,
+        record: dict[str, list[Row]],
+    ) -> Iterator[Sample]:
+        row: Row = {"key": key_of(file), "file": file, **GOOD}
+        row |= dict.fromkeys(("fps", "seconds"), 0.0)
+        row |= dict.fromkeys(("width", "height", "frames_declared", "frames_decoded", "frames_ok"), 0)
         record["clips"].append(row)
-        look = ClipLook(self.settings, self._find, row, record["frames"])
+        look = ClipLook(
+            self.settings,
+            self._find,
+            row,
+            record["frames"],
+        )
         try:
             row["content"] = _content(self.clips / file)
             clip = open_clip(self.clips / file, self.settings.frame_rate)
@@ -151,7 +196,12 @@ class Ingester:
         indices = [frame["index"] for frame in usable]
         crops = self._crops(usable, look)
         # The clip is decoded once more, so that it is never in memory as a whole.
-        for frame, crop, shown in zip(usable, crops, clip.frames(indices), strict=True):
+        for frame, crop, shown in zip(
+            usable,
+            crops,
+            clip.frames(indices),
+            strict=True,
+        ):
             if zlib.crc32(shown.picture) != look.sums[shown.index]:
                 # The engine tries the clip again, and gives it up by name when that does not help.
                 raise ValueError(f"frame {shown.index} of {file} was another picture when it was read again")
@@ -191,7 +241,11 @@ def _content(path: Path) -> str:
         raise Rejected(f"cannot be read: {error.strerror}") from error
 
 
-def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:
+def _face_columns(
+    face: Face,
+    crop: np.ndarray,
+    shard: str,
+) -> Row:
     landmarks = to_aligned(face.mesh_478, crop).astype("<f4")
     # As text in the engine's JSON a float would take 20 letters.
     packed = base64.b64encode(landmarks.tobytes()).decode()
@@ -199,7 +253,11 @@ def _face_columns(face: Face, crop: np.ndarray, shard: str) -> Row:
     return columns | {"crop": crop.tolist(), "shard": shard}
 
 
-def _listings(settings: Ingest, portraits: Path, clips: Path) -> tuple[Listing, Listing]:
+def _listings(
+    settings: Ingest,
+    portraits: Path,
+    clips: Path,
+) -> tuple[Listing, Listing]:
     """What the two folders hold. Raises UserError when there is nothing to read."""
     check_rule(settings.recordings)
     pictures, films = find_files(portraits, PICTURE), find_clips(clips)
@@ -209,12 +267,27 @@ def _listings(settings: Ingest, portraits: Path, clips: Path) -> tuple[Listing, 
             if listed_split(file, lists) is None:
                 films.files.remove(file)
                 films.passed_over[file] = "in no list of ingest.split"
-    _check_found(pictures, portraits, "portraits", PICTURE)
-    _check_found(films, clips, "clips", VIDEO)
+    _check_found(
+        pictures,
+        portraits,
+        "portraits",
+        PICTURE,
+    )
+    _check_found(
+        films,
+        clips,
+        "clips",
+        VIDEO,
+    )
     return pictures, films
 
 
-def _check_found(listing: Listing, folder: Path, key: str, kind: str) -> None:
+def _check_found(
+    listing: Listing,
+    folder: Path,
+    key: str,
+    kind: str,
+) -> None:
     if listing.files:
         return
     others = len(listing.passed_over)
@@ -276,7 +349,11 @@ def _rows(done: Sequence[Done]) -> tuple[list[Row], list[Row], list[Row]]:
     return portraits, clips, frames
 
 
-def _check_some(rows: Sequence[Row], folder: Path, key: str) -> None:
+def _check_some(
+    rows: Sequence[Row],
+    folder: Path,
+    key: str,
+) -> None:
     if not any(map(is_ok, rows)):
         example = rows[0]
         raise UserError(

@@ -120,7 +120,7 @@ class NumberRule:
         equalised: tuple[str, ...] = (),
         prefix: str = "",
     ) -> nn.Module:
-        """Give every entry of a state dict its value; return the module in evaluation mode, without gradients.
+        """Give every entry of a state dict its value; return the module for evaluation, without gradients.
 
         `prefix` stands before the module's own keys; `equalised` are the beginnings of the keys of
         equalised layers.

@@ -1,8 +1,8 @@
-"""Stage render_genhead: the synthetic multi-view images that teach Psi_3d (paper section 4.2; facts 3.4, 3.5).
+"""Stage render_genhead: synthetic multi-view images that teach Psi_3d (paper section 4.2; facts 3.4, 3.5).
 
-Every draw depends on (seed, head) alone. What a sample holds is said by `Heads` in pipeline/store/samples.py. Its key
-is `head-{number}`, or `photo-{number}` where view 0 is a portrait, with the opacity and the depth that are known of
-it.
+Every draw depends on (seed, head) alone. What a sample holds is said by `Heads` in
+pipeline/store/samples.py. Its key is `head-{number}`, or `photo-{number}` where view 0 is a portrait, with
+the opacity and the depth that are known of it.
 """
 
 from collections.abc import Iterator
@@ -39,15 +39,16 @@ from pipeline.store.shards import Sample
 from pipeline.store.tables import labels_of, read_rows, usable
 
 # What one pass may hold: coarse samples, as far as a head allows, and heads.
-SAMPLES_AT_ONCE, HEADS_AT_ONCE = 1 << 19, 8
+SAMPLES_AT_ONCE = 1 << 19
+HEADS_AT_ONCE = 8
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
-# Parts of a label.
 
 
 def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> dict[str, Any]:
-    """Render all heads into shards in `out`; returns the metrics. `labels` and `genhead` are the folders of those stages.
+    """Render all heads into shards in `out`; returns the metrics.
 
-    Raises UserError when a label table or the weights are missing or no label is usable.
+    `labels` and `genhead` are the folders of those stages. Raises UserError when a label table or the
+    weights are missing or no label is usable.
     """
     work = job(params, labels, genhead)
     scratch = scratch_folder(work.label, work.mark)
@@ -68,12 +69,21 @@ def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> di
 def job(params: Params, labels: Path, genhead: Path) -> Job:
     """The units of the stage and their worker. Raises UserError as `render_genhead`."""
     section = params.render_genhead
-    Pools(labels)  # says what is missing before any worker starts
+    # Missing labels are said here, once and before any worker starts.
+    Pools(labels)
+    inputs = (labels, genhead)
     return Job(
         label="render_genhead",
-        mark=fingerprint(__file__, section, params.networks, params.flame, params.seed, labels, genhead),
+        mark=fingerprint(
+            __file__,
+            section,
+            params.networks,
+            params.flame,
+            params.seed,
+            *inputs,
+        ),
         units=units_of("heads", list(range(section.heads)), section.shard_size),
-        make_worker=partial(HeadRenderer, params, labels.resolve(), genhead.resolve()),
+        make_worker=partial(HeadRenderer, params, *(path.resolve() for path in inputs)),
         counts={"heads": 1, "images": section.views},
         item_bytes=head_bytes(params),
     )
@@ -92,13 +102,17 @@ class Pools:
     def label(self, draw: np.random.Generator, jaw_share: float) -> np.ndarray:
         """A new label (437,).
 
-        The shape comes from one row, expression and jaw from a frame of a random clip, the eyes from another frame;
-        the neck is at rest. With probability `jaw_share` the jaw is opened by up to 0.2 rad instead (facts 3.4).
+        The shape comes from one row, expression and jaw from a frame of a random clip, the eyes from
+        another frame; the neck is at rest. With probability `jaw_share` the jaw is opened by up to 0.2 rad
+        instead (facts 3.4).
         """
-        label = self.appearance_N437[draw.integers(len(self.appearance_N437))].copy()
+        person = draw.integers(len(self.appearance_N437))
         clip = self.clips[draw.integers(len(self.clips))]
-        label[Label.MOVING] = self.frames_M437[clip[draw.integers(len(clip))], Label.MOVING]
-        label[Label.EYES] = self.frames_M437[draw.integers(len(self.frames_M437)), Label.EYES]
+        face = clip[draw.integers(len(clip))]
+        gaze = draw.integers(len(self.frames_M437))
+        label = self.appearance_N437[person].copy()
+        label[Label.MOVING] = self.frames_M437[face, Label.MOVING]
+        label[Label.EYES] = self.frames_M437[gaze, Label.EYES]
         label[Label.NECK] = 0.0
         # Drawn in any case, so that the draws after it are the same whatever the share.
         opened = draw.uniform(0.0, 0.2)
@@ -108,18 +122,21 @@ class Pools:
 
     def camera(self, draw: np.random.Generator) -> np.ndarray:
         """A fitted camera (25,)."""
-        return self.appearance_N437[draw.integers(len(self.appearance_N437)), Label.CAMERA]
+        row = draw.integers(len(self.appearance_N437))
+        return self.appearance_N437[row, Label.CAMERA]
 
 
 def _train_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N, 437) and clips (N,) of the usable rows of a table that are trained on, in the order of their keys."""
-    rows = [row for row in usable(read_rows(path, "fit_flame")) if row["split"] == "train"]
+    """Labels (N, 437) and clips (N,) of the usable rows that are trained on, in the order of their keys."""
+    fitted = usable(read_rows(path, "fit_flame"))
+    rows = [row for row in fitted if row["split"] == "train"]
     if not rows:
         raise UserError(
             f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected."
         )
     rows.sort(key=lambda row: row["key"])
-    return labels_of(rows), np.array([row["clip"] or "" for row in rows])
+    clips = [row["clip"] or "" for row in rows]
+    return labels_of(rows), np.array(clips)
 
 
 @dataclass(frozen=True)
@@ -134,35 +151,46 @@ class Head:
 
 
 def draw_head(
-    index: int, section: RenderGenhead, seed: int, pools: Pools, known: dict[str, np.ndarray]
+    index: int,
+    section: RenderGenhead,
+    seed: int,
+    pools: Pools,
+    known: dict[str, np.ndarray],
 ) -> Head:
     """The draws of head `index`.
 
-    `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained on. With
-    `z: portraits` a head is one of those people, for a GenHead that has seen a few hundred of them has no clear idea
-    of others. Then `portrait_share` of the heads are a portrait as it is, seen as in the photo in view 0: Psi_3d will
-    meet photos, and how they look is what a GenHead of small scale knows least. GenHead is told the pool camera of
-    view 0, whether or not view 0 uses it (facts 3.4).
+    `known` holds z (N, z_dim), label (N, 437) and camera (N, 25) of the portraits that GenHead was trained
+    on. With `z: portraits` a head is one of those people, for a GenHead that has seen a few hundred of them
+    has no clear idea of others. Then `portrait_share` of the heads are a portrait as it is, seen as in the
+    photo in view 0: Psi_3d will meet photos, and how they look is what a GenHead of small scale knows
+    least. GenHead is told the pool camera of view 0, whether or not view 0 uses it (facts 3.4).
     """
-    draw, draw_z = rng(seed, "genhead", index), rng(seed, "genhead-z", index)
+    # The codes have a generator of their own, so that poses do not depend on the people.
+    draw = rng(seed, "genhead", index)
+    draw_z = rng(seed, "genhead-z", index)
     label = pools.label(draw, section.jaw_share)
     photo = None
     if section.z == "portraits":
         row = int(draw_z.integers(len(known["z"])))
-        z, label[Label.SHAPE] = known["z"][row], known["label"][row, Label.SHAPE]
+        z = known["z"][row]
+        label[Label.SHAPE] = known["label"][row, Label.SHAPE]
         if draw_z.random() < section.portrait_share:
-            photo, label = row, known["label"][row].copy()
+            photo = row
+            label = known["label"][row].copy()
             label[Label.NECK] = 0.0
     else:
-        z = draw_z.normal(size=known["z"].shape[1]).astype(np.float32)
-    pool_cameras = np.stack([pools.camera(draw) for _ in range(section.views)])
-    look_at_cameras = np.stack([sample_look_at(draw) for _ in range(section.views)])
+        dims = known["z"].shape[1]
+        z = draw_z.normal(size=dims).astype(np.float32)
+    # Of both kinds of cameras there are enough for all views, so that no draw depends on the share.
+    fitted = [pools.camera(draw) for _ in range(section.views)]
+    drawn = [sample_look_at(draw) for _ in range(section.views)]
     looking = draw.random(section.views) < section.look_at_share
-    cameras = np.where(looking[:, None], look_at_cameras, pool_cameras).astype(np.float32)
+    cameras = np.where(looking[:, None], np.stack(drawn), np.stack(fitted))
+    cameras = cameras.astype(np.float32)
     if photo is not None:
         cameras[0] = known["camera"][photo]
     label[Label.CAMERA] = cameras[0]
-    condition = np.concatenate([pool_cameras[0], label[Label.SHAPE]])
+    condition = np.concatenate([fitted[0], label[Label.SHAPE]])
     return Head(z, label, condition, cameras, photo)
 
 
@@ -170,13 +198,17 @@ class HeadRenderer:
     """The worker of one process: a unit's items are numbers of heads."""
 
     def __init__(self, params: Params, labels: Path, genhead: Path) -> None:
-        self.section, self.seed, self.sizes = params.render_genhead, params.seed, params.networks
+        self.section = params.render_genhead
+        self.seed = params.seed
+        self.sizes = params.networks
         self.device = choose_device(params.machine.device)
         self.pools = Pools(labels)
         portraits, _ = load_weights(genhead / "portraits.safetensors")
         self.known = {name: values.numpy() for name, values in portraits.items()}
-        self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
-        self.genhead = GenHead(self.sizes, self.flame).to(self.device).eval().requires_grad_(False)
+        head = head_model.load(params.flame.model)
+        self.flame = Flame(head).to(self.device)
+        self.genhead = GenHead(self.sizes, self.flame).to(self.device)
+        self.genhead.eval().requires_grad_(False)
         weights, _ = load_weights(genhead / "genhead.safetensors")
         self.genhead.load_state_dict(weights)
 
@@ -184,54 +216,77 @@ class HeadRenderer:
         record = {"heads": len(unit.items), "foreground": 0.0}
         return self._samples(list(unit.items), record), record
 
-    def _samples(self, indices: list[int], record: dict[str, Any]) -> Iterator[Sample]:
-        head = self.section.views * self.sizes.rays**2 * self.sizes.samples
-        step = min(max(SAMPLES_AT_ONCE // head, 1), HEADS_AT_ONCE)
+    def _samples(
+        self,
+        indices: list[int],
+        record: dict[str, Any],
+    ) -> Iterator[Sample]:
+        # All views of a head are rendered in one pass: memory allows fewer heads the larger they are.
+        samples_a_head = self.section.views * self.sizes.rays**2 * self.sizes.samples
+        fitting = max(SAMPLES_AT_ONCE // samples_a_head, 1)
+        step = min(fitting, HEADS_AT_ONCE)
         for start in range(0, len(indices), step):
             chosen = indices[start : start + step]
-            heads = [draw_head(index, self.section, self.seed, self.pools, self.known) for index in chosen]
+            heads = [self._draw(index) for index in chosen]
             rendered = self.render(chosen, heads)
             for index, head, (fields, foreground) in zip(chosen, heads, rendered, strict=True):
                 record["foreground"] += foreground
                 kind = "head" if head.photo is None else PHOTO
                 yield f"{kind}-{index:08d}", fields
 
+    def _draw(self, index: int) -> Head:
+        return draw_head(index, self.section, self.seed, self.pools, self.known)
+
     @torch.inference_mode()
-    def render(self, indices: list[int], heads: list[Head]) -> Iterator[tuple[dict[str, bytes], float]]:
+    def render(
+        self,
+        indices: list[int],
+        heads: list[Head],
+    ) -> Iterator[tuple[dict[str, bytes], float]]:
         """Fields and share of foreground of each head."""
-        z, label = self._stack([head.z for head in heads]), self._stack([head.label for head in heads])
+        z = self._stack([head.z for head in heads])
+        label = self._stack([head.label for head in heads])
         condition = self._stack([head.condition for head in heads])
         cameras = self._stack([head.cameras for head in heads])
-        shape, truncation = cameras.shape[:2], self.section.truncation
+        shape = cameras.shape[:2]
+        truncation = self.section.truncation
 
+        # One tri-plane and one background serve all views of a head.
         planes = self.genhead.planes(z, condition, truncation)
         cells = self.sizes.genhead.deformation_cells
         offsets = self.genhead.offsets(label, cells) if cells else None
         state = self.genhead.state(label, cameras, offsets)
         background = self.genhead.background_feature(z, truncation)
         rendering = self.genhead.render(planes, background, state, cameras)
-        opacity = rendering.opacity.clamp(0, 1)[:, 0].unflatten(0, shape).cpu().numpy()
-        depth = rendering.depth[:, 0].unflatten(0, shape).cpu().numpy()
+        opacity = _maps(rendering.opacity.clamp(0, 1), shape)
+        depth = _maps(rendering.depth, shape)
         images = _pictures(rendering.image, shape)
+        # A photo takes the place of GenHead's view before anything is derived from it.
         for i, head in enumerate(heads):
             if head.photo is not None:
                 self._show_photo(head.photo, images[i], opacity[i], depth[i])
 
         # Of eyes and mouth the face planes know nothing, so no point lies on their rays.
         face = (state.eye_mask_BVnn + state.mouth_mask_BVnn == 0).cpu().numpy()
-        points = np.stack(
-            [
-                self._points(index, head, face[i], opacity[i], depth[i])
-                for i, (index, head) in enumerate(zip(indices, heads, strict=True))
-            ]
-        )
-        where = torch.from_numpy(points).to(self.device)
+        points = []
+        for i, (index, head) in enumerate(zip(indices, heads, strict=True)):
+            draw = rng(self.seed, "genhead-points", index)
+            chosen = self._points(draw, head, face[i], opacity[i], depth[i])
+            points.append(chosen)
+        where = self._stack(points)
         features = self.genhead.plane_features(planes, where, state).cpu().numpy()
         landmarks = view_landmarks(self.flame, label, cameras).cpu().numpy()
-        labels, flat_cameras = label.repeat_interleave(shape[1], 0), cameras.flatten(0, 1)
-        maps = _pictures(position_map(self.flame, labels, flat_cameras, self.sizes.image), shape)
+        label_of_views = label.repeat_interleave(shape[1], 0)
+        uv = position_map(
+            self.flame,
+            label_of_views,
+            cameras.flatten(0, 1),
+            self.sizes.image,
+        )
+        maps = _pictures(uv, shape)
         backgrounds = _pictures(rendering.background, shape)
         grey = (opacity * 255.0).round().astype(np.uint8)
+        # Half precision halves the shards; at the distance of the head a step of depth is 0.004 world units.
         for i, head in enumerate(heads):
             fields = Heads.encode(
                 view=images[i],
@@ -251,24 +306,46 @@ class HeadRenderer:
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def _show_photo(
-        self, photo: int, images_VSS3: np.ndarray, opacity_Vnn: np.ndarray, depth_Vnn: np.ndarray
+        self,
+        photo: int,
+        images_VSS3: np.ndarray,
+        opacity_Vnn: np.ndarray,
+        depth_Vnn: np.ndarray,
     ) -> None:
         """Put a portrait into view 0, with what is known of it; GenHead's depth stays where none is known."""
         images_VSS3[0] = self.known["image"][photo]
-        opacity_Vnn[0], known = self.known["opacity"][photo, 0], self.known["depth"][photo, 0]
+        opacity_Vnn[0] = self.known["opacity"][photo, 0]
+        known = self.known["depth"][photo, 0]
         depth_Vnn[0] = np.where(np.isfinite(known), known, depth_Vnn[0])
 
     def _points(
-        self, index: int, head: Head, face_Vnn: np.ndarray, opacity_Vnn: np.ndarray, depth_Vnn: np.ndarray
+        self,
+        draw: np.random.Generator,
+        head: Head,
+        face_Vnn: np.ndarray,
+        opacity_Vnn: np.ndarray,
+        depth_Vnn: np.ndarray,
     ) -> np.ndarray:
-        draw = rng(self.seed, "genhead-points", index)
-        count, box = self.section.points, self.sizes.box
-        return sample_points(head.cameras, face_Vnn, opacity_Vnn, depth_Vnn, draw, count, box)
+        return sample_points(
+            head.cameras,
+            face_Vnn,
+            opacity_Vnn,
+            depth_Vnn,
+            draw,
+            self.section.points,
+            self.sizes.box,
+        )
+
+
+def _maps(values_N1nn: Tensor, shape: torch.Size) -> np.ndarray:
+    """B * V maps of one channel as (B, V, n, n)."""
+    return values_N1nn[:, 0].unflatten(0, shape).cpu().numpy()
 
 
 def _pictures(image_NCSS: Tensor, shape: torch.Size) -> np.ndarray:
     """B * V images in [-1, 1] as pictures (B, V, S, S, 3) uint8."""
-    return to_uint8(image_NCSS).reshape(*shape, *image_NCSS.shape[2:], 3)
+    pictures = to_uint8(image_NCSS)
+    return pictures.reshape(*shape, *pictures.shape[1:])
 
 
 def sample_points(
@@ -280,21 +357,27 @@ def sample_points(
     count: int,
     box: float,
 ) -> np.ndarray:
-    """World points (count, 3) float32 on random rays of the views, at which the tri-planes are compared (L_T).
+    """World points (count, 3) float32 on random rays of the views, where tri-planes are compared (L_T).
 
-    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face planes.
-    Every other point lies about the rendered surface, where the features show; the rest, and those whose ray misses
-    the head, anywhere between near and far, as the official coarse samples (facts 2.2, 4.2).
+    Rays that meet an eye or the mouth (`face` is false) are left out, as what they show is not in the face
+    planes. Every other point lies about the rendered surface, where the features show; the rest, and those
+    whose ray misses the head, anywhere between near and far, as the official coarse samples (facts 2.2,
+    4.2).
     """
     side = face_Vnn.shape[-1]
-    view, pixel = np.divmod(draw.choice(np.flatnonzero(face_Vnn), count), side * side)
+    chosen = draw.choice(np.flatnonzero(face_Vnn), count)
+    view, pixel = np.divmod(chosen, side * side)
     cameras = torch.from_numpy(cameras_V25)[None]
     origins_1V3, directions_1VR3 = camera_rays(cameras, side)
-    origins, directions = origins_1V3[0].numpy(), directions_1VR3[0].numpy()
+    origins = origins_1V3[0].numpy()
+    directions = directions_1VR3[0].numpy()
     nearest = coarse_depths(cameras, 2, box, None)[0, view, 0].numpy()
     anywhere = nearest + draw.uniform(0.0, box, count)
+    # Where a ray misses the head there is no surface to lie near.
     opacity = opacity_Vnn.reshape(len(opacity_Vnn), -1)[view, pixel]
     surface = depth_Vnn.reshape(len(depth_Vnn), -1)[view, pixel]
     close = (np.arange(count) % 2 == 0) & (opacity > 0.5)
-    distance = np.where(close, surface + draw.normal(0.0, NEAR_SURFACE, count), anywhere)
-    return (origins[view] + distance[:, None] * directions[view, pixel]).astype(np.float32)
+    about = surface + draw.normal(0.0, NEAR_SURFACE, count)
+    distance = np.where(close, about, anywhere)
+    along = distance[:, None] * directions[view, pixel]
+    return (origins[view] + along).astype(np.float32)

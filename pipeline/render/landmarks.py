@@ -1,4 +1,7 @@
-"""Where the landmarks of the fitted head lie in each view, stored with the views so that training needs no head model."""
+"""Where the landmarks of the fitted head lie in each view.
+
+They are stored with the views, so that training needs no head model.
+"""
 
 from torch import Tensor
 
@@ -14,8 +17,10 @@ def view_landmarks(flame: Flame, label_B437: Tensor, camera_BV25: Tensor) -> Ten
     The result of a label does not depend on how many others come with it.
     """
     count = len(label_B437)
-    # A matrix product with one to three rows goes through another kernel, whose sums end in other last bits. So a
-    # small batch is filled with copies, and every row comes from the kernel that a training batch would use.
+    # A matrix product with one to three rows goes through another kernel, whose sums end in other last
+    # bits. So a small batch is filled with copies, and every row comes from the kernel that a training
+    # batch would use.
     copies = -(-ENOUGH // count)
-    label, camera = label_B437.repeat(copies, 1), camera_BV25.repeat(copies, 1, 1)
-    return landmarks(flame, label, camera)[:count]
+    labels = label_B437.repeat(copies, 1)
+    cameras = camera_BV25.repeat(copies, 1, 1)
+    return landmarks(flame, labels, cameras)[:count]

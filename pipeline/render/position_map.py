@@ -11,19 +11,25 @@ from model.head.rasterise import rasterise
 from pipeline.geometry.label import head_vertices
 
 EXTENT = 0.6  # world units that count as 1
-EYE_DEPTH = 0.5  # eyes get another depth, so that they differ from the lids before them
+EYE_DEPTH = 0.5  # by which eyes are moved back, in units of EXTENT
 
 
 @torch.no_grad()
 def position_map(flame: Flame, label_BL: Tensor, camera_B25: Tensor, side: int) -> Tensor:
-    """Canonical positions of the visible surface of labelled heads (neck at rest), (B, 3, side, side) in [-1, 1].
+    """Canonical positions of the visible surface of labelled heads, (B, 3, side, side) in [-1, 1].
 
-    They are zero where there is no surface.
+    The necks are at rest. The positions are zero where there is no surface.
     """
     values = flame.canonical() / EXTENT
     eyes = torch.as_tensor(flame.head.regions["eyes"], device=values.device)
+    # Their own depth tells eyes from the lids before them.
     values[eyes, 2] -= EYE_DEPTH
-    seen = rasterise(head_vertices(flame, label_BL), flame.faces, camera_B25, side)
+    seen = rasterise(
+        head_vertices(flame, label_BL),
+        flame.faces,
+        camera_B25,
+        side,
+    )
     corners = values[flame.faces[seen.face.clamp_min(0)]]
     drawn = (corners * seen.weights[..., None]).sum(-2)
     positions = torch.where(seen.face[..., None] < 0, 0.0, drawn)

@@ -1,8 +1,8 @@
-"""The quality gate of the multi-view cache: a frame that Psi_3d does not reconstruct well has bad pseudo views, too.
+"""The quality gate of the multi-view cache: what Psi_3d does not reconstruct well has bad pseudo views, too.
 
-Three measures compare the reconstruction at the frame's own camera with the real frame: PSNR inside the mask (dB),
-the share of the mask that the rendered head covers, and the cosine of face recognition features. The paper trains on
-every frame; the gate is ours.
+Three measures compare the reconstruction at the frame's own camera with the real frame: PSNR inside the
+mask (dB), the share of the mask that the rendered head covers, and the cosine of face recognition features.
+The paper trains on every frame; the gate is ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,35 +51,39 @@ def measure(
     area = mask_B1SS.sum((1, 2, 3)).clamp_min(1.0)
     squares = (image_B3SS - real_B3SS).square().mean(1, keepdim=True)
     error = (squares * mask_B1SS).sum((1, 2, 3)) / area
-    features, real_features = judges.identity(image_B3SS, points_B52), judges.identity(real_B3SS, points_B52)
+    features = judges.identity(image_B3SS, points_B52)
+    real_features = judges.identity(real_B3SS, points_B52)
     found = {
         # The range of values is 2, so its square is 4; 60 dB and 0 dB at the ends.
         "psnr": 10.0 * torch.log10(4.0 / error.clamp(4e-6, 4.0)),
         "coverage": (opacity_B1SS * mask_B1SS).sum((1, 2, 3)) / area,
         "identity": F.cosine_similarity(features, real_features),
     }
-    qualities: list[dict[str, float]] = [{} for _ in range(len(area))]
+    # A broken reconstruction has the worst quality, as NaN would pass every threshold.
+    columns = []
     for name, values in found.items():
         numbers = values.nan_to_num(nan=WORST[name]).tolist()
-        for quality, number in zip(qualities, numbers, strict=True):
-            quality[name] = round(number, DIGITS[name])
-    return qualities
+        columns.append([round(number, DIGITS[name]) for number in numbers])
+    return [dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def failed_measures(thresholds: Thresholds, quality: Mapping[str, float]) -> str:
-    """The measures by which a frame is too bad to be trained on, separated by commas; "" when there is none."""
-    return ", ".join(name for name in QUALITY if quality[name] < getattr(thresholds, f"min_{name}"))
+    """The measures by which a frame is too bad to be trained on, separated by commas; "" for none."""
+    least = {name: getattr(thresholds, f"min_{name}") for name in QUALITY}
+    return ", ".join(name for name in QUALITY if quality[name] < least[name])
 
 
 def gate_summary(index: pa.Table) -> dict[str, Any]:
     """What the metrics say of the rows of an index.
 
-    `kept_out` counts training frames that are kept out and by which measures, and training clips that have too few
-    frames left; the rest are quantiles of the quality of all frames.
+    `kept_out` counts training frames that are kept out and by which measures, and training clips that have
+    too few frames left; the rest are quantiles of the quality of all frames.
     """
+    # Frames of the other splits are never trained on, so the gate keeps none of them out.
     train = index.filter(pc.equal(index["split"], "train"))
     good = train.filter(train["kept"])
-    counts = np.array(good.group_by("clip").aggregate([("key", "count")])["key_count"])
+    by_clip = good.group_by("clip").aggregate([("key", "count")])
+    counts = np.array(by_clip["key_count"])
     below = {}
     for name in QUALITY:
         failed = pc.match_substring(train["reason"], name)
@@ -101,7 +105,9 @@ def gate_summary(index: pa.Table) -> dict[str, Any]:
 
 
 def save_worst(
-    path: Path, index: pa.Table, reconstruct: Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+    path: Path,
+    index: pa.Table,
+    reconstruct: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
 ) -> None:
     """Write a JPEG of the frames that are worst by each measure, the real frame above the reconstruction.
 
@@ -109,12 +115,16 @@ def save_worst(
     """
     rows = []
     for name in QUALITY:
+        # Ties are broken by the key, so that equal caches make equal pictures.
         order = [(name, "ascending"), ("key", "ascending")]
-        worst = index.sort_by(order).slice(0, SHOWN).select(["key", name, "kept"]).to_pylist()
+        rows_of_worst = index.sort_by(order).slice(0, SHOWN)
+        worst = rows_of_worst.select(["key", name, "kept"]).to_pylist()
         real, reconstructed = reconstruct([row["key"] for row in worst])
         tiles = []
-        for row, *pair in zip(worst, to_uint8(real), to_uint8(reconstructed), strict=True):
-            text = f"{name} {row[name]:.3g}{'' if row['kept'] else ' out'}"
+        pictures = zip(to_uint8(real), to_uint8(reconstructed), strict=True)
+        for row, pair in zip(worst, pictures, strict=True):
+            state = "" if row["kept"] else " out"
+            text = f"{name} {row[name]:.3g}{state}"
             drawn = [tile(picture, TILE, cv2.INTER_AREA) for picture in pair]
             tiles.append(captioned(below(drawn), text))
         white = np.full_like(tiles[0], 255)

@@ -1,10 +1,11 @@
 """Stage render_views: every frame of every clip from N more sides, rendered once by the frozen Psi_3d.
 
-Paper section 4.3, facts 3.5. What a sample holds is said by `Views` in pipeline/store/samples.py. `index.parquet`
-lists the frames (pipeline/store/view_index.py) and keeps those out of training whose quality is below a threshold
-(pipeline/render/quality_gate.py).
+Paper section 4.3, facts 3.5. What a sample holds is said by `Views` in pipeline/store/samples.py.
+`index.parquet` lists the frames (pipeline/store/view_index.py) and keeps those out of training whose
+quality is below a threshold (pipeline/render/quality_gate.py).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,8 @@ from pipeline.store.tables import labels_of, meshes, read_rows, usable
 from pipeline.store.view_index import NAME, write_index
 
 # What one pass may hold: coarse samples, as far as a frame allows, and frames.
-SAMPLES_AT_ONCE, FRAMES_AT_ONCE = 1 << 19, 8
+SAMPLES_AT_ONCE = 1 << 19
+FRAMES_AT_ONCE = 8
 FRAME = ("key", "clip", "split", "index")
 
 
@@ -63,19 +65,21 @@ def render_views(
 ) -> dict[str, Any]:
     """Render the views of all usable frames into `out`/shards and `out`/index.parquet; returns the metrics.
 
-    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of the clips'
-    labels. `worst` becomes a picture of the frames of the lowest quality. Raises UserError when an input is missing
-    or no frame is usable.
+    `ingested`, `motion`, `perception` and `psi3d` are the folders of those stages, `labels` the table of
+    the clips' labels. `worst` becomes a picture of the frames of the lowest quality. Raises UserError when
+    an input is missing or no frame is usable.
     """
     frames, counts = usable_frames(ingested / "frames.parquet", labels)
     work = job(params, ingested, labels, motion, perception, psi3d)
     scratch = scratch_folder(work.label, work.mark)
     done = work.run(scratch, params.machine)
     given_up = {reject.item for result in done for reject in result.rejects}
-    frames = [frame for frame in frames if frame["key"] not in given_up]
-    counts["frames"] = {split: sum(frame["split"] == split for frame in frames) for split in SPLITS}
+    rendered = [frame for frame in frames if frame["key"] not in given_up]
+    counts["frames"] = _of_splits(rendered)
     counts["rejected"] |= {"given_up": len(given_up), "given_up_frames": sorted(given_up)}
     index = work.tables(scratch, out)
+    # The workers were other processes or are gone by now; the picture of the worst frames needs Psi_3d once
+    # more.
     renderer = ViewRenderer(params, ingested, labels, motion, perception, psi3d)
     save_worst(worst, index, renderer.reconstruct)
     publish(scratch, out / "shards")
@@ -87,7 +91,14 @@ def render_views(
     }
 
 
-def job(params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path) -> Job:
+def job(
+    params: Params,
+    ingested: Path,
+    labels: Path,
+    motion: Path,
+    perception: Path,
+    psi3d: Path,
+) -> Job:
     """The units of the stage, their worker and the index. Raises UserError as `render_views`."""
     section = params.render_views
     inputs = (ingested, labels, motion, perception, psi3d)
@@ -105,13 +116,17 @@ def job(params: Params, ingested: Path, labels: Path, motion: Path, perception: 
     )
 
 
-def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def usable_frames(
+    frames: Path,
+    labels: Path,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The frames that have a face and a label, by clip and index, and how many have and have not.
 
     Raises UserError when none has.
     """
     rows = read_rows(frames, "ingest", [*FRAME, "status"])
-    fitted = {row["key"] for row in usable(read_rows(labels, "fit_flame", ["key", "status"]))}
+    fits = usable(read_rows(labels, "fit_flame", ["key", "status"]))
+    fitted = {row["key"] for row in fits}
     faces = usable(rows)
     found = [row for row in faces if row["key"] in fitted]
     found.sort(key=lambda row: (row["clip"], row["index"]))
@@ -122,13 +137,19 @@ def usable_frames(frames: Path, labels: Path) -> tuple[list[dict[str, Any]], dic
         )
     counts = {
         "clips": len({row["clip"] for row in found}),
-        "frames": {split: sum(row["split"] == split for row in found) for split in SPLITS},
+        "frames": _of_splits(found),
         "rejected": {
             "without_face": len(rows) - len(faces),
             "without_label": len(faces) - len(found),
         },
     }
     return found, counts
+
+
+def _of_splits(frames: list[dict[str, Any]]) -> dict[str, int]:
+    """How many frames each split has."""
+    counts = Counter(frame["split"] for frame in frames)
+    return {split: counts[split] for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -148,15 +169,27 @@ class ViewRenderer:
     """The worker of one process: a unit's items are keys of frames."""
 
     def __init__(
-        self, params: Params, ingested: Path, labels: Path, motion: Path, perception: Path, psi3d: Path
+        self,
+        params: Params,
+        ingested: Path,
+        labels: Path,
+        motion: Path,
+        perception: Path,
+        psi3d: Path,
     ) -> None:
-        self.seed, self.views, self.sizes = params.seed, params.render_views.views, params.networks
+        self.seed = params.seed
+        self.views = params.render_views.views
+        self.sizes = params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards", Aligned.stage)
-        self.labels, self.frames = labels, ingested / "frames.parquet"
-        self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
-        self.psi3d = FastPsi(self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors"))
-        self.motion = self._frozen(MotionEncoder(self.sizes.motion), motion / "motion.safetensors")
+        self.labels = labels
+        self.frames = ingested / "frames.parquet"
+        head = head_model.load(params.flame.model)
+        self.flame = Flame(head).to(self.device)
+        psi = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
+        self.psi3d = FastPsi(psi)
+        encoder = MotionEncoder(self.sizes.motion)
+        self.motion = self._frozen(encoder, motion / "motion.safetensors")
         self.judges = Judges.load(perception, self.device)
 
     def _frozen(self, network: torch.nn.Module, path: Path) -> Any:
@@ -168,31 +201,42 @@ class ViewRenderer:
         return self._samples(list(unit.items)), {}
 
     def _samples(self, keys: list[str]) -> Iterator[Sample]:
+        # All views of a frame are rendered in one pass: memory allows fewer frames the larger they are.
         samples_a_frame = (1 + self.views) * self.sizes.rays**2 * self.sizes.samples
-        step = min(max(SAMPLES_AT_ONCE // samples_a_frame, 1), FRAMES_AT_ONCE)
+        fitting = max(SAMPLES_AT_ONCE // samples_a_frame, 1)
+        step = min(fitting, FRAMES_AT_ONCE)
         frames = self._frames(keys)
-        batches = [frames[start : start + step] for start in range(0, len(keys), step)]
+        starts = range(0, len(keys), step)
+        batches = [frames[start : start + step] for start in starts]
         # Reading runs a batch ahead in a thread, and PNGs are compressed a batch behind in another one.
         read = prefetch(lambda i: self._read(batches[i]), 0, len(batches))
         rendered = (self.render(to_device(real, self.device)) for _, real in read)
         for batch, samples in zip(batches, write_behind(_encode, rendered), strict=True):
-            yield from zip((frame["key"] for frame in batch), samples, strict=True)
+            for frame, sample in zip(batch, samples, strict=True):
+                yield frame["key"], sample
 
     @torch.inference_mode()
     def reconstruct(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The real frames and what Psi_3d makes of them at their own cameras, (n, 3, S, S) in [-1, 1]."""
         images, reconstructions = [], []
+        # One by one, so that what is shown of a frame does not depend on the others that are bad.
         for frame in self._frames(keys):
             real = to_device(self._read([frame]), self.device)
-            drawn = self.psi3d(real.image, None, None, real.cameras[:, :1], motion_scale=0.0)
+            camera = real.cameras[:, :1]
+            drawn = self.psi3d(real.image, None, None, camera, motion_scale=0.0)
             images.append(real.image[0])
             reconstructions.append(drawn.image[0])
         return torch.stack(images), torch.stack(reconstructions)
 
     def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of both tables joined, only those of `keys`: no worker could hold all of them at paper scale."""
+        """Rows of both tables joined, those of `keys` alone: at paper scale no worker could hold all."""
         labels = read_rows(self.labels, "fit_flame", ["key", "label"], keys)
-        frames = read_rows(self.frames, Aligned.stage, [*FRAME, "landmarks"], keys)
+        frames = read_rows(
+            self.frames,
+            Aligned.stage,
+            [*FRAME, "landmarks"],
+            keys,
+        )
         label_of = {row["key"]: row["label"] for row in labels}
         frame_of = {row["key"]: row for row in frames}
         return [frame_of[key] | {"label": label_of[key]} for key in keys]
@@ -200,12 +244,12 @@ class ViewRenderer:
     def _read(self, frames: list[dict[str, Any]]) -> Real:
         files = [self.reader.read(frame["key"]) for frame in frames]
         label = labels_of(frames)
-        cameras = [
-            self._cameras(frame, own) for frame, own in zip(frames, label[:, Label.CAMERA], strict=True)
-        ]
+        cameras = []
+        for frame, own in zip(frames, label[:, Label.CAMERA], strict=True):
+            cameras.append(self._cameras(frame, own))
         return Real(
-            frames,
-            files,
+            frames=frames,
+            files=files,
             image=torch.stack([Aligned.image.tensor(file) for file in files]),
             mask=torch.stack([Aligned.mask.tensor(file) for file in files]),
             points=torch.from_numpy(landmarks_70(meshes(frames))),
@@ -225,50 +269,88 @@ class ViewRenderer:
     def render(self, real: Real) -> list[dict[str, Any]]:
         """The values of all fields of `Views` for each frame.
 
-        One tri-plane and one background serve all views of a frame, which is why they are rendered here and not in
-        training.
+        One tri-plane and one background serve all views of a frame, which is why they are rendered here and
+        not in training.
         """
         source = self.psi3d.source(real.image, None, motion_scale=0.0)
-        rendering = self.psi3d.render(self.psi3d.planes(source, None), source, real.cameras)
-        shape, size = real.cameras.shape[:2], real.image.shape[-1]
-        opacity = F.interpolate(rendering.opacity, size=(size, size), mode="bilinear", align_corners=False)
+        planes = self.psi3d.planes(source, None)
+        rendering = self.psi3d.render(planes, source, real.cameras)
+        shape = real.cameras.shape[:2]
+        size = real.image.shape[-1]
+        # Opacity is rendered at the size of rays; masks of real frames have the size of images.
+        opacity = F.interpolate(
+            rendering.opacity,
+            size=(size, size),
+            mode="bilinear",
+            align_corners=False,
+        )
         images = rendering.image.clamp(-1, 1).unflatten(0, shape)
         opacities = opacity.clamp(0, 1).unflatten(0, shape)
-        motion = self._motion(real, images[:, 1:]).cpu().numpy()
-        own_points = landmarks(self.flame, real.label, real.cameras[:, :1])[:, 0, list(FIVE_POINTS)]
-        quality = measure(self.judges, images[:, 0], opacities[:, 0], real.image, real.mask, own_points)
-        pictures = to_uint8(images.flatten(0, 1)).reshape(*shape, size, size, 3)
-        alphas = (opacities[:, :, 0] * 255.0).round().byte().cpu().numpy()
-        uv = to_uint8(position_map(self.flame, real.label, real.cameras[:, 0], size))
-        points = view_landmarks(self.flame, real.label, real.cameras).cpu().numpy()
-        cameras, label = real.cameras.cpu().numpy(), real.label.cpu().numpy()
+        motion = self._motion(real, images[:, 1:])
+        quality = self._quality(real, images[:, 0], opacities[:, 0])
+        points = view_landmarks(self.flame, real.label, real.cameras)
+        uv = position_map(
+            self.flame,
+            real.label,
+            real.cameras[:, 0],
+            size,
+        )
+
+        pictures = to_uint8(images.flatten(0, 1))
+        pictures = pictures.reshape(*shape, size, size, 3)
+        alphas = (opacities[:, :, 0] * 255.0).round().byte()
+        columns: dict[str, Any] = {
+            "view": pictures[:, 1:],
+            "alpha": alphas[:, 1:].cpu().numpy(),
+            "uv": to_uint8(uv),
+            "cameras": real.cameras.cpu().numpy(),
+            "motion": motion.cpu().numpy(),
+            "label": real.label.cpu().numpy(),
+            "landmarks": points.cpu().numpy(),
+        }
         fields = []
         for i, (row, file) in enumerate(zip(real.frames, real.files, strict=True)):
-            fields.append(
-                {
-                    "image": file[Aligned.image.file],
-                    "mask": file[Aligned.mask.file],
-                    "view": pictures[i, 1:],
-                    "alpha": alphas[i, 1:],
-                    "uv": uv[i],
-                    "cameras": cameras[i],
-                    "motion": motion[i],
-                    "label": label[i],
-                    "landmarks": points[i],
-                    "frame": {name: row[name] for name in ("clip", "index", "split")} | quality[i],
-                }
-            )
+            # The real frame goes on as the bytes that ingest wrote.
+            known = {name: column[i] for name, column in columns.items()}
+            known["image"] = file[Aligned.image.file]
+            known["mask"] = file[Aligned.mask.file]
+            place = {name: row[name] for name in ("clip", "index", "split")}
+            known["frame"] = place | quality[i]
+            fields.append(known)
         return fields
+
+    def _quality(
+        self,
+        real: Real,
+        image_B3SS: Tensor,
+        opacity_B1SS: Tensor,
+    ) -> list[dict[str, float]]:
+        """The quality of frames by what Psi_3d makes of them at their own cameras."""
+        points = landmarks(self.flame, real.label, real.cameras[:, :1])
+        five_points = points[:, 0, list(FIVE_POINTS)]
+        return measure(
+            self.judges,
+            image_B3SS,
+            opacity_B1SS,
+            real.image,
+            real.mask,
+            five_points,
+        )
 
     def _motion(self, real: Real, views_BN3SS: Tensor) -> Tensor:
         """Motion embeddings (B, 1 + N, M).
 
         The real frame is cropped by the landmarks found in it, the pseudo views by those of the fitted head.
         """
+        # In a rendered view no detector is needed, as its camera and the head are known.
         projected = landmarks(self.flame, real.label, real.cameras[:, 1:])
         pictures = torch.cat([real.image[:, None], views_BN3SS], dim=1)
         points = torch.cat([real.points[:, None], projected], dim=1)
-        crops = motion_crop(pictures.flatten(0, 1), points.flatten(0, 1), self.sizes.motion.input)
+        crops = motion_crop(
+            pictures.flatten(0, 1),
+            points.flatten(0, 1),
+            self.sizes.motion.input,
+        )
         return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
 
 

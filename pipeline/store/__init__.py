@@ -1,4 +1,4 @@
-"""Samples on disk: shards, tables, the index of a multi-view cache, and files that are sealed with a checksum.
+"""Samples on disk: shards, tables, the index of a multi-view cache, files sealed with a checksum.
 
 samples.Kind             what every kind of sample holds: names, types, shapes and codecs of its fields
 shards.write_shard       samples to a tar with a sidecar; ShardReader reads them

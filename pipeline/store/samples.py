@@ -1,11 +1,13 @@
-"""What the samples of every kind of shard hold: the one place for the names, types, shapes and codecs of their fields.
+"""What the samples of every kind of shard hold: names, types, shapes and codecs of their fields.
 
-A field is a file of the tar, say `key.depth.npy`: pictures are PNG, arrays .npy, facts JSON. Writers encode a whole
-sample (`Heads.encode(view=..., depth=...)`), readers name the field that they want (`Heads.depth.tensor(sample)`).
+A field is a file of the tar, say `key.depth.npy`: pictures are PNG, arrays .npy, facts JSON. Writers encode
+a whole sample (`Heads.encode(view=..., depth=...)`), readers name the field that they want
+(`Heads.depth.tensor(sample)`).
 
-How much of a pixel the head covers is one quantity, uint8 with 255 for all of it, under three names: `mask.png`
-belongs to a photo or a real frame, `alpha{i}.png` to a view at the size of the image, and `opacity.png` holds all
-views of a synthetic head at the size of volume rendering. Caches on disk have these names, so they stay.
+How much of a pixel the head covers is one quantity, uint8 with 255 for all of it, under three names:
+`mask.png` belongs to a photo or a real frame, `alpha{i}.png` to a view at the size of the image, and
+`opacity.png` holds all views of a synthetic head at the size of volume rendering. Caches on disk have these
+names, so they stay.
 """
 
 import json
@@ -34,16 +36,17 @@ class Form:
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.type} {' x '.join(map(str, self.shape)) or 'scalar'}"
+        axes = " x ".join(map(str, self.shape))
+        return f"{self.type} {axes or 'scalar'}"
 
 
 @dataclass(frozen=True)
 class Field:
     """A field of a kind of sample.
 
-    `file` is its name in the tar without the key, `type` a dtype of NumPy, "dict" for JSON or "bytes" for what has a
-    codec of its own. `shape` has numbers and names of sizes. A field that there is once for each view has `{}` in
-    its name and in `count` the size that says how many there are.
+    `file` is its name in the tar without the key, `type` a dtype of NumPy, "dict" for JSON or "bytes" for
+    what has a codec of its own. `shape` has numbers and names of sizes. A field that there is once for each
+    view has `{}` in its name and in `count` the size that says how many there are.
     """
 
     file: str
@@ -57,7 +60,8 @@ class Field:
 
     def forms(self, sizes: Sizes) -> Iterator[tuple[str, Form]]:
         """The names of its files in a sample with these sizes, and what each must hold."""
-        form = Form(self.type, tuple(sizes.get(size, size) for size in self.shape))
+        shape = [sizes.get(size, size) for size in self.shape]
+        form = Form(self.type, tuple(shape))
         numbers = range(sizes[self.count]) if self.count else [None]
         for number in numbers:
             yield self.name(number), form
@@ -68,10 +72,10 @@ class Field:
             return value
         if self.type == "dict":
             return json.dumps(value, sort_keys=True, allow_nan=False).encode()
+        # Casting here would hide that a writer means something else, and cost digits.
         if (value.dtype.name, value.ndim) != (self.type, len(self.shape)):
-            raise ValueError(
-                f"{self.file} holds {self.type} with the axes {self.shape}, not {value.dtype} of shape {value.shape}"
-            )
+            wanted = f"{self.type} with the axes {self.shape}"
+            raise ValueError(f"{self.file} holds {wanted}, not {value.dtype} of shape {value.shape}")
         return encode_png(value) if self.file.endswith(".png") else encode_npy(value)
 
     def array(self, sample: Mapping[str, bytes], number: int | None = None) -> np.ndarray:
@@ -80,7 +84,10 @@ class Field:
         return decode_png(data) if self.file.endswith(".png") else decode_npy(data)
 
     def tensor(self, sample: Mapping[str, bytes], number: int | None = None) -> Tensor:
-        """The values as networks take them, float32; a picture as `image_tensor` has it. Raises UserError likewise."""
+        """The values as networks take them, float32; a picture as `image_tensor` has it.
+
+        Raises UserError when they cannot be decoded.
+        """
         if self.file.endswith(".png"):
             return image_tensor(sample[self.name(number)])
         return torch.from_numpy(self.array(sample, number)).float()
@@ -102,12 +109,14 @@ class Kind:
 
     @classmethod
     def encode(cls, **values: Any) -> dict[str, bytes]:
-        """The files of a sample: a value for every field, a sequence of values where there is one for each view.
+        """The files of a sample from a value for every field.
 
-        A picture or an array that is encoded already may come as its bytes. Raises ValueError when a field is
-        missing, unknown or of another type.
+        Where there is a file for each view, the value is a sequence of values. A picture or an array that
+        is encoded already may come as its bytes. Raises ValueError when a field is missing, unknown or of
+        another type.
         """
         fields = cls.fields()
+        # A field that a writer forgets would be found missing by training, a stage and perhaps days later.
         if fields.keys() != values.keys():
             differing = ", ".join(sorted(fields.keys() ^ values.keys()))
             raise ValueError(f"{cls.__name__} has other fields: {differing} is missing or unknown")
@@ -115,19 +124,26 @@ class Kind:
         for name, field in fields.items():
             several = enumerate(values[name]) if field.count else [(None, values[name])]
             for number, value in several:
-                files[field.name(number)] = value if isinstance(value, bytes) else field.encode(value)
+                data = value if isinstance(value, bytes) else field.encode(value)
+                files[field.name(number)] = data
         return files
 
     @classmethod
     def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
-        """The sizes of a sample whose files hold `seen`. Raises KeyError or ValueError when they do not tell them."""
+        """The sizes of a sample whose files hold `seen`.
+
+        Raises KeyError or ValueError when they do not tell them.
+        """
         raise NotImplementedError
 
     @classmethod
     def expected(cls, seen: Mapping[str, Form]) -> dict[str, Form]:
-        """What the files of a sample must hold according to the sizes that are seen in it. Raises as `sizes`."""
+        """What the files of a sample must hold by the sizes that are seen in it. Raises as `sizes`."""
         sizes = cls.sizes(seen)
-        return {name: form for field in cls.fields().values() for name, form in field.forms(sizes)}
+        wanted: dict[str, Form] = {}
+        for field in cls.fields().values():
+            wanted.update(field.forms(sizes))
+        return wanted
 
 
 PICTURE, GREY = ("image", "image", 3), ("image", "image")
@@ -148,8 +164,8 @@ class Aligned(Kind):
 class Heads(Kind):
     """A synthetic head with one expression, seen by V cameras (pipeline/render/genhead.py).
 
-    S is the size of images, n that of volume rendering. Only the last shape of `opacity` needs a word: the views lie
-    below one another.
+    S is the size of images, n that of volume rendering. Only the last shape of `opacity` needs a word: the
+    views lie below one another.
     """
 
     stage = "render_genhead"
@@ -166,11 +182,11 @@ class Heads(Kind):
 
     @classmethod
     def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
-        views, rays = seen["cameras.npy"].shape[0], seen["background.png"].shape[0]
+        views = seen["cameras.npy"].shape[0]
+        rays = seen["background.png"].shape[0]
         points, channels = seen["features.npy"].shape
-        image = seen["view0.png"].shape[0]
         return {
-            "image": image,
+            "image": seen["view0.png"].shape[0],
             "rays": rays,
             "views": views,
             "rows": views * rays,
@@ -182,7 +198,8 @@ class Heads(Kind):
 class Views(Kind):
     """A frame of a clip with its N pseudo views (pipeline/render/views.py).
 
-    Row 0 of cameras, motion and landmarks belongs to the real frame, the others to the pseudo views in their order.
+    Row 0 of cameras, motion and landmarks belongs to the real frame, the others to the pseudo views in
+    their order.
     """
 
     stage = "render_views"
@@ -200,8 +217,12 @@ class Views(Kind):
     @classmethod
     def sizes(cls, seen: Mapping[str, Form]) -> Sizes:
         cameras, motion = seen["motion.npy"].shape
-        image = seen["image.png"].shape[0]
-        return {"image": image, "cameras": cameras, "views": cameras - 1, "motion": motion}
+        return {
+            "image": seen["image.png"].shape[0],
+            "cameras": cameras,
+            "views": cameras - 1,
+            "motion": motion,
+        }
 
 
 class FittedClip(Kind):
@@ -213,7 +234,7 @@ class FittedClip(Kind):
 
 
 class DrawnPortrait(Kind):
-    """A portrait of somebody who does not exist (pipeline/synthetic). The truth keeps mask and depth of it."""
+    """A portrait of an invented person (pipeline/synthetic); the truth keeps its mask and depth."""
 
     stage = "ingest"
     image = Field("image.png", "uint8", PICTURE)
@@ -222,7 +243,7 @@ class DrawnPortrait(Kind):
 
 
 class DrawnClip(Kind):
-    """A talking clip of somebody who does not exist (pipeline/synthetic)."""
+    """A talking clip of an invented person (pipeline/synthetic)."""
 
     stage = "ingest"
     clip = Field("clip.mp4", "bytes")
@@ -236,11 +257,14 @@ class TrueViews(Kind):
     view = Field("view{}.png", "uint8", PICTURE, "views")
     alpha = Field("alpha{}.png", "uint8", GREY, "views")
     depth = Field("depth{}.npy", "float32", GREY, "views")  # world units along the ray
-    # View 0 once more with the face of the clip's first frame: the difference is what the motion alone changes.
+    # View 0 once more with the face of the clip's first frame: the difference is what the motion alone
+    # changes.
     unmoved = Field("unmoved.png", "uint8", PICTURE)
 
 
 def image_tensor(data: bytes) -> Tensor:
     """PNG bytes to (3, H, W) or (1, H, W) float32: colour in [-1, 1], grey in [0, 1]."""
-    array = torch.from_numpy(decode_png(data).astype(np.float32))
-    return array.permute(2, 0, 1) / 127.5 - 1.0 if array.ndim == 3 else array[None] / 255.0
+    picture = torch.from_numpy(decode_png(data).astype(np.float32))
+    if picture.ndim == 2:
+        return picture[None] / 255.0
+    return picture.permute(2, 0, 1) / 127.5 - 1.0

@@ -1,8 +1,9 @@
 """Sealed files: data with a JSON beside it that says what it is and holds its checksum.
 
-Both are written under temporary names, flushed to the disk and then renamed, the JSON first. So data that is there
-has its JSON. A writer that is killed leaves the earlier pair; between the two renames it leaves a JSON that belongs
-to other data, which a reader refuses and `recover` mends.
+Both are written under temporary names, flushed to the disk and then renamed, the JSON first. So data that
+is there has its JSON. A writer that is killed leaves the earlier pair; between the two renames it leaves a
+JSON that belongs to other data, which a reader refuses and `recover` mends. model/weights.py keeps to the
+same protocol by itself, because networks import nothing of the pipeline.
 """
 
 import contextlib
@@ -40,11 +41,12 @@ def seal_path(path: str | Path) -> Path:
 def sealing(path: str | Path, *, compact: bool = False) -> Iterator[Draft]:
     """Write data piece by piece; both files appear when the block ends, and neither does when it raises.
 
-    `sha256` joins the facts, in hexadecimal. Equal data and facts make equal bytes: the JSON is indented and sorted
-    for people, or `compact` and in the order of the facts. Raises UserError when the place cannot be written, and
-    ValueError or TypeError for facts that are no JSON.
+    `sha256` joins the facts, in hexadecimal. Equal data and facts make equal bytes: the JSON is indented
+    and sorted for people, or `compact` and in the order of the facts. Raises UserError when the place
+    cannot be written, and ValueError or TypeError for facts that are no JSON.
     """
     path = Path(path)
+    # The outer file is renamed when its block ends, and so after the JSON.
     with replacing(path) as file:
         draft = Draft(file)
         yield draft
@@ -57,7 +59,11 @@ def sealing(path: str | Path, *, compact: bool = False) -> Iterator[Draft]:
             seal.write(text.encode())
 
 
-def write_sealed(path: str | Path, data: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+def write_sealed(
+    path: str | Path,
+    data: bytes,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
     """Write `data` with `facts` beside it; returns the facts with the checksum. Raises as `sealing`."""
     with sealing(path) as draft:
         draft.facts.update(facts)
@@ -95,7 +101,10 @@ def check_sealed(path: str | Path, remedy: str = REMEDY) -> dict[str, Any]:
     return facts
 
 
-def read_sealed(path: str | Path, remedy: str = REMEDY) -> tuple[bytes, dict[str, Any]]:
+def read_sealed(
+    path: str | Path,
+    remedy: str = REMEDY,
+) -> tuple[bytes, dict[str, Any]]:
     """The data of `path` and its facts. Raises UserError as `check_sealed`."""
     facts = read_facts(path, remedy)
     if not Path(path).is_file():
@@ -109,8 +118,8 @@ def read_sealed(path: str | Path, remedy: str = REMEDY) -> tuple[bytes, dict[str
 def recover(path: str | Path) -> None:
     """Finish the second rename of a writer that was killed before it; nothing happens where there is no need.
 
-    To be called where nothing else writes `path`. The JSON decides: data under a temporary name is the right one if
-    it has the checksum that the JSON holds.
+    To be called where nothing else writes `path`. The JSON decides: data under a temporary name is the
+    right one if it has the checksum that the JSON holds.
     """
     path = Path(path)
     with contextlib.suppress(UserError):

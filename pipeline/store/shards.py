@@ -1,9 +1,10 @@
-"""Shards: plain tar files of samples that anybody can read, with a sidecar that makes them quick and safe to read.
+"""Shards: plain tar files of samples, with a sidecar that makes them quick and safe to read.
 
-A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's layout), say
-`a-000001.image.png`. Equal samples make equal bytes: no times, no user names, fields in alphabetical order. Beside
-`x.tar` lies `x.tar.json` with the number of the format, the checksum of the whole, and place, size and CRC-32 of
-every field, because a tar that is cut between two files or has a flipped byte looks healthy.
+A sample is a key and named fields of bytes; in the tar a field is the file `key.field` (WebDataset's
+layout), say `a-000001.image.png`. Equal samples make equal bytes: no times, no user names, fields in
+alphabetical order. Beside `x.tar` lies `x.tar.json` with the number of the format, the checksum of the
+whole, and place, size and CRC-32 of every field, because a tar that is cut between two files or has a
+flipped byte looks healthy.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ import webdataset
 from pipeline.core.errors import UserError
 from pipeline.store.sealed import Draft, check_sealed, read_facts, seal_path, sealing
 
-# What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache change.
-# Shards without a number are older than 2, the first in which views have landmarks.
+# What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache
+# change. Shards without a number are older than 2, the first in which views have landmarks.
 FORMAT = 2
 KEY = re.compile(r"[a-z0-9_-]+")  # a dot would end the key, a slash would make a folder
 FIELD = re.compile(r"[a-z0-9_-]+\.[a-z0-9]+")
@@ -50,10 +51,10 @@ class ShardRecord:
 
 
 def write_shard(path: str | Path, samples: Iterable[Sample]) -> ShardRecord:
-    """Write `samples` in their order to the tar `path` and the sidecar beside it; both appear complete or not at all.
+    """Write `samples` in their order to the tar `path`, and the sidecar beside it.
 
-    Raises ValueError for a key or field name that breaks the rules or comes twice, UserError when the place cannot be
-    written.
+    Both appear complete or not at all. Raises ValueError for a key or field name that breaks the rules or
+    comes twice, UserError when the place cannot be written.
     """
     path = Path(path)
     with sealing(path, compact=True) as draft:
@@ -61,12 +62,23 @@ def write_shard(path: str | Path, samples: Iterable[Sample]) -> ShardRecord:
         size = draft.file.tell()
         draft.facts |= {"format": FORMAT, "name": path.name, "bytes": size, "samples": len(members)}
         draft.facts["members"] = members
-    return ShardRecord(path.name, draft.facts["sha256"], size, len(members))
+    return ShardRecord(
+        path.name,
+        draft.facts["sha256"],
+        size,
+        len(members),
+    )
 
 
-def _write_members(draft: Draft, shard: str, samples: Iterable[Sample]) -> Members:
+def _write_members(
+    draft: Draft,
+    shard: str,
+    samples: Iterable[Sample],
+) -> Members:
     """Write the tar; returns where its fields lie."""
     members: Members = {}
+    # Where a field begins is counted here, as the writer does not tell: a header of one block, then padded
+    # content.
     position = 0
     with webdataset.TarWriter(draft.file, user="psi4d", group="psi4d", mtime=0, encoder=False) as tar:
         for key, fields in samples:
@@ -75,20 +87,27 @@ def _write_members(draft: Draft, shard: str, samples: Iterable[Sample]) -> Membe
             members[key] = {}
             for field in sorted(fields):
                 data = fields[field]
-                members[key][field] = [position + BLOCK, len(data), zlib.crc32(data)]
-                position += BLOCK + padded(len(data))
+                start = position + BLOCK
+                members[key][field] = [start, len(data), zlib.crc32(data)]
+                position = start + padded(len(data))
     return members
 
 
-def _check_names(shard: str, key: str, fields: Mapping[str, bytes], known: Mapping[str, object]) -> None:
+def _check_names(
+    shard: str,
+    key: str,
+    fields: Mapping[str, bytes],
+    known: Mapping[str, object],
+) -> None:
     if not KEY.fullmatch(key):
         raise ValueError(f"{shard}: the key {key!r} is not made of a-z, 0-9, _ and - only")
     if key in known:
         raise ValueError(f"{shard}: the key {key} comes twice")
     for field in fields:
-        if not FIELD.fullmatch(field) or len(key) + 1 + len(field) > LONGEST_NAME:
+        name = f"{key}.{field}"
+        if not FIELD.fullmatch(field) or len(name) > LONGEST_NAME:
             raise ValueError(
-                f"{shard}: {key}.{field} is no name for a field: name.suffix in a-z, 0-9, _ and -, "
+                f"{shard}: {name} is no name for a field: name.suffix in a-z, 0-9, _ and -, "
                 f"at most {LONGEST_NAME} letters"
             )
 
@@ -104,9 +123,9 @@ def sidecar_path(path: str | Path) -> Path:
 
 
 def check_format(found: object, what: object, stage: str = "") -> None:
-    """Raises OlderFormat when `found`, the format of the shard or index `what`, is not the one that is read here.
+    """Raises OlderFormat when the shard or index `what` is not of the format that is read here.
 
-    `stage` is the one that makes it.
+    `found` is the number of its format, or None; `stage` is the one that makes it.
     """
     if found == FORMAT:
         return
@@ -121,9 +140,10 @@ def _again(stage: str) -> str:
 
 
 def read_sidecar(path: str | Path, stage: str = "") -> tuple[ShardRecord, Members]:
-    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}; `stage` is the one that makes it.
+    """The record of the shard `path` and {key: {field: [offset, size, crc32]}}.
 
-    Raises UserError when the sidecar is missing or damaged, OlderFormat for a shard of another format.
+    `stage` is the one that makes it, for messages. Raises UserError when the sidecar is missing or damaged,
+    OlderFormat for a shard of another format.
     """
     remedy = f"Make the shard again: {_again(stage)}."
     facts = read_facts(path, remedy)
@@ -136,17 +156,24 @@ def read_sidecar(path: str | Path, stage: str = "") -> tuple[ShardRecord, Member
 
 
 def check_shard(path: str | Path) -> ShardRecord:
-    """Read the whole shard and compare it with its sidecar. Raises UserError when they differ or one is missing."""
+    """Read the whole shard and compare it with its sidecar; returns its record.
+
+    Raises UserError when they differ or one is missing.
+    """
     record, _ = read_sidecar(path)
     check_sealed(path)
     return record
 
 
-def read_fields(path: str | Path, key: str, places: Mapping[str, Place]) -> dict[str, bytes]:
+def read_fields(
+    path: str | Path,
+    key: str,
+    places: Mapping[str, Place],
+) -> dict[str, bytes]:
     """The fields of the sample `key` in the shard `path`, by positional reads where `places` has them.
 
-    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short or
-    altered.
+    Raises UserError that names shard, field and key when the shard cannot be opened or a field is cut short
+    or altered.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -154,25 +181,30 @@ def read_fields(path: str | Path, key: str, places: Mapping[str, Place]) -> dict
         raise UserError(
             f"cannot open {path}: {error.strerror}. Make it again by running its stage."
         ) from error
+    found = {}
     try:
-        found = {name: os.pread(descriptor, size, offset) for name, (offset, size, _) in places.items()}
+        for name, (offset, size, crc) in places.items():
+            found[name] = os.pread(descriptor, size, offset)
+            if what := damage(found[name], size, crc):
+                raise damaged_field(path, name, key, what)
     finally:
         os.close(descriptor)
-    for name, data in found.items():
-        _, size, crc = places[name]
-        if what := damage(data, size, crc):
-            raise damaged_field(path, name, key, what)
     return found
 
 
 def damage(data: bytes, size: int, crc: int) -> str:
-    """What has happened to the bytes of a field that had that size and CRC-32 when it was written: "" if nothing."""
+    """What has happened to the bytes of a field that was written with that size and CRC-32: "" if nothing."""
     if len(data) != size:
         return "cut short"
     return "altered" if zlib.crc32(data) != crc else ""
 
 
-def damaged_field(shard: str | Path, name: str, key: str, what: str) -> UserError:
+def damaged_field(
+    shard: str | Path,
+    name: str,
+    key: str,
+    what: str,
+) -> UserError:
     """The error of a field that must not be used."""
     return UserError(
         f"{shard}: the field {name} of the sample {key} is {what}. Make the shard again by running its stage."
@@ -188,20 +220,20 @@ class ShardReader:
     def __init__(self, folder: str | Path, stage: str = "") -> None:
         """`stage` is the one that makes the shards, for messages.
 
-        Raises UserError when the folder holds no shard, a shard has no sidecar, or a key is in two shards, and
-        OlderFormat for a shard of another format.
+        Raises UserError when the folder holds no shard, a shard has no sidecar, or a key is in two shards,
+        and OlderFormat for a shard of another format.
         """
         self.folder = Path(folder)
         self.records: dict[str, ShardRecord] = {}
+        # Of every sample the file name of its shard and the places of its fields there.
         self._places: dict[str, tuple[str, dict[str, Place]]] = {}
         for path in sorted(self.folder.glob("*.tar")):
             self.records[path.name], members = read_sidecar(path, stage)
             for key, fields in members.items():
                 if key in self._places:
                     other, _ = self._places[key]
-                    raise UserError(
-                        f"{self.folder}: the key {key} is in {other} and in {path.name}. Make them again: {_again(stage)}."
-                    )
+                    twice = f"the key {key} is in {other} and in {path.name}"
+                    raise UserError(f"{self.folder}: {twice}. Make them again: {_again(stage)}.")
                 self._places[key] = (path.name, fields)
         if not self.records:
             raise UserError(f"there is no shard (*.tar) in {self.folder}. Make them: {_again(stage)}.")
@@ -233,7 +265,10 @@ class ShardReader:
         return list(self._place(key)[1])
 
     def __getitem__(self, key: str) -> Mapping[str, bytes]:
-        """The sample as a mapping that reads a field when it is asked for. Raises UserError when there is none."""
+        """The sample as a mapping that reads a field when it is asked for.
+
+        Raises UserError when there is none.
+        """
         self._place(key)
         return _LazySample(self, key)
 
@@ -247,12 +282,13 @@ class ShardReader:
         Raises UserError that names shard, key and field when it is absent, cut short or altered.
         """
         shard, places = self._place(key)
-        if field is not None and field not in places:
-            raise UserError(
-                f"{self.folder / shard}: the sample {key} has no field {field}, only {', '.join(places)}."
-            )
-        found = read_fields(self.folder / shard, key, {field: places[field]} if field else places)
-        return found[field] if field else found
+        path = self.folder / shard
+        if field is None:
+            return read_fields(path, key, places)
+        if field not in places:
+            known = ", ".join(places)
+            raise UserError(f"{path}: the sample {key} has no field {field}, only {known}.")
+        return read_fields(path, key, {field: places[field]})[field]
 
     def _place(self, key: str) -> tuple[str, dict[str, Place]]:
         if key not in self._places:
@@ -280,12 +316,15 @@ class _LazySample(Mapping[str, bytes]):
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB. Raises ValueError for another one."""
+    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB.
+
+    Raises ValueError for another type or shape.
+    """
     is_colour = image.ndim == 3 and image.shape[2] == 3
-    if image.dtype not in (np.uint8, np.uint16) or not (image.ndim == 2 or is_colour):
-        raise ValueError(
-            f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {image.dtype} of shape {image.shape}"
-        )
+    is_grey = image.ndim == 2
+    if image.dtype not in (np.uint8, np.uint16) or not (is_grey or is_colour):
+        found = f"{image.dtype} of shape {image.shape}"
+        raise ValueError(f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {found}")
     # OpenCV has colours in the order blue, green, red.
     stored = np.ascontiguousarray(image[:, :, ::-1] if is_colour else image)
     # The lowest level, as compressing is what takes the time.
@@ -294,11 +333,16 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """The image in PNG bytes: uint8 or uint16, (H, W) or (H, W, 3) RGB. Raises UserError when it cannot be decoded."""
+    """The image in PNG bytes: uint8 or uint16, (H, W) or (H, W, 3) RGB.
+
+    Raises UserError when it cannot be decoded.
+    """
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if image is None:
         raise UserError("the bytes of an image are no PNG that can be decoded.")
-    return np.ascontiguousarray(image[:, :, ::-1]) if image.ndim == 3 else image
+    if image.ndim == 2:
+        return image
+    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def encode_npy(array: np.ndarray) -> bytes:

@@ -14,7 +14,10 @@ from pipeline.core.errors import UserError
 
 
 class Storage:
-    """Reads parts of the files under `address`. It keeps nothing open: it may be pickled, forked and shared by threads."""
+    """Reads parts of the files under `address`.
+
+    It keeps nothing open, so it may be pickled, forked and shared by threads.
+    """
 
     def __init__(self, address: str | Path):
         self.address = str(address).rstrip("/")
@@ -30,7 +33,8 @@ class Storage:
                 return open(f"{self.address}/{name}", "rb")
             files, path = self._files(name)
             return files.open(path, "rb")
-        except Exception as error:  # every kind of address has errors of its own
+        # Every kind of address has errors of its own.
+        except Exception as error:
             raise self._failure(name, error) from error
 
     def read(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -42,8 +46,15 @@ class Storage:
             if not self.is_remote:
                 return _read_here(f"{self.address}/{name}", spans)
             files, path = self._files(name)
-            starts, stops = zip(*spans, strict=True)
-            found = files.cat_ranges([path] * len(spans), list(starts), list(stops), on_error="raise")
+            starts = [start for start, _ in spans]
+            stops = [stop for _, stop in spans]
+            # All of them go out together: one by one, each would wait for an answer of the server.
+            found = files.cat_ranges(
+                [path] * len(spans),
+                starts,
+                stops,
+                on_error="raise",
+            )
         except Exception as error:
             raise self._failure(name, error) from error
         for data, (start, stop) in zip(found, spans, strict=True):

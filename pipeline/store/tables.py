@@ -1,7 +1,7 @@
 """Tables on disk, and what they hold.
 
-Those of `ingest` have a row for every portrait, clip and frame, those of `fit_flame` for every face that ingest
-accepted; the rejected ones are among them, with a reason.
+Those of `ingest` have a row for every portrait, clip and frame, those of `fit_flame` for every face that
+ingest accepted; the rejected ones are among them, with a reason.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,10 +20,27 @@ ROW_GROUP = 1 << 13  # rows of a table that are read together: a worker wants th
 MESH = 478  # points of the face mesh
 OK = "ok"  # the status of what can be used; everything else is rejected, with a reason
 
-_TEXT, _INT, _FLOATS = pa.string(), pa.int32(), pa.list_(pa.float32())
+_TEXT = pa.string()
+_INT = pa.int32()
+_FLOATS = pa.list_(pa.float32())
 _STATE = {"status": _TEXT, "reason": _TEXT}
-_FACE = {"box": _FLOATS, "score": pa.float32(), "landmarks": _FLOATS, "crop": _FLOATS, "shard": _TEXT}
-PORTRAITS = pa.schema({"key": _TEXT, "file": _TEXT, **_STATE, "width": _INT, "height": _INT, **_FACE})
+_FACE = {
+    "box": _FLOATS,
+    "score": pa.float32(),
+    "landmarks": _FLOATS,
+    "crop": _FLOATS,
+    "shard": _TEXT,
+}
+PORTRAITS = pa.schema(
+    {
+        "key": _TEXT,
+        "file": _TEXT,
+        **_STATE,
+        "width": _INT,
+        "height": _INT,
+        **_FACE,
+    }
+)
 CLIPS = pa.schema(
     {
         "key": _TEXT,
@@ -87,12 +104,16 @@ def write_table(path: str | Path, table: pa.Table) -> Path:
 
 
 def read_rows(
-    path: str | Path, stage: str, columns: Collection[str] | None = None, keys: Collection[str] | None = None
+    path: str | Path,
+    stage: str,
+    columns: Collection[str] | None = None,
+    keys: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of a table that `stage` makes: all, or those with these keys.
 
     Raises UserError when the table is missing or damaged or lacks a column.
     """
+    # The filter goes into the reader, as a worker must not hold a table of paper scale.
     wanted = None if keys is None else pc.field("key").isin(list(keys))
     try:
         table = pq.read_table(path, columns=columns and list(columns), filters=wanted)
@@ -109,8 +130,9 @@ def usable(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def meshes(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The face meshes of rows with `landmarks`, (N, 478, 3) float32: fractions of the aligned image, and depth."""
-    return np.array([row["landmarks"] for row in rows], np.float32).reshape(len(rows), MESH, 3)
+    """The face meshes of rows with `landmarks`, (N, 478, 3) float32: fractions of the image, and depth."""
+    flat = np.array([row["landmarks"] for row in rows], np.float32)
+    return flat.reshape(len(rows), MESH, 3)
 
 
 def labels_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""The index of a multi-view cache: `index.parquet` has a row for every frame, with its place in the shards, its cameras and its quality.
+"""The index of a multi-view cache: a row for every frame, with its place in the shards, cameras and quality.
 
-`offset` and `size` (bytes) are those of the sample in its tar. Its fields follow each other in alphabetical order,
-named once in the metadata of the schema, beside the number of the format. Each has a tar header of 512 bytes before
-it and is padded to 512, so `sizes` and `crcs` say all about them. `cameras` are the (1 + N) x 25 numbers of
-`cameras.npy`. `kept` says whether the frame may be trained on; `reason` names the measures of quality that it fails.
-All but the last two follows from the shards alone.
+`offset` and `size` (bytes) are those of the sample in its tar. Its fields follow each other in alphabetical
+order, named once in the metadata of the schema, beside the number of the format. Each has a tar header of
+512 bytes before it and is padded to 512, so `sizes` and `crcs` say all about them. `cameras` are the (1 +
+N) x 25 numbers of `cameras.npy`. `kept` says whether the frame may be trained on; `reason` names the
+measures of quality that it fails. All but the last two follows from the shards alone.
 
-Opening reads three columns. Places come with the first frame that is read of their row group and stay: some 130 bytes
-for a frame of 4 views.
+Opening reads three columns. Places come with the first frame that is read of their row group and stay: some
+130 bytes for a frame of 4 views.
 """
 
 import json
@@ -59,17 +59,21 @@ ROW_GROUP = 1 << 14
 FEWEST_FRAMES = 2  # of a clip that is trained on: a source and a driving frame
 GAP = 1 << 16  # bytes between two fields for which it is not worth to read twice
 
+Judge = Callable[[Mapping[str, float]], str]  # from a frame's quality to what is wrong with it
+
 
 def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
-    """The names of the fields and the rows of a shard, read from it and its sidecar, without `kept` and `reason`.
+    """The names of the fields and the rows of a shard, read from it and its sidecar.
 
-    Raises UserError when something of it is damaged or its samples do not have the same fields.
+    The rows lack `kept` and `reason`. Raises UserError when something of it is damaged or its samples do
+    not have the same fields.
     """
     _, members = read_sidecar(shard, Views.stage)
     columns: dict[str, list] = {name: [] for name in COLUMNS}
     names = list(next(iter(members.values()), {}))
+    needed = {Views.cameras.file, Views.frame.file}
     for key, places in members.items():
-        if list(places) != names or not {Views.cameras.file, Views.frame.file} <= places.keys():
+        if list(places) != names or not needed <= places.keys():
             raise UserError(
                 f"{shard}: the fields of the sample {key} are not those of a multi-view cache. "
                 f"Make it again: dvc repro {Views.stage}."
@@ -80,12 +84,18 @@ def shard_rows(shard: Path) -> tuple[list[str], pa.Table]:
     return names, pa.table(columns, pa.schema(COLUMNS))
 
 
-def _row(shard: Path, key: str, places: Mapping[str, Place]) -> dict[str, Any]:
+def _row(
+    shard: Path,
+    key: str,
+    places: Mapping[str, Place],
+) -> dict[str, Any]:
     """The row of a sample, from its own facts and from the places of its fields."""
     told = {name: places[name] for name in (Views.cameras.file, Views.frame.file)}
     sample = read_fields(shard, key, told)
+    # Fields follow each other in the tar, so that the first and the last tell where the sample is.
     offsets, sizes, crcs = zip(*places.values(), strict=True)
-    start, stop = offsets[0] - BLOCK, offsets[-1] + padded(sizes[-1])
+    start = offsets[0] - BLOCK
+    stop = offsets[-1] + padded(sizes[-1])
     row = {
         "key": key,
         "shard": shard.name,
@@ -93,8 +103,9 @@ def _row(shard: Path, key: str, places: Mapping[str, Place]) -> dict[str, Any]:
         "size": stop - start,
         "sizes": sizes,
         "crcs": crcs,
+        "cameras": Views.cameras.array(sample).ravel(),
     }
-    return row | {"cameras": Views.cameras.array(sample).ravel()} | Views.frame.facts(sample)
+    return row | Views.frame.facts(sample)
 
 
 def schema_of(fields: list[str]) -> pa.Schema:
@@ -103,7 +114,7 @@ def schema_of(fields: list[str]) -> pa.Schema:
 
 
 def fields_of(schema: pa.Schema) -> list[str]:
-    """The names of the fields of a sample, as the schema of an index has them in its metadata; none where it has not."""
+    """The names of the fields of a sample, from the metadata of an index; none where it has none."""
     return json.loads((schema.metadata or {}).get(b"fields", b"[]"))
 
 
@@ -113,11 +124,12 @@ def format_of(schema: pa.Schema) -> int | None:
     return int(found) if found.isdigit() else None
 
 
-def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], str]) -> pa.Table:
-    """Write the index of all shards of a folder to `out` in one step; returns its rows without places and cameras.
+def write_index(shards: Path, out: Path, judge: Judge) -> pa.Table:
+    """Write the index of all shards of a folder to `out` in one step.
 
-    `judge` says of a frame's quality why it must not be trained on, "" when it may. Raises UserError as `shard_rows`,
-    when shards have different fields, and when the place cannot be written.
+    Returns its rows without places and cameras. `judge` says of a frame's quality why it must not be
+    trained on, "" when it may. Raises UserError as `shard_rows`, when shards have different fields, and
+    when the place cannot be written.
     """
     paths = sorted(shards.glob("*.tar"))
     if not paths:
@@ -133,29 +145,36 @@ def write_index(shards: Path, out: Path, judge: Callable[[Mapping[str, float]], 
                     f"{shard}: its samples have other fields than those of {paths[0].name}. "
                     f"Make them again: dvc repro {Views.stage}."
                 )
-            waiting.append(_judged(rows, judge))
-            told.append(waiting[-1].drop_columns(["cameras", "sizes", "crcs"]))
-            # Row groups of many shards: a reader asks for whole ones.
-            if sum(map(len, waiting)) >= ROW_GROUP or shard == paths[-1]:
-                writer.write_table(pa.concat_tables(waiting).cast(writer.schema), ROW_GROUP)
+            judged = _judged(rows, judge)
+            waiting.append(judged)
+            told.append(judged.drop_columns(["cameras", "sizes", "crcs"]))
+            # A row group spans many shards: a reader reads whole ones, and few large reads beat many small
+            # ones.
+            count = sum(len(table) for table in waiting)
+            if count >= ROW_GROUP or shard == paths[-1]:
+                table = pa.concat_tables(waiting).cast(writer.schema)
+                writer.write_table(table, ROW_GROUP)
                 waiting = []
     return pa.concat_tables(told)
 
 
-def _judged(rows: pa.Table, judge: Callable[[Mapping[str, float]], str]) -> pa.Table:
+def _judged(rows: pa.Table, judge: Judge) -> pa.Table:
     """The rows with `kept` and `reason`."""
     reasons = [judge(quality) for quality in rows.select(QUALITY).to_pylist()]
-    kept = pa.array([not reason for reason in reasons], pa.bool_())
-    return rows.append_column("kept", kept).append_column("reason", pa.array(reasons, pa.string()))
+    kept = [not reason for reason in reasons]
+    rows = rows.append_column("kept", pa.array(kept, pa.bool_()))
+    return rows.append_column("reason", pa.array(reasons, pa.string()))
 
 
 def disagreements(index: pa.Table, rows: pa.Table) -> Iterator[tuple[str, str]]:
-    """(key, column) wherever `index` says something else than `rows`, which have the same keys in the same order."""
+    """(key, column) wherever `index` differs from `rows`, which have the same keys in the same order."""
     keys = rows["key"].to_pylist()
     for name in rows.column_names:
-        if index[name].combine_chunks().equals(rows[name].combine_chunks()):
+        said, wanted = index[name].combine_chunks(), rows[name].combine_chunks()
+        # Whole columns are compared first: lists of Python are slow, and most columns agree.
+        if said.equals(wanted):
             continue
-        for key, mine, other in zip(keys, index[name].to_pylist(), rows[name].to_pylist(), strict=True):
+        for key, mine, other in zip(keys, said.to_pylist(), wanted.to_pylist(), strict=True):
             if mine != other:
                 yield key, name
 
@@ -171,7 +190,10 @@ class Places:
 
 
 class ViewIndex:
-    """A multi-view cache, opened by its index: `frames` are row numbers. `address` is a folder or whatever fsspec knows."""
+    """A multi-view cache, opened by its index; frames are row numbers.
+
+    `address` is a folder or whatever fsspec knows.
+    """
 
     def __init__(self, address: str | Path):
         """Raises UserError when the index is missing or damaged, OlderFormat when it is of another format."""
@@ -186,8 +208,9 @@ class ViewIndex:
         self.fields = fields_of(schema)
         if not self.fields or not set(SCHEMA.names) <= set(schema.names):
             raise self._damaged()
-        groups = [self._facts.row_group(group).num_rows for group in range(self._facts.num_row_groups)]
-        self._starts = np.cumsum([0, *groups])
+        count = self._facts.num_row_groups
+        lengths = [self._facts.row_group(group).num_rows for group in range(count)]
+        self._starts = np.cumsum([0, *lengths])
         self._places: dict[int, Places] = {}
         self._number = {name: number for number, name in enumerate(self.fields)}
 
@@ -199,8 +222,12 @@ class ViewIndex:
         """The number of pseudo views of a frame."""
         return sum(name.startswith("view") for name in self.fields)
 
-    def columns(self, names: Collection[str], groups: Collection[int] | None = None) -> pa.Table:
-        """Whole columns; texts as dictionaries, but for keys. Only of some row groups where they are named."""
+    def columns(
+        self,
+        names: Collection[str],
+        groups: Collection[int] | None = None,
+    ) -> pa.Table:
+        """Whole columns, or only some row groups of them; texts are dictionaries, but for keys."""
         texts = [name for name in ("clip", "split", "shard", "reason") if name in names]
         try:
             with self.storage.open(NAME) as file:
@@ -215,14 +242,16 @@ class ViewIndex:
         return UserError(f"{self.storage}/{NAME} is damaged. Make it again: dvc repro {Views.stage}.")
 
     def clips(self, split: str) -> tuple[dict[str, np.ndarray], int]:
-        """The kept frames of each clip of `split` by its name, and how many frames of that split are not kept.
+        """The kept frames of each clip of `split` by its name, and how many frames are not kept.
 
         The frames of a clip are in their order.
         """
         table = self.columns(["clip", "split", "kept"])
         names, clip = _codes(table["clip"])
         splits, part = _codes(table["split"])
-        mine = part == splits.index(split) if split in splits else np.zeros(len(clip), bool)
+        mine = np.zeros(len(clip), bool)
+        if split in splits:
+            mine = part == splits.index(split)
         kept = table["kept"].to_numpy() & mine
         left_out = int(mine.sum() - kept.sum())
         # A cache of paper scale has millions of rows: they are grouped by sorting, not one by one.
@@ -230,41 +259,53 @@ class ViewIndex:
         frames = frames[np.argsort(clip[frames], kind="stable")]
         if not names:
             return {}, left_out
-        bounds = np.cumsum(np.bincount(clip[frames], minlength=len(names)))[:-1]
+        counts = np.bincount(clip[frames], minlength=len(names))
+        bounds = np.cumsum(counts)[:-1]
         grouped = zip(names, np.split(frames, bounds), strict=True)
         return {name: rows for name, rows in grouped if len(rows)}, left_out
 
     def key(self, frame: int) -> str:
         """The key of a frame: what its files in the tar begin with."""
-        group = self._group(frame)
-        return self.columns(["key"], [group])["key"][frame - int(self._starts[group])].as_py()
+        group, row = self._where(frame)
+        return self.columns(["key"], [group])["key"][row].as_py()
 
     def read(self, frame: int, names: Collection[str]) -> dict[str, bytes]:
         """Fields of a frame, with one read for those that lie near each other.
 
         Raises UserError that names shard, sample and field for one that is cut short or altered.
         """
-        group = self._group(frame)
-        places, row = self._load(group), frame - int(self._starts[group])
-        sizes, crcs = places.sizes[row].tolist(), places.crcs[row].tolist()
+        group, row = self._where(frame)
+        places = self._load(group)
+        sizes = places.sizes[row].tolist()
+        crcs = places.crcs[row].tolist()
         starts = _starts(int(places.offsets[row]), sizes)
         numbers = sorted(self._number[name] for name in names)
         spans, parts = _spans(numbers, starts, sizes)
         shard = f"shards/{places.shards[row]}"
+        # Every field is checked: what comes from a disk or a server may be altered.
         blocks = self.storage.read(shard, spans)
         found = {}
         for number, span in zip(numbers, parts, strict=True):
             first = starts[number] - spans[span][0]
             data = blocks[span][first : first + sizes[number]]
             if what := damage(data, sizes[number], crcs[number]):
-                raise damaged_field(f"{self.storage}/{shard}", self.fields[number], self.key(frame), what)
+                path = f"{self.storage}/{shard}"
+                raise damaged_field(
+                    path,
+                    self.fields[number],
+                    self.key(frame),
+                    what,
+                )
             found[self.fields[number]] = data
         return found
 
-    def _group(self, frame: int) -> int:
-        return int(np.searchsorted(self._starts, frame, "right")) - 1
+    def _where(self, frame: int) -> tuple[int, int]:
+        """The row group of a frame, and its row there."""
+        group = int(np.searchsorted(self._starts, frame, "right")) - 1
+        return group, frame - int(self._starts[group])
 
     def _load(self, group: int) -> Places:
+        # Kept once read: training comes back to every row group, and an address answers slowly.
         if group not in self._places:
             table = self.columns(PLACES, [group]).combine_chunks()
             names, codes = _codes(table["shard"])
@@ -279,7 +320,8 @@ class ViewIndex:
 
     def cameras(self) -> np.ndarray:
         """The cameras of all frames, (frames, 1 + N, 25) float32; row 0 belongs to the real frame."""
-        return flat_column(self.columns(["cameras"]), "cameras").reshape(len(self), -1, CAMERA)
+        numbers = flat_column(self.columns(["cameras"]), "cameras")
+        return numbers.reshape(len(self), -1, CAMERA)
 
 
 def flat_column(table: pa.Table, name: str) -> np.ndarray:
@@ -308,6 +350,7 @@ def _spans(
     for number in numbers:
         if not spans or starts[number] - spans[-1][1] > GAP:
             spans.append((starts[number], starts[number]))
+        # A field that is near belongs to the last span, which ends with it now.
         first, _ = spans[-1]
         spans[-1] = (first, starts[number] + sizes[number])
         parts.append(len(spans) - 1)

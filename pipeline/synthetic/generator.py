@@ -19,6 +19,7 @@ from pipeline.config.params import Ingest, Params
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of, write_bytes
 from pipeline.core.films import encode_mp4
+from pipeline.core.paths import GENERATED, TRUTH
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
 from pipeline.engine.fingerprint import fingerprint
@@ -169,8 +170,8 @@ def _truth(body: Figure, shot: Shot, size: int) -> dict[str, Any]:
 
 def generate(
     params: Params,
-    out: Path = Path("data/generated"),
-    truth: Path = Path("data/truth"),
+    out: Path = GENERATED,
+    truth: Path = TRUTH,
 ) -> None:
     """Fill `out` (portraits/*.png, clips/*.mp4) and `truth`.
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.avatar import saved
-from pipeline.avatar.animate import animate, animate_files, check_look
+from pipeline.avatar.animate import Film, animate, animate_files, check_look
 from pipeline.avatar.animator import Animator, Weights
 from pipeline.avatar.driver import read_driver, shown_frames
 from pipeline.avatar.film_maker import Look
@@ -31,6 +31,7 @@ from tests.avatar.inputs import ROOT, draw_frames, draw_photo, params, psi4d, sa
 from tests.engine.test_kills import small_disk
 
 FRAMES = 8
+LOOK = Look()
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,25 @@ def weights(folder: Path) -> Weights:
     return Weights(folder / "psi.safetensors", folder / "motion.safetensors")
 
 
-def pictures(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
+def film_of(
+    folder: Path,
+    out: str = "a.mp4",
+    look: Look = LOOK,
+    photo: str = "photo.png",
+    driver: str = "first.mp4",
+) -> Film:
+    """The one film of a photo and a driver, which are in `folder` unless they are here."""
+    paths = [Path(name) if Path(name).exists() else folder / name for name in (photo, driver)]
+    [film] = animate(params(), weights(folder), paths[:1], paths[1:], Path(out), look)
+    return film
+
+
+def sums(films: list[Film]) -> list[str]:
+    return [sha256(film.path) for film in films]
+
+
+def pictures(path: str) -> np.ndarray:
+    with av.open(path) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
@@ -87,10 +105,8 @@ def test_photo_and_driver_are_read_as_the_graph_reads_them(place):
 
 
 def test_a_film_has_a_picture_for_each_frame_and_moves_with_the_driver(work):
-    [film] = animate(
-        params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("a.mp4"), Look()
-    )
-    shown = pictures(Path("a.mp4"))
+    film = film_of(work)
+    shown = pictures("a.mp4")
     assert shown.shape == (FRAMES, 256, 256, 3)
     assert (film.frames, film.held, film.sound, film.reason) == (FRAMES, 0, True, "")
     assert film.seconds == pytest.approx(FRAMES / 10, abs=0.1)
@@ -101,8 +117,8 @@ def test_a_film_has_a_picture_for_each_frame_and_moves_with_the_driver(work):
 
 def test_beside_shows_the_photo_upright_and_not_mirrored(work):
     look = Look(beside=True, size=128)
-    animate(params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("a.mp4"), look)
-    shown = pictures(Path("a.mp4"))[0][-128:]
+    film_of(work, look=look)
+    shown = pictures("a.mp4")[0][-128:]
     own = params()
     front = FrontEnd(own, 128)
     parts = {"photo.png": front.portrait(work / "photo.png").picture_SS3}
@@ -117,9 +133,7 @@ def test_cameras_and_relative_motion_change_the_film(work):
     seen = set()
     looks = [Look(), Look("front"), Look("orbit"), Look(relative="first"), Look(relative="neutral")]
     for look in looks:
-        [film] = animate(
-            params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("a.mp4"), look
-        )
+        film = film_of(work, look=look)
         seen.add(sha256(film.path))
     assert len(seen) >= 4  # the most neutral frame may be the first one
     with pytest.raises(UserError, match="--camera is above, but must be one of driving, front, orbit"):
@@ -135,30 +149,28 @@ def test_a_saved_avatar_makes_the_same_film_and_equal_bytes(work):
     about = saved.read_facts(Path("one.avatar"))
     assert about["weights"] == studio.animator.facts["sha256"] and about["photo"] == "photo.png"
     assert about["crop"] == avatar.portrait.crop_3.tolist() and "set terms for its use" in about["notice"]
-    films = []
-    for source in (work / "photo.png", Path("one.avatar")):
-        [film] = animate(params(), weights(work), [source], [work / "first.mp4"], Path("a.mp4"), Look())
-        films.append(sha256(film.path))
-    assert films[0] == films[1]
+    found = []
+    for source in ("photo.png", "one.avatar"):
+        film = film_of(work, photo=source)
+        found.append(sha256(film.path))
+    assert found[0] == found[1]
 
 
 @pytest.mark.process
 @pytest.mark.slow
 def test_equal_bytes_for_any_number_of_workers_and_after_a_kill(work):
     """A stopped run goes on: what one unit left in the scratch folder is taken as it is."""
-    sums = {}
+    found = {}
     for workers in (0, 1, 2):
         videos = [work / "first.mp4", work / "second.mp4"]
         films = animate(
             params(workers), weights(work), [work / "photo.png"], videos, Path(f"{workers}"), Look()
         )
-        sums[workers] = [sha256(film.path) for film in films]
+        found[workers] = sums(films)
         assert Path(f"{workers}/contact_sheet.jpg").is_file()
-    assert sums[0] == sums[1] == sums[2] and len(set(sums[0])) == 2
-    alone = animate(
-        params(), weights(work), [work / "photo.png"], [work / "second.mp4"], Path("b.mp4"), Look()
-    )
-    assert sha256(alone[0].path) == sums[0][1]
+    assert found[0] == found[1] == found[2] and len(set(found[0])) == 2
+    alone = film_of(work, "b.mp4", driver="second.mp4")
+    assert sha256(alone.path) == found[0][1]
 
 
 @pytest.mark.process
@@ -180,7 +192,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(work):
     assert list(Path(".cache").rglob("film-000000-000000.done.json"))
     films = animate(params(), weights(work), [work / "photo.png"], videos, Path("killed"), Look())
     whole = animate(params(), weights(work), [work / "photo.png"], videos, Path("whole"), Look())
-    assert [sha256(film.path) for film in films] == [sha256(film.path) for film in whole]
+    assert sums(films) == sums(whole)
 
 
 def test_frames_without_a_face_are_held_and_counted(work):
@@ -188,9 +200,9 @@ def test_frames_without_a_face_are_held_and_counted(work):
     for lost in (0, 3, 4):
         frames[lost] = np.full_like(frames[lost], 90)
     write_clip(Path("lost.mp4"), frames, [number / 10 for number in range(8)])
-    [film] = animate(params(), weights(work), [work / "photo.png"], [Path("lost.mp4")], Path("a.mp4"), Look())
+    film = film_of(work, driver="lost.mp4")
     assert (film.frames, film.held, film.lost) == (8, 3, "3 x no face")
-    shown = pictures(Path("a.mp4")).astype(int)
+    shown = pictures("a.mp4").astype(int)
     assert shown.std(axis=(1, 2)).min() > 2
     driver, motion = Studio(params(), weights(work)).driver(Path("lost.mp4"))
     assert driver.shown_N.tolist() == [1, 1, 2, 2, 2, 5, 6, 7]
@@ -201,13 +213,11 @@ def test_frames_without_a_face_are_held_and_counted(work):
 
 def test_a_watched_film_is_the_same_and_has_measures(work):
     looks = [Look(), Look(measure=True)]
-    sums = []
+    found = []
     for look in looks:
-        [film] = animate(
-            params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("a.mp4"), look
-        )
-        sums.append(sha256(film.path))
-    assert sums[0] == sums[1] and film.measures == json.loads(Path("a.json").read_text())
+        film = film_of(work, look=look)
+        found.append(sha256(film.path))
+    assert found[0] == found[1] and film.measures == json.loads(Path("a.json").read_text())
     assert set(film.measures) == {"found", "fast_motion", "size_change", "correlation", "background"}
     assert 0 <= film.measures["found"] <= 1 and film.measures["size_change"]["driver"] > 0
 
@@ -221,7 +231,7 @@ def test_a_picture_drives_a_film_of_one_frame(work):
         animate_files(params(), weights(work), [work / "photo.png", work / "photo.png"], None, Look())
     )
     assert lines == ["photo-photo.mp4: 1 frame, 0.04 s, without sound"]
-    assert len(pictures(Path("photo-photo.mp4"))) == 1
+    assert len(pictures("photo-photo.mp4")) == 1
 
 
 def test_of_several_the_bad_ones_are_named_and_the_others_made(work):
@@ -314,9 +324,7 @@ def test_networks_that_are_missing_or_do_not_fit(work, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_said_before_any_work(work):
     with pytest.raises(UserError, match=r"cannot write /proc/.*Make the folder writable"):
-        animate(
-            params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("/proc/a.mp4"), Look()
-        )
+        film_of(work, "/proc/a.mp4")
     assert not Path(".cache").exists()
 
 
@@ -326,19 +334,17 @@ def test_a_full_disk_is_said_and_leaves_no_half_film(work, tmp_path):
         with pytest.raises(
             UserError, match=r"cannot write .*a.mp4: No space left on device.*free some space"
         ):
-            animate(
-                params(), weights(work), [work / "photo.png"], [work / "first.mp4"], place / "a.mp4", Look()
-            )
+            film_of(work, str(place / "a.mp4"))
         assert not list(place.iterdir())
 
 
 def test_threads_do_not_change_a_film(work):
     torch.set_num_threads(2)
     try:
-        animate(params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("a.mp4"), Look())
+        film_of(work, "a.mp4")
     finally:
         torch.set_num_threads(1)
-    animate(params(), weights(work), [work / "photo.png"], [work / "first.mp4"], Path("b.mp4"), Look())
+    film_of(work, "b.mp4")
     assert sha256("a.mp4") == sha256("b.mp4")
 
 

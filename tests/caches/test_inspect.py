@@ -18,7 +18,8 @@ from pipeline.cli import app
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import CAPTION
 from pipeline.geometry.camera import look_at
-from pipeline.store.shards import ShardReader, decode_npy
+from pipeline.store.samples import Views
+from pipeline.store.shards import ShardReader
 from pipeline.store.view_index import write_index
 from tests.support import small_cache
 
@@ -29,16 +30,18 @@ inputs, made, project = small_cache.inputs, small_cache.made, small_cache.projec
 
 def rows(text: str) -> dict[str, list[str]]:
     """The lines of a text table by their first cell."""
-    return {cells[0]: cells[1:] for line in text.splitlines() if (cells := re.split(r" {2,}", line.strip()))}
+    found = {}
+    for line in text.splitlines():
+        first, *cells = re.split(r" {2,}", line.strip())
+        found[first] = cells
+    return found
 
 
 def test_angles_are_those_of_look_at():
-    yaws, pitches, radii = (-0.7, 0.0, 0.4), (-0.1, 0.2, 0.6), (3.7, 4.0, 4.4)
-    cameras = [
-        look_at(yaw, pitch * math.pi / 2, radius, np.zeros(3))
-        for yaw, pitch, radius in zip(yaws, pitches, radii, strict=True)
-    ]
-    wanted = np.stack([np.degrees(yaws), np.degrees(np.arcsin(pitches)), radii], axis=1)
+    cameras, wanted = [], []
+    for yaw, height, radius in ((-0.7, -0.1, 3.7), (0.0, 0.2, 4.0), (0.4, 0.6, 4.4)):
+        cameras.append(look_at(yaw, height * math.pi / 2, radius, np.zeros(3)))
+        wanted.append([math.degrees(yaw), math.degrees(math.asin(height)), radius])
     assert np.allclose(angles(np.stack(cameras)), wanted, atol=1e-4)
 
 
@@ -51,32 +54,22 @@ def test_the_summary_counts(project):
         ["1", "4", "8", "4"],
         ["3", "10", "20", "10"],
     )
-    assert sum(int(table[reason][0]) for reason in ("no fitted head", "no face")) == 2
-    cameras = np.stack(
-        [
-            decode_npy(ShardReader(VIEWS / "shards").read(key, "cameras.npy"))
-            for key in ShardReader(VIEWS / "shards")
-        ]
-    )
-    yaw = angles(cameras[:, 1:].reshape(-1, 25))[:, 0]
-    assert [float(table["pseudo yaw °"][i]) for i in (0, 3, 6)] == pytest.approx(
-        [yaw.min(), np.median(yaw), yaw.max()], rel=1e-3
-    )
-    assert {
-        "psnr",
-        "coverage",
-        "identity",
-        "real yaw °",
-        "real pitch °",
-        "real radius",
-        "pseudo pitch °",
-        "pseudo radius",
-    } <= table.keys()
+    rejected = [int(table[reason][0]) for reason in ("no fitted head", "no face")]
+    assert sum(rejected) == 2
+    reader = ShardReader(VIEWS / "shards")
+    pseudo = np.concatenate([Views.cameras.array(reader[key])[1:] for key in reader])
+    yaw, _, _ = angles(pseudo).T
+    least, *_, median, _, _, most = map(float, table["pseudo yaw °"])
+    assert (least, median, most) == pytest.approx((yaw.min(), np.median(yaw), yaw.max()), rel=1e-3)
+    assert {"psnr", "coverage", "identity"} <= table.keys()
+    assert {"real yaw °", "real pitch °", "real radius"} <= table.keys()
+    assert {"pseudo pitch °", "pseudo radius"} <= table.keys()
 
 
 def test_frames_that_are_not_trained_on_are_counted(project):
     cache = Cache(VIEWS)
-    assert all(entry.kept for entry in cache.entries) and "not trained on" not in summary(cache)
+    assert all(entry.kept for entry in cache.entries)
+    assert "not trained on" not in summary(cache)
     worst = min(entry.quality["psnr"] for entry in cache.entries)
     write_index(
         VIEWS / "shards",
@@ -85,18 +78,18 @@ def test_frames_that_are_not_trained_on_are_counted(project):
     )
     cache = Cache(VIEWS)
     table = rows(summary(cache))
-    assert table["all"] == ["3", "10", "20", "9"] and table["not trained on, low psnr"] == ["1"]
-    (out,) = (entry for entry in cache.entries if not entry.kept)
-    assert rows(sample(cache, out))[out.key][-1] == "no"
+    assert table["all"] == ["3", "10", "20", "9"]
+    assert table["not trained on, low psnr"] == ["1"]
+    [out] = [entry for entry in cache.entries if not entry.kept]
+    told = rows(sample(cache, out))
+    assert told[out.key][-1] == "no"
 
 
 def test_the_summary_of_heads(project):
     table = rows(summary(Cache(HEADS)))
-    assert (
-        table["all"] == ["0", "5", "15"]
-        and {"view yaw °", "view radius"} <= table.keys()
-        and "psnr" not in table
-    )
+    assert table["all"] == ["0", "5", "15"]
+    assert {"view yaw °", "view radius"} <= table.keys()
+    assert "psnr" not in table
 
 
 def test_a_sample_with_all_its_fields(project):
@@ -105,9 +98,12 @@ def test_a_sample_with_all_its_fields(project):
     table = rows(sample(cache, entry))
     fields = ShardReader(VIEWS / "shards").read("b-000001")
     assert fields.keys() <= table.keys()
-    assert table["cameras.npy"] == ["float32", "3 x 25", f"{len(fields['cameras.npy'])}"]
-    assert table["label.npy"][:2] == ["float32", "437"] and table["mask.png"][:2] == ["uint8", "32 x 32"]
-    assert {"real", "0", "1"} <= table.keys() and table["b-000001"][2] == "views-000001.tar"
+    size = len(fields["cameras.npy"])
+    assert table["cameras.npy"] == ["float32", "3 x 25", f"{size}"]
+    assert table["label.npy"][:2] == ["float32", "437"]
+    assert table["mask.png"][:2] == ["uint8", "32 x 32"]
+    assert {"real", "0", "1"} <= table.keys()
+    assert table["b-000001"][2] == "views-000001.tar"
     assert cache.chosen("b-000001", None) == [entry]
     with pytest.raises(UserError, match="has no clip b frame 77"):
         cache.chosen("b", 77)
@@ -117,18 +113,27 @@ def test_the_contact_sheet(project):
     cache = Cache(VIEWS)
     assert write_sheet(cache, cache.chosen("c", None), Path("out/sheet.png")) == 4
     with Image.open("out/sheet.png") as image:
-        assert image.size == (5 * TILE, 4 * (TILE + 2 * CAPTION + 4))  # real, mask, two views, rose
-        assert image.crop((0, 2 * CAPTION, TILE, 2 * CAPTION + TILE)).getextrema() != ((255, 255),) * 3
+        # Real frame, mask, two views and the rose, below a title and their captions.
+        top = 2 * CAPTION
+        assert image.size == (5 * TILE, 4 * (TILE + top + 4))
+        real = image.crop((0, top, TILE, top + TILE))
+        assert real.getextrema() != ((255, 255),) * 3
     assert write_sheet(cache, cache.entries, Path("out/all.png")) == 8
-    assert write_sheet(Cache(HEADS), Cache(HEADS).entries, Path("out/heads.png")) == 5
+    heads = Cache(HEADS)
+    assert write_sheet(heads, heads.entries, Path("out/heads.png")) == 5
 
 
 def test_the_rose_points_where_the_camera_is():
-    """A camera on the right of the viewer in front (world +x) has its dot there, half way to the rim at half its angle; one above is above."""
+    """A camera on the right of a viewer in front (world +x) has its dot there, and one above has it above.
+
+    At half the angle of the rim it is half way to it.
+    """
     size = 201
-    for yaw, pitch, right, up in ((-RIM / 2, 0, 0.22, 0), (RIM / 2, 0, -0.22, 0), (0, RIM, 0, 0.44)):
+    middle = size // 2
+    cases = [(-RIM / 2, 0, 0.22, 0), (RIM / 2, 0, -0.22, 0), (0, RIM, 0, 0.44)]
+    for yaw, pitch, right, up in cases:
         drawn = rose(np.array([[yaw, pitch, 4.0]]), ["real"], size)
-        x, y = round(size // 2 + right * size), round(size // 2 - up * size)
+        x, y = round(middle + right * size), round(middle - up * size)
         assert tuple(drawn[y, x]) == REAL
 
 

@@ -59,8 +59,10 @@ def mend(folder: Path) -> list[str]:
 
 def test_whole_caches(project):
     verdict = verify(VIEWS)
-    assert verdict.findings == [] and [len(keys) for keys in verdict.samples.values()] == [4, 4, 2]
-    assert verdict.bytes == sum(path.stat().st_size for path in VIEWS.glob("shards/*.tar"))
+    assert verdict.findings == []
+    assert [len(keys) for keys in verdict.samples.values()] == [4, 4, 2]
+    sizes = [path.stat().st_size for path in VIEWS.glob("shards/*.tar")]
+    assert verdict.bytes == sum(sizes)
     assert findings(HEADS) == []
     shutil.rmtree(".dvc")  # a cache somewhere else
     assert findings(VIEWS) == findings(HEADS) == []
@@ -80,11 +82,13 @@ def test_a_flipped_byte_outside_of_fields_is_named(project):
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "mask.png") - 512)  # in the header
     assert findings(VIEWS) == [
-        f"shards/views-000001.tar, sample {key}, field mask.png: the tar's header is not what the sidecar says"
+        f"shards/views-000001.tar, sample {key}, field mask.png: "
+        "the tar's header is not what the sidecar says"
     ]
     flip(shard, place(shard, key, "mask.png") - 512)
     flip(shard, shard.stat().st_size - 1)
-    assert len(found := findings(VIEWS)) == 1 and "padding or the sidecar" in found[0]
+    [found] = findings(VIEWS)
+    assert "padding or the sidecar" in found
 
 
 def test_a_truncated_shard_is_named_with_its_first_lost_field(project):
@@ -117,7 +121,8 @@ def test_a_missing_or_altered_index_is_named(project):
     index = VIEWS / "index.parquet"
     table = pq.read_table(index)
     psnr = np.array(table["psnr"]) + np.float32(1)
-    write_table(index, table.set_column(table.column_names.index("psnr"), "psnr", pa.array(psnr)))
+    place_of_psnr = table.column_names.index("psnr")
+    write_table(index, table.set_column(place_of_psnr, "psnr", pa.array(psnr)))
     keys = table["key"].to_pylist()
     assert findings(VIEWS) == [
         f"index.parquet, sample {key}: the column psnr is not what shards/views-{i // 4:06d}.tar has"
@@ -148,7 +153,8 @@ def test_index_and_shards_are_compared(project):
             f"index.parquet, sample {keys[9]}: the column crcs is not what shards/views-000002.tar has",
             f"index.parquet, sample {keys[9]}: kept and reason contradict each other",
             "shards/views-000000.tar, sample nobody: index.parquet has a row for it, but it is not there",
-            f"shards/views-000000.tar, sample {keys[5]}: index.parquet has a row for it, but it is in views-000001.tar",
+            f"shards/views-000000.tar, sample {keys[5]}: "
+            "index.parquet has a row for it, but it is in views-000001.tar",
             f"shards/views-000000.tar, sample {keys[1]}: no table has a row for it",
         ]
     )
@@ -157,12 +163,10 @@ def test_index_and_shards_are_compared(project):
 def test_a_missing_record_is_named(project):
     """A sample that is gone from a shard whose sidecar knows nothing of it: only the index does."""
     reader = ShardReader(VIEWS / "shards")
-    left = [(key, reader.read(key)) for key in reader.keys()[8:]][1:]
-    write_shard(VIEWS / "shards/views-000002.tar", left)
-    assert (
-        f"shards/views-000002.tar, sample {reader.keys()[8]}: index.parquet has a row for it, but it is not there"
-        in findings(VIEWS)
-    )
+    gone, *kept = reader.keys()[8:]
+    write_shard(VIEWS / "shards/views-000002.tar", [(key, reader.read(key)) for key in kept])
+    where = f"shards/views-000002.tar, sample {gone}"
+    assert f"{where}: index.parquet has a row for it, but it is not there" in findings(VIEWS)
     before = {path: path.stat().st_ino for path in VIEWS.glob("shards/*-00000[01].tar")}
     assert mend(VIEWS) == ["shards/views-000002.tar"] and findings(VIEWS) == []
     assert {path: path.stat().st_ino for path in before} == before
@@ -172,7 +176,8 @@ def test_index_and_shards_of_other_thresholds(project):
     """Whether a frame is kept follows from the thresholds, which no shard knows: the record of DVC does."""
     rows = pq.read_table(VIEWS / "index.parquet").to_pylist()
     rows[2] |= {"kept": False, "reason": "psnr"}
-    write_table(VIEWS / "index.parquet", pa.Table.from_pylist(rows, pq.read_schema(VIEWS / "index.parquet")))
+    schema = pq.read_schema(VIEWS / "index.parquet")
+    write_table(VIEWS / "index.parquet", pa.Table.from_pylist(rows, schema))
     assert findings(VIEWS) == ["index.parquet: altered: it is not the file that dvc.lock records"]
 
 
@@ -207,8 +212,10 @@ def test_what_a_sample_must_have(project):
     assert findings(VIEWS) == [
         f"shards/views-000002.tar, sample {b}, field uv.png: no png that can be read",
         f"shards/views-000002.tar, sample {a}, field alpha1.png: missing",
-        f"shards/views-000002.tar, sample {a}, field motion.npy: is float64 3 x 7, should be float32 3 x {dims}",
-        f"shards/views-000002.tar, sample {b}, field image.png: is uint8 8 x 9 x 3, should be uint8 {image} x {image} x 3",
+        f"shards/views-000002.tar, sample {a}, field motion.npy: "
+        f"is float64 3 x 7, should be float32 3 x {dims}",
+        f"shards/views-000002.tar, sample {b}, field image.png: "
+        f"is uint8 8 x 9 x 3, should be uint8 {image} x {image} x 3",
         f"shards/views-000002.tar, sample {b}, field more.png: no such field belongs into a sample",
     ]
 
@@ -270,7 +277,8 @@ def test_repair_makes_only_what_is_broken_and_the_same_bytes(project):
     sidecar_path(shards[2]).unlink()
     assert mend(VIEWS) == ["shards/views-000000.tar", "shards/views-000002.tar"]
     assert checksums(VIEWS) == before and verify(VIEWS).findings == []
-    assert (shards[1].stat().st_ino, shards[1].stat().st_mtime_ns) == (healthy.st_ino, healthy.st_mtime_ns)
+    after = shards[1].stat()
+    assert (after.st_ino, after.st_mtime_ns) == (healthy.st_ino, healthy.st_mtime_ns)
     assert not list(Path(".cache/psi4d/scratch").glob("*/*"))
 
 
@@ -297,7 +305,8 @@ def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project):
     kept.chmod(0o444)
     assert checksums(VIEWS) != before
     assert mend(VIEWS) == ["shards/views-000002.tar"] and checksums(VIEWS) == before
-    assert hashlib.md5(kept.read_bytes()).hexdigest() == value and kept.stat().st_mode & 0o777 == 0o444
+    assert hashlib.md5(kept.read_bytes()).hexdigest() == value
+    assert kept.stat().st_mode & 0o777 == 0o444
     with Repo(".") as repo:
         assert repo.status() == {}
 
@@ -359,7 +368,9 @@ def test_repair_does_not_mix_bytes_of_two_origins(project):
     shard = VIEWS / "shards/views-000002.tar"
     reader = ShardReader(VIEWS / "shards")
     samples = [(key, reader.read(key)) for key in reader.keys()[8:]]
-    samples[0][1]["motion.npy"] = encode_npy(np.zeros((3, load_params().networks.motion.dims), np.float32))
+    _, fields = samples[0]
+    dims = load_params().networks.motion.dims
+    fields["motion.npy"] = encode_npy(np.zeros((3, dims), np.float32))
     write_shard(shard, samples)
     write_index(VIEWS / "shards", VIEWS / "index.parquet", lambda quality: "")
     with Repo(".") as repo:

@@ -2,9 +2,19 @@
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
-from pipeline.core.pictures import CAPTION, below, beside, encode_jpeg, encode_jpeg_within, tile, to_uint8
+from pipeline.core.pictures import (
+    CAPTION,
+    below,
+    beside,
+    decibels,
+    encode_jpeg,
+    encode_jpeg_within,
+    tile,
+    to_uint8,
+)
 
 
 def grey(
@@ -16,34 +26,55 @@ def grey(
 
 
 def test_the_range_of_images_is_that_of_bytes():
-    image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)
-    assert to_uint8(image).flatten().tolist() == [0, 0, 128, 255, 255]
+    levels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    found = to_uint8(levels.view(1, 1, 1, 5))
+    assert found.flatten().tolist() == [0, 0, 128, 255, 255]
 
 
 def test_tiles_shrink_by_their_mean_and_grow_as_asked():
-    board = np.kron([[0, 200], [200, 0]], np.ones((2, 2))).astype(np.uint8)[..., None].repeat(3, axis=2)
-    assert (tile(board, 1) == 100).all()
-    assert np.array_equal(tile(board[::2, ::2], 4, cv2.INTER_NEAREST), board)
+    squares = np.kron([[0, 200], [200, 0]], np.ones((2, 2)))
+    board = np.stack([squares] * 3, axis=2).astype(np.uint8)
+    mean = tile(board, 1)
+    assert (mean == 100).all()
+    small = board[::2, ::2]
+    assert np.array_equal(tile(small, 4, cv2.INTER_NEAREST), board)
     assert np.array_equal(tile(board, 4), board)
 
 
 def test_captions_stand_above_their_pictures():
-    row = beside([grey(20, 64, 10), grey(20, 64, 90)], ["left", "right"])
+    pictures = [grey(20, 64, 10), grey(20, 64, 90)]
+    row = beside(pictures, ["left", "right"])
     assert row.shape == (CAPTION + 20, 128, 3)
-    assert (row[CAPTION:, :64] == 10).all() and (row[CAPTION:, 64:] == 90).all()
-    for half in (row[:CAPTION, :64], row[:CAPTION, 64:]):
-        assert half.max() == 255 and half.min() < 100
+    assert (row[CAPTION:, :64] == 10).all()
+    assert (row[CAPTION:, 64:] == 90).all()
+    captions = row[:CAPTION]
+    # Dark letters on white, above both of them.
+    for half in (captions[:, :64], captions[:, 64:]):
+        assert half.max() == 255
+        assert half.min() < 100
 
 
 def test_rows_of_a_sheet_are_filled_with_white():
     sheet = below([grey(10, 8), grey(10, 12)], gap=2)
     assert sheet.shape == (24, 12, 3)
-    assert (sheet[:10, :8] == 100).all() and (sheet[:10, 8:] == 255).all() and (sheet[10:12] == 255).all()
+    assert (sheet[:10, :8] == 100).all()
+    assert (sheet[:10, 8:] == 255).all()
+    assert (sheet[10:12] == 255).all()
 
 
 def test_a_jpeg_gives_up_quality_for_size():
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    best, worst = encode_jpeg(noise), encode_jpeg(noise, 20)
+    best = encode_jpeg(noise)
+    worst = encode_jpeg(noise, 20)
     assert encode_jpeg_within(noise, len(best)) == best
-    assert len(worst) <= len(encode_jpeg_within(noise, len(best) // 2)) <= len(best) // 2
+    half = len(best) // 2
+    between = encode_jpeg_within(noise, half)
+    assert len(worst) <= len(between) <= half
+    # Nothing fits into 10 bytes.
     assert encode_jpeg_within(noise, 10) == worst
+
+
+def test_decibels():
+    # An error of 0.2 of a range of 2 is a tenth: 20 dB.
+    found = decibels(torch.tensor([0.04, 4.0]))
+    assert found.tolist() == pytest.approx([20.0, 0.0], abs=1e-4)

@@ -22,7 +22,8 @@ from tests.support.texts import replaced
 OWN = Path(code_mark.__file__).relative_to(code_mark.SOURCE)
 TREE = {
     "pipeline/__init__.py": '"""Data."""\n',
-    "pipeline/config/params.py": "import model.absent\n",  # plumbing: nobody looks into it
+    # Plumbing, which the mark does not look into.
+    "pipeline/config/params.py": "import model.absent\n",
     "pipeline/engine/__init__.py": '"""Packages hold a docstring."""\n',
     "pipeline/engine/unit.py": "SIZE = 3\n",
     "model/__init__.py": "",

@@ -30,11 +30,9 @@ def test_fid_perception():
 
 
 def test_expression_truth_reads_what_it_was_calibrated_with():
-    """A regressor that is linear in the truth, with its own scale and offset, is calibrated.
-
-    Shrinkage alone is left.
-    """
-    instrument = ExpressionTruth(Flame(load("standin")))
+    """A regressor linear in the truth, with its own scale and offset, is calibrated but for shrinkage."""
+    flame = Flame(load("standin"))
+    instrument = ExpressionTruth(flame)
     generator = torch.Generator().manual_seed(1)
     parameters = torch.zeros(400, 106)
     parameters[:, :10] = torch.randn(400, 10, generator=generator)
@@ -43,18 +41,22 @@ def test_expression_truth_reads_what_it_was_calibrated_with():
     error = instrument(estimates[300:], parameters[300:])
     offsets = instrument.offsets(parameters[300:]).norm(dim=2)
     assert error.mean() < 0.6 * offsets.mean()
-    assert instrument(estimates[300:], parameters[:100]).mean() > 2 * error.mean()
+    # The truth of other frames is far from what is read.
+    other = instrument(estimates[300:], parameters[:100])
+    assert other.mean() > 2 * error.mean()
 
 
 def test_expression_truth_is_in_percent_of_the_interocular_distance():
-    offsets = ExpressionOffsets(Flame(load("standin")))
+    flame = Flame(load("standin"))
+    offsets = ExpressionOffsets(flame)
     neutral = torch.zeros(1, 106)
     assert offsets(neutral).abs().max() < 1e-4
     opened = neutral.clone()
     # Radians of the jaw.
     opened[:, 100] = 0.3
     moved = offsets(opened)[0].norm(dim=1)
-    nearly = (opened @ offsets.linear()).view(53, 3).norm(dim=1)
+    linear = opened @ offsets.linear()
+    nearly = linear.view(53, 3).norm(dim=1)
     assert torch.allclose(nearly, moved, atol=0.2 * moved.max())
     # The lower lip moves, by a share of the distance of the eyes; the brows do not.
     assert 5 < moved[40] < 100
@@ -62,11 +64,10 @@ def test_expression_truth_is_in_percent_of_the_interocular_distance():
 
 
 def test_the_reader_reads_an_opening_mouth():
-    """The measures of the mesh on a drawn face of 64 pixels that opens its mouth.
-
-    There is no face in the last picture.
-    """
-    body, shot = figure(person(latent(0, "reader"))), photo(rng(0, "reader"))
+    """A drawn face of 64 pixels opens its mouth; in the last picture there is no face."""
+    someone = person(latent(0, "reader"))
+    body = figure(someone)
+    shot = photo(rng(0, "reader"))
     images = []
     for jaw in (0.0, 0.15, 0.3):
         moment = replace(shot.moment, jaw=np.array([jaw, 0.0, 0.0]))
@@ -75,5 +76,7 @@ def test_the_reader_reads_an_opening_mouth():
     blank = torch.zeros(1, 3, 64, 64)
     found = FaceReader()(torch.cat([levels / 127.5 - 1.0, blank]))
     opening = found["mouth_opening"]
-    assert opening[0] < opening[1] < opening[2] and np.isnan(opening[3])
+    assert opening[0] < opening[1]
+    assert opening[1] < opening[2]
+    assert np.isnan(opening[3])
     assert set(found) == {"mouth_opening", "eye_opening", "gaze"}

@@ -21,37 +21,38 @@ def test_foreground_psnr_counts_the_mask_alone():
     result = wanted.clone()
     result[:, :, 2:] = 1.0
     result[0, :, :2] = 0.2
-    # An error of 0.04 of the squared peak 4 is 20 dB; what differs outside of the mask does not count.
+    # An error of 0.04 of the squared peak 4 is 20 dB; what differs outside of the mask does not
+    # count.
     found = metrics.foreground_psnr(result, wanted, mask)
     assert found.tolist() == pytest.approx([20.0, 60.0], abs=1e-4)
 
 
 def test_foreground_psnr_without_foreground_takes_the_whole_image():
     result = torch.full((1, 3, 4, 4), 0.2)
-    found = metrics.foreground_psnr(result, torch.zeros_like(result), torch.zeros(1, 1, 4, 4))
+    wanted = torch.zeros_like(result)
+    mask = torch.zeros(1, 1, 4, 4)
+    found = metrics.foreground_psnr(result, wanted, mask)
     assert found.tolist() == pytest.approx([20.0], abs=1e-4)
 
 
 def test_opacity_iou():
-    opacity, mask = (
-        torch.zeros(3, 1, 2, 2),
-        torch.zeros(3, 1, 2, 2),
-    )
-    # The first have two pixels each and one in common, the second nothing in common, the third nothing at
-    # all.
+    opacity = torch.zeros(3, 1, 2, 2)
+    mask = torch.zeros(3, 1, 2, 2)
+    # The first have two pixels each and one in common, the second nothing in common, the third
+    # nothing at all.
     opacity[0, 0, 0] = 0.9
     mask[0, 0, :, 0] = 1.0
     mask[1] = 1.0
-    assert metrics.opacity_iou(opacity, mask).tolist() == pytest.approx([1 / 3, 0.0, 1.0])
+    found = metrics.opacity_iou(opacity, mask)
+    assert found.tolist() == pytest.approx([1 / 3, 0.0, 1.0])
 
 
 def test_depth_error_where_both_have_foreground():
     wanted = torch.full((2, 1, 2, 2), torch.inf)
     wanted[0, 0, 0] = 4.0
-    depth, opacity = (
-        torch.full((2, 1, 2, 2), 4.1),
-        torch.zeros(2, 1, 2, 2),
-    )
+    depth = torch.full((2, 1, 2, 2), 4.1)
+    opacity = torch.zeros(2, 1, 2, 2)
+    # One pixel of the first sample is foreground in both, none of the second.
     opacity[0, 0, :, 0] = 1.0
     error = metrics.depth_error(depth, opacity, wanted)
     assert error[0] == pytest.approx(0.1, abs=1e-5)
@@ -59,9 +60,12 @@ def test_depth_error_where_both_have_foreground():
 
 
 def test_aed_and_apd():
-    a, b = torch.zeros(1, 109), torch.zeros(1, 109)
-    # One number of the expression and one of the jaw, of 103; those of the eyes are in neither distance.
-    b[:, 0], b[:, 100] = 1.03, 1.03
+    a = torch.zeros(1, 109)
+    b = torch.zeros(1, 109)
+    # One number of the expression and one of the jaw, of 103; those of the eyes are in neither
+    # distance.
+    b[:, 0] = 1.03
+    b[:, 100] = 1.03
     b[:, 103] = 9.0
     # 0.09 / 3 rad^2 of the head's rotation.
     b[:, 106] = 0.3
@@ -71,7 +75,8 @@ def test_aed_and_apd():
 
 def test_cosine_and_consistency():
     features = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
-    assert metrics.cosine(features[:1], features[1:2])[0] == pytest.approx(1.0)
+    same = metrics.cosine(features[:1], features[1:2])
+    assert same[0] == pytest.approx(1.0)
     assert metrics.consistency(features) == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="two drivers"):
         metrics.consistency(features[:1])
@@ -80,24 +85,29 @@ def test_cosine_and_consistency():
 def test_landmark_error_is_relative():
     found = np.zeros((1, 2, 2))
     wanted = found + np.array([3.0, 4.0])
-    assert np.allclose(metrics.landmark_error(found, wanted, np.array([50.0])), 0.1)
+    error = metrics.landmark_error(found, wanted, np.array([50.0]))
+    assert np.allclose(error, 0.1)
 
 
 def test_head_region_is_the_foreground_above_the_chin():
     mask = torch.zeros(2, 1, 20, 20)
     # Down to the shoulders; the second image has no foreground.
     mask[0, 0, 2:, 5:15] = 1.0
-    regions = metrics.head_region(mask, torch.full((2, 70, 2), 0.5))
-    assert regions == [(slice(2, 11), slice(5, 15)), (slice(0, 20), slice(0, 20))]
+    landmarks = torch.full((2, 70, 2), 0.5)
+    first, second = metrics.head_region(mask, landmarks)
+    assert first == (slice(2, 11), slice(5, 15))
+    assert second == (slice(0, 20), slice(0, 20))
 
 
 def test_head_lpips_looks_at_the_region_alone(judges):
-    a = torch.rand(1, 3, 64, 64) * 2 - 1
+    a = 2 * torch.rand(1, 3, 64, 64) - 1
     b = a.clone()
     b[..., 40:] = 0.0
-    left, whole = (slice(0, 64), slice(0, 40)), (slice(0, 64), slice(0, 64))
-    assert metrics.head_lpips(judges, a, b, [left])[0] == pytest.approx(0.0, abs=1e-6)
-    assert metrics.head_lpips(judges, a, b, [whole])[0] > 0.01
+    rows = slice(0, 64)
+    left = metrics.head_lpips(judges, a, b, [(rows, slice(0, 40))])
+    whole = metrics.head_lpips(judges, a, b, [(rows, slice(0, 64))])
+    assert left[0] == pytest.approx(0.0, abs=1e-6)
+    assert whole[0] > 0.01
 
 
 def test_concentration_is_one_where_all_changes_alike():
@@ -114,21 +124,30 @@ def test_response_knows_size_and_place():
     true_change = torch.zeros(1, 3, 4, 4)
     true_change[..., :2, :] = 0.4
     half = metrics.response(true_change / 2, true_change)
-    assert half == pytest.approx(
-        {"rms": 0.2 / 2**0.5, "true_rms": 0.4 / 2**0.5, "share": 0.5, "agreement": 1.0}
-    )
+    # Half of the picture changes by 0.4.
+    wanted = {
+        "rms": 0.2 / 2**0.5,
+        "true_rms": 0.4 / 2**0.5,
+        "share": 0.5,
+        "agreement": 1.0,
+    }
+    assert half == pytest.approx(wanted)
     elsewhere = metrics.response(true_change.flip(2), true_change)
-    assert elsewhere["share"] == pytest.approx(1.0) and elsewhere["agreement"] == 0.0
-    assert metrics.response(torch.zeros_like(true_change), true_change)["share"] == 0.0
+    assert elsewhere["share"] == pytest.approx(1.0)
+    assert elsewhere["agreement"] == 0.0
+    nothing = metrics.response(torch.zeros_like(true_change), true_change)
+    assert nothing["share"] == 0.0
 
 
 def test_a_correlation_within_clips_does_not_see_who_it_is():
     clips = ["a"] * 3 + ["b"] * 3
     driver = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 7.0])
     people = np.array([9.0] * 3 + [-9.0] * 3)
-    assert metrics.within_clips(driver, driver + people, clips) == pytest.approx(1.0)
+    follower = driver + people
+    assert metrics.within_clips(driver, follower, clips) == pytest.approx(1.0)
     # Nothing moves within a clip.
-    assert np.isnan(metrics.within_clips(people, driver, clips))
+    still = metrics.within_clips(people, driver, clips)
+    assert np.isnan(still)
     lost = np.array([np.nan, 1.0, 2.0, 5.0, np.nan, 7.0])
     assert metrics.within_clips(lost, driver, clips) == pytest.approx(1.0)
 

@@ -66,7 +66,11 @@ def judges(folder: Path, sizes: IdentitySizes) -> None:
     """Write judging networks as they are initialised."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        networks = {"identity": IdentityNet(sizes).eval(), "trunk": Trunk(), "regressor": Regressor()}
+        networks = {
+            "identity": IdentityNet(sizes).eval(),
+            "trunk": Trunk(),
+            "regressor": Regressor(),
+        }
     for name, network in networks.items():
         save_weights(folder / f"{name}.safetensors", network.state_dict(), {"sizes": vars(sizes)})
     export_identity(networks["identity"], folder / "identity.onnx")

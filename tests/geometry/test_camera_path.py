@@ -19,15 +19,19 @@ def yaws(cameras_N25: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_paths_look_at_the_head_from_one_distance(path, count):
     cameras = path(count)
-    assert cameras.shape == (count, 25) and cameras.dtype == np.float32
+    assert cameras.shape == (count, 25)
+    assert cameras.dtype == np.float32
     for one in cameras:
-        assert camera.project(camera_path.FOCUS[None], one)[0] == pytest.approx([0.5, 0.5], abs=1e-5)
-    assert np.allclose(np.linalg.norm(places(cameras), axis=1), camera_path.RADIUS)
+        (seen,) = camera.project(camera_path.FOCUS[None], one)
+        assert seen == pytest.approx([0.5, 0.5], abs=1e-5)
+    distances = np.linalg.norm(places(cameras), axis=1)
+    assert np.allclose(distances, camera_path.RADIUS)
 
 
 def test_the_frontal_camera_stands_still():
     cameras = camera_path.front(3)
-    assert cameras.shape == (3, 25) and (cameras == cameras[0]).all()
+    assert cameras.shape == (3, 25)
+    assert (cameras == cameras[0]).all()
     assert np.allclose(yaws(cameras), 0.0)
 
 
@@ -51,9 +55,9 @@ def test_a_turntable_goes_all_the_way_round():
 
 def test_the_angle_between_cameras():
     front = camera_path.front(1)[0]
-    assert camera.rotation_between(front, camera.look_at(0.0, 0.0, 4.0, np.zeros(3))) == pytest.approx(
-        0.0, abs=1e-3
-    )
+    also_front = camera.look_at(0.0, 0.0, 4.0, np.zeros(3))
+    assert camera.rotation_between(front, also_front) == pytest.approx(0.0, abs=1e-3)
     # Cameras that look at the origin turn by their yaw.
-    sides = [camera.look_at(yaw, 0.0, 4.0, np.zeros(3)) for yaw in (0.5, -0.5)]
-    assert camera.rotation_between(*sides) == pytest.approx(np.degrees(1.0), abs=1e-3)
+    left = camera.look_at(0.5, 0.0, 4.0, np.zeros(3))
+    right = camera.look_at(-0.5, 0.0, 4.0, np.zeros(3))
+    assert camera.rotation_between(left, right) == pytest.approx(np.degrees(1.0), abs=1e-3)

@@ -141,8 +141,8 @@ def test_display_matrix(tmp_path, matrix, corner):
     inside = picture[4 if rows == 0 else -5, 4 if columns == 0 else -5]
     assert inside[0] > 200 and inside[1] < 60
     straight = next(Video(whole).frames()).picture
-    sorted_pixels = [np.sort(one.reshape(-1, 3), axis=0) for one in (picture, straight)]
-    np.testing.assert_array_equal(*sorted_pixels)
+    # The pixels are those of the straight film, in other places.
+    assert sorted(map(tuple, picture.reshape(-1, 3))) == sorted(map(tuple, straight.reshape(-1, 3)))
     if matrix == (-1, 0, 0, 1):
         np.testing.assert_array_equal(picture, straight[:, ::-1])
     if matrix == (0, 1, 1, 0):

@@ -1,4 +1,7 @@
-"""What is known of the published networks: the layouts of their state dicts, and outputs for made-up weights and inputs."""
+"""What is known of the published networks.
+
+These are the layouts of their state dicts, and outputs for made-up weights and inputs.
+"""
 
 from pathlib import Path
 

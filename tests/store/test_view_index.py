@@ -1,4 +1,7 @@
-"""The index of a multi-view cache: what it says, that it opens quickly, and that samples come from a folder, over HTTP and through plain tools."""
+"""The index of a multi-view cache: what it says, and that it opens quickly.
+
+Samples come from a folder, over HTTP, from S3 and through plain tools.
+"""
 
 import io
 import json
@@ -15,7 +18,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.core.errors import UserError
 from pipeline.store.samples import Views
-from pipeline.store.shards import OlderFormat, ShardReader, decode_npy, encode_npy, read_sidecar, write_shard
+from pipeline.store.shards import OlderFormat, ShardReader, encode_npy, read_sidecar, write_shard
 from pipeline.store.storage import Storage
 from pipeline.store.view_index import (
     GAP,
@@ -33,25 +36,30 @@ __all__ = ["cache"]  # the fixture
 
 
 def test_the_index_says_what_the_shards_have(cache):
-    shards, rows = ShardReader(cache / "shards"), pq.read_table(cache / "index.parquet").to_pylist()
-    fields = json.loads(pq.read_schema(cache / "index.parquet").metadata[b"fields"])
-    assert [row["key"] for row in rows] == shards.keys()
-    for row in rows:
-        places = read_sidecar(cache / "shards" / row["shard"])[1][row["key"]]
-        assert list(places) == fields and [place[1:] for place in places.values()] == [
-            list(pair) for pair in zip(row["sizes"], row["crcs"], strict=True)
-        ]
-        assert np.array_equal(
-            np.float32(row["cameras"]).reshape(-1, 25), decode_npy(shards.read(row["key"], "cameras.npy"))
-        )
-        assert row["key"] == f"{row['clip']}-{row['index']:06d}" and row["split"] == (
-            "test" if row["clip"] == "clip0" else "train"
-        )
-        whole = (cache / "shards" / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]
-        with tarfile.open(
-            fileobj=io.BytesIO(whole)
-        ) as tar:  # the part that is the sample is a tar by itself, but for its end
-            assert [info.name for info in tar] == [f"{row['key']}.{field}" for field in fields]
+    shards = ShardReader(cache / "shards")
+    table = pq.read_table(cache / "index.parquet")
+    fields = json.loads(table.schema.metadata[b"fields"])
+    assert table["key"].to_pylist() == shards.keys()
+    for row in table.to_pylist():
+        key, shard = row["key"], cache / "shards" / row["shard"]
+        _, members = read_sidecar(shard)
+        assert list(members[key]) == fields
+        told = list(zip(row["sizes"], row["crcs"], strict=True))
+        assert told == [(size, crc) for _, size, crc in members[key].values()]
+        cameras = Views.cameras.array(shards[key])
+        assert np.array_equal(np.float32(row["cameras"]), cameras.ravel())
+        assert key == f"{row['clip']}-{row['index']:06d}"
+        assert row["split"] == ("test" if row["clip"] == "clip0" else "train")
+        # The part of the tar that is the sample is a tar by itself, but for its end.
+        part = shard.read_bytes()[row["offset"] :][: row["size"]]
+        with tarfile.open(fileobj=io.BytesIO(part)) as tar:
+            assert [info.name for info in tar] == [f"{key}.{field}" for field in fields]
+
+
+def test_the_index_has_all_cameras(cache):
+    index, shards = ViewIndex(cache), ShardReader(cache / "shards")
+    wanted = [Views.cameras.array(shards[key]) for key in shards]
+    assert np.array_equal(index.cameras(), np.stack(wanted))
 
 
 def test_fields_are_read_from_their_places(cache, monkeypatch):
@@ -86,7 +94,8 @@ def test_samples_that_differ_are_refused(cache, tmp_path):
     write_shard(tmp_path / "views-000001.tar", [("b", some | {"more.png": b""})])
     with pytest.raises(UserError, match=r"views-000001.*other fields"):
         write_index(tmp_path, tmp_path / "index.parquet", lambda quality: "")
-    write_shard(tmp_path / "views-000000.tar", [("a", some), ("c", some | {"more.png": b""})])
+    more = some | {"more.png": b""}
+    write_shard(tmp_path / "views-000000.tar", [("a", some), ("c", more)])
     with pytest.raises(UserError, match="fields of the sample c are not"):
         shard_rows(tmp_path / "views-000000.tar")
     assert not (tmp_path / "index.parquet").exists() and not list(tmp_path.glob(".*"))
@@ -126,17 +135,14 @@ def test_many_rows_need_little_to_open(tmp_path):
     pq.write_table(rows, tmp_path / "index.parquet", row_group_size=ROW_GROUP)
     index = ViewIndex(tmp_path)
     clips, out = index.clips("train")
-    assert (
-        len(clips) == -(-(count - 400) // 200)
-        and list(clips) == sorted(clips)
-        and out == sum(1 for i in range(400, count) if i % 10 == 3)
-    )
-    assert clips["clip-00002"].tolist() == [i for i in range(400, 600) if i % 10 != 3] and not index._places
-    assert [index.key(frame) for frame in (0, ROW_GROUP, count - 1)] == [
-        "k-0",
-        f"k-{ROW_GROUP}",
-        f"k-{count - 1}",
-    ]
+    training = numbers[400:]
+    assert len(clips) == -(-len(training) // 200)
+    assert list(clips) == sorted(clips)
+    assert out == (training % 10 == 3).sum()
+    assert clips["clip-00002"].tolist() == [i for i in range(400, 600) if i % 10 != 3]
+    assert not index._places
+    for frame in (0, ROW_GROUP, count - 1):
+        assert index.key(frame) == f"k-{frame}"
     with pytest.raises(UserError, match=r"views-000128\.tar: No such file"):
         index.read(2 * ROW_GROUP + 5, ["image.png"])
     assert list(index._places) == [2]
@@ -148,9 +154,10 @@ def test_plain_webdataset_reads_the_cache(cache):
     found = list(webdataset.WebDataset(files, shardshuffle=False).decode("rgb8"))
     assert [sample["__key__"] for sample in found] == shards.keys()
     for sample in found:
-        with Image.open(io.BytesIO(shards.read(sample["__key__"], "view0.png"))) as image:
+        ours = shards[sample["__key__"]]
+        with Image.open(io.BytesIO(ours["view0.png"])) as image:
             assert np.array_equal(sample["view0.png"], np.array(image))
-        assert np.array_equal(sample["motion.npy"], decode_npy(shards.read(sample["__key__"], "motion.npy")))
+        assert np.array_equal(sample["motion.npy"], Views.motion.array(ours))
         assert sample["frame.json"]["clip"] == sample["__key__"][:5]
 
 

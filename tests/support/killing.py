@@ -1,4 +1,4 @@
-"""A small run of the engine in processes of its own, one of which is killed; then the run goes on.
+"""A small run of the engine in processes of its own. One is killed, and the run goes on.
 
 The moment of the death depends on a seed.
 """

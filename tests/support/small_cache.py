@@ -1,6 +1,6 @@
 """A project with small real caches, recorded by DVC.
 
-The rendering stages make them from the inputs of tests/render/test_render.py.
+The rendering stages make them from the inputs of tests/support/render_inputs.py.
 """
 
 import contextlib

@@ -1,0 +1,269 @@
+"""render_genhead on networks that know nothing: what is drawn and written, and that inputs decide it."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.head.flame import Flame
+from model.weights import load_weights
+from pipeline.core.errors import UserError
+from pipeline.core.pictures import to_uint8
+from pipeline.core.seeds import rng
+from pipeline.geometry import head_model
+from pipeline.geometry.camera import look_at, project
+from pipeline.geometry.label import Label, head_vertices, landmarks
+from pipeline.render.genhead import Pools, draw_head, render_genhead, sample_points
+from pipeline.render.landmarks import view_landmarks
+from pipeline.render.position_map import EXTENT, position_map
+from pipeline.store.samples import Form, Heads
+from pipeline.store.shards import ShardReader
+from pipeline.train.synthetic_batches import SyntheticHeads
+from tests.render.stages import SIZES, heads, params_with
+from tests.support.folders import checksums
+from tests.support.render_inputs import inputs, label, write_labels
+
+__all__ = ["inputs"]  # the fixture
+
+APPEARANCE = slice(Label.SHAPE.start, Label.EXPRESSION.stop)
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+def row_of(values: np.ndarray, table: np.ndarray) -> int:
+    """The first row of a table that has these values, or -1."""
+    rows = np.flatnonzero((table == values).all(1))
+    return int(rows[0]) if len(rows) else -1
+
+
+def test_heads(inputs, tmp_path):
+    metrics = heads(inputs, tmp_path / "out")
+    assert (metrics["heads"], metrics["images"], metrics["shards"]) == (5, 15, 3)
+    assert 0.1 < metrics["foreground"] <= 1
+    reader = ShardReader(tmp_path / "out")
+    numbers = [int(key.rpartition("-")[2]) for key in reader]
+    assert numbers == [0, 1, 2, 3, 4]
+    sizes = {
+        "image": SIZES.image,
+        "rays": SIZES.rays,
+        "views": 3,
+        "rows": 3 * SIZES.rays,
+        "points": 40,
+        "channels": SIZES.plane_channels,
+    }
+    for key in reader:
+        sample = reader.read(key)
+        names = []
+        for field in Heads.fields().values():
+            for number, (name, form) in enumerate(field.forms(sizes)):
+                values = field.array(sample, number)
+                assert Form(values.dtype.name, values.shape) == form
+                assert np.isfinite(values).all()
+                names.append(name)
+        assert sorted(names) == sorted(sample)
+        own = Heads.label.array(sample)
+        cameras = Heads.cameras.array(sample)
+        assert np.array_equal(own[Label.CAMERA], cameras[0])
+        # The camera has the rotation of the head.
+        assert not own[Label.NECK].any()
+
+
+def test_portraits_among_the_heads(inputs, tmp_path):
+    """View 0 of each is the photo with what is known of it."""
+    heads(inputs, tmp_path / "out", portrait_share=1.0)
+    known, _ = load_weights(inputs / "genhead/portraits.safetensors")
+    reader = ShardReader(tmp_path / "out")
+    for key in reader:
+        sample = reader.read(key)
+        camera = Heads.cameras.tensor(sample)[0]
+        row = row_of(camera.numpy(), known["camera"].numpy())
+        assert key.startswith("photo-")
+        photo = known["image"][row].numpy()
+        assert np.array_equal(Heads.view.array(sample, 0), photo)
+        opacity = known["opacity"][row, 0].numpy()
+        opacities, depths = Heads.opacity.array(sample), Heads.depth.array(sample)
+        assert np.array_equal(opacities[: SIZES.rays], 255 * opacity)
+        assert (depths[0][opacity > 0] == 4.0).all()
+
+
+def test_training_takes_the_photo_as_the_source_and_any_view_as_the_target(inputs, tmp_path):
+    heads(inputs, tmp_path / "out", portrait_share=1.0)
+    reader = ShardReader(tmp_path / "out")
+    cameras: dict[bytes, list[np.ndarray]] = {}
+    for key in reader:
+        photo = Heads.view.array(reader[key], 0).tobytes()
+        # Two heads may be the same portrait.
+        cameras.setdefault(photo, []).extend(Heads.cameras.array(reader[key]))
+    data = SyntheticHeads(tmp_path / "out", 0)
+    targets = set()
+    for step in range(12):
+        batch = data.batch(step, 2)
+        for photo, camera in zip(to_uint8(batch.source), batch.camera, strict=True):
+            row = row_of(camera.numpy(), np.stack(cameras[photo.tobytes()]))
+            assert row >= 0
+            targets.add(row % 3)
+    assert targets == {0, 1, 2}
+
+
+def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
+    heads(inputs, tmp_path / "one")
+    before = checksums(tmp_path / "one")
+    heads(inputs, tmp_path / "one")
+    assert checksums(tmp_path / "one") == before
+    heads(inputs, tmp_path / "more", heads=7)
+    one = ShardReader(tmp_path / "one")
+    more = ShardReader(tmp_path / "more")
+    *first, last = one.keys()
+    for key in first:
+        assert one.read(key) == more.read(key)
+    # The last one is rendered with a neighbour now, which may change last bits of pictures but no draw.
+    assert one.read(last, "label.npy") == more.read(last, "label.npy")
+
+
+@pytest.fixture(scope="module")
+def pools(inputs) -> Pools:
+    return Pools(inputs / "labels")
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, np.ndarray]:
+    """What is known of three portraits."""
+    labels = np.stack([label(f"known {i}") for i in range(3)])
+    codes = np.random.default_rng(0).normal(size=(3, 512))
+    return {"z": codes.astype(np.float32), "label": labels, "camera": labels[:, Label.CAMERA]}
+
+
+def section_with(**values):
+    shares = {"look_at_share": 0.5, "jaw_share": 0.25, "views": 3, "portrait_share": 0.0}
+    return params_with(render_genhead=shares | {"z": "portraits"} | values).render_genhead
+
+
+@pytest.fixture(scope="module")
+def drawn(pools, known):
+    section = section_with()
+    return [draw_head(index, section, 0, pools, known) for index in range(600)]
+
+
+def test_pools_hold_no_test_clip(pools):
+    assert len(pools.clips) == 2
+    assert len(pools.frames_M437) == 7
+    assert len(pools.appearance_N437) == 9
+
+
+def test_expressions_come_from_the_pool_and_some_jaws_are_opened(drawn, pools):
+    """Facts 3.4."""
+    frames = pools.frames_M437
+    jaw = Label.JAW.start
+    opened, same_eyes = [], []
+    for head in drawn:
+        own = head.label
+        row = row_of(own[Label.EXPRESSION], frames[:, Label.EXPRESSION])
+        assert row >= 0
+        assert own[jaw] <= 0.2
+        frame = frames[row]
+        opened.append(own[jaw] != frame[jaw])
+        same_eyes.append(np.array_equal(own[Label.EYES], frame[Label.EYES]))
+    assert abs(np.mean(opened) - 0.25) < 0.06
+    # Eyes are drawn by themselves, and so are those of the same frame once in seven.
+    assert abs(np.mean(same_eyes) - 1 / 7) < 0.05
+
+
+def test_cameras_come_from_the_pool_or_look_at_the_head(drawn, pools):
+    fitted = pools.appearance_N437[:, Label.CAMERA]
+    from_pool = np.zeros(3)
+    for head in drawn:
+        from_pool += [row_of(camera, fitted) >= 0 for camera in head.cameras]
+        assert row_of(head.condition[Label.CAMERA], fitted) >= 0
+        assert np.array_equal(head.condition[Label.SHAPE], head.label[Label.SHAPE])
+    assert np.abs(from_pool / len(drawn) - 0.5).max() < 0.08
+
+
+def test_people_are_those_whom_genhead_knows(drawn, pools, known):
+    assert np.array_equal(drawn[7].z, draw_head(7, section_with(), 0, pools, known).z)
+    people = set()
+    for head in drawn:
+        row = row_of(head.z, known["z"])
+        assert np.array_equal(head.label[Label.SHAPE], known["label"][row, Label.SHAPE])
+        people.add(row)
+    assert people == {0, 1, 2}
+
+
+def test_people_may_be_new_ones(pools, known):
+    """An imported GenHead knows no portraits."""
+    nothing = {name: values[:0] for name, values in known.items()}
+    head = draw_head(0, section_with(z="normal"), 0, pools, nothing)
+    assert row_of(head.label[Label.SHAPE], pools.appearance_N437[:, Label.SHAPE]) >= 0
+    assert head.z.shape == (512,)
+
+
+def test_a_share_of_the_heads_are_portraits(pools, known):
+    section = section_with(portrait_share=0.4)
+    some = [draw_head(index, section, 0, pools, known) for index in range(300)]
+    photos = [head for head in some if head.photo is not None]
+    assert abs(len(photos) / len(some) - 0.4) < 0.08
+    for head in photos:
+        assert np.array_equal(head.label[APPEARANCE], known["label"][head.photo, APPEARANCE])
+        assert not head.label[Label.NECK].any()
+        assert np.array_equal(head.z, known["z"][head.photo])
+        assert np.array_equal(head.cameras[0], known["camera"][head.photo])
+
+
+def test_points_lie_on_rays_of_the_face():
+    camera = look_at(0.0, 0.0, 4.0, np.zeros(3))
+    face = np.zeros((1, 8, 8), bool)
+    face[0, 2, 5] = True
+    opacity = np.ones((1, 8, 8))
+    depth = np.full((1, 8, 8), 3.8)
+    points = sample_points(camera[None], face, opacity, depth, rng(0, "points"), 400, 1.3)
+    assert np.allclose(project(points, camera), [5.5 / 8, 2.5 / 8], atol=1e-5)
+    distance = np.linalg.norm(points - camera[[3, 7, 11]], axis=1)
+    assert distance.min() > 3.3 and distance.max() < 4.7
+    # Every other point lies near the surface, the others do not.
+    assert (distance[::2] - 3.8).std() < 0.1
+    assert distance[1::2].min() < 3.5
+    assert distance[1::2].max() > 4.5
+
+
+def test_heads_say_what_is_missing(inputs, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"ffhq\.parquet is missing"):
+        render_genhead(params_with(), tmp_path / "nowhere", inputs / "genhead", out)
+    with pytest.raises(UserError, match="nowhere is missing"):
+        render_genhead(params_with(), inputs / "labels", tmp_path / "nowhere", out)
+    write_labels(tmp_path / "labels/ffhq.parquet", [("p0", "", "train")], rejected="p0")
+    with pytest.raises(UserError, match="no label in"):
+        render_genhead(params_with(), tmp_path / "labels", inputs / "genhead", out)
+    assert not out.exists()
+
+
+def test_landmarks_of_a_head_keep_their_bits_whatever_heads_come_with_it():
+    """They are those that training computed of a batch before they were stored, one camera of each head."""
+    flame = Flame(head_model.load("standin"))
+    several = [label(f"head {i}") for i in range(9)]
+    labels = torch.from_numpy(np.stack(several))
+    own = labels[:, Label.CAMERA]
+    cameras = torch.stack([own, own.flip(0)], dim=1)
+    wanted = [landmarks(flame, labels, camera[:, None]) for camera in cameras.unbind(1)]
+    for size in (1, 2, 3, 5, 9):
+        batches = zip(labels.split(size), cameras.split(size), strict=True)
+        found = [view_landmarks(flame, *batch) for batch in batches]
+        assert torch.equal(torch.cat(found), torch.cat(wanted, dim=1))
+
+
+def test_the_position_map_shows_the_canonical_place_of_a_landmark():
+    flame = Flame(head_model.load("standin"))
+    tilted = torch.from_numpy(label("tilted"))[None]
+    camera = tilted[:, Label.CAMERA]
+    size = 128
+    [drawn] = position_map(flame, tilted, camera, size)
+    corner = flame.landmark_weights[30].argmax()
+    nose = int(flame.landmark_vertices[30, corner])
+    position = head_vertices(flame, tilted)[0, nose].numpy()
+    [place] = project(position[None], camera[0].numpy())
+    column, row = (place * size).astype(int)
+    found = drawn[:, row, column] * EXTENT
+    assert (found - flame.canonical()[nose]).norm() < 0.03
+    assert drawn.abs().max() <= 1
+    assert (drawn[:, 0, 0] == 0).all()
