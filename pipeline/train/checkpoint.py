@@ -118,7 +118,10 @@ class Checkpoints:
             remove_sealed(older)
 
     def _paths(self) -> list[Path]:
-        """The checkpoints that are there, the oldest first. Of one that was being removed the JSON may be all."""
+        """The checkpoints that are there, the oldest first.
+
+        One whose removal was cut short may have its JSON alone.
+        """
         found = self.folder.glob("checkpoint-*")
         return sorted({path.with_suffix(".safetensors") for path in found})
 

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.processes PROCESSES [--steps N] [--json FILE]
 
-Run in the folder of a project whose graph has run, on a machine that does nothing else. It makes N steps as the
-stage `train` does, with all losses of the run's later part, and prints images a second after the first quarter of
-them. `OMP_NUM_THREADS` and `threads` do not matter: each process has one thread.
+Run in the folder of a project whose graph has run, on a machine that does nothing else. It makes N steps as
+the stage `train` does, with all losses of the run's later part, and prints images a second after the first
+quarter of them. `OMP_NUM_THREADS` and `threads` do not matter: each process has one thread.
 """
 
 import argparse
