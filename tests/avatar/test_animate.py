@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(work):
     while run.poll() is None and not list(Path(".cache").rglob("*.done.json")):
         time.sleep(0.005)
     run.kill()
-    run.wait()
+    run.communicate()
     # Nothing is in its place before all is done, and what is done is kept.
     assert not list(Path("killed").glob("*.mp4"))
     assert list(Path(".cache").rglob("film-000000-000000.done.json"))
