@@ -55,7 +55,7 @@ def hull_faces(directions_N3: np.ndarray) -> np.ndarray:
     normal = np.cross(b - a, c - a)
     inwards = np.einsum("ij,ij->i", normal, a + b + c) < 0
     faces[inwards] = faces[inwards][:, ::-1]
-    # The hull's own order differs between versions of its library.
+    # The order of the triangles is fixed, whatever the library makes of it.
     return faces[np.lexsort(faces.T[::-1])]
 
 

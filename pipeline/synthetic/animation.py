@@ -204,6 +204,7 @@ def _moment(
 
     `fine` are small values for all 100 expression directions, `twist` the other two numbers of the jaw.
     """
+    # The named directions come first among the 100.
     expression = fine.copy()
     for number, name in enumerate(EXPRESSION_NAMES):
         expression[number] += weights.get(name, 0.0)

@@ -32,6 +32,7 @@ class Coat:
 
 def smooth(x: Array, low: float, high: float) -> Array:
     """0 below `low`, 1 above `high` (or the other way round), smooth between."""
+    # One product a point: a division takes longer, and there are dozens of steps for each visible point.
     return smoothstep((x - low) * (1.0 / (high - low)))
 
 

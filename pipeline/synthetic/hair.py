@@ -13,7 +13,7 @@ ROWS, COLUMNS = 16, 72
 HANG = np.radians(98)  # polar angle from the crown beyond which hair hangs straight down
 TILT = 0.12  # radians: the crown lies behind the top of the skull
 # Where hair ends at the nape and at the temples, degrees from the crown, for lengths between shaven and long.
-# It does not end just above the shoulders, as hair of that length would cut through them.
+# The leap in the middle is where it begins to cover the ears.
 LENGTHS = [0, 0.45, 0.55, 1.0]
 NAPE = [96, 122, 140, 265]
 TEMPLE = [80, 92, 130, 260]
@@ -121,7 +121,9 @@ def _thickness(
     phase = person.phase
     waves = np.sin(turn * 7 + 5 * polar + phase[2])
     across = np.sin(3 * turn + 7 * polar + phase[3])
-    bumps = trait["wave"] * np.sin(13 * turn + phase[4]) * np.sin(17 * polar + phase[5])
+    around = np.sin(13 * turn + phase[4])
+    along = np.sin(17 * polar + phase[5])
+    bumps = trait["wave"] * around * along
     in_front = np.exp(-(((side - 0.1) / 0.8) ** 2))
     at_hairline = np.exp(-(((s - 0.75) / 0.22) ** 2))
     quiff = (1 - trait["fringe"]) * trait["volume"] * in_front * at_hairline

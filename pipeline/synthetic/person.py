@@ -46,9 +46,30 @@ TRAITS = (
 )
 
 # 8-bit sRGB, from dark to light hair, from light to dark skin, from brown to blue eyes.
-SKIN = [(238, 205, 186), (226, 186, 160), (210, 163, 130), (186, 133, 98), (143, 95, 66), (94, 60, 44)]
-HAIR = [(24, 20, 19), (50, 35, 27), (92, 60, 38), (140, 96, 58), (196, 158, 104), (226, 202, 154)]
-IRIS = [(62, 38, 22), (98, 64, 36), (112, 104, 58), (84, 122, 84), (86, 128, 158), (120, 148, 170)]
+SKIN = [
+    (238, 205, 186),
+    (226, 186, 160),
+    (210, 163, 130),
+    (186, 133, 98),
+    (143, 95, 66),
+    (94, 60, 44),
+]
+HAIR = [
+    (24, 20, 19),
+    (50, 35, 27),
+    (92, 60, 38),
+    (140, 96, 58),
+    (196, 158, 104),
+    (226, 202, 154),
+]
+IRIS = [
+    (62, 38, 22),
+    (98, 64, 36),
+    (112, 104, 58),
+    (84, 122, 84),
+    (86, 128, 158),
+    (120, 148, 170),
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,7 @@ def linear(rgb: np.ndarray | tuple) -> np.ndarray:
 
 def _palette(colours: list[tuple], place: float) -> np.ndarray:
     """Colour at `place` in [0, 1] along a list of colours."""
+    # Mixed in linear light, as paints of light are.
     at = place * (len(colours) - 1)
     channels = linear(colours).T
     return np.array([np.interp(at, np.arange(len(colours)), channel) for channel in channels])
@@ -97,7 +119,8 @@ def person(z_512: np.ndarray) -> Person:
     """The person of a latent vector (512,), meant to be drawn from N(0, 1)."""
     raw = np.asarray(z_512, np.float64) @ _projection()
     # 1.7 x is close to what takes N(0, 1) to a uniform number.
-    trait = {name: float(1 / (1 + np.exp(-1.7 * raw[i]))) for i, name in enumerate(TRAITS)}
+    uniform = [float(1 / (1 + np.exp(-1.7 * number))) for number in raw[: len(TRAITS)]]
+    trait = dict(zip(TRAITS, uniform, strict=True))
     rest = raw[len(TRAITS) :]
     skin = _skin(trait)
     hair = _hair(trait)
@@ -143,8 +166,10 @@ def _hair(trait: dict[str, float]) -> np.ndarray:
 
 
 def _shirt(trait: dict[str, float]) -> np.ndarray:
+    # Very light and very dark shirts have the strongest colours.
     light = trait["shirt_light"]
-    return _hue(1.3 * trait["shirt_hue"], 0.35 + 0.5 * abs(2 * light - 1), 0.18 + 0.72 * light)
+    saturation = 0.35 + 0.5 * abs(2 * light - 1)
+    return _hue(1.3 * trait["shirt_hue"], saturation, 0.18 + 0.72 * light)
 
 
 def _background(trait: dict[str, float]) -> np.ndarray:
@@ -163,4 +188,4 @@ def _light(trait: dict[str, float]) -> np.ndarray:
     azimuth = 1.9 * (trait["light_turn"] - 0.5)
     height = 0.25 + 0.75 * trait["light_height"]
     across = np.cos(height)
-    return np.array([np.sin(azimuth) * across, np.sin(height), np.cos(azimuth) * across])
+    return np.array([across * np.sin(azimuth), np.sin(height), across * np.cos(azimuth)])

@@ -46,6 +46,7 @@ def shade(
     corner = shared.faces[face_N]
     material = shared.material[face_N]
     table = np.column_stack([body.paint, view.normal_V3, shared.lip, shared.lid]).astype(np.float32)
+    # Each painter gets the points of its material alone, as painting skin is most of the work.
     for number, painter in enumerate(PAINTERS):
         chosen = np.flatnonzero(material == number)
         if len(chosen):
@@ -75,7 +76,9 @@ def _points(
 
     The second number of hair is an angle (`around`).
     """
-    values = [table_VC[corner_N3[:, k]] * weight_N3[:, k, None] for k in range(3)]
+    values = []
+    for k in range(3):
+        values.append(table_VC[corner_N3[:, k]] * weight_N3[:, k, None])
     if around:
         # The seam at the back of the head: an angle of 0 there is one of 2 pi.
         angles = [table_VC[corner_N3[:, k], 1] for k in range(3)]
@@ -120,7 +123,8 @@ def _lit(
         half = (half / np.linalg.norm(half)).astype(np.float32)
         shine += np.clip(normal @ half, 0, 1) ** coat.sharpness * float(lamp.colour.mean())
     dim = np.where(turned_N, np.float32(BACK), np.float32(1.0)) * coat.occlusion
-    return coat.albedo * light * dim[:, None] + (coat.gloss * shine * dim)[:, None]
+    diffuse = coat.albedo * light * dim[:, None]
+    return diffuse + (coat.gloss * shine * dim)[:, None]
 
 
 def _lights(person: Person, room_33: np.ndarray) -> list[_Light]:

@@ -160,9 +160,12 @@ def _with_lids(face: _Face, albedo: Array) -> Array:
     lid = face.points.lid
     age = face.person.trait["age"]
     upper = smooth(face.y - EYE_LINE, -0.004, 0.002)
-    albedo *= (1 - 0.13 * smooth(lid, 0.35, 0.8))[:, None]
-    albedo *= (1 - (0.34 + 0.2 * age) * ridge(lid, 0.52, 0.11) * upper)[:, None]
-    albedo *= (1 - (0.10 + 0.24 * age) * ridge(lid, 0.30, 0.16) * (1 - upper))[:, None]
+    # Age deepens the crease above the eye, and more so the fold below it.
+    shadow = 0.13 * smooth(lid, 0.35, 0.8)
+    crease = (0.34 + 0.2 * age) * ridge(lid, 0.52, 0.11) * upper
+    bag = (0.10 + 0.24 * age) * ridge(lid, 0.30, 0.16) * (1 - upper)
+    for dark in (shadow, crease, bag):
+        albedo *= (1 - dark)[:, None]
     lash = smooth(lid, 0.80, 0.93) * (0.25 + 0.70 * upper)
     return mix(albedo, 0.10 * face.person.brow + 0.004, np.clip(lash, 0, 0.95))
 
@@ -173,7 +176,8 @@ def _with_lips(face: _Face, albedo: Array, lips: Array) -> Array:
     furrows = 1 + 0.10 * np.sin(430 * face.x) * smooth(lip, 0.5, 0.9)
     colour = face.person.lips.astype(np.float32) * furrows[:, None]
     albedo = albedo + lips[:, None] * (colour - albedo)
-    albedo *= (1 - 0.45 * smooth(lip, 0.985, 1.0) * ridge(face.y, LIP_LINE, 0.0035))[:, None]
+    between = 0.45 * smooth(lip, 0.985, 1.0) * ridge(face.y, LIP_LINE, 0.0035)
+    albedo *= (1 - between)[:, None]
     return albedo
 
 
@@ -187,10 +191,13 @@ def _folds(face: _Face) -> Array:
     age = face.person.trait["age"]
     extra = face.moment.beyond
     expression = face.moment.expression
-    smile = float(np.clip(expression[0] + 0.6 * expression[[19, 20]].mean(), 0, 2))
+    # Smiles of both corners of the mouth, and of one.
+    one_sided = expression[[19, 20]].mean()
+    smile = float(np.clip(expression[0] + 0.6 * one_sided, 0, 2))
     # From the nose to the corners of the mouth.
     fold_x = 0.056 + 0.052 * smooth(y, -0.015, -0.10)
-    fold = ridge(side, fold_x, 0.007) * smooth(y, -0.118, -0.09) * smooth(y, 0.005, -0.02)
+    above_mouth, below_nose = smooth(y, -0.118, -0.09), smooth(y, 0.005, -0.02)
+    fold = ridge(side, fold_x, 0.007) * above_mouth * below_nose
     dark = (0.08 + 0.22 * age + 0.22 * smile) * fold
     dark += 0.30 * extra["dimples"] * blob(side, y, 0.118, -0.075, 0.008, 0.016)
     nostrils = blob(side, y, 0.0205, -0.0265, 0.0105, 0.0052)
@@ -207,7 +214,8 @@ def _folds(face: _Face) -> Array:
     if extra["wrinkles"] or age > 0.6:
         forehead = smooth(y, 0.185, 0.20) * smooth(y, 0.285, 0.265) * smooth(side, 0.16, 0.08) * front
         lines = np.sin(235 * y + 0.9 * np.sin(18 * x)) ** 6 * forehead
-        dark += (0.42 * np.clip(extra["wrinkles"], 0, 1.5) + 0.20 * max(age - 0.6, 0)) * lines
+        depth = 0.42 * np.clip(extra["wrinkles"], 0, 1.5) + 0.20 * max(age - 0.6, 0)
+        dark += depth * lines
     if extra["frown_lines"]:
         dark += 0.40 * extra["frown_lines"] * blob(side, y, 0.016, 0.135, 0.005, 0.022) * front
     return dark

@@ -100,6 +100,7 @@ def test_derivatives_of_the_landmark_model_are_differences() -> None:
     groups = model.groups(coefficients)
     by_coefficients = model.by_coefficients(groups, pose).double()
     slopes = torch.cat([by_coefficients, model.by_pose(groups, pose)[1]], dim=-1)
+    # Some of shape and expression, and the whole pose.
     last = flat.shape[1]
     for column in (0, 5, model.shapes + 3, *range(last - POSE, last)):
         step = torch.zeros_like(flat)
@@ -112,6 +113,7 @@ def test_known_heads_come_back() -> None:
     labels, points = known(24)
     result = fit(standin(), points, people(24), SETTINGS)
     assert np.median(result.errors) < 0.01
+    # Landmarks do not tell everything: the rest is what the priors hold at the mean.
     errors = label_errors(Flame(standin()), torch.as_tensor(result.labels), torch.as_tensor(labels))
     assert errors["rotation_degrees"] < 2.5
     assert errors["jaw_degrees"] < 2
@@ -123,6 +125,7 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
     result = fit(standin(), points, people(4), SETTINGS)
     neck = rotation_matrices(torch.as_tensor(result.labels[:, Label.NECK])).numpy()
     assert np.allclose(rotation(result.labels).transpose(0, 2, 1), neck, atol=1e-5)
+    # Landmarks see one pair of eyes: both turn alike.
     left, right = np.split(result.labels[:, Label.EYES], 2, axis=1)
     assert np.array_equal(left, right)
     flame = Flame(standin())
@@ -135,6 +138,7 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
 
 def test_a_clip_has_one_shape_and_moves_smoothly() -> None:
     _, points = known(2, 16)
+    # Noise from frame to frame is what smoothing has to take away.
     noisy = points + rng(0, "noise").normal(size=points.shape) * 0.003
     bends = {}
     for weight in (0.0, 0.1):
@@ -152,6 +156,7 @@ def test_a_fit_does_not_depend_on_the_other_people() -> None:
     _, points = known(24)
     together = fit(standin(), points, people(24), SETTINGS)
     alone = fit(standin(), points[5:6], ["person 5"], SETTINGS)
+    # Products of other sizes round otherwise, so that a chunk's neighbours change last bits alone.
     assert np.allclose(together.points[5], alone.points[0], atol=1e-4)
     again = fit(standin(), points, people(24), SETTINGS)
     assert np.array_equal(together.labels, again.labels)

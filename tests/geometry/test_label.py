@@ -9,6 +9,7 @@ from pipeline.geometry.camera import look_at, rotation, rotation_between
 from pipeline.geometry.label import Estimate, FaceParameters, Label, Motion
 from pipeline.store import samples
 
+# Each number is its own place, so that a part says where it was taken from.
 NUMBERS = np.arange(Label.SIZE, dtype=np.float32)[None]
 
 

@@ -69,6 +69,7 @@ def test_depth_lies_on_the_mesh(someone):
 
 def test_any_intrinsics_show_the_same_points(someone):
     """A crop (longer focal length, moved centre) is a cut-out of the whole picture."""
+    # Intrinsics row by row: 16 and 20 are the focal lengths, 18 and 21 the centre.
     narrow = FRONT.copy()
     narrow[[16, 20]] *= 2
     narrow[[18, 21]] = 0.5
@@ -79,6 +80,7 @@ def test_any_intrinsics_show_the_same_points(someone):
 
 
 def test_people_differ_and_nearby_latents_are_nearby_people(someone):
+    # Grey values of 255; other people differ in skin, hair, shirt and background.
     here = colours(someone)
     near = colours(figure(person(latent(0, "someone") + 0.01)))
     assert np.abs(near - here).mean() < 4
@@ -126,6 +128,8 @@ def test_clips_move_within_their_limits(number):
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")
     params = scale_params("smoke")
+    # The fewest files that have everything: two photos of a person, a clip of every split, of held-out ones
+    # a frame with true views.
     few = {
         "identities": 2,
         "photos": 2,
@@ -179,6 +183,7 @@ def test_the_truth_of_a_portrait_lies_on_the_head(made):
     mask = decode_png(fields["mask.png"])
     depth = decode_png(fields["depth.png"])
     assert np.array_equal(mask > 0, depth > 0)
+    # Cameras of photos stand about 4.2 from the neck.
     assert 3.5 < np.median(depth[depth > 0]) * DEPTH_UNIT < 4.6
     column, line = np.array(row["landmarks"]).reshape(70, 2)[30].astype(int)
     assert mask[line, column] == 255
@@ -204,6 +209,7 @@ def test_the_unmoved_view_differs_in_the_head_alone(made):
     unmoved = decode_png(fields["unmoved.png"]).astype(float)
     head = decode_png(fields["alpha0.png"]) > 0
     change = np.abs(moved - unmoved)
+    # The background is the same in both: only pixels at the edge of the head mix with it.
     assert change[head].mean() > 2
     assert change[head].mean() > 5 * change[~head].mean()
 
