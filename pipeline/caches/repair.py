@@ -90,6 +90,7 @@ def _make_shards(
     shards: set[str],
 ) -> None:
     """Make shards in a folder of their own, and put them into their places when all are as they were."""
+    # A folder of its own, so that a repair that is killed goes on and leaves the cache as it was.
     scratch = scratch_folder("repair", job.mark)
     names = {Path(shard).stem for shard in shards}
     done = job.run(scratch, params.machine, only=names)

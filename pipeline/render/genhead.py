@@ -44,7 +44,12 @@ HEADS_AT_ONCE = 8
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
 
 
-def render_genhead(params: Params, labels: Path, genhead: Path, out: Path) -> dict[str, Any]:
+def render_genhead(
+    params: Params,
+    labels: Path,
+    genhead: Path,
+    out: Path,
+) -> dict[str, Any]:
     """Render all heads into shards in `out`; returns the metrics.
 
     `labels` and `genhead` are the folders of those stages. Raises UserError when a label table or the
@@ -128,6 +133,7 @@ class Pools:
 
 def _train_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N, 437) and clips (N,) of the usable rows that are trained on, in the order of their keys."""
+    # People of the other splits must stay unseen by every network.
     fitted = usable(read_rows(path, "fit_flame"))
     rows = [row for row in fitted if row["split"] == "train"]
     if not rows:

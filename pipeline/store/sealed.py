@@ -126,6 +126,7 @@ def recover(path: str | Path) -> None:
         wanted = read_facts(path)["sha256"]
         if path.is_file() and sha256(path) == wanted:
             return
+        # The name holds the number of a process, which is another one now.
         for left in path.parent.glob(f".{path.name}.*.tmp"):
             if sha256(left) == wanted:
                 left.replace(path)

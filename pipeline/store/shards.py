@@ -80,6 +80,7 @@ def _write_members(
     # Where a field begins is counted here, as the writer does not tell: a header of one block, then padded
     # content.
     position = 0
+    # Owner and time are the same in every tar, so that equal samples make equal bytes.
     with webdataset.TarWriter(draft.file, user="psi4d", group="psi4d", mtime=0, encoder=False) as tar:
         for key, fields in samples:
             _check_names(shard, key, fields, members)
@@ -182,6 +183,7 @@ def read_fields(
             f"cannot open {path}: {error.strerror}. Make it again by running its stage."
         ) from error
     found = {}
+    # Positional reads share no position in the file, and what is read is checked at once.
     try:
         for name, (offset, size, crc) in places.items():
             found[name] = os.pread(descriptor, size, offset)
@@ -227,6 +229,7 @@ class ShardReader:
         self.records: dict[str, ShardRecord] = {}
         # Of every sample the file name of its shard and the places of its fields there.
         self._places: dict[str, tuple[str, dict[str, Place]]] = {}
+        # The sidecars tell all: a folder of thousands of shards opens without a look into a tar.
         for path in sorted(self.folder.glob("*.tar")):
             self.records[path.name], members = read_sidecar(path, stage)
             for key, fields in members.items():

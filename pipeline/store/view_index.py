@@ -131,6 +131,7 @@ def write_index(shards: Path, out: Path, judge: Judge) -> pa.Table:
     trained on, "" when it may. Raises UserError as `shard_rows`, when shards have different fields, and
     when the place cannot be written.
     """
+    # Shards by name and samples as written: equal shards make an equal index.
     paths = sorted(shards.glob("*.tar"))
     if not paths:
         raise UserError(f"there is no shard (*.tar) in {shards}. Make them: dvc repro {Views.stage}.")
@@ -199,6 +200,7 @@ class ViewIndex:
         """Raises UserError when the index is missing or damaged, OlderFormat when it is of another format."""
         self.storage = Storage(address)
         try:
+            # The footer alone is read: schema, metadata and where the columns of every row group lie.
             with self.storage.open(NAME) as file:
                 self._facts = pq.ParquetFile(file).metadata
             schema = self._facts.schema.to_arrow_schema()
