@@ -57,7 +57,8 @@ class EyesAndMouth:
     def of(cls, state: HeadState) -> "EyesAndMouth":
         """Each head has as many as the one with most of them; the others get some that meet neither."""
         batch = len(state.eye_mask_BVnn)
-        eye_BR, mouth_BR = state.eye_mask_BVnn.view(batch, -1), state.mouth_mask_BVnn.view(batch, -1)
+        eye_BR = state.eye_mask_BVnn.view(batch, -1)
+        mouth_BR = state.mouth_mask_BVnn.view(batch, -1)
         covered_BR = (eye_BR > 0) | (mouth_BR > 0)
         most = int(covered_BR.sum(1).amax())
         picked_BP = covered_BR.float().topk(most, dim=1).indices.sort(dim=1).values
@@ -273,7 +274,8 @@ class GenHead(nn.Module):
     ) -> Rays:
         """Part-wise volume rendering at the resolution of the masks; `fuse` makes one of three samples."""
         own = self.sizes
-        part_planes, face_planes = planes_B6CRR[:, :3], planes_B6CRR[:, 3:]
+        part_planes = planes_B6CRR[:, :3]
+        face_planes = planes_B6CRR[:, 3:]
         boxes_BE23 = state.eye_boxes_BE23[:, None, None]
         # Few rays meet eyes or mouth, so the part planes are looked up for those alone.
         some = EyesAndMouth.of(state)
@@ -303,7 +305,8 @@ class GenHead(nn.Module):
                     some.eye_mask_BP1,
                     some.mouth_mask_BP1,
                 )
-                colour, sigma = some.put(colour, fused_colour), some.put(sigma, fused_sigma)
+                colour = some.put(colour, fused_colour)
+                sigma = some.put(sigma, fused_sigma)
             shape = points_BVRS3.shape[:-1]
             return colour.view(*shape, -1), sigma.view(shape)
 

@@ -26,7 +26,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        # Published with the weights.
+        # The filter is published with the weights.
         self.register_buffer("resample_filter", resample_filter())
         own = sizes.discriminator
         # Blocks halve the image down to 4 x 4, where the epilogue takes over.

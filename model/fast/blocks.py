@@ -85,7 +85,7 @@ class FastAttention:
 
     def __init__(self, attention: Attention, dtype: torch.dtype) -> None:
         self.heads, self.reduction = attention.heads, attention.reduction
-        # The scale of the scores is part of the queries, each head's of which are a convolution of their own.
+        # The scale of the scores is part of the queries; each head has a convolution of its own.
         scale = (attention.q.out_features // self.heads) ** -0.5
         weights = (attention.q.weight * scale).detach().chunk(self.heads)
         biases = (attention.q.bias * scale).detach().chunk(self.heads)
@@ -101,6 +101,7 @@ class FastAttention:
     def __call__(self, x_BCHW: Tensor, added: Tensor) -> Tensor:
         """`added` is added to the result."""
         context_BCHW = self.norm(self.reduce(x_BCHW)) if self.reduction > 1 else x_BCHW
+        # Keys and values are matrices for `attend`, which makes weights of convolutions of them.
         keys_BMC, values_BMC = self.both(context_BCHW).flatten(2).mT.chunk(2, 2)
         queries = [query(x_BCHW) for query in self.queries]
         mixed = attend(queries, keys_BMC.chunk(self.heads, 2), values_BMC.chunk(self.heads, 2))
@@ -121,7 +122,8 @@ class FastMotionAttention:
         self.both = Convolution.of(attention.kv, dtype)
         scale = (attention.q.out_features // self.heads) ** -0.5
         by_head = (self.heads, -1)
-        weight, bias = attention.q.weight.detach(), attention.q.bias[:, None].detach()
+        weight = attention.q.weight.detach()
+        bias = attention.q.bias[:, None].detach()
         self.query_HdD = (weight * scale).unflatten(0, by_head).to(dtype)
         self.bias_Hd1 = (bias * scale).unflatten(0, by_head).to(dtype)
         project_DHd = attention.proj.weight.detach().unflatten(1, by_head)
@@ -175,8 +177,10 @@ class FastBlock:
             self.motion = FastMotionAttention(block.attn2, dtype)
         else:
             own, mlp_norm = block.attn, block.norm2
-        self.norm_own, self.own = Norm(block.norm1, dtype), FastAttention(own, dtype)
-        self.norm_mlp, self.mlp = Norm(mlp_norm, dtype), FastMLP(block.mlp, dtype)
+        self.norm_own = Norm(block.norm1, dtype)
+        self.own = FastAttention(own, dtype)
+        self.norm_mlp = Norm(mlp_norm, dtype)
+        self.mlp = FastMLP(block.mlp, dtype)
 
     def __call__(
         self,
@@ -271,6 +275,7 @@ class FastCanonical:
         if isinstance(scale, Tensor) or scale != 0:
             if motion_BM is None:
                 raise ValueError("a motion embedding is needed unless motion_scale is 0")
+            # As feature maps with one column, tokens go through the same convolutions.
             tokens = to_tokens(motion_BM)
             if isinstance(scale, Tensor):
                 scale = scale.to(self.dtype)[..., None]

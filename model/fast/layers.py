@@ -54,10 +54,12 @@ class Convolution:
         padding: int | None = None,
     ) -> None:
         if weight.ndim == 2:
-            # That of a linear layer.
+            # A linear layer is a 1x1 convolution.
             weight = weight[:, :, None, None]
         pad = dilation * (weight.shape[-1] // 2) if padding is None else padding
-        self.padding, self.stride, self.dilation = [pad] * 2, [stride] * 2, [dilation] * 2
+        self.padding = [pad] * 2
+        self.stride = [stride] * 2
+        self.dilation = [dilation] * 2
         self.groups = groups
         self.activation, self.bias = activation, bias
         self.weight = weight.contiguous(memory_format=torch.channels_last)
@@ -177,7 +179,8 @@ def attend(
     for h, (queries, keys, values) in enumerate(heads):
         own = slice(h * channels, (h + 1) * channels)
         for b in range(batch):
-            score, gather = Convolution(keys[b]), Convolution(values[b].T)
+            score = Convolution(keys[b])
+            gather = Convolution(values[b].T)
             for y in range(0, height, rows):
                 scores_1hWM = to_pixels(score(queries[b : b + 1, :, y : y + rows]))
                 shares_1MhW = to_map(scores_1hWM.softmax(-1))

@@ -62,8 +62,10 @@ class FastPsi:
         self.canonical = FastCanonical(psi.encoder_canonical, dtype)
         self.triplane = FastTriplaneDecoder(psi.generator_triplane, dtype)
         self.background = FastBackground(psi.background, dtype)
+        # Rays and samples are float32 whatever the networks are: depths need more than eight bits.
         self.renderer = FastRenderer(psi.decoder, own.rays, own.samples, own.samples_fine, own.box)
         self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
+        # The renderer stays as it is: what it skips depends on the numbers, which a compiler cannot know.
         if compiled:
             self.source = torch.compile(self.source)
             self.planes = torch.compile(self.planes)
@@ -77,6 +79,7 @@ class FastPsi:
         motion_scale: float | Tensor = 1.0,
     ) -> Source:
         """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
+        # All feature maps keep the layout of the image: channels last, as oneDNN's convolutions want them.
         image = with_coordinates(source_B3SS).to(self.dtype, memory_format=torch.channels_last)
         appearance = self.encoder_global(image)
         tokens = self.canonical.neutral(appearance, motion_source_BM, motion_scale)

@@ -14,7 +14,6 @@ is thinner than the distance of coarse samples and missed by all nine rays is mi
 `share` 0 all samples of all rays count.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from model.volume.renderer import (
     coarse_depths,
     importance_depths,
     interval_weights,
+    mean_depth,
     sample_shares,
 )
 
@@ -61,7 +61,9 @@ class Texels:
         maps = torch.zeros(3, 4, 12)
         rows, across, down = maps.unbind(0)
         for texel in range(12):
-            plane, lower, right = texel // 4, texel // 2 % 2, texel % 2
+            plane = texel // 4
+            lower = texel // 2 % 2
+            right = texel % 2
             along_width, along_height = PAIRS[plane]
             rows[along_width, texel] = 3
             rows[along_height, texel] = 3 * row
@@ -79,7 +81,7 @@ class Texels:
         place = (points_M3 * (self.side / self.box)).add_((self.side + 1) / 2).clamp_(0.0, self.side + 1.0)
         corner = place.floor().clamp_(max=float(self.side))
         inside = place.sub_(corner)
-        # Exact in float32, as all rows are below 2^24.
+        # Float32 holds the rows exactly, as they are below 2^24.
         rows_M12 = torch.addmm(self.rows[3], corner, self.rows[:3]).int()
         if heads_M is not None:
             rows_M12 += (heads_M * (len(self.table) // self.batch))[:, None]
@@ -102,7 +104,7 @@ class FastDecoder:
         hidden = F.linear(feature_MC, self.hidden_weight, self.hidden_bias)
         if not len(hidden) or hidden.amax() > LARGEST:
             return F.softplus(hidden)
-        # The same within 1e-7, at a third of the time of the library's log1p.
+        # This is within 1e-7 of the library's log1p, at a third of its time.
         return hidden.exp_().add_(1.0).log_()
 
     def sigma(self, hidden_MH: Tensor) -> Tensor:
@@ -155,7 +157,10 @@ class FastRenderer:
         box: float,
     ) -> None:
         self.decoder = FastDecoder(decoder)
-        self.side, self.samples, self.fine, self.box = side, samples, samples_fine, box
+        self.side = side
+        self.samples = samples
+        self.fine = samples_fine
+        self.box = box
 
     def __call__(
         self,
@@ -167,7 +172,7 @@ class FastRenderer:
     ) -> tuple[Rays, float]:
         """The rays, with depths and weights of the coarse pass, and the share of samples that got colours."""
         texels = Texels(planes_B3CRR, self.box)
-        # Elsewhere than on a CPU, and where a function of others deforms, two threads at once need not work.
+        # A GPU needs no threads, and a deformation that a caller brings need not bear two of them.
         alone = planes_B3CRR.device.type != "cpu" or deform is not None
         coarse = self._coarse(texels, cameras_BV25, deform, alone)
         opacity_BM = coarse.weights.sum(-1)
@@ -200,7 +205,8 @@ class FastRenderer:
         """Densities of the coarse samples of all rays, M = V * side * side."""
         rays = self.side**2
         origins, directions = camera_rays(cameras_BV25, self.side)
-        origins, directions = origins.repeat_interleave(rays, 1), directions.flatten(1, 2)
+        origins = origins.repeat_interleave(rays, 1)
+        directions = directions.flatten(1, 2)
         depths = coarse_depths(cameras_BV25, self.samples, self.box, None).repeat_interleave(rays, 1)
         points = directions.new_empty(*depths.shape, 3)
         sigma = torch.empty_like(depths)
@@ -344,8 +350,4 @@ def expected_depth(
     opacity: Tensor,
 ) -> Tensor:
     """As the plain renderer's; the samples of a camera all lie between the first and the last coarse one."""
-    middle = (depths[..., :-1] + depths[..., 1:]) / 2
-    seen = opacity > 0
-    mean = (weights * middle).sum(-1) / torch.where(seen, opacity, 1.0)
-    depth = torch.where(seen, mean, math.inf)
-    return depth.clamp(depths[..., 0], depths[..., -1])
+    return mean_depth(depths, weights, opacity).clamp(depths[..., 0], depths[..., -1])

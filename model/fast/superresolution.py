@@ -34,7 +34,7 @@ class FastSynthesisBlock:
         up, same, rgb = block.conv0, block.conv1, block.torgb
         up_weight = styled(up, w_W).transpose(0, 1).to(dtype)
         self.up = up_weight.contiguous(memory_format=torch.channels_last)
-        # The filter stands between the doubling and the activation, and fills three zeros of four: gain 4.
+        # The filter follows the doubling, which left three zeros beside each value: its gain is 4.
         channels = up.weight.shape[0]
         kernel = (up.resample_filter * (4.0 * GAIN)).expand(channels, 1, 4, 4)
         self.blur = Convolution(

@@ -82,6 +82,7 @@ class CheckpointFile:
         if start.startswith(b"PK"):
             return self._read_zip()
         if start[2:].startswith(LEGACY):
+            # The old format has its storages behind the object, one after the other.
             content, self.storages = _read_legacy(self.data, None)
             return content
         return read_part(self.data)[0]
@@ -108,10 +109,11 @@ class CheckpointFile:
         Raises ValueError when it is none or reaches beyond its storage.
         """
         storage, offset, size, stride = _layout(node)
+        found = None
         if isinstance(storage, Record):
             storage, found = _nested_storage(storage)
-        else:
-            found = self.storages.get(storage.key) if isinstance(storage, _Storage) else None
+        elif isinstance(storage, _Storage):
+            found = self.storages.get(storage.key)
         if not isinstance(storage, _Storage) or found is None:
             raise ValueError("its numbers are not in the file")
         width = storage.dtype.itemsize
@@ -120,11 +122,14 @@ class CheckpointFile:
         count = math.prod(size)
         if count == 0:
             return torch.empty(size, dtype=storage.dtype)
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        steps = [(n - 1) * step for n, step in zip(size, stride, strict=True)]
+        last = offset + sum(steps)
         if last >= storage.numel or count > storage.numel:
             layout = f"shape {list(size)}, stride {list(stride)} and offset {offset}"
             raise ValueError(f"its {layout} reach beyond its storage of {storage.numel} numbers")
-        own_bytes = bytearray(memoryview(found)[offset * width : (last + 1) * width])
+        # Only the tensor's own stretch is copied, as a storage may be shared by many tensors.
+        start, end = offset * width, (last + 1) * width
+        own_bytes = bytearray(memoryview(found)[start:end])
         numbers = torch.frombuffer(own_bytes, dtype=storage.dtype)
         return numbers.as_strided(size, stride).contiguous()
 
@@ -162,6 +167,7 @@ def module_tensors(module: Record) -> dict[str, object]:
         parameters = _named(attributes.get("_parameters"))
         buffers = _named(attributes.get("_buffers"))
         modules = _named(attributes.get("_modules"))
+        # A module may stand in several places, so that what was visited is counted and not remembered.
         visited += 1 + len(parameters) + len(buffers) + len(modules)
         if visited > MOST_PARTS or len(prefix) > LONGEST_NAME:
             raise ValueError("its modules contain each other without end")
@@ -193,8 +199,8 @@ def _layout(node: object) -> tuple[object, int, tuple[int, ...], tuple[int, ...]
     if node.origin not in TENSORS or len(node.arguments) < 4:
         raise ValueError(f"it is no ordinary tensor but {node.origin!r:.100}")
     storage, offset, size, stride = node.arguments[:4]
-    tuples = isinstance(size, tuple) and isinstance(stride, tuple)
-    if not tuples or len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
+    fitting = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)
+    if not fitting or len(size) > MOST_DIMENSIONS:
         raise ValueError("its shape and its stride do not fit together")
     if not all(_is_place(number) for number in (offset, *size, *stride)):
         raise ValueError("its shape, stride or offset is not made of ordinary numbers")

@@ -65,6 +65,7 @@ def _array(
     code = dtype.arguments[0]
     if not isinstance(code, str):
         raise ValueError("a numpy array has no proper type")
+    # An array of one object is how numpy saves a dict.
     if code.startswith("O"):
         if shape != () or not isinstance(data, list) or len(data) != 1:
             raise ValueError("an array of objects is not accepted")
@@ -85,7 +86,8 @@ def _dense(matrix: Record) -> np.ndarray:
 
     Along its major axis `indptr` says where each row's or column's numbers begin and end.
     """
-    kind, state = matrix.origin.rsplit(".", 1)[1][:3], matrix.attributes()
+    kind = matrix.origin.rsplit(".", 1)[1][:3]
+    state = matrix.attributes()
     shape = state.get("_shape", state.get("shape"))
     flat = _is_shape(shape) and len(shape) == 2 and math.prod(shape) <= MOST_DENSE
     if kind not in ("csc", "csr") or not flat:
@@ -99,6 +101,7 @@ def _dense(matrix: Record) -> np.ndarray:
         raise ValueError("the arrays of a sparse matrix do not fit together")
     if len(indices) and not 0 <= indices.min() <= indices.max() < minor:
         raise ValueError("a sparse matrix has an index outside of its shape")
+    # As scipy does, entries that stand twice are added up.
     dense = np.zeros((major, minor))
     places = np.repeat(np.arange(major), steps)
     np.add.at(dense, (places, indices), data)

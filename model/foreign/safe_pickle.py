@@ -205,7 +205,8 @@ class _Reader(pickle._Unpickler):
         return text.encode("latin1")
 
     def load_state(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]
+        state = self.stack.pop()
+        target = self.stack[-1]
         if isinstance(target, Record):
             target.state = state
         elif not isinstance(target, dict):

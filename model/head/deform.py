@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.head.flame import Flame
 from model.head.scatter import first_minimum
+from model.head.vectors import dot, square_length, turned
 
 CHUNK = 1 << 20  # pairs of points and triangles or vertices held at once
 FINE, COARSE = 24, 8  # cells a side of the neck field's grids
@@ -32,9 +33,10 @@ def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor
     # Edge i runs from corner i to corner i + 1; `along` is where the foot of the point lies on it, 0 to 1.
     edge_P33 = corners_P33.roll(-1, 1) - corners_P33
     to_point_P33 = points_P3[:, None] - corners_P33
-    edge2_P3 = edge_P33.square().sum(-1).clamp_min(1e-30)
-    along_P3 = ((to_point_P33 * edge_P33).sum(-1) / edge2_P3).clamp(0, 1)
-    on_edge_P3 = (to_point_P33 - along_P3[..., None] * edge_P33).square().sum(-1)
+    edge2_P3 = square_length(edge_P33).clamp_min(1e-30)
+    along_P3 = (dot(to_point_P33, edge_P33) / edge2_P3).clamp(0, 1)
+    rest_P33 = to_point_P33 - along_P3[..., None] * edge_P33
+    on_edge_P3 = square_length(rest_P33)
     edge_distance2_P, which_P = on_edge_P3.min(1)
 
     share_P = along_P3.gather(1, which_P[:, None])[:, 0]
@@ -46,11 +48,11 @@ def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor
     # A barycentric coordinate is the signed area of a sub-triangle over that of the triangle. The one at
     # edge i belongs to the corner opposite to it, which is corner i + 2.
     normal_P3 = torch.linalg.cross(edge_P33[:, 0], -edge_P33[:, 2])
-    normal2_P = normal_P3.square().sum(-1)
-    area2_P = normal2_P.clamp_min(1e-30)
-    part_area_P3 = torch.linalg.cross(edge_P33, to_point_P33).mul(normal_P3[:, None]).sum(-1)
+    area2_P = square_length(normal_P3).clamp_min(1e-30)
+    part_normal_P33 = torch.linalg.cross(edge_P33, to_point_P33)
+    part_area_P3 = dot(part_normal_P33, normal_P3[:, None])
     plane_weights_P3 = part_area_P3.roll(-1, 1) / area2_P[:, None]
-    plane_distance2_P = (to_point_P33[:, 0] * normal_P3).sum(-1).square() / area2_P
+    plane_distance2_P = dot(to_point_P33[:, 0], normal_P3).square() / area2_P
 
     inside_P = (plane_weights_P3 >= 0).all(1) & _has_plane(corners_P33)
     weights_P3 = torch.where(inside_P[:, None], plane_weights_P3, edge_weights_P3)
@@ -64,8 +66,8 @@ def _has_plane(corners_P33: Tensor) -> Tensor:
     """
     edge_P33 = corners_P33.roll(-1, 1) - corners_P33
     normal_P3 = torch.linalg.cross(edge_P33[:, 0], -edge_P33[:, 2])
-    longest2_P = edge_P33.square().sum(-1).amax(1)
-    return normal_P3.square().sum(-1) > 1e-7 * longest2_P.square()
+    longest2_P = square_length(edge_P33).amax(1)
+    return square_length(normal_P3) > 1e-7 * longest2_P.square()
 
 
 def closest_on_mesh(
@@ -101,9 +103,10 @@ def nearest_vertices(
     count: int,
 ) -> Tensor:
     """Indices (B, N, count) of the nearest vertices, nearest first."""
-    height2_B1V = vertices_BV3.square().sum(-1)[:, None]
+    height2_B1V = square_length(vertices_BV3)[:, None]
+    at_once = max(1, CHUNK // height2_B1V.numel())
     indices = []
-    for points_Bn3 in points_BN3.split(max(1, CHUNK // vertices_BV3[..., 0].numel()), dim=1):
+    for points_Bn3 in points_BN3.split(at_once, dim=1):
         # |p - v|^2 = |p|^2 + |v|^2 - 2 p.v, and |p|^2 is the same for all vertices of a point.
         score_BnV = torch.baddbmm(height2_B1V, points_Bn3, vertices_BV3.mT, alpha=-2)
         # One minimum is several times faster than a list of one.
@@ -216,7 +219,8 @@ class NeckField:
         coarse_grid = self.coarse.expand(batch, -1, -1, -1, -1)
         fine_BN4 = look_up(fine_grid, points_BN3, self.low, -self.low, "zeros")
         coarse_BN3 = look_up(coarse_grid, points_BN3, self.low, -self.low, "zeros")
-        offset_BN3, distance2_BN1 = fine_BN4[..., :3], fine_BN4[..., 3:]
+        offset_BN3 = fine_BN4[..., :3]
+        distance2_BN1 = fine_BN4[..., 3:]
         weight_BN1 = torch.exp(-1000.0 * (distance2_BN1 - 3e-3).relu())
         return points_BN3 + coarse_BN3 + weight_BN1 * (offset_BN3 - coarse_BN3)
 
@@ -244,7 +248,7 @@ def surface_offset(
     still_33 = torch.eye(3, dtype=turn_N33.dtype, device=turn_N33.device)
     turns_N = _has_plane(posed_N33) & _has_plane(unposed_N33)
     turn_N33 = torch.where(turns_N[:, None, None], turn_N33, still_33)
-    rest_N3 = (turn_N33 @ (points_N3 - foot_N3)[..., None])[..., 0]
+    rest_N3 = turned(turn_N33, points_N3 - foot_N3)
     return new_foot_N3 + rest_N3 - points_N3, distance2_N
 
 
@@ -373,7 +377,7 @@ class PartDeformation(nn.Module):
 
         batch_B11 = torch.arange(len(points_BN3), device=points_BN3.device)[:, None, None]
         position_BN103 = vertices_BV3[batch_B11, around_BN10]
-        distance2_BN10 = (points_BN3[:, :, None] - position_BN103).square().sum(-1)
+        distance2_BN10 = square_length(points_BN3[:, :, None] - position_BN103)
         weight_BN10 = (1.0 / (distance2_BN10 + 1e-10)).masked_fill(padding_BN10, 0.0)
         weight_BN10 = weight_BN10 / weight_BN10.sum(-1, keepdim=True)
         motion_BN103 = self.canonical_V3[around_BN10] - position_BN103

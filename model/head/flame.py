@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.head.vectors import square_length, turned
+
 SCALE = 3.0  # world units a metre
 NECK = 1  # index of the neck joint
 # Radians about x: the canonical head has its mouth open, so that the lips are two surfaces.
@@ -109,7 +111,7 @@ def rotation_matrices(axis_angle_X3: Tensor) -> Tensor:
     Rodrigues: R = 1 + sin(t) / t K + (1 - cos(t)) / t^2 K^2, K being the cross product with the vector and t
     its length. Both fractions are written as sinc, which knows its limit at 0 and cancels nothing.
     """
-    angle = (axis_angle_X3.square().sum(-1) + 1e-20).sqrt()[..., None, None]
+    angle = (square_length(axis_angle_X3) + 1e-20).sqrt()[..., None, None]
     x, y, z = axis_angle_X3.unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
@@ -172,12 +174,14 @@ class Flame(nn.Module):
         root_B3 = torch.zeros_like(pose_B6[:, :3])
         angles_BJ3 = torch.cat([root_B3, pose_B6, eyes_B6], dim=1).view(batch, JOINTS, 3)
         rotations_BJ33 = rotation_matrices(angles_BJ3)
-        turned, placed = [rotations_BJ33[:, 0]], [resting_BJ3[:, 0]]
+        turns = [rotations_BJ33[:, 0]]
+        places = [resting_BJ3[:, 0]]
         for joint, parent in enumerate(PARENTS[1:], start=1):
             offset_B3 = resting_BJ3[:, joint] - resting_BJ3[:, parent]
-            placed.append(placed[parent] + (turned[parent] @ offset_B3[..., None])[..., 0])
-            turned.append(turned[parent] @ rotations_BJ33[:, joint])
-        turned_BJ33, placed_BJ3 = torch.stack(turned, 1), torch.stack(placed, 1)
+            places.append(places[parent] + turned(turns[parent], offset_B3))
+            turns.append(turns[parent] @ rotations_BJ33[:, joint])
+        turned_BJ33 = torch.stack(turns, 1)
+        placed_BJ3 = torch.stack(places, 1)
         return rotations_BJ33, resting_BJ3, torch.cat([turned_BJ33, placed_BJ3[..., None]], dim=-1)
 
     def vertices(
@@ -201,11 +205,12 @@ class Flame(nn.Module):
         unposed_BV3 = self.template_V3 + moved_BX.view(batch, -1, 3)
 
         # The skin is turned about the resting joint: x -> turn (x - rest) + place.
-        turn_BJ33, place_BJ3 = transforms_BJ34[..., :3], transforms_BJ34[..., 3]
-        place_BJ3 = place_BJ3 - (turn_BJ33 @ resting_BJ3[..., None])[..., 0]
+        turn_BJ33 = transforms_BJ34[..., :3]
+        place_BJ3 = transforms_BJ34[..., 3]
+        place_BJ3 = place_BJ3 - turned(turn_BJ33, resting_BJ3)
         joint_BJX = torch.cat([turn_BJ33, place_BJ3[..., None]], dim=-1).view(batch, JOINTS, 12)
         skin_BV34 = (self.skin_weights @ joint_BJX).view(batch, -1, 3, 4)
-        posed_BV3 = (skin_BV34[..., :3] @ unposed_BV3[..., None])[..., 0] + skin_BV34[..., 3]
+        posed_BV3 = turned(skin_BV34[..., :3], unposed_BV3) + skin_BV34[..., 3]
         return (posed_BV3 - self.origin_3) * SCALE
 
     def joints(

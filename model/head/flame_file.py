@@ -42,7 +42,8 @@ def read_flame(path: Path) -> HeadModel:
     there = [folder / name for name in ADDITIONS if (folder / name).is_file()]
     model = _Arrays(path)
     addition = _Arrays(there[0] if there else folder / ADDITIONS[0])
-    simplified, embedding = _Arrays(folder / SIMPLIFIED), _Arrays(folder / EMBEDDING)
+    simplified = _Arrays(folder / SIMPLIFIED)
+    embedding = _Arrays(folder / EMBEDDING)
 
     template_V3 = model.numbers("v_template", 2)
     faces_F3 = model.indices("f", 2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.head.flame import Flame
 from model.head.scatter import first_minimum
+from model.head.vectors import cross2
 
 INNER_LIPS = slice(60, 68)  # landmarks around the opening of the mouth
 SUPERSAMPLING = 2
@@ -40,36 +41,31 @@ def rasterise(
     The nearest triangle wins, the lowest index among equals. Triangles that reach behind the camera or have
     no area in the picture are left out; both sides of a triangle are seen.
     """
+    batch, faces = len(vertices_BV3), len(faces_F3)
     pixel_BV2, depth_BV = _to_pixels(vertices_BV3, cameras_B25, size)
-    corner_BF32, depth_BF3 = pixel_BV2[:, faces_F3], depth_BV[:, faces_F3]
-    triangle_P, x_P, y_P = _covered(corner_BF32, depth_BF3, size)
-
-    # A barycentric coordinate is the area of the sub-triangle opposite to a corner over the whole area.
-    corners_P32 = corner_BF32.flatten(0, 1)[triangle_P]
-    spoke_P32 = corners_P32 - torch.stack([x_P, y_P], dim=-1)[:, None]
-    next_P32 = spoke_P32.roll(-1, 1)
-    cross_P3 = spoke_P32[..., 0] * next_P32[..., 1] - spoke_P32[..., 1] * next_P32[..., 0]
-    area_P3 = cross_P3.roll(-1, 1)
-    total_P = area_P3.sum(-1)
-    screen_P3 = area_P3 / torch.where(total_P == 0, torch.inf, total_P)[:, None]
-    inside_P = (screen_P3 >= 0).all(-1) & (total_P != 0)
+    corner_T32 = pixel_BV2[:, faces_F3].flatten(0, 1)
+    depth_T3 = depth_BV[:, faces_F3].flatten(0, 1)
+    triangle_P, pixel_P2 = _covered(corner_T32, depth_T3, size)
+    screen_P3, inside_P = _barycentric(corner_T32[triangle_P], pixel_P2)
     inside_Q = inside_P.nonzero()[:, 0]
-    screen_Q3, triangle_Q = screen_P3[inside_Q], triangle_P[inside_Q]
-    x_Q, y_Q = x_P[inside_Q], y_P[inside_Q]
+    triangle_Q = triangle_P[inside_Q]
+    x_Q, y_Q = pixel_P2[inside_Q].unbind(-1)
 
     # Along a plane 1 / depth is linear in the image, depth is not.
-    inverse_Q3 = screen_Q3 / depth_BF3.flatten(0, 1)[triangle_Q]
+    inverse_Q3 = screen_P3[inside_Q] / depth_T3[triangle_Q]
     depth_Q = 1.0 / inverse_Q3.sum(-1)
+    weights_Q3 = inverse_Q3 * depth_Q[:, None]
 
-    batch, faces = len(vertices_BV3), len(faces_F3)
     image_Q = torch.div(triangle_Q, faces, rounding_mode="floor")
     place_Q = (image_Q * size + y_Q) * size + x_Q
-    nearest, winner = first_minimum(depth_Q, place_Q, batch * size * size)
+    pixels = batch * size * size
+    nearest, winner = first_minimum(depth_Q, place_Q, pixels)
     seen = (winner < len(place_Q)).nonzero()[:, 0]
+    winner_of_seen = winner[seen]
     face = torch.full_like(winner, -1)
-    face[seen] = triangle_Q[winner[seen]] % faces
-    weights = depth_Q.new_zeros(batch * size * size, 3)
-    weights[seen] = (inverse_Q3 * depth_Q[:, None])[winner[seen]]
+    face[seen] = triangle_Q[winner_of_seen] % faces
+    weights = depth_Q.new_zeros(pixels, 3)
+    weights[seen] = weights_Q3[winner_of_seen]
     shape = (batch, size, size)
     return Raster(face.view(shape), weights.view(*shape, 3), nearest.view(shape))
 
@@ -88,33 +84,46 @@ def _to_pixels(
     return plane_BV3[..., :2] / depth_BV.clamp_min(1e-6)[..., None] * size - 0.5, depth_BV
 
 
+def _barycentric(corners_P32: Tensor, pixel_P2: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (P, 3) of pixels in the triangles of the picture, and whether they lie inside, (P,).
+
+    Each is the area of the sub-triangle opposite to a corner over the whole area.
+    """
+    spoke_P32 = corners_P32 - pixel_P2[:, None]
+    area_P3 = cross2(spoke_P32, spoke_P32.roll(-1, 1)).roll(-1, 1)
+    total_P = area_P3.sum(-1)
+    has_area_P = total_P != 0
+    screen_P3 = area_P3 / torch.where(has_area_P, total_P, torch.inf)[:, None]
+    return screen_P3, (screen_P3 >= 0).all(-1) & has_area_P
+
+
 def _covered(
-    corner_BF32: Tensor,
-    depth_BF3: Tensor,
+    corner_T32: Tensor,
+    depth_T3: Tensor,
     size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A row for each pixel of each visible triangle's bounding box: triangle (of B * F), x, y, (P,) int64."""
-    low_BF2 = corner_BF32.amin(2).ceil().clamp(0, size).long()
-    high_BF2 = corner_BF32.amax(2).floor().clamp(-1, size - 1).long()
-    edge_BF32 = corner_BF32.roll(-1, 2) - corner_BF32
-    first, second = edge_BF32[:, :, 0], edge_BF32[:, :, 1]
-    area_BF = (first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]).abs()
-    height_BF = area_BF / edge_BF32.norm(dim=-1).amax(2).clamp_min(1e-30)
+) -> tuple[Tensor, Tensor]:
+    """A row for each pixel of each visible triangle's bounding box: triangle (P,) and pixel (P, 2), int64."""
+    low_T2 = corner_T32.amin(1).ceil().clamp(0, size).long()
+    high_T2 = corner_T32.amax(1).floor().clamp(-1, size - 1).long()
+    edge_T32 = corner_T32.roll(-1, 1) - corner_T32
+    area_T = cross2(edge_T32[:, 0], edge_T32[:, 1]).abs()
+    longest_T = edge_T32.norm(dim=-1).amax(1).clamp_min(1e-30)
     # What is thinner than the rounding of pixel coordinates is a line, and which pixels lie along it would be
     # rounding too.
-    visible_BF = (depth_BF3.amin(2) > NEAREST) & (height_BF > THINNEST * size)
-    extent_BF2 = (high_BF2 - low_BF2 + 1).clamp_min(0) * visible_BF[..., None]
+    drawable_T = area_T / longest_T > THINNEST * size
+    visible_T = drawable_T & (depth_T3.amin(1) > NEAREST)
+    extent_T2 = (high_T2 - low_T2 + 1).clamp_min(0) * visible_T[:, None]
 
-    count_T = extent_BF2.prod(-1).flatten()
+    # Step s of a triangle is the pixel (s mod width, s / width) of its box.
+    count_T = extent_T2.prod(-1)
     index_T = torch.arange(len(count_T), device=count_T.device)
     triangle_P = torch.repeat_interleave(index_T, count_T)
     first_T = count_T.cumsum(0) - count_T
     step_P = torch.arange(len(triangle_P), device=count_T.device) - first_T[triangle_P]
-    width_P = extent_BF2.flatten(0, 1)[triangle_P, 0]
-    low_P2 = low_BF2.flatten(0, 1)[triangle_P]
-    x_P = step_P % width_P + low_P2[:, 0]
-    y_P = torch.div(step_P, width_P, rounding_mode="floor") + low_P2[:, 1]
-    return triangle_P, x_P, y_P
+    width_P = extent_T2[triangle_P, 0]
+    across_P = step_P % width_P
+    down_P = torch.div(step_P, width_P, rounding_mode="floor")
+    return triangle_P, torch.stack([across_P, down_P], dim=-1) + low_T2[triangle_P]
 
 
 @torch.no_grad()

@@ -54,12 +54,14 @@ class IdentityNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.prelu = nn.PReLU(width)
         inputs = width
+        # Each layer begins with a block that halves the size; the published names count from 1.
         for index, blocks in enumerate(sizes.blocks):
             outputs = width << index
             layers = [_Block(inputs, outputs, stride=2)]
             layers += [_Block(outputs, outputs, stride=1) for _ in range(1, blocks)]
             self.add_module(f"layer{index + 1}", nn.Sequential(*layers))
             inputs = outputs
+        # A linear layer sees every place of the last map, as the face lies the same in every crop.
         self.stages = len(sizes.blocks)
         side = INPUT >> self.stages
         self.bn2 = nn.BatchNorm2d(inputs)

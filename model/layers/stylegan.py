@@ -81,6 +81,8 @@ class FullyConnected(nn.Module):
         lr_multiplier: float = 1.0,
     ) -> None:
         super().__init__()
+        # Weights that are drawn larger and scaled back when they are used learn as much slower, as Adam's
+        # steps do not depend on their size.
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier))
         self.activation = activation
@@ -199,6 +201,7 @@ class SynthesisLayer(nn.Module):
     ) -> Tensor:
         style = self.affine(w_BW)
         y = modulated_conv(x_BCHW, self.weight, style, demodulate=True, up=self.up)
+        # The gain makes up for the zeros that the doubling put in.
         if self.up:
             y = blur(y, self.resample_filter, 1, gain=4.0)
         if noise:
@@ -224,6 +227,7 @@ class ToRGB(nn.Module):
         self.weight_gain = 1.0 / math.sqrt(inputs)
 
     def forward(self, x_BCHW: Tensor, w_BW: Tensor) -> Tensor:
+        # Without demodulation the equalising scale of the weights is part of the style.
         style = self.affine(w_BW) * self.weight_gain
         y = modulated_conv(x_BCHW, self.weight, style, demodulate=False) + self.bias[:, None, None]
         return y if self.clamp is None else bound(y, self.clamp)
@@ -430,6 +434,7 @@ def append_deviation(x_BCHW: Tensor, group: int) -> Tensor:
     batch, channels, height, width = x_BCHW.shape
     size = math.gcd(batch, group)
     groups = x_BCHW.reshape(size, batch // size, channels, height, width)
+    # The root of nothing has no finite gradient, and equal images have no variance.
     variance = groups.var(0, unbiased=False)
     deviation = (variance + 1e-8).sqrt().mean((1, 2, 3))
     channel_B1HW = deviation.repeat(size)[:, None, None, None].expand(-1, 1, height, width)

@@ -25,6 +25,7 @@ def initialise(module: nn.Module) -> None:
             wider = max(1.0, math.sqrt(PUBLISHED_WIDTH / part.in_features))
             nn.init.trunc_normal_(part.weight, std=PUBLISHED_STD * wider)
         elif isinstance(part, nn.Conv2d):
+            # A depth-wise convolution has one input for each output.
             height, width = part.kernel_size
             fan_out = height * width * part.out_channels // part.groups
             nn.init.normal_(part.weight, std=math.sqrt(2.0 / fan_out))
@@ -77,6 +78,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.q = nn.Linear(dim, dim)
+        # The published layout has keys and values in one layer.
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         if reduction > 1:
@@ -90,6 +92,7 @@ class Attention(nn.Module):
         context_BMD: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
+        # Every query is compared with every key: half the side of the context leaves a quarter of the scores.
         if self.reduction > 1:
             reduced_BDHW = self.sr(to_image(context_BMD, grid))
             context_BMD = self.norm(to_tokens(reduced_BDHW))
@@ -173,6 +176,7 @@ class MotionBlock(nn.Module):
         scale: float | Tensor = 1.0,
     ) -> Tensor:
         """`scale` multiplies the cross-attention, which is left out when `tokens_BMD` is None."""
+        # The motion comes first, so that self-attention spreads what it changed.
         if tokens_BMD is not None:
             y_BND = self.norm2(x_BND)
             x_BND = x_BND + scale * self.attn2(y_BND, tokens_BMD, grid)

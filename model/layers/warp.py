@@ -20,7 +20,8 @@ def similarity(source_BK2: Tensor, target_K2: Tensor) -> Tensor:
     real = (source * target).sum((1, 2)) / power
     cross = source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]
     imaginary = cross.sum(1) / power
-    first_row, second_row = torch.stack([real, -imaginary], -1), torch.stack([imaginary, real], -1)
+    first_row = torch.stack([real, -imaginary], -1)
+    second_row = torch.stack([imaginary, real], -1)
     turn_B22 = torch.stack([first_row, second_row], dim=1)
     shift_B2 = target_mean_2 - (turn_B22 @ source_mean_B2[..., None])[..., 0]
     return torch.cat([turn_B22, shift_B2[..., None]], dim=2)

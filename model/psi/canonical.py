@@ -53,6 +53,7 @@ class CanonicalEncoder(nn.Module):
         def block() -> MotionBlock:
             return MotionBlock(psi.dim, psi.canonical_heads, psi.mlp_ratio)
 
+        # The order of the layers is that of their random numbers: it must not change.
         self.maps = mapping()
         self.maps_neutral = mapping()
         self.proj_y_neutral = expansion()
@@ -145,6 +146,7 @@ class CanonicalEncoder(nn.Module):
         scale: float | Tensor,
     ) -> Tensor | None:
         """Motion tokens (B, motion_tokens, D), None where the motion does not matter."""
+        # A tensor has a scale for each sample, so that the layers run even where it is zero.
         if not isinstance(scale, Tensor) and scale == 0:
             return None
         if motion_BM is None:

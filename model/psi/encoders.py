@@ -110,6 +110,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         branches = [nn.Sequential(*conv_relu(inputs, outputs, 1))]
+        # Dilation widens what a convolution sees, from the eyes to the whole head, at no more cost.
         for dilation in dilations:
             branches.append(nn.Sequential(*conv_relu(inputs, outputs, 3, dilation)))
         branches.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_relu(inputs, outputs, 1)))

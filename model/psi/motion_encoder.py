@@ -60,6 +60,7 @@ class _Hourglass(nn.Module):
         low = getattr(self, f"b2_{level}")(F.max_pool2d(x, 2))
         low = self._level(level - 1, low) if level > 1 else self.b2_plus_1(low)
         low = getattr(self, f"b3_{level}")(low)
+        # What the pooling lost comes back beside it.
         own = getattr(self, f"b1_{level}")(x)
         return own + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
 
@@ -88,6 +89,8 @@ class _Fan(nn.Module):
         x = self.conv2(self.bn1(self.conv1(crop_B3HW)).relu())
         x = self.conv4(self.conv3(F.max_pool2d(x, 2)))
         x = self.conv_last0(self.top_m_0(self.m0(x)))
+        # A map for each landmark, at a quarter of the crop; one more convolution makes one map of them, at
+        # an eighth.
         maps_BLhw = self.l0(self.bn_end0(x).relu())
         summary = self.conv6(self.bn5(maps_BLhw).relu()).relu()
         return self.fc(summary.flatten(1))

@@ -113,6 +113,7 @@ class Psi(nn.Module):
 
         def field(points_BVRS3: Tensor) -> tuple[Tensor, Tensor]:
             points = points_BVRS3.flatten(1, 3)
+            # A neck field is a constant of its sample: gradients reach the planes, not the places of points.
             if deform is not None:
                 with torch.no_grad():
                     points = deform(points)

@@ -68,7 +68,8 @@ class _Decode(torch.autograd.Function):
         weight_OH: Tensor,
         bias_O: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        count, colours = feature_MC.shape[0], weight_OH.shape[0] - 1
+        count = feature_MC.shape[0]
+        colours = weight_OH.shape[0] - 1
         hidden_MH = feature_MC.new_empty(count, weight_HC.shape[0])
         colour_MF = feature_MC.new_empty(count, colours)
         sigma_M = feature_MC.new_empty(count)

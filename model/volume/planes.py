@@ -92,8 +92,10 @@ def _cells(
     low_BN23 = 1.0 - high_BN23
 
     # The mean over three planes is part of the weights.
-    left, right = low_BN23[:, :, 0], high_BN23[:, :, 0]
-    upper, lower = low_BN23[:, :, 1] / 3.0, high_BN23[:, :, 1] / 3.0
+    left = low_BN23[:, :, 0]
+    right = high_BN23[:, :, 0]
+    upper = low_BN23[:, :, 1] / 3.0
+    lower = high_BN23[:, :, 1] / 3.0
     weights_BN34 = torch.empty(batch, count, 3, 4, dtype=high_BN23.dtype, device=device)
     torch.mul(left, upper, out=weights_BN34[..., 0])
     torch.mul(right, upper, out=weights_BN34[..., 1])

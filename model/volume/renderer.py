@@ -79,9 +79,11 @@ def coarse_depths(
     With a generator they are jittered; a camera's rays share the jitter.
     """
     cam2world_BV44 = cameras_BV25[..., :16].unflatten(-1, (4, 4))
-    forward_BV3, place_BV3 = cam2world_BV44[..., :3, 2], cam2world_BV44[..., :3, 3]
+    forward_BV3 = cam2world_BV44[..., :3, 2]
+    place_BV3 = cam2world_BV44[..., :3, 3]
     middle_BV1 = (forward_BV3 * place_BV3).sum(-1, keepdim=True).abs()
-    near, far = middle_BV1 - box / 2, middle_BV1 + box / 2
+    near = middle_BV1 - box / 2
+    far = middle_BV1 + box / 2
     steps_S = torch.arange(samples, dtype=near.dtype, device=near.device)
     depths_BVS = near + steps_S / (samples - 1) * (far - near)
     if generator is None:
@@ -127,6 +129,11 @@ def render_rays(
     return Rays(colour, opacity, _expected_depth(depths, weights, opacity), depths, weights)
 
 
+def middles(values: Tensor) -> Tensor:
+    """The means (..., S - 1) of neighbours."""
+    return (values[..., :-1] + values[..., 1:]) / 2
+
+
 def sample_shares(weights: Tensor, order: Tensor) -> Tensor:
     """How much each sample adds to its ray's colour, (..., S), in the order in which samples were asked for.
 
@@ -143,12 +150,14 @@ def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
 
     `image`, what super-resolution is to make of `feature`, is still `raw`.
     """
-    side, views = background_BFnn.shape[-1], rays.opacity.shape[1]
+    side = background_BFnn.shape[-1]
+    views = rays.opacity.shape[1]
 
     def picture(values_BVRC: Tensor) -> Tensor:
         return values_BVRC.flatten(0, 1).mT.unflatten(2, (side, side))
 
-    opacity, colour = picture(rays.opacity[..., None]), picture(rays.colour)
+    opacity = picture(rays.opacity[..., None])
+    colour = picture(rays.colour)
     background = background_BFnn.repeat_interleave(views, 0)
     feature = 2 * (colour + (1 - opacity) * background) - 1
     raw = feature[:, :3]
@@ -169,7 +178,7 @@ def interval_weights(depths: Tensor, sigma: Tensor) -> Tensor:
     `depths` (..., S) are sorted near to far, `sigma` (..., S) are raw densities. An interval's density is
     softplus(mean of its ends - 1), and w_i = T_i - T_(i+1) with T the light that is left before an interval.
     """
-    density = F.softplus((sigma[..., :-1] + sigma[..., 1:]) / 2 - 1.0)
+    density = F.softplus(middles(sigma) - 1.0)
     thickness = density * depths.diff(dim=-1)
     passed = torch.exp(-F.pad(thickness.cumsum(-1), (1, 0)))
     return passed[..., :-1] - passed[..., 1:]
@@ -187,8 +196,8 @@ def importance_depths(
     """
     # Each interval's weight is the mean of the larger ones on either side of its ends, and never nothing.
     widest = torch.maximum(F.pad(weights, (1, 0)), F.pad(weights, (0, 1)))
-    smooth = (widest[..., :-1] + widest[..., 1:]) / 2 + 0.01
-    edges = (depths[..., :-1] + depths[..., 1:]) / 2
+    smooth = middles(widest) + 0.01
+    edges = middles(depths)
     mass = smooth[..., 1:-1] + 1e-5
     share = mass / mass.sum(-1, keepdim=True)
     cumulative = F.pad(share.cumsum(-1), (1, 0))
@@ -202,10 +211,23 @@ def importance_depths(
     found = torch.searchsorted(cumulative, u, right=True)
     below = (found - 1).clamp(min=0)
     above = found.clamp(max=mass.shape[-1])
-    low, high = cumulative.gather(-1, below), cumulative.gather(-1, above)
+    low = cumulative.gather(-1, below)
+    high = cumulative.gather(-1, above)
     width = torch.where(high - low < 1e-5, 1.0, high - low)
-    start, end = edges.gather(-1, below), edges.gather(-1, above)
+    start = edges.gather(-1, below)
+    end = edges.gather(-1, above)
     return start + (u - low) / width * (end - start)
+
+
+def mean_depth(
+    depths: Tensor,
+    weights: Tensor,
+    opacity: Tensor,
+) -> Tensor:
+    """The mean depth (...) of what rays meet, infinite where they meet nothing."""
+    seen = opacity > 0
+    total = (weights * middles(depths)).sum(-1)
+    return torch.where(seen, total / torch.where(seen, opacity, 1.0), math.inf)
 
 
 def _expected_depth(
@@ -213,12 +235,10 @@ def _expected_depth(
     weights: Tensor,
     opacity: Tensor,
 ) -> Tensor:
-    middle = (depths[..., :-1] + depths[..., 1:]) / 2
-    seen = opacity > 0
-    mean = (weights * middle).sum(-1) / torch.where(seen, opacity, 1.0)
-    depth = torch.where(seen, mean, math.inf)
+    depth = mean_depth(depths, weights, opacity)
     # Rays that meet nothing get the farthest sample of their image.
-    nearest, farthest = depths.amin((-2, -1)), depths.amax((-2, -1))
+    nearest = depths.amin((-2, -1))
+    farthest = depths.amax((-2, -1))
     return torch.clamp(depth, nearest[..., None], farthest[..., None])
 
 

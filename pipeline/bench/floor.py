@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.layers.stylegan import SynthesisLayer, ToRGB
 from model.layers.transformer import Attention
 from model.psi.network import Psi
+from model.psi.triplane_decoder import STRIDE
 from model.sizes import Sizes
 from model.volume.planes import PAIRS
 from pipeline.bench.clock import CLOCKS, aten, seconds_of
@@ -31,6 +32,7 @@ SOURCE = (
     "encoder_canonical.maps_neutral",
     "encoder_canonical.proj_y_neutral",
 )
+POINTS = 1 << 17  # looked up at once
 # Modules that do work themselves beside their innermost modules, and which.
 OUTER = {
     Attention: aten.bmm,
@@ -59,14 +61,14 @@ class Rates:
 
 
 @torch.inference_mode()
-def measure_rates(dtype: torch.dtype) -> dict[str, Rates]:
-    """By clock; a few seconds of each unit, at sizes of the paper's tri-plane decoder."""
+def measure_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, Rates]:
+    """By clock; a few seconds of each unit, at the sizes of a network's tri-plane decoder."""
     units = {
-        "convolution": _convolution_rates(dtype),
-        "product": _product_rates(dtype),
-        "attention": _attention_rates(dtype),
-        "look_up": _look_up_rates(),
-        "softplus": _softplus_rates(),
+        "convolution": _convolution_rates(sizes, dtype),
+        "product": _product_rates(sizes, dtype),
+        "attention": _attention_rates(sizes, dtype),
+        "look_up": _look_up_rates(sizes),
+        "softplus": _softplus_rates(sizes),
     }
     found = {}
     for clock in CLOCKS:
@@ -85,23 +87,23 @@ def _best(amount: float, *ways: Callable[[], object]) -> dict[str, float]:
     return rates
 
 
-def _image(
-    channels: int,
-    side: int,
-    dtype: torch.dtype,
-) -> Tensor:
+def _image(channels: int, side: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(1, channels, side, side).to(dtype, memory_format=torch.channels_last)
 
 
-def _convolution_rates(dtype: torch.dtype) -> dict[str, float]:
-    x, weight = _image(256, 128, dtype), torch.randn(256, 256, 3, 3).to(dtype)
+def _convolution_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, float]:
+    channels, side = sizes.psi.decoder_channels, sizes.plane_resolution // STRIDE
+    x = _image(channels, side, dtype)
+    weight = torch.randn(channels, channels, 3, 3).to(dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
-    return _best(2 * 128**2 * weight.numel(), lambda: F.conv2d(x, weight, padding=1))
+    return _best(2 * side**2 * weight.numel(), lambda: F.conv2d(x, weight, padding=1))
 
 
-def _product_rates(dtype: torch.dtype) -> dict[str, float]:
-    tokens, dense = _image(1024, 128, dtype), torch.randn(2048, 1024).to(dtype)
-    rows = tokens.permute(0, 2, 3, 1).reshape(-1, 1024)
+def _product_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, float]:
+    dim, side = sizes.psi.dim, sizes.plane_resolution // STRIDE
+    tokens = _image(dim, side, dtype)
+    dense = torch.randn(sizes.psi.mlp_ratio * dim, dim).to(dtype)
+    rows = tokens.permute(0, 2, 3, 1).reshape(-1, dim)
     return _best(
         2 * len(rows) * dense.numel(),
         lambda: F.linear(rows, dense),
@@ -109,21 +111,27 @@ def _product_rates(dtype: torch.dtype) -> dict[str, float]:
     )
 
 
-def _attention_rates(dtype: torch.dtype) -> dict[str, float]:
-    query, key = torch.randn(2, 1, 2, 4096, 512).to(dtype)
+def _attention_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, float]:
+    # The decoder's keys are a quarter of its tokens; as many queries are enough to measure.
+    heads = sizes.psi.decoder_heads
+    count = (sizes.plane_resolution // STRIDE // 2) ** 2
+    channels = sizes.psi.dim // heads
+    query, key = torch.randn(2, 1, heads, count, channels).to(dtype)
     return _best(
-        4 * query.numel() * 4096,
+        4 * query.numel() * count,
         lambda: F.scaled_dot_product_attention(query, key, key),
-        lambda: (query @ key.mT * 512**-0.5).softmax(-1) @ key,
+        lambda: (query @ key.mT * channels**-0.5).softmax(-1) @ key,
     )
 
 
-def _look_up_rates() -> dict[str, float]:
-    planes, points = torch.randn(3, 32, 256, 256), torch.rand(1 << 17, 3) * 2 - 1
-    table = planes.permute(0, 2, 3, 1).reshape(-1, 32)
-    cells = ((points + 1) * 127).int()
-    texel = cells + 256 * cells.roll(-1, 1)
-    corners = torch.tensor([0, 1, 256, 257], dtype=torch.int32)
+def _look_up_rates(sizes: Sizes) -> dict[str, float]:
+    channels, side = sizes.plane_channels, sizes.plane_resolution
+    planes = torch.randn(3, channels, side, side)
+    points = torch.rand(POINTS, 3) * 2 - 1
+    table = planes.permute(0, 2, 3, 1).reshape(-1, channels)
+    cells = ((points + 1) * (side // 2 - 1)).int()
+    texel = cells + side * cells.roll(-1, 1)
+    corners = torch.tensor([0, 1, side, side + 1], dtype=torch.int32)
     index = (texel[:, :, None] + corners).view(-1, 12)
     share = torch.rand(index.shape)
     grid = torch.stack([points[:, pair] for pair in PAIRS])[:, :, None]
@@ -134,9 +142,9 @@ def _look_up_rates() -> dict[str, float]:
     )
 
 
-def _softplus_rates() -> dict[str, float]:
+def _softplus_rates(sizes: Sizes) -> dict[str, float]:
     # What fits into a core's cache.
-    hidden = torch.rand(1 << 14, 64)
+    hidden = torch.rand(1 << 14, sizes.decoder_hidden)
     return _best(hidden.numel(), lambda: hidden.clamp_(0, 1).exp_().add_(1.0).log_())
 
 

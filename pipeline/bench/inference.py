@@ -56,6 +56,8 @@ class References:
         for name, dtype in TYPES.items():
             for case in CASES:
                 key = (name, case.scale, case.fog)
+                # At paper size a pass takes many seconds, so that cases share those that are the same for
+                # them.
                 if key not in self.passes:
                     first = partial(run_reference, scene, case, dtype, 0, 0)
                     self.passes[key], image = measured(first, budget)
@@ -133,7 +135,7 @@ def bench(
     """
     scales = sorted({case.scale for case in CASES})
     counts = {scale: operations(sizes, scale) for scale in scales}
-    rates = {name: measure_rates(dtype) for name, dtype in TYPES.items()}
+    rates = {name: measure_rates(sizes, dtype) for name, dtype in TYPES.items()}
     floors = {}
     for name in TYPES:
         for scale, parts in counts.items():
@@ -159,6 +161,7 @@ def bench(
         )
         # The first run lays out the weights.
         run_fast(fast, scene, CASES[0], None, [], Timed())
+        # In fog the same networks are rendered by the decoder that was not replaced.
         for case in CASES:
             own = in_fog if case.fog else fast
             result = _time_case(own, scene, case, name, references, budget, floors[name, case.scale], rates)
@@ -169,6 +172,7 @@ def bench(
     for name, by_clock in rates.items():
         rates_of[name] = {clock: asdict(rate) for clock, rate in by_clock.items()}
     yield {
+        "benchmark": "inference",
         "machine": machine_facts(),
         "compiled": compiled,
         "sizes": asdict(sizes),
@@ -195,6 +199,7 @@ def _time_case(
 ) -> Result:
     """One case in the number type `name`."""
     known = None
+    # A cached source is made beforehand, and its time belongs to no picture.
     if case.cached:
         images, own, _, _ = scene.inputs(case)
         known = fast.source(images, own, case.scale)

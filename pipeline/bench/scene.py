@@ -71,7 +71,8 @@ class Scene:
         self.psi = replace_decoder(self.fog)
         texels = (torch.arange(sizes.plane_resolution) + 0.5) / sizes.plane_resolution
         side = texels * sizes.box - sizes.box / 2
-        x, y, z = (((side - centre) / half).square() for centre, half in zip(*HEAD, strict=True))
+        centres, half_axes = HEAD
+        x, y, z = (((side - centre) / half).square() for centre, half in zip(centres, half_axes, strict=True))
         # The mean of the planes is 1 - r^2 / 2, and 1/2 on the surface. Rows follow the second coordinate
         # of a plane, columns the first.
         first = 3.0 - 1.5 * (y[:, None] + x)
@@ -106,7 +107,8 @@ def replace_decoder(psi: Psi) -> Psi:
     for name in state:
         if name.startswith("decoder."):
             state[name] = state[name].clone()
-    hidden_gain, sigma_gain = psi.decoder.net[0].weight_gain, psi.decoder.out_sigma.weight_gain
+    hidden_gain = psi.decoder.net[0].weight_gain
+    sigma_gain = psi.decoder.out_sigma.weight_gain
     state["decoder.net.0.weight"][:, 0] = 0.0
     state["decoder.net.0.weight"][0] = 0.0
     state["decoder.net.0.weight"][0, 0] = INSIDE / hidden_gain

@@ -132,6 +132,7 @@ def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
         named = {name: node for name, node in content.items() if isinstance(name, str)}
         return {}, {name: node for name, node in named.items() if is_tensor(node)}
     name, attributes = class_and_attributes(module)
+    # What a file says of itself may be of any size; a few of its values are enough to know it again.
     left = [DESCRIBED]
     others = [str(key)[:100] for key in content if key not in (TAKEN, "training_set_kwargs")]
     told = {
@@ -163,9 +164,11 @@ def _import_network(
     if name == PSI:
         facts, wanted = _psi(nodes, sizes)
     else:
-        facts, wanted = facts_of(name, sizes), expected_state(lambda: NEEDED[name].build(sizes))
+        facts = facts_of(name, sizes)
+        wanted = expected_state(lambda: NEEDED[name].build(sizes))
     names = {_published_name(key): key for key in wanted if not _comes_with_lpips(key)}
     spare = _spare(nodes, names, kind)
+    # All problems come at once, so that a user need not try again after each.
     expected = {theirs: wanted[ours] for theirs, ours in names.items()}
     problems = dict(_problems(nodes, expected, spare))
     if problems:
@@ -181,6 +184,7 @@ def _import_network(
 
     if name == PSI and not _is_driven(state):
         facts = {"network": "psi3d", "sizes": facts["sizes"]}
+    # The file is VGG16's; the linear layers come with the package.
     if name == LPIPS:
         for key, value in PublishedTrunk().state_dict().items():
             if _comes_with_lpips(key):

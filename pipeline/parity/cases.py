@@ -236,14 +236,15 @@ def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 
 
 @lru_cache(maxsize=1)
-def _psi(rule: NumberRule) -> Psi:
+def made_psi(rule: NumberRule) -> Psi:
+    """Psi with weights by the rule, kept for the next case: they take some seconds to make."""
     return rule.fill(Psi(PAPER), EQUALISED)
 
 
 @lru_cache(maxsize=1)
 def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, dict[str, Found]]:
     """Planes, background feature and what the fixtures hold of the way there."""
-    psi, source = _psi(rule), rule.image("img_app", 512)
+    psi, source = made_psi(rule), rule.image("img_app", 512)
     canonical = psi.encoder_canonical
     layers = {
         "encoder_global": psi.encoder_global,
@@ -255,6 +256,7 @@ def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, 
     with recorded(**layers, canonical_lr=canonical.shuffle, canonical_sr=canonical) as seen:
         planes = psi.planes(source, own, driving, motion_scale)
         background = psi.background_feature(source)
+    # The fixtures hold every second or eighth pixel of a feature map, to be small.
     steps = {
         "encoder_global": 2,
         "encoder_detail": 8,
@@ -274,7 +276,7 @@ def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, 
 
 def forget_psi() -> None:
     """Frees Psi, nearly a gigabyte, and its planes."""
-    _psi.cache_clear()
+    made_psi.cache_clear()
     _psi_planes.cache_clear()
 
 
@@ -284,8 +286,9 @@ def _psi_picture(
     deform: Deform | None = None,
 ) -> dict[str, Found]:
     planes, background, _ = _psi_planes(rule, motion_scale)
-    out = _psi(rule).render(planes, background, camera()[None], deform)
-    transmittance, feature = 1 - out.opacity[0], out.feature[0]
+    out = made_psi(rule).render(planes, background, camera()[None], deform)
+    transmittance = 1 - out.opacity[0]
+    feature = out.feature[0]
     return {
         "camera": camera(),
         "feature": feature,
@@ -347,7 +350,8 @@ def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """The 4D GAN: styles, planes, background, and rendering of parts by both rules of fusing."""
     network = rule.fill(GenHead(PAPER, Flame(standin())), EVERY_LAYER)
-    z, view = rule.tensor("z", (1, 512)), camera(-0.2, 0.05)
+    z = rule.tensor("z", (1, 512))
+    view = camera(-0.2, 0.05)
     condition = torch.cat([view, rule.tensor("shape", (1, 300), 0.5)], 1)
     planes = network.planes(z, condition)
     mapping, background = network.backbone.mapping, network.background
@@ -416,7 +420,8 @@ def _parts() -> HeadState:
 
 def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """The crops for E_mot and face recognition, from stored landmarks in pixels."""
-    landmarks, image = fixture.given("landmarks", (70, 2)), rule.image("img_app", 512)
+    landmarks = fixture.given("landmarks", (70, 2))
+    image = rule.image("img_app", 512)
     up = torch.stack([landmarks[..., 0], 511 - landmarks[..., 1]], -1)
     template = torch.tensor(EYES_AND_MOUTH)
     five_up = up[:, list(FIVE_OF_70)]

@@ -62,7 +62,8 @@ def check_fixture(path: Path, rule: NumberRule) -> list[Line]:
         return [Line(name, "fail", detail=" ".join(str(error).split()))]
     lines = []
     for key in sorted(found.keys() | fixture.arrays.keys()):
-        is_input, stored = key in fixture.inputs, fixture.arrays.get(key)
+        is_input = key in fixture.inputs
+        stored = fixture.arrays.get(key)
         lines.append(_compare(f"{name}.{key}", is_input, found.get(key), stored))
     return lines
 

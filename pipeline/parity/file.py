@@ -93,7 +93,7 @@ def _checked(
     values: np.ndarray,
     shape: np.ndarray,
 ) -> tuple[int, ...]:
-    """The shape of a thinned array, of which there must be some values, but not more than it has."""
+    """The shape of a thinned array, which must have some values here, but not more than all."""
     if shape.dtype.kind not in "iu" or shape.ndim != 1 or (shape < 0).any():
         raise ValueError(f"{name}{SHAPE} is no shape")
     whole = tuple(shape.tolist())
@@ -104,6 +104,7 @@ def _checked(
 
 def relative_error(found: np.ndarray, stored: np.ndarray) -> float:
     """Relative L2 error in double precision."""
-    ours, theirs = found.astype(np.float64), stored.astype(np.float64)
+    ours = found.astype(np.float64)
+    theirs = stored.astype(np.float64)
     length = max(np.linalg.norm(theirs), np.finfo(np.float64).tiny)
     return float(np.linalg.norm(ours - theirs) / length)

@@ -35,7 +35,8 @@ def landmark_embedding(folder: Path) -> tuple[tuple[np.ndarray, np.ndarray], str
         return (np.zeros(70, np.int64), np.zeros((70, 3))), needed
     try:
         content = read_mapping(found[0])
-        faces, weights = content["full_lmk_faces_idx"][0], content["full_lmk_bary_coords"][0]
+        faces = content["full_lmk_faces_idx"][0]
+        weights = content["full_lmk_bary_coords"][0]
         shapes = (faces.shape, weights.shape)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{found[0]} cannot be read: {error}") from error

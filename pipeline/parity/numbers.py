@@ -67,7 +67,8 @@ class NumberRule:
         key = f"input:{name}"
         phase = float(self.unit(f"{key}:phase", (1,))[0])
         noise = self.unit(key, (channels, size, size)).astype(np.float64)
-        y, x = np.arange(size)[:, None] / size, np.arange(size)[None] / size
+        y = np.arange(size)[:, None] / size
+        x = np.arange(size)[None] / size
         waves = []
         for k in range(channels):
             turns = 1.5 * (k + 1) * y + (3 - k) * x
@@ -105,12 +106,14 @@ class NumberRule:
             return u * (100 if leaf == "weight" else 10)
         if leaf == "bias":
             return 0.1 * u + key.endswith("affine.bias")
+        # Weights of norms are about 1, those of PReLUs about their usual start.
         if len(shape) == 1:
             return 0.1 * u + (0.25 if "prelu" in key else 1)
         if equalised and key.endswith("out_sigma.weight"):
             return np.float32(6 * (u - u.mean(dtype=np.float64)))
         if equalised:
             return u
+        # Outputs are then about as large as inputs, so that an error anywhere shows at the end.
         fan_in = math.prod(shape[1:])
         return u * math.sqrt(_gain(key, len(shape)) / fan_in)
 
@@ -120,7 +123,7 @@ class NumberRule:
         equalised: tuple[str, ...] = (),
         prefix: str = "",
     ) -> nn.Module:
-        """Give every entry of a state dict its value; return the module for evaluation, without gradients.
+        """Gives every entry of a module's state dict its value; the module in evaluation mode, no gradients.
 
         `prefix` stands before the module's own keys; `equalised` are the beginnings of the keys of
         equalised layers.

@@ -1,4 +1,4 @@
-"""The face recognition network as ONNX, in a form that insightface's get_model and onnx2torch read."""
+"""The face recognition network as ONNX, in a form that insightface's get_model reads."""
 
 import copy
 import io
@@ -29,25 +29,5 @@ def export_identity(network: IdentityNet, path: Path) -> Path:
             dynamo=False,
         )
     model = onnx.load_from_string(buffer.getvalue())
-    _fold_identities(model.graph)
     onnx.checker.check_model(model)
     return write_bytes(path, model.SerializeToString(deterministic=True))
-
-
-def _fold_identities(graph: onnx.GraphProto) -> None:
-    """Give every user of an Identity of a constant the constant.
-
-    The exporter shares equal tensors that way, which other readers do not expect.
-    """
-    constants = {tensor.name for tensor in graph.initializer}
-    renamed, kept = {}, []
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in constants:
-            renamed[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    for node in kept:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-    del graph.node[:]
-    graph.node.extend(kept)

@@ -1,6 +1,6 @@
 """Twenty runs with a kill each: `python -m tests.benchmarks.kills [RUNS]`.
 
-Says what each did. Status 1 when a byte is wrong or something was repeated.
+Says what each did; status 1 when a byte or a repetition is wrong.
 """
 
 import sys
@@ -16,14 +16,17 @@ with tempfile.TemporaryDirectory() as folder:
     killing.drive(Path(folder, "undisturbed"), 0)
     wanted = killing.shards(Path(folder, "undisturbed"))
     for seed in range(runs):
-        victim, workers = killing.VICTIMS[seed % 3], 1 + seed % 2
+        victim = killing.VICTIMS[seed % 3]
+        workers = 1 + seed % 2
         started = time.monotonic()
         result = killing.kill_one(Path(folder, str(seed)), victim, seed, workers)
-        good = result.killed and result.shards == wanted and not result.repeated
-        bad += not good
         seconds = time.monotonic() - started
-        same = "the same" if result.shards == wanted else "DIFFERENT"
+        same = result.shards == wanted
+        bad += not (result.killed and same and not result.repeated)
+        what = f"seed {seed:2}  {workers} workers  {victim:10}"
         when = f"killed when {result.finished} of {len(killing.UNITS)} units were finished"
-        what = f"{when}, {len(result.repeated)} repeated, bytes {same}, {seconds:.0f} s"
-        print(f"seed {seed:2}  {workers} workers  {victim:10}  {what}", flush=True)
+        bytes_are = "the same" if same else "DIFFERENT"
+        print(
+            f"{what}  {when}, {len(result.repeated)} repeated, bytes {bytes_are}, {seconds:.0f} s", flush=True
+        )
 sys.exit(bad > 0)

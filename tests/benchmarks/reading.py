@@ -1,13 +1,13 @@
-"""How fast the loader of Psi reads, beside what the trainer consumes and other readers.
+"""How fast the loader of Psi reads, beside what the trainer consumes and beside plain readers, in one run.
 
     python -m tests.benchmarks.reading data/views [--json FILE]
 
 Run in the folder of a project whose graph has run (data/views, data/pretrain/perception, params.yaml). The
-other readers are of PNG files, and a plain sequential one of WebDataset. The 512 x 512 samples are frames of
-that cache, enlarged and with grain of two grey levels, so that their PNGs are no smaller than a photo's.
+plain readers take PNGs as files of their own, and a WebDataset in order. The 512 x 512 samples are frames
+of that cache, enlarged and with grain of two grey levels, so that their PNGs are no smaller than a photo's.
 Everything is in the page cache. A sample is a pair of frames with all that a training step needs of it,
-decoded to tensors. Rates are by CPU seconds of one thread, which other programs on the machine hardly change;
-only opening is by the wall. The index of 2,000,000 rows takes 1.4 GB of disk meanwhile.
+decoded to tensors. Rates are by CPU seconds of one thread, which other programs on the machine hardly
+change; only opening is by the wall. The index of 2,000,000 rows takes 1.4 GB of disk meanwhile.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,17 +26,17 @@ import torch
 import webdataset
 
 from pipeline.config.params import load_params
-from pipeline.core.files import write_bytes, write_json
-from pipeline.core.paths import PERCEPTION
+from pipeline.core.files import write_bytes
 from pipeline.store.shards import ShardReader, decode_png, encode_png, write_shard
 from pipeline.store.view_index import NAME, ROW_GROUP, SCHEMA, ViewIndex, write_index
 from pipeline.train.view_batches import PseudoMultiView
+from tests.benchmarks.record import record
 from tests.benchmarks.training_step import cpu_seconds, loader, training_step
 
 ROWS, FRAMES_OF_A_CLIP, FIELDS = 2_000_000, 200, 15
 BIG, BIG_FRAMES = 512, 48
 # The paper: 10 pictures a second by a forward pass on an A100. A training sample is at least a forward and a
-# backward pass, as much as three forwards.
+# backward pass, three forwards.
 PAPER_A_GPU, GPUS = 10 / 3, 8
 OPEN = """
 import sys, time
@@ -44,8 +45,8 @@ from pipeline.store.view_index import ViewIndex
 import pyarrow.parquet
 
 def peak():
-    status = Path("/proc/self/status").read_text().splitlines()
-    [line] = [line for line in status if line.startswith("VmHWM")]
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 before, began = peak(), time.perf_counter()
@@ -60,64 +61,81 @@ print(*opened, time.perf_counter() - began, peak(), before)
 
 
 def write_rows(folder: Path) -> None:
-    """An index of ROWS frames of no shards, at the sizes of the paper.
-
-    These are 200 frames a clip, 256 a shard, and 4 views.
-    """
+    """An index of ROWS frames of no shards, sized as the paper's: 200 frames a clip, 256 a shard, 4 views."""
     draw = np.random.default_rng(0)
-    with pq.ParquetWriter(
-        folder / NAME,
-        SCHEMA.with_metadata({"fields": json.dumps([f"view{i}.png" for i in range(FIELDS)])}),
-        compression="zstd",
-    ) as out:
+    fields = json.dumps([f"view{i}.png" for i in range(FIELDS)])
+    schema = SCHEMA.with_metadata({"fields": fields})
+    with pq.ParquetWriter(folder / NAME, schema, compression="zstd") as out:
         for start in range(0, ROWS, ROW_GROUP):
             frames = np.arange(start, min(start + ROW_GROUP, ROWS))
-            n = len(frames)
-            clips, lists = frames // FRAMES_OF_A_CLIP, pa.array(np.arange(n + 1) * FIELDS, pa.int32())
-            columns = {
-                "key": [
-                    f"clip-of-somebody-{clip:06d}-abcdef-{frame % FRAMES_OF_A_CLIP:06d}"
-                    for clip, frame in zip(clips, frames, strict=True)
-                ],
-                "clip": [f"clip-of-somebody-{clip:06d}-abcdef" for clip in clips],
-                "split": ["test" if clip % 100 == 0 else "train" for clip in clips],
-                "index": frames % FRAMES_OF_A_CLIP,
-                "shard": [f"views-{frame // 256:06d}.tar" for frame in frames],
-                "offset": frames % 256 * 3_000_000,
-                "size": np.full(n, 3_000_000),
-                "sizes": pa.ListArray.from_arrays(
-                    lists, pa.array(draw.integers(1000, 400_000, n * FIELDS).astype(np.uint32))
-                ),
-                "crcs": pa.ListArray.from_arrays(
-                    lists, pa.array(draw.integers(0, 2**32, n * FIELDS, dtype=np.uint32))
-                ),
-                "cameras": pa.ListArray.from_arrays(
-                    pa.array(np.arange(n + 1) * 125, pa.int32()),
-                    pa.array(draw.normal(size=n * 125).astype(np.float32)),
-                ),
-                **{name: draw.random(n).astype(np.float32) for name in ("psnr", "coverage", "identity")},
-                "kept": (kept := draw.random(n) > 0.02),
-                "reason": np.where(kept, "", "psnr"),
-            }
-            out.write_table(pa.table(columns, SCHEMA), ROW_GROUP)
+            out.write_table(pa.table(some_rows(frames, draw), SCHEMA), ROW_GROUP)
+
+
+def some_rows(frames: np.ndarray, draw: np.random.Generator) -> dict[str, Any]:
+    """The columns of the index for some frames."""
+    n = len(frames)
+    clips, places = frames // FRAMES_OF_A_CLIP, frames % FRAMES_OF_A_CLIP
+    names = [f"clip-of-somebody-{clip:06d}-abcdef" for clip in clips]
+    sizes = draw.integers(1000, 400_000, n * FIELDS).astype(np.uint32)
+    checksums = draw.integers(0, 2**32, n * FIELDS, dtype=np.uint32)
+    cameras = draw.normal(size=n * 125).astype(np.float32)
+    kept = draw.random(n) > 0.02
+    return {
+        "key": [f"{name}-{place:06d}" for name, place in zip(names, places, strict=True)],
+        "clip": names,
+        "split": ["test" if clip % 100 == 0 else "train" for clip in clips],
+        "index": places,
+        "shard": [f"views-{frame // 256:06d}.tar" for frame in frames],
+        "offset": frames % 256 * 3_000_000,
+        "size": np.full(n, 3_000_000),
+        "sizes": lists(sizes, FIELDS),
+        "crcs": lists(checksums, FIELDS),
+        "cameras": lists(cameras, 125),
+        "psnr": draw.random(n).astype(np.float32),
+        "coverage": draw.random(n).astype(np.float32),
+        "identity": draw.random(n).astype(np.float32),
+        "kept": kept,
+        "reason": np.where(kept, "", "psnr"),
+    }
+
+
+def lists(values: np.ndarray, length: int) -> pa.ListArray:
+    """Values as a column of lists of one length."""
+    ends = np.arange(0, len(values) + 1, length)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))
 
 
 def enlarge(views: Path, out: Path) -> None:
     """Some frames of the cache, of 6 clips, at BIG x BIG."""
-    reader, draw, samples = ShardReader(views / "shards"), np.random.default_rng(0), []
-    clips, _ = ViewIndex(views).clips("train")
+    reader = ShardReader(views / "shards")
+    draw = np.random.default_rng(0)
+    samples = []
     index = ViewIndex(views)
-    for frame in [frame for frames in list(clips.values())[:6] for frame in frames[: BIG_FRAMES // 6]]:
-        key = index.key(int(frame))
+    clips, _ = index.clips("train")
+    chosen = []
+    for frames in list(clips.values())[:6]:
+        chosen += [int(frame) for frame in frames[: BIG_FRAMES // 6]]
+    for frame in chosen:
+        key = index.key(frame)
         fields = reader.read(key)
-        for name in [name for name in fields if name.endswith(".png")]:
-            image = cv2.resize(decode_png(fields[name]), (BIG, BIG), interpolation=cv2.INTER_CUBIC)
-            grain = draw.normal(0, 2, image.shape) if image.ndim == 3 and name != "uv.png" else 0
-            fields[name] = encode_png((image + grain).round().clip(0, 255).astype(np.uint8))
+        for name, data in fields.items():
+            if name.endswith(".png"):
+                fields[name] = enlarged(name, data, draw)
         samples.append((key, fields))
     for start in range(0, len(samples), 16):
         write_shard(out / f"shards/views-{start // 16:06d}.tar", samples[start : start + 16])
     write_index(out / "shards", out / NAME, lambda quality: "")
+
+
+def enlarged(
+    name: str,
+    data: bytes,
+    draw: np.random.Generator,
+) -> bytes:
+    """A PNG at BIG x BIG, with grain if it is a photo."""
+    image = cv2.resize(decode_png(data), (BIG, BIG), interpolation=cv2.INTER_CUBIC)
+    grain = draw.normal(0, 2, image.shape) if image.ndim == 3 and name != "uv.png" else 0
+    return encode_png((image + grain).round().clip(0, 255).astype(np.uint8))
 
 
 class Files:
@@ -135,7 +153,7 @@ class Files:
 
 
 class InOrder:
-    """What a plain sequential reader has in hand: two frames that follow each other."""
+    """What a plain sequential reader has in hand: two frames in a row, whatever is asked for."""
 
     def __init__(self, views: Path) -> None:
         self.views = ViewIndex(views).views
@@ -150,7 +168,12 @@ class InOrder:
         return found
 
 
-def rates(data: PseudoMultiView, views: Path, scratch: Path, steps: int) -> dict[str, float]:
+def rates(
+    data: PseudoMultiView,
+    views: Path,
+    scratch: Path,
+    steps: int,
+) -> dict[str, float]:
     """Samples a CPU second of the loader, and of the same choices from elsewhere."""
     batch, index = 4, data.index
     readers = {
@@ -172,42 +195,43 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load_params()
     torch.set_num_threads(1)
-    results: dict[str, object] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         scratch = Path(folder)
         write_rows(scratch)
-        opened = subprocess.run(
-            [sys.executable, "-c", OPEN, str(scratch)], capture_output=True, text=True, check=True
-        ).stdout.split()
+        command = [sys.executable, "-c", OPEN, str(scratch)]
+        opened = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         (scratch / NAME).unlink()
         names = ("open_seconds", "open_bytes", "all_places_seconds", "all_places_bytes", "imports_bytes")
         rows = {name: round(float(value), 3) for name, value in zip(names, opened, strict=True)}
         results["two_million_rows"] = rows
-        opening, places, imports = (
-            rows[f"{name}_bytes"] / 2**20 for name in ("open", "all_places", "imports")
+        peak, places, imports = (
+            rows[name] / 2**20 for name in ("open_bytes", "all_places_bytes", "imports_bytes")
         )
-        memory = f"{opening:.0f} MiB, {places:.0f} MiB with all places loaded, {imports:.0f} MiB of imports"
-        print(f"2,000,000 rows: open in {rows['open_seconds']:.2f} s; peak memory {memory}")
+        print(f"2,000,000 rows: open in {rows['open_seconds']:.2f} s")
+        print(f"  peak memory {peak:.0f} MiB, {places:.0f} with all places loaded, {imports:.0f} of imports")
 
         data = loader(params, arguments.views)
-        step = training_step(params, PERCEPTION)
+        step = training_step(params, Path("data/pretrain/perception"))
         batches = [data.batch(i, params.train.batch) for i in range(8)]
-        consumed = params.train.batch / cpu_seconds(lambda i: step(i, batches[i % 8]), 12) * params.threads
+        seconds = cpu_seconds(lambda i: step(i, batches[i % 8]), 12)
+        consumed = params.train.batch / seconds * params.threads
         results["trainer"] = round(consumed, 2)
-        rate = f"at most {consumed:.1f} samples a second with {params.threads} threads"
-        print(f"the trainer at scale {params.scale}: {rate}")
-        (scratch / "small").mkdir()
-        results["demo"] = found = rates(data, arguments.views, scratch / "small", 100)
-        report(found, consumed)
+        taken = f"at most {consumed:.1f} samples a second with {params.threads} threads"
+        print(f"the trainer at scale {params.scale}: {taken}")
+        small = scratch / "small"
+        small.mkdir()
+        results["demo"] = rates(data, arguments.views, small, 100)
+        report(results["demo"], consumed)
 
-        enlarge(arguments.views, scratch / "big")
-        found = rates(loader(params, scratch / "big"), scratch / "big", scratch / "big", 12)
-        results["paper"], results["paper_trainer_a_gpu"] = found, round(PAPER_A_GPU, 2)
-        rate = f"{PAPER_A_GPU:.1f} samples a second and GPU, {PAPER_A_GPU * GPUS:.0f} with {GPUS}"
-        print(f"at {BIG} x {BIG}; the paper's trainer takes at most {rate}")
-        report(found, PAPER_A_GPU)
-    if arguments.json:
-        write_json(arguments.json, results)
+        big = scratch / "big"
+        enlarge(arguments.views, big)
+        results["paper"] = rates(loader(params, big), big, big, 12)
+        results["paper_trainer_a_gpu"] = round(PAPER_A_GPU, 2)
+        taken = f"at most {PAPER_A_GPU:.1f} samples a second and GPU, {PAPER_A_GPU * GPUS:.0f} with {GPUS}"
+        print(f"at {BIG} x {BIG}; the paper's trainer takes {taken}")
+        report(results["paper"], PAPER_A_GPU)
+    record(arguments.json, "reading", results)
 
 
 def report(found: dict[str, float], consumed: float) -> None:

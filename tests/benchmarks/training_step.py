@@ -1,6 +1,4 @@
-"""Steps of the trainer of Psi for the benchmarks.
-
-They have the objective, the optimisers and the batches of `train_psi`, without its bookkeeping."""
+"""Steps of the trainer of Psi for the benchmarks: objective, optimisers, batches, and no bookkeeping."""
 
 import time
 from collections.abc import Callable
@@ -31,7 +29,8 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     torch.manual_seed(0)
     section = params.train.model_copy(update={"adversarial_from": 0})
     params = params.model_copy(update={"train": section})
-    psi, adversary = Psi(params.networks), Adversary(Discriminator(params.networks), section)
+    psi = Psi(params.networks)
+    adversary = Adversary(Discriminator(params.networks), section)
     optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
     objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception))
 
@@ -49,7 +48,11 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     return step
 
 
-def cpu_seconds(work: Callable[[int], object], times: int, warm: int = 2) -> float:
+def cpu_seconds(
+    work: Callable[[int], object],
+    times: int,
+    warm: int = 2,
+) -> float:
     """The median CPU time of `work(i)` in this process, seconds.
 
     Set torch to one thread, or threads that wait count, too.

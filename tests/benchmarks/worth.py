@@ -1,11 +1,11 @@
-"""Whether the cache is worth it: a training step of Psi from it beside one that renders its views itself.
+"""Whether the cache is worth it: a training step from the cache beside one that renders its pseudo views.
 
     python -m tests.benchmarks.worth [--json FILE]
 
 Run in the folder of a project whose graph has run. The step that renders does what the official code does:
-the frozen Psi_3d makes theta_p and theta_q of the driving frame where they are not substituted by it, and the
-frozen E_mot embeds the source and the driving image. Making the cache is the stage's own worker with PNGs and
-tar. All times are CPU seconds of one thread, measured in one run.
+the frozen Psi_3d makes theta_p and theta_q of the driving frame where they are not substituted by it, the
+frozen E_mot embeds the source and the driving image. Making the cache is the stage's own worker with PNGs
+and tar. All times are CPU seconds of one thread, of one run.
 """
 
 import argparse
@@ -16,73 +16,91 @@ import torch
 
 from model.psi.motion_encoder import motion_crop
 from pipeline.config.params import Params, load_params
-from pipeline.core.files import write_json
 from pipeline.engine.work_unit import WorkUnit
 from pipeline.geometry.label import landmarks
 from pipeline.render.views import ViewRenderer
 from pipeline.store.samples import image_tensor
 from pipeline.store.shards import decode_npy, write_shard
 from pipeline.train.view_batches import Choice, PseudoMultiView
+from tests.benchmarks.record import record
 from tests.benchmarks.training_step import cpu_seconds, loader, training_step
 
 DATA = Path("data")
 INPUTS = ("ingest", "labels/vfhq.parquet", "pretrain/motion", "pretrain/perception", "psi3d")
 FRAMES = 8  # of the cache, made at once
-# Operations of the published sizes, GFLOP (the table of the floor in NOTES.md): first tri-planes and
-# background of a frame, then rays and super-resolution of a view.
-PLANES, VIEW = 390 + 87 + 18 + 364 + 310 + 293, 13 + 198
+# Operations of the published sizes, GFLOP (the table of the floor in NOTES.md): tri-planes and background
+# of a frame, rays and super-resolution.
+PLANES = 390 + 87 + 18 + 364 + 310 + 293
+VIEW = 13 + 198
 PAPER_IMAGES, PAPER_BATCH, PAPER_VIEWS = 6_000_000, 32, 4
 
 
 class InsideTheStep:
     """The frozen networks at work within a step."""
 
-    def __init__(self, params: Params, data: PseudoMultiView, worker: ViewRenderer) -> None:
-        self.size, self.data, self.worker = params.train.batch, data, worker
+    def __init__(
+        self,
+        params: Params,
+        data: PseudoMultiView,
+        worker: ViewRenderer,
+    ) -> None:
+        self.size = params.train.batch
+        self.data = data
+        self.worker = worker
 
     @torch.inference_mode()
     def __call__(self, i: int) -> None:
         chosen = self.data.choose(i, self.size)
-        fields = [
-            self.data.index.read(choice.driving, ["image.png", "label.npy", "cameras.npy"])
-            for choice in chosen
-        ]
+        names = ["image.png", "label.npy", "cameras.npy"]
+        fields = [self.data.index.read(choice.driving, names) for choice in chosen]
+        sources = [self.data.index.read(choice.source, ["image.png"]) for choice in chosen]
         real = torch.stack([image_tensor(field["image.png"]) for field in fields])
+        source = torch.stack([image_tensor(field["image.png"]) for field in sources])
         cameras = torch.stack([torch.from_numpy(decode_npy(field["cameras.npy"])) for field in fields])
         label = torch.stack([torch.from_numpy(decode_npy(field["label.npy"])) for field in fields])
         driving = self._views(chosen, real, cameras)
-        source = torch.stack(
-            [
-                image_tensor(self.data.index.read(choice.source, ["image.png"])["image.png"])
-                for choice in chosen
-            ]
-        )
-        for image, rows in ((source, [0] * len(chosen)), (driving, [choice.p for choice in chosen])):
-            points = landmarks(self.worker.flame, label, cameras[range(len(rows)), rows][:, None])[:, 0]
-            self.worker.motion.embedding(motion_crop(image, points, self.worker.sizes.motion.input))
+        self._embed(source, label, cameras[:, 0])
+        of_driving = [choice.p for choice in chosen]
+        self._embed(driving, label, cameras[range(len(chosen)), of_driving])
 
-    def _views(self, chosen: list[Choice], real: torch.Tensor, cameras: torch.Tensor) -> torch.Tensor:
+    def _embed(
+        self,
+        image: torch.Tensor,
+        label: torch.Tensor,
+        cameras: torch.Tensor,
+    ) -> None:
+        """The motion embedding of images, each seen by one camera."""
+        points = landmarks(self.worker.flame, label, cameras[:, None])[:, 0]
+        crop = motion_crop(image, points, self.worker.sizes.motion.input)
+        self.worker.motion.embedding(crop)
+
+    def _views(
+        self,
+        chosen: list[Choice],
+        real: torch.Tensor,
+        cameras: torch.Tensor,
+    ) -> torch.Tensor:
         """The driving images, with pseudo views where they are chosen; the targets are rendered, too."""
-        rendered, driving = [k for k, choice in enumerate(chosen) if choice.p or choice.q], real.clone()
+        rendered = [k for k, choice in enumerate(chosen) if choice.p or choice.q]
+        driving = real.clone()
         if not rendered:
             return driving
         psi3d = self.worker.psi3d
-        planes, background = (
-            psi3d.planes(real[rendered], None, None, motion_scale=0.0),
-            psi3d.background_feature(real[rendered]),
-        )
-        for is_driving, rows in (
-            (True, [choice.p for choice in chosen]),
-            (False, [choice.q for choice in chosen]),
-        ):
-            wanted = [(place, k, rows[k]) for place, k in enumerate(rendered) if rows[k]]
-            if wanted:
-                places, samples, views = (list(column) for column in zip(*wanted, strict=True))
-                image = psi3d.render(
-                    planes[places], background[places], cameras[samples, views][:, None]
-                ).image
-                if is_driving:
-                    driving[samples] = image.clamp(-1, 1)
+        planes = psi3d.planes(real[rendered], None, None, motion_scale=0.0)
+        background = psi3d.background_feature(real[rendered])
+        for name in ("p", "q"):
+            wanted = []
+            for place, k in enumerate(rendered):
+                view = getattr(chosen[k], name)
+                if view:
+                    wanted.append((place, k, view))
+            if not wanted:
+                continue
+            places, samples, views = (list(column) for column in zip(*wanted, strict=True))
+            seen_from = cameras[samples, views][:, None]
+            image = psi3d.render(planes[places], background[places], seen_from).image
+            if name == "p":
+                driving[samples] = image.clamp(-1, 1)
         return driving
 
 
@@ -94,7 +112,8 @@ def main() -> None:
     torch.set_num_threads(1)
     data = loader(params, DATA / "views")
     worker = ViewRenderer(params, *(DATA / name for name in INPUTS))
-    train, batch = training_step(params, DATA / "pretrain/perception"), params.train.batch
+    batch = params.train.batch
+    train = training_step(params, DATA / "pretrain/perception")
     inside = InsideTheStep(params, data, worker)
 
     keys = data.index.columns(["key"])["key"].to_pylist()
@@ -118,33 +137,35 @@ def main() -> None:
         "frames": frames,
         "steps": steps,
     }
+    cached, rendered = training + reading, training + rendering
+    whole = frames * a_frame
     print(f"scale {params.scale}, CPU seconds of one thread, steps of {batch}")
-    print(f"  a step from the cache           {training + reading:7.4f}  (reading {reading:.4f})")
-    times = (training + rendering) / (training + reading)
-    slower = f"(rendering {rendering:.4f}), {times:.2f} times"
-    print(f"  a step that renders its views   {training + rendering:7.4f}  {slower}")
-    whole = f"{frames * a_frame:.0f} for {frames:,} frames"
-    print(f"  making the cache                {a_frame:7.4f}  a frame, {whole}")
-    run = f"a run at this scale has {params.train.images // batch:,}"
-    print(f"  the cache has paid for itself after {steps:,.0f} steps; {run}")
-    section = params.train
-    # Planes are needed unless both images are the real frame, a view for each that is not.
-    planes = 1 - section.substitute_p * section.substitute_q
-    views = 2 - section.substitute_p - section.substitute_q
-    sample, frame = planes * PLANES + views * VIEW, PLANES + (1 + PAPER_VIEWS) * VIEW
-    cached = f"{frame:,} a frame of the cache"
-    print(f"published sizes, calculated: {sample:,.0f} GFLOP a sample inside the step, {cached};")
+    print(f"  a step from the cache           {cached:7.4f}  (reading {reading:.4f})")
+    print(f"  a step that renders its views   {rendered:7.4f}  (rendering {rendering:.4f})")
+    print(f"    which is {rendered / cached:.2f} times as long")
+    print(f"  making the cache                {a_frame:7.4f}  a frame, {whole:.0f} for {frames:,} frames")
+    print(f"  the cache has paid for itself after {steps:,.0f} steps")
+    print(f"    a run at this scale has {params.train.images // batch:,}")
+    print_published(params)
+    record(arguments.json, "worth", results)
+
+
+def print_published(params: Params) -> None:
+    """The same for the published sizes, calculated from their operations."""
+    p, q = params.train.substitute_p, params.train.substitute_q
+    sample = (1 - p * q) * PLANES + (2 - p - q) * VIEW
+    frame = PLANES + (1 + PAPER_VIEWS) * VIEW
+    # A training step is at least a forward and a backward pass: three forwards.
     trained = 3 * (PLANES + VIEW)
-    longest = f"so a step that renders takes at most {1 + sample / trained:.2f} times as long"
-    print(f"  a sample trains for at least {trained:,}, {longest}")
+    print("published sizes, calculated, GFLOP")
+    print(f"  {sample:,.0f} a sample inside the step, {frame:,} a frame of the cache")
+    print(f"  a sample trains for at least {trained:,}")
+    print(f"    so a step that renders takes at most {1 + sample / trained:.2f} times as long")
     for count in (50, 200):
         images = 10_000 * count * frame / sample
-        after = (
-            f"paid for after {images / 1e6:.2f} M images, {images / PAPER_BATCH:,.0f} steps of {PAPER_BATCH}"
-        )
-        print(f"  10,000 clips of {count} frames: {after}; a run sees {PAPER_IMAGES / 1e6:.0f} M")
-    if arguments.json:
-        write_json(arguments.json, results)
+        paid = f"{images / 1e6:.2f} M images, {images / PAPER_BATCH:,.0f} steps of {PAPER_BATCH}"
+        print(f"  10,000 clips of {count} frames: paid for after {paid}")
+    print(f"    a run sees {PAPER_IMAGES / 1e6:.0f} M images")
 
 
 if __name__ == "__main__":

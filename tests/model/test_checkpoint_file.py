@@ -62,14 +62,10 @@ def test_tensors_are_what_was_saved(tmp_path, kind):
     state = odd_tensors()
     if kind == "module":
         state = {key.replace(".", "_"): value for key, value in state.items()}
-        file = CheckpointFile(
-            write_pickle(
-                tmp_path / "file", {f"deformer.{key}": value for key, value in state.items()}, "Some"
-            )
-        )
-        nodes = {
-            key.removeprefix("deformer."): node for key, node in module_tensors(file.content["G_ema"]).items()
-        }
+        stored = {f"deformer.{key}": value for key, value in state.items()}
+        file = CheckpointFile(write_pickle(tmp_path / "file", stored, "Some"))
+        found = module_tensors(file.content["G_ema"])
+        nodes = {key.removeprefix("deformer."): node for key, node in found.items()}
         assert not {"passing", "none_of_these"} & nodes.keys()
     else:
         file = CheckpointFile(write_state(tmp_path / "file", state, legacy=kind == "old"))
@@ -81,9 +77,9 @@ def test_tensors_are_what_was_saved(tmp_path, kind):
 
 
 def child(folder: Path) -> dict[str, tuple[str, float]]:
-    """What reading each file of `folder` ended in, and the seconds.
+    """Read every file of `folder` in a process that may take no more than MEMORY.
 
-    The process may take no more than MEMORY.
+    What each ended in, and the seconds.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.model.test_checkpoint_file", str(folder)]
@@ -103,9 +99,8 @@ def test_hostile_files_end_in_a_clear_error(tmp_path):
     found = child(tmp_path)
     assert found.keys() == files.keys()
     for name, (outcome, _) in found.items():
-        assert outcome.startswith(
-            (f"nothing was imported. {name}.pkl", "nothing was imported. flame_addition")
-        ), (name, outcome)
+        starts = (f"nothing was imported. {name}.pkl", "nothing was imported. flame_addition")
+        assert outcome.startswith(starts), (name, outcome)
 
 
 @pytest.mark.process

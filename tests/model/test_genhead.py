@@ -1,10 +1,12 @@
 """GenHead: masks, and what parts of it may and may not influence. Layout and parity: test_parity."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from model.genhead import GenHead, HeadState, fuse_by_mask
+from model.genhead import GenHead, fuse_by_mask
 from model.head.flame import Flame
 from model.head.label import Label
 from model.head.rasterise import part_masks
@@ -55,20 +57,21 @@ def labels(jaw: float = 0.3) -> torch.Tensor:
 
 
 def cameras() -> torch.Tensor:
-    turns = [[0.0, 0.4], [-0.3, 0.6]]
-    return torch.from_numpy(
-        np.array([[look_at(yaw, 0.0, 4.2, np.array([0.0, 0.0, 0.1])) for yaw in row] for row in turns])
-    )
+    turns = (0.0, 0.4, -0.3, 0.6)
+    centre = np.array([0.0, 0.0, 0.1])
+    views = [look_at(yaw, 0.0, 4.2, centre) for yaw in turns]
+    return torch.from_numpy(np.stack(views)).view(2, 2, 25)
 
 
 def test_masks_lie_where_the_eyes_and_the_open_mouth_are(flame: Flame) -> None:
     camera = cameras()[:1, 0]
+    shape = torch.zeros(1, 300)
+    expression = torch.zeros(1, 100)
+    eyes = torch.zeros(1, 6)
     pose = torch.zeros(1, 6)
-    closed_mask = part_masks(
-        flame, flame.vertices(torch.zeros(1, 300), torch.zeros(1, 100), pose, torch.zeros(1, 6)), camera, 64
-    )[1]
+    _, closed_mask = part_masks(flame, flame.vertices(shape, expression, pose, eyes), camera, 64)
     pose[0, 3] = 0.3
-    vertices = flame.vertices(torch.zeros(1, 300), torch.zeros(1, 100), pose, torch.zeros(1, 6))
+    vertices = flame.vertices(shape, expression, pose, eyes)
     landmarks = project(flame.landmarks(vertices)[0].numpy(), camera[0].numpy())
     eyes, mouth = part_masks(flame, vertices, camera, 64)
     grid = (torch.arange(64) + 0.5) / 64
@@ -84,41 +87,28 @@ def test_shapes_and_ranges_of_a_rendering(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     state = genhead.state(label, views, genhead.offsets(label, 8))
     found = genhead(torch.randn(2, 32), label[:, Label.CONDITION], state, views)
-    assert found.image.shape == (
-        4,
-        3,
-        32,
-        32,
-    ) and found.raw.shape == found.foreground.shape == found.background.shape == (4, 3, 16, 16)
-    assert found.opacity.shape == found.depth.shape == (4, 1, 16, 16) and found.feature.shape == (
-        4,
-        8,
-        16,
-        16,
-    )
+    assert found.image.shape == (4, 3, 32, 32)
+    assert found.raw.shape == found.foreground.shape == found.background.shape == (4, 3, 16, 16)
+    assert found.opacity.shape == found.depth.shape == (4, 1, 16, 16)
+    assert found.feature.shape == (4, 8, 16, 16)
     assert found.opacity.min() >= 0 and found.opacity.max() <= 1
     found.image.square().mean().backward()
-    missing = [
-        name for name, p in genhead.named_parameters() if p.grad is None and "noise_strength" not in name
-    ]
-    assert not missing
+    without = [name for name, parameter in genhead.named_parameters() if parameter.grad is None]
+    assert all("noise_strength" in name for name in without)
 
 
 def test_views_of_a_head_do_not_depend_on_each_other(genhead: GenHead) -> None:
-    label, views, z = labels(), cameras(), torch.randn(2, 32)
+    label = labels()
+    views = cameras()
+    z = torch.randn(2, 32)
     torch.nn.init.normal_(genhead.decoder.out_sigma.weight)
     with torch.no_grad():
         offsets = genhead.offsets(label, 8)
         together = genhead(z, label[:, Label.CONDITION], genhead.state(label, views, offsets), views)
-        alone = genhead(
-            z[1:],
-            label[1:, Label.CONDITION],
-            genhead.state(label[1:], views[1:, 1:], offsets[1:]),
-            views[1:, 1:],
-        )
-    assert torch.allclose(together.raw[3:], alone.raw, atol=1e-5) and torch.allclose(
-        together.image[3:], alone.image, atol=1e-4
-    )
+        last = genhead.state(label[1:], views[1:, 1:], offsets[1:])
+        alone = genhead(z[1:], label[1:, Label.CONDITION], last, views[1:, 1:])
+    assert torch.allclose(together.raw[3:], alone.raw, atol=1e-5)
+    assert torch.allclose(together.image[3:], alone.image, atol=1e-4)
 
 
 def test_without_offsets_the_deformation_is_exact(genhead: GenHead) -> None:
@@ -138,46 +128,48 @@ def test_part_planes_show_only_through_the_masks(genhead: GenHead) -> None:
         state = genhead.state(label, views, genhead.offsets(label, 8))
         other = planes.clone()
         other[:, :3] += 1.0
-        change = (
-            (genhead.rays(planes, state, views).colour - genhead.rays(other, state, views).colour)
-            .abs()
-            .amax(-1)
-        )
+        before, after = (genhead.rays(each, state, views).colour for each in (planes, other))
+    change = (after - before).abs().amax(-1)
     covered = ((state.eye_mask_BVnn > 0) | (state.mouth_mask_BVnn > 0)).flatten(2)
-    assert covered.any() and change[covered].max() > 0.01 and change[~covered].max() == 0
+    assert covered.any()
+    assert change[covered].max() > 0.01 and change[~covered].max() == 0
 
 
 def test_plane_features_are_those_of_the_face_planes_at_the_canonical_point(genhead: GenHead) -> None:
     label, views = labels(), cameras()
     state = genhead.state(label, views)
     head = Label.split(label)
-    vertices = genhead.deformation.meshes(head.shape, head.expression, head.jaw, head.eyes)[0]
+    vertices, _ = genhead.deformation.meshes(head.shape, head.expression, head.jaw, head.eyes)
     index = torch.as_tensor(genhead.deformation.flame.head.regions["face"][:20])
     planes = torch.randn(2, 6, 8, 16, 16)
     found = genhead.plane_features(planes, vertices[:, index], state)
-    still = HeadState(
-        lambda points, part: points, state.eye_boxes_BE23, state.eye_mask_BVnn, state.mouth_mask_BVnn
-    )
+    still = replace(state, deform=lambda points, part: points)
     canonical = genhead.deformation.canonical_V3[index].expand(2, -1, -1)
     assert torch.allclose(found, genhead.plane_features(planes, canonical, still), atol=5e-2)
-    assert torch.equal(
-        found, genhead.plane_features(torch.cat([planes[:, 3:], planes[:, 3:]], 1), vertices[:, index], state)
-    )
+    face_planes_twice = torch.cat([planes[:, 3:], planes[:, 3:]], 1)
+    again = genhead.plane_features(face_planes_twice, vertices[:, index], state)
+    assert torch.equal(found, again)
 
 
 def test_full_masks_replace_the_face() -> None:
-    face, eye, mouth = (
-        (torch.full((1, 4, 2), c), torch.full((1, 4), s)) for c, s in ((0.1, 1.0), (0.5, 2.0), (0.9, 3.0))
-    )
-    everywhere, nowhere = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.bool)
+    def samples(colour: float, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((1, 4, 2), colour), torch.full((1, 4), sigma)
+
+    face = samples(0.1, 1.0)
+    eye = samples(0.5, 2.0)
+    mouth = samples(0.9, 3.0)
+    everywhere = torch.ones(1, 4, dtype=torch.bool)
+    nowhere = torch.zeros(1, 4, dtype=torch.bool)
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    for found, wanted in (
-        (fuse_by_mask(face, eye, mouth, everywhere, one, zero), eye),
-        (fuse_by_mask(face, eye, mouth, nowhere, one, zero), face),
-        (fuse_by_mask(face, eye, mouth, nowhere, zero, one), mouth),
-        (fuse_by_mask(face, eye, mouth, everywhere, zero, zero), face),
-    ):
-        assert torch.allclose(found[0], wanted[0]) and torch.allclose(found[1], wanted[1])
+    cases = (
+        (everywhere, one, zero, eye),
+        (nowhere, one, zero, face),
+        (nowhere, zero, one, mouth),
+        (everywhere, zero, zero, face),
+    )
+    for in_eye, eye_mask, mouth_mask, wanted in cases:
+        colour, sigma = fuse_by_mask(face, eye, mouth, in_eye, eye_mask, mouth_mask)
+        assert torch.allclose(colour, wanted[0]) and torch.allclose(sigma, wanted[1])
 
 
 def test_intrinsics_of_the_tests_are_those_of_the_labels() -> None:

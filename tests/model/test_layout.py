@@ -1,4 +1,4 @@
-"""Upright planes: what is local in the portrait is local in the planes, and near its place in the picture."""
+"""Upright planes: what is local in the portrait is local in the planes, and lies where the picture has it."""
 
 from dataclasses import replace
 
@@ -27,9 +27,8 @@ def test_a_pixel_of_the_map_lies_where_the_portrait_shows_it(row: int, column: i
     for plane, place in places.items():
         maps = torch.zeros(1, 3, side, side)
         maps[0, plane, row, column] = 3.0
-        features = sample_planes_reference(
-            lay_out(maps, "upright"), torch.tensor([[place, (0.41, 0.42, 0.43)]]), box=1.0
-        )
+        points = torch.tensor([[place, (0.41, 0.42, 0.43)]])
+        features = sample_planes_reference(lay_out(maps, "upright"), points, box=1.0)
         assert features[0, 0, 0] == pytest.approx(1.0, abs=1e-6), plane
         assert torch.equal(lay_out(maps, "published")[0, plane, 0], maps[0, plane])
 
@@ -37,21 +36,30 @@ def test_a_pixel_of_the_map_lies_where_the_portrait_shows_it(row: int, column: i
 def psi(layout: str, seed: int = 0) -> Psi:
     torch.manual_seed(seed)
     network = Psi(replace(SIZES, planes=layout)).eval().requires_grad_(False)
-    torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)  # something to see
+    # There is something to see.
+    torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)
     return network
 
 
-def share_in_the_corner(change_HW: Tensor, down: int, right: int) -> float:
-    """Which part of a change lies in one of the four corners of a picture."""
-    half = change_HW.shape[-1] // 2
-    corner = change_HW[down * half : (down + 1) * half, right * half : (right + 1) * half]
-    return float(corner.sum() / change_HW.sum())
+def corner_of(
+    picture: Tensor,
+    down: int,
+    right: int,
+) -> Tensor:
+    """One of the four corners of a picture (..., N, N), a view."""
+    half = picture.shape[-1] // 2
+    top, left = down * half, right * half
+    return picture[..., top : top + half, left : left + half]
 
 
 def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
-    """Before anything is learnt, in the mean over four corners and three networks; a quarter is chance."""
-    source = torch.rand(1, 3, SIZES.image, SIZES.image, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    half, near = SIZES.image // 2, {}
+    """Before anything is learnt, in the mean over the four corners and three networks.
+
+    A quarter of the change would be chance.
+    """
+    generator = torch.Generator().manual_seed(1)
+    source = torch.rand(1, 3, SIZES.image, SIZES.image, generator=generator) * 2 - 1
+    near = {}
     for layout in LAYOUTS:
         shares = []
         for seed in range(3):
@@ -59,10 +67,12 @@ def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
             before = network.planes(source, None, None, 0)
             for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 edited = source.clone()
-                edited[:, :, down * half : (down + 1) * half, right * half : (right + 1) * half] *= -1
+                corner_of(edited, down, right).neg_()
                 change = network.planes(edited, None, None, 0) - before
-                as_a_picture = change[0, 0].square().sum(0).flip(0)  # rows of the plane (x, y) go up
-                shares.append(share_in_the_corner(as_a_picture, down, right))
+                # Rows of the plane (x, y) go up.
+                as_a_picture = change[0, 0].square().sum(0).flip(0)
+                in_the_corner = corner_of(as_a_picture, down, right).sum()
+                shares.append(float(in_the_corner / as_a_picture.sum()))
         near[layout] = np.mean(shares)
     assert near["upright"] > 0.37 and near["published"] < 0.3
 
@@ -73,11 +83,9 @@ def test_the_three_paths_agree(layout: str) -> None:
     generator = torch.Generator().manual_seed(2)
     source = torch.rand(2, 3, SIZES.image, SIZES.image, generator=generator) * 2 - 1
     motions = torch.randn(2, 2, SIZES.motion.dims, generator=generator)
-    cameras = torch.from_numpy(np.stack([look_at(yaw, 0.1, 4.2, np.zeros(3)) for yaw in (-0.3, 0.3)]))[
-        :, None
-    ]
+    views = [look_at(yaw, 0.1, 4.2, np.zeros(3)) for yaw in (-0.3, 0.3)]
+    cameras = torch.from_numpy(np.stack(views))[:, None]
     wanted = network(source, *motions, cameras).image
-    torch.testing.assert_close(FastPsi(network)(source, *motions, cameras).image, wanted, atol=2e-3, rtol=0)
-    torch.testing.assert_close(
-        ReferencePsi(network)(source, *motions, cameras).image, wanted, atol=2e-3, rtol=0
-    )
+    for other in (FastPsi(network), ReferencePsi(network)):
+        found = other(source, *motions, cameras).image
+        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)

@@ -9,7 +9,10 @@ from model.sizes import MotionSizes
 
 
 def face(
-    size: int, turn: float, place: tuple[float, float], scale: float
+    size: int,
+    turn: float,
+    place: tuple[float, float],
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture with three blobs where eyes and mouth are, and the 68 landmarks (only their means count)."""
     base = torch.tensor([[-0.25, -0.2], [0.25, -0.2], [0.0, 0.41]]) * scale
@@ -20,17 +23,18 @@ def face(
         landmarks[:, part] = point
     axis = (torch.arange(size) + 0.5) / size
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    picture = sum(
-        k * torch.exp(-((x - p[0]) ** 2 + (y - p[1]) ** 2) / (0.15 * scale) ** 2)
-        for k, p in enumerate(three, start=1)
-    )
+    picture = torch.zeros(size, size)
+    for brightness, (u, v) in enumerate(three, start=1):
+        distance2 = (x - u) ** 2 + (y - v) ** 2
+        picture += brightness * torch.exp(-distance2 / (0.15 * scale) ** 2)
     return (picture / 1.5 - 1).expand(1, 3, -1, -1), landmarks
 
 
 def test_crops_of_one_face_look_the_same_however_it_lies() -> None:
     upright = motion_crop(*face(256, 0.0, (0.5, 0.5), 0.3), 64)
     for turn, place, scale in ((0.2, (0.45, 0.55), 0.3), (-0.2, (0.5, 0.5), 0.33)):
-        assert (motion_crop(*face(256, turn, place, scale), 64) - upright).abs().mean() < 0.005
+        crop = motion_crop(*face(256, turn, place, scale), 64)
+        assert (crop - upright).abs().mean() < 0.005
     assert (upright - upright.flip(3)).abs().mean() > 0.02
 
 
@@ -38,11 +42,13 @@ def test_crop_is_batched_and_differentiable_and_keeps_proportions_of_wide_images
     picture, landmarks = face(128, 0.1, (0.5, 0.5), 0.3)
     wide = torch.cat([picture, -torch.ones_like(picture)], 3)
     squeezed = landmarks * torch.tensor([0.5, 1.0])
-    assert (motion_crop(wide, squeezed, 64) - motion_crop(picture, landmarks, 64)).abs().max() < 1e-3
+    difference = motion_crop(wide, squeezed, 64) - motion_crop(picture, landmarks, 64)
+    assert difference.abs().max() < 1e-3
     picture = picture.repeat(2, 1, 1, 1).requires_grad_()
     landmarks = landmarks.repeat(2, 1, 1).requires_grad_()
     motion_crop(picture, landmarks, 32).square().sum().backward()
-    assert picture.grad.abs().sum() > 0 and landmarks.grad.isfinite().all() and landmarks.grad.abs().sum() > 0
+    assert picture.grad.abs().sum() > 0
+    assert landmarks.grad.isfinite().all() and landmarks.grad.abs().sum() > 0
 
 
 def test_small_sizes() -> None:

@@ -52,36 +52,32 @@ def _seed() -> None:
 def psi() -> Psi:
     torch.manual_seed(0)
     network = Psi(SMALL)
-    torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)  # something to see
+    # There is something to see.
+    torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)
     return network
 
 
 def inputs(batch: int = 2, views: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    cameras = [look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(batch * views)]
-    motions = torch.randn(2, batch, SMALL.motion.dims)
-    return (
-        torch.rand(batch, 3, 64, 64) * 2 - 1,
-        motions[0],
-        motions[1],
-        torch.from_numpy(np.stack(cameras)).view(batch, views, 25),
-    )
+    """Images, their motions, the driving ones, cameras."""
+    turned = [look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(batch * views)]
+    cameras = torch.from_numpy(np.stack(turned)).view(batch, views, 25)
+    own, driving = torch.randn(2, batch, SMALL.motion.dims)
+    images = torch.rand(batch, 3, 64, 64) * 2 - 1
+    return images, own, driving, cameras
 
 
 def test_published_counts() -> None:
     with torch.device("meta"):
         network = Psi(Sizes())
-    count = lambda parameters: sum(p.numel() for p in parameters)  # noqa: E731
-    assert count(network.motion_parameters()) == 101_931_008 and len(list(network.motion_parameters())) == 76
-    assert count(network.base_parameters()) == 224_766_123 - 101_931_008
+    motion = [parameter.numel() for parameter in network.motion_parameters()]
+    base = [parameter.numel() for parameter in network.base_parameters()]
+    assert (len(motion), sum(motion)) == (76, 101_931_008)
+    assert sum(base) == 224_766_123 - 101_931_008
 
 
 def test_shapes_and_ranges(psi: Psi) -> None:
     out = psi(*inputs())
-    shapes = {
-        name: tuple(getattr(out, name).shape)
-        for name in ("image", "raw", "foreground", "background", "opacity", "depth", "feature")
-    }
-    assert shapes == {
+    assert {name: tuple(values.shape) for name, values in vars(out).items()} == {
         "image": (4, 3, 64, 64),
         "raw": (4, 3, 32, 32),
         "foreground": (4, 3, 32, 32),
@@ -98,7 +94,11 @@ def test_shapes_and_ranges(psi: Psi) -> None:
 
 
 @pytest.mark.parametrize(("image", "stride", "doublings"), [(32, 1, 1), (64, 2, 1), (64, 4, 2), (128, 1, 2)])
-def test_other_sizes(image: int, stride: int, doublings: int) -> None:
+def test_other_sizes(
+    image: int,
+    stride: int,
+    doublings: int,
+) -> None:
     sizes = replace(
         SMALL,
         image=image,
@@ -129,7 +129,8 @@ def test_motion_scale_zero_forgets_both_motions(psi: Psi) -> None:
 
 def test_views_are_rendered_as_if_alone(psi: Psi) -> None:
     source, own, driving, cameras = inputs()
-    planes, background = psi.planes(source, own, driving), psi.background_feature(source)
+    planes = psi.planes(source, own, driving)
+    background = psi.background_feature(source)
     together = psi.render(planes, background, cameras)
     alone = psi.render(planes[1:], background[1:], cameras[1:, :1])
     torch.testing.assert_close(together.image[2:3], alone.image, atol=1e-4, rtol=1e-4)
@@ -170,13 +171,11 @@ def test_gradients_reach_every_parameter(psi: Psi) -> None:
 
 
 def test_plane_features_and_density(psi: Psi) -> None:
-    planes, points = torch.randn(2, 3, 8, 32, 32), torch.rand(2, 50, 3) - 0.5
-    torch.testing.assert_close(
-        psi.plane_features(planes, points),
-        sample_planes_reference(planes, points, SMALL.box),
-        atol=1e-5,
-        rtol=1e-5,
-    )
+    planes = torch.randn(2, 3, 8, 32, 32)
+    points = torch.rand(2, 50, 3) - 0.5
+    found = psi.plane_features(planes, points)
+    wanted = sample_planes_reference(planes, points, SMALL.box)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert psi.density(planes, points).shape == (2, 50)
 
 

@@ -20,7 +20,11 @@ def _seed() -> None:
     torch.set_num_threads(1)
 
 
-def camera(yaw: float = 0.3, vertical: float = 0.1, radius: float = 4.2) -> torch.Tensor:
+def camera(
+    yaw: float = 0.3,
+    vertical: float = 0.1,
+    radius: float = 4.2,
+) -> torch.Tensor:
     return torch.from_numpy(look_at(yaw, vertical, radius, np.array([0.0, 0.01, 0.08]), roll=0.1))
 
 
@@ -55,7 +59,8 @@ def test_look_up_equals_the_readable_one_in_value_and_gradient() -> None:
     special = torch.cartesian_prod(edges, edges, edges).expand(2, -1, -1)
     points = torch.cat([special, 0.8 * torch.randn(2, 3000, 3)], 1)
     weight = torch.randn(2, points.shape[1], 5)
-    expected, found = sample_planes_reference(planes, points, BOX), sample_planes(planes, points, BOX)
+    expected = sample_planes_reference(planes, points, BOX)
+    found = sample_planes(planes, points, BOX)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     gradients = [torch.autograd.grad((values * weight).sum(), planes)[0] for values in (expected, found)]
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-5)
@@ -84,7 +89,8 @@ def test_decoder_equals_the_readable_one_in_value_and_gradient(gain: float) -> N
 
 
 def test_weights_of_a_ray_by_hand() -> None:
-    depths, sigma = torch.tensor([[1.0, 1.5, 2.5]]), torch.tensor([[0.0, 2.0, -4.0]])
+    depths = torch.tensor([[1.0, 1.5, 2.5]])
+    sigma = torch.tensor([[0.0, 2.0, -4.0]])
     first = 1 - math.exp(-math.log1p(math.exp(1.0 - 1.0)) * 0.5)
     second = 1 - math.exp(-math.log1p(math.exp(-1.0 - 1.0)) * 1.0)
     torch.testing.assert_close(interval_weights(depths, sigma), torch.tensor([[first, (1 - first) * second]]))

@@ -58,7 +58,9 @@ def test_downsampling_convolution_halves(kernel: int) -> None:
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize("demodulate", [False, True])
 def test_modulated_convolution_is_one_set_of_weights_per_image(up: bool, demodulate: bool) -> None:
-    x, weight, style = torch.randn(3, 4, 6, 6), torch.randn(5, 4, 3, 3), torch.randn(3, 4)
+    x = torch.randn(3, 4, 6, 6)
+    weight = torch.randn(5, 4, 3, 3)
+    style = torch.randn(3, 4)
     results = []
     for image, scales in zip(x, style, strict=True):
         own = weight * scales[None, :, None, None]
@@ -77,13 +79,17 @@ def test_modulated_convolution_is_one_set_of_weights_per_image(up: bool, demodul
             rtol=1e-4,
         )
     torch.testing.assert_close(
-        modulated_conv(x, weight, style, demodulate, up), torch.cat(results), atol=1e-4, rtol=1e-4
+        modulated_conv(x, weight, style, demodulate, up),
+        torch.cat(results),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
 def test_noise_is_fixed_and_starts_at_strength_zero() -> None:
     layer = SynthesisLayer(4, 4, 8, resolution=8, up=True)
-    x, w = torch.randn(1, 4, 4, 4), torch.randn(1, 8)
+    x = torch.randn(1, 4, 4, 4)
+    w = torch.randn(1, 8)
     assert torch.equal(layer(x, w), layer(x, w, noise=False))
     layer.noise_strength.data.fill_(1.0)
     assert torch.equal(layer(x, w), layer(x, w))
@@ -98,7 +104,10 @@ def test_generator_and_mapping() -> None:
     assert ws.shape == (3, 6, 16)
     assert generator(ws).shape == (3, 6, 16, 16)
     torch.testing.assert_close(
-        mapping(10 * z, condition), ws, atol=1e-4, rtol=1e-4
+        mapping(10 * z, condition),
+        ws,
+        atol=1e-4,
+        rtol=1e-4,
     )  # z counts by its direction
     torch.testing.assert_close(mapping(z, condition, truncation=0.0), torch.zeros_like(ws))
     mapping(z, condition, update_average=True)

@@ -49,10 +49,17 @@ def state_of(name: str) -> dict[str, torch.Tensor]:
     }
 
 
-def original(folder: Path, name: str, legacy: bool = False) -> Path:
+def original(
+    folder: Path,
+    name: str,
+    legacy: bool = False,
+) -> Path:
     if name == "genhead":
         return write_pickle(
-            folder / "genhead.pkl", state_of(name), "PartTriPlaneGeneratorDeform", use_ws_ones=True
+            folder / "genhead.pkl",
+            state_of(name),
+            "PartTriPlaneGeneratorDeform",
+            use_ws_ones=True,
         )
     return write_state(folder / f"{name}.pth", state_of(name), legacy)
 
@@ -104,7 +111,11 @@ def test_a_psi_that_flame_drives_says_so(tmp_path):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "trunk" else ()) for name in NEEDED]
 )
-def test_every_needed_network_survives_its_file(tmp_path, name, legacy):
+def test_every_needed_network_survives_its_file(
+    tmp_path,
+    name,
+    legacy,
+):
     file = original(tmp_path, name, legacy)
     result = import_weights(file, tmp_path / "out", SMOKE_SIZES)
     found, facts = load_imported(tmp_path / "out", name, SMOKE_SIZES)
@@ -159,7 +170,10 @@ def test_numbers_that_are_none_are_refused(tmp_path):
 
 def test_a_genhead_of_another_style_is_refused(tmp_path):
     file = write_pickle(
-        tmp_path / "genhead.pkl", state_of("genhead"), "PartTriPlaneGeneratorDeform", use_ws_ones=False
+        tmp_path / "genhead.pkl",
+        state_of("genhead"),
+        "PartTriPlaneGeneratorDeform",
+        use_ws_ones=False,
     )
     with pytest.raises(UserError, match="use_ws_ones False"):
         import_weights(file, tmp_path, SMOKE_SIZES)
@@ -178,7 +192,8 @@ def test_a_file_of_nothing_known_is_described(tmp_path):
 def test_flame_survives_its_import(tmp_path):
     path = write_flame(standin(), tmp_path)
     result = import_weights(path, tmp_path / "out")
-    before, after = load(str(path)), load(str(result.path))
+    before = load(str(path))
+    after = load(str(result.path))
     for field in before.__dataclass_fields__:
         a, b = getattr(before, field), getattr(after, field)
         if isinstance(a, np.ndarray):
@@ -205,7 +220,11 @@ def imported(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_pretrain_takes_what_was_imported(imported, tmp_path, monkeypatch):
+def test_pretrain_takes_what_was_imported(
+    imported,
+    tmp_path,
+    monkeypatch,
+):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     own = official_params(imported)
     small_run.build(tmp_path, own)
@@ -230,7 +249,11 @@ def test_pretrain_takes_what_was_imported(imported, tmp_path, monkeypatch):
     )
 
 
-def test_the_stage_reports_what_it_took(imported, tmp_path, monkeypatch):
+def test_the_stage_reports_what_it_took(
+    imported,
+    tmp_path,
+    monkeypatch,
+):
     monkeypatch.chdir(tmp_path)
     main(official_params(imported), "motion")
     assert load_imported(Path("data/pretrain/motion"), "motion", SMOKE_SIZES)

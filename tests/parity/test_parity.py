@@ -1,16 +1,13 @@
-"""The published layouts, and every parity fixture through the code of `psi4d parity`.
-
-Also what the command says of fixtures that are no good.
+"""The published layouts, every parity fixture through the code of `psi4d parity`, fixtures that are no good.
 
 The fixtures here are thinned (section 6 of the README beside them); the command takes full ones as well.
 """
 
 import json
 import math
-import os
-import subprocess
 import sys
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ import pytest
 import torch
 
 from model.adversary.discriminator import Discriminator
+from model.fast.psi import FastPsi
 from model.genhead import GenHead
 from model.head.flame import Flame
 from model.head.flame_file import EMBEDDING
@@ -25,10 +23,19 @@ from model.judges.identity import IdentityNet
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
 from model.sizes import Sizes
+from pipeline.cli import main
 from pipeline.core.errors import UserError
 from pipeline.geometry.standin import standin
-from pipeline.parity.cases import CASES, NECK_GRIDS, Fixture, forget_psi, rule_check
-from pipeline.parity.check import check, check_fixture
+from pipeline.parity.cases import (
+    CASES,
+    NECK_GRIDS,
+    PSI_CASES,
+    Fixture,
+    forget_psi,
+    made_psi,
+    rule_check,
+)
+from pipeline.parity.check import EXACT, HALF, check, check_fixture
 from pipeline.parity.file import (
     KEPT,
     Stored,
@@ -39,9 +46,10 @@ from pipeline.parity.file import (
     write_fixture,
 )
 from pipeline.parity.numbers import NumberRule, camera
-from tests.published import MANIFESTS, PARITY
+from tests.published import MANIFESTS, PARITY, thin
 
 ROOT = Path(__file__).parents[2]
+LANDMARKS = {"flame.landmarks3d", "flame.landmarks2d_512"}
 # Entries of the official checkpoints that we leave out: data of FLAME, and a statistic that the official
 # training loop hangs on.
 FOREIGN = ("deformer.", "dataset_label_std")
@@ -59,12 +67,12 @@ def test_published_layout(name: str) -> None:
     build, count = NETWORKS[name]
     with torch.device("meta"):
         network = build(Sizes())
-    ours = {
-        key: (list(value.shape), str(value.dtype).removeprefix("torch."))
-        for key, value in network.state_dict().items()
-    }
+    ours = {}
+    for key, value in network.state_dict().items():
+        ours[key] = (list(value.shape), str(value.dtype).removeprefix("torch."))
     manifest = json.loads((MANIFESTS / f"{name}.json").read_text())
-    assert ours == {key: (shape, dtype) for key, shape, dtype in manifest if not key.startswith(FOREIGN)}
+    wanted = {key: (shape, dtype) for key, shape, dtype in manifest if not key.startswith(FOREIGN)}
+    assert ours == wanted
     assert count in (None, sum(p.numel() for p in network.parameters()))
 
 
@@ -78,23 +86,52 @@ def test_every_manifest_and_fixture_is_met() -> None:
 def _free_psi():
     yield
     forget_psi()
+    fast_psi.cache_clear()
 
 
-SLOW = {"discriminator", "superresolution", *(name for name in CASES if name.startswith("psi"))}
+SLOW = {"discriminator", "superresolution", *PSI_CASES}
+MARKED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(CASES)]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(CASES)]
-)
+@pytest.mark.parametrize("name", MARKED)
 def test_fixture(name: str) -> None:
     lines = check_fixture(PARITY / f"{name}.npz", NumberRule())
     assert not [str(line) for line in lines if line.verdict not in ("pass", "input", "skipped")]
     assert sum(line.verdict == "pass" for line in lines) >= 1
     # The embedding of FLAME's landmarks is not ours to publish.
-    assert {line.name for line in lines if line.verdict == "skipped"} <= {
-        "flame.landmarks3d",
-        "flame.landmarks2d_512",
+    assert {line.name for line in lines if line.verdict == "skipped"} <= LANDMARKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "scale"), [("psi_v2", 1.0), ("psi_3d", 0.0)])
+def test_the_fast_path_meets_the_fixtures(name: str, scale: float) -> None:
+    rule, sizes = NumberRule(), Sizes()
+    stored = read_fixture(PARITY / f"{name}.npz")
+    fast = fast_psi()
+    own, driving = (rule.tensor(key, (1, sizes.motion.dims)) for key in ("motion_app", "motion"))
+    source = fast.source(rule.image("img_app", sizes.image), own, scale)
+    planes = fast.planes(source, driving)
+    picture = fast.render(planes, source, camera()[None])
+    found = {
+        "planes": planes[0, :, :, ::8, ::8],
+        "feature": picture.feature[0],
+        "transmittance": 1 - picture.opacity[0],
+        "depth": picture.depth[0],
+        "image": picture.raw[0],
+        "image_sr": picture.image[0],
+        "image_sr_exact": picture.image[0, :, ::8, ::8],
     }
+    compared = found.keys() & stored.keys()
+    assert len(compared) >= 6
+    for key in compared:
+        error = stored[key].error(found[key].reshape(stored[key].shape).numpy())
+        assert error <= (HALF if stored[key].values.dtype == np.float16 else EXACT), key
+
+
+@lru_cache(maxsize=1)
+def fast_psi() -> FastPsi:
+    """Both fixtures of the fast path are of the same weights, which are those of the fixtures of Psi, too."""
+    return FastPsi(made_psi(NumberRule()))
 
 
 def slow_unit(key: str, count: int) -> list[float]:
@@ -110,14 +147,13 @@ def slow_unit(key: str, count: int) -> list[float]:
 
 
 def test_the_number_rule_and_its_salt() -> None:
-    assert np.array_equal(NumberRule().unit("test", (50,)), np.float32(slow_unit("test", 50)))
-    assert np.array_equal(NumberRule("a:").unit("test", (5, 10)).ravel(), np.float32(slow_unit("a:test", 50)))
+    plain = np.float32(slow_unit("test", 50))
+    salted = np.float32(slow_unit("a:test", 50))
+    assert np.array_equal(NumberRule().unit("test", (50,)), plain)
+    assert np.array_equal(NumberRule("a:").unit("test", (5, 10)).ravel(), salted)
     long = NumberRule().unit("test", (1 << 20 | 3,))
-    assert (
-        np.array_equal(long[:50], np.float32(slow_unit("test", 50)))
-        and abs(long.mean()) < 1e-3
-        and abs(long.std() - 1) < 1e-3
-    )
+    assert np.array_equal(long[:50], plain)
+    assert abs(long.mean()) < 1e-3 and abs(long.std() - 1) < 1e-3
     assert len(np.unique(long[-50:])) == 50
     with pytest.raises(ValueError, match="says nothing about"):
         NumberRule().weight("decoder.scale", (3,), False)
@@ -127,26 +163,28 @@ def write_rule_check(folder: Path, salt: str = "", **changed: np.ndarray) -> Pat
     """The one fixture that can be made without a network."""
     keys = np.array(["w_avg", "decoder.net.0.weight", "superresolution.block0.conv0.noise_strength"])
     found = rule_check(NumberRule(salt), Fixture(folder, {"keys": Stored(keys)}))
-    arrays = {"keys": keys} | {name: np.asarray(value) for name, value in found.items()} | changed
+    arrays = {name: np.asarray(value) for name, value in found.items()}
+    arrays |= {"keys": keys, **changed}
+    there = {name: value for name, value in arrays.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "rule_check.npz", **{name: value for name, value in arrays.items() if value is not None}
-    )
-    return folder / "rule_check.npz"
+    path = folder / "rule_check.npz"
+    np.savez(path, **there)
+    return path
 
 
 def verdicts(path: Path, salt: str = "") -> dict[str, str]:
     return {line.name: line.verdict for line in check_fixture(path, NumberRule(salt))}
 
 
+def with_verdict(found: dict[str, str], verdict: str) -> set[str]:
+    return {name for name, value in found.items() if value == verdict}
+
+
 def test_fixtures_of_other_keys(tmp_path: Path) -> None:
     path = write_rule_check(tmp_path, "mine/")
     assert set(verdicts(path, "mine/").values()) == {"pass", "input"}
     without = verdicts(path)
-    assert {name for name, verdict in without.items() if verdict == "pass"} == {
-        "rule_check.camera_default",
-        "rule_check.camera_b",
-    }
+    assert with_verdict(without, "pass") == {"rule_check.camera_default", "rule_check.camera_b"}
     assert without["rule_check.first4"] == without["rule_check.unit_test"] == "fail"
 
 
@@ -161,35 +199,29 @@ def test_a_wrong_array_is_named(tmp_path: Path) -> None:
     }
     for why, unit_test in changes.items():
         found = verdicts(write_rule_check(tmp_path, unit_test=unit_test))
-        assert {name for name, verdict in found.items() if verdict == "fail"} == {"rule_check.unit_test"}, why
-    assert verdicts(write_rule_check(tmp_path, unit_test=right * 1.00001))["rule_check.unit_test"] == "pass"
-    assert (
-        verdicts(write_rule_check(tmp_path, unit_test=(right * 1.001).astype(np.float16)))[
-            "rule_check.unit_test"
-        ]
-        == "pass"
-    )
-    assert verdicts(write_rule_check(tmp_path, camera_b=camera().numpy()))["rule_check.camera_b"] == "fail"
-    assert verdicts(write_rule_check(tmp_path, more=right))["rule_check.more"] == "unknown"
+        assert with_verdict(found, "fail") == {"rule_check.unit_test"}, why
+
+    def verdict_of(name: str, array: np.ndarray) -> str:
+        return verdicts(write_rule_check(tmp_path, **{name: array}))[f"rule_check.{name}"]
+
+    assert verdict_of("unit_test", right * 1.00001) == "pass"
+    assert verdict_of("unit_test", (right * 1.001).astype(np.float16)) == "pass"
+    assert verdict_of("camera_b", camera().numpy()) == "fail"
+    assert verdict_of("more", right) == "unknown"
 
 
 def test_kept_places() -> None:
     for size, count in ((KEPT + 1, KEPT), (3 * 512 * 512, KEPT), (10**15, 7), (100, 100)):
         places = kept_places(size, count)
         assert places[0] >= 0 and places[-1] < size and (np.diff(places) > 0).all()
-        assert (
-            np.abs(places * (count / size) - np.arange(count) - 0.5).max() < 1.5
-        )  # about one in each stretch
+        # There is about one in each stretch.
+        stretch = places * (count / size)
+        assert np.abs(stretch - np.arange(count) - 0.5).max() < 1.5
+    # The fixtures mean these places, so that they never change.
     places = kept_places(3 * 512 * 512, KEPT)
-    assert places[:6].tolist() == [
-        95,
-        289,
-        440,
-        605,
-        891,
-        1102,
-    ]  # the fixtures mean these, so they never change
-    for period in (8, 512):  # no column is preferred: 4096 places, by chance within 5 deviations
+    assert places[:6].tolist() == [95, 289, 440, 605, 891, 1102]
+    # No column is preferred: 4096 places, by chance within 5 deviations.
+    for period in (8, 512):
         columns = np.bincount(places % period, minlength=period)
         assert np.abs(columns - KEPT / period).max() < 5 * math.sqrt(KEPT / period)
 
@@ -209,13 +241,11 @@ def test_a_thinned_fixture_catches_a_wrong_value(tmp_path: Path) -> None:
     values = arrays["warp224"].values.copy()
     values[KEPT // 2] += 0.5
     moved = arrays["crop224"].values[np.r_[1:KEPT, 0]]
-    arrays |= {"warp224": Stored(values, (3, 224, 224)), "crop224": Stored(moved, (3, 224, 224))}
+    arrays["warp224"] = Stored(values, (3, 224, 224))
+    arrays["crop224"] = Stored(moved, (3, 224, 224))
     write_fixture(tmp_path / "preprocess.npz", arrays)
     found = verdicts(tmp_path / "preprocess.npz")
-    assert {name for name, verdict in found.items() if verdict == "fail"} == {
-        "preprocess.warp224",
-        "preprocess.crop224",
-    }
+    assert with_verdict(found, "fail") == {"preprocess.warp224", "preprocess.crop224"}
 
 
 def test_thinned_arrays_that_are_no_good(tmp_path: Path) -> None:
@@ -240,18 +270,18 @@ def test_thinned_arrays_that_are_no_good(tmp_path: Path) -> None:
     assert verdicts(tmp_path / "psi_v2_posed.npz") == {"psi_v2_posed": "fail"}
 
 
-@pytest.mark.process
 def test_full_fixtures_are_thinned_to_equal_bytes(tmp_path: Path) -> None:
-    rule, full, once, twice = NumberRule(), tmp_path / "full", tmp_path / "once", tmp_path / "twice"
-    grid, picture, few = (
-        rule.unit("a", (3, 24, 24, 24)),
-        rule.unit("b", (2, 80, 70)).astype(np.float16),
-        rule.unit("c", (KEPT,)),
-    )
+    rule = NumberRule()
+    full = tmp_path / "full"
+    once = tmp_path / "once"
+    twice = tmp_path / "twice"
+    grid = rule.unit("a", (3, 24, 24, 24))
+    few = rule.unit("c", (KEPT,))
+    picture = rule.unit("b", (2, 80, 70)).astype(np.float16)
     full.mkdir()
     np.savez(full / "a.npz", grid24_offset=grid, picture=picture, few=few)
-    for source, target in ((full, once), (once, twice)):
-        subprocess.run([sys.executable, "-m", "tests.published.thin", source, target], cwd=ROOT, check=True)
+    thin.main(full, once)
+    thin.main(once, twice)
     assert (once / "a.npz").read_bytes() == (twice / "a.npz").read_bytes()
     found = read_fixture(once / "a.npz")
     assert found["picture"].shape == picture.shape and found["picture"].values.shape == (KEPT,)
@@ -265,16 +295,15 @@ def test_the_files_are_small() -> None:
 
 
 def test_landmarks_need_a_file_of_others(tmp_path: Path) -> None:
-    """Their embedding belongs to FLAME: without it they are not compared.
+    """Their embedding belongs to FLAME.
 
-    With another one they differ, and a damaged one is named.
+    Without it they are not compared, with another one they differ, a damaged one is named.
     """
     folder = tmp_path / "fixtures"
     folder.mkdir()
     (folder / "flame.npz").write_bytes((PARITY / "flame.npz").read_bytes())
-    landmarks = {"flame.landmarks3d", "flame.landmarks2d_512"}
     found = verdicts(folder / "flame.npz")
-    assert {name for name, verdict in found.items() if verdict == "skipped"} == landmarks
+    assert with_verdict(found, "skipped") == LANDMARKS
     assert set(found.values()) == {"pass", "skipped"}
     embedding = {
         "full_lmk_faces_idx": np.arange(70)[None],
@@ -282,7 +311,7 @@ def test_landmarks_need_a_file_of_others(tmp_path: Path) -> None:
     }
     np.save(folder / EMBEDDING, embedding, allow_pickle=True)
     found = verdicts(folder / "flame.npz")
-    assert {name for name, verdict in found.items() if verdict == "fail"} == landmarks
+    assert with_verdict(found, "fail") == LANDMARKS
     assert set(found.values()) == {"pass", "fail"}
     (folder / EMBEDDING).write_bytes(b"damaged")
     (line,) = check_fixture(folder / "flame.npz", NumberRule())
@@ -320,25 +349,26 @@ def test_a_folder_without_fixtures_is_an_error(tmp_path: Path) -> None:
             list(check(folder, NumberRule()))
 
 
-def psi4d(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "parity", *arguments]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """What the command ends with: a status, or the one line for the user."""
+    monkeypatch.setattr(sys, "argv", ["psi4d", "parity", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
 
 
-@pytest.mark.process
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = str(write_rule_check(tmp_path / "fixtures", "other ").parent)
-    good = psi4d(folder, "--salt", "other ")
-    assert (good.returncode, good.stderr) == (0, "") and "all 7 arrays agree" in good.stdout
-    assert len(good.stdout.splitlines()) == 9 and "rule_check.first4" in good.stdout
-    bad = psi4d(folder)
-    assert bad.returncode == 1 and bad.stdout.count("fail") == 5 and len(bad.stderr.splitlines()) == 1
-    empty = psi4d(str(tmp_path))
-    assert empty.returncode == 1 and "no fixture" in empty.stderr and "Traceback" not in empty.stderr
+    assert not run_command(monkeypatch, folder, "--salt", "other ")
+    told = capsys.readouterr()
+    assert told.err == "" and "all 7 arrays agree" in told.out
+    assert len(told.out.splitlines()) == 9 and "rule_check.first4" in told.out
+    bad = run_command(monkeypatch, folder)
+    assert capsys.readouterr().out.count("fail") == 5
+    assert bad == "psi4d: 5 of 7 comparisons above failed or could not be made."
+    empty = run_command(monkeypatch, str(tmp_path))
+    assert "no fixture" in empty and len(empty.splitlines()) == 1

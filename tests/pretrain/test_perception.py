@@ -134,18 +134,6 @@ def test_onnx_agrees_with_the_module(tmp_path):
     assert (by_onnx * by_torch).sum(1).min() > 0.999
 
 
-def test_onnx_can_be_read_back_as_a_differentiable_module(tmp_path):
-    from onnx2torch import convert
-
-    network = IdentityNet(IdentitySizes((1, 1), 4, 16)).eval()
-    crop = (torch.rand(2, 3, 112, 112) * 2 - 1).requires_grad_()
-    path = export_identity(network, tmp_path / "identity.onnx")
-    again = convert(str(path)).eval()
-    assert torch.allclose(again(crop), network(crop), atol=1e-4)
-    again(crop).sum().backward()
-    assert crop.grad.abs().sum() > 0
-
-
 def test_training_writes_networks_that_load_and_stay_frozen(trained):
     own, folder, result = trained
     judges = Judges.load(folder / "perception").train()

@@ -1,6 +1,6 @@
 """What is known of the published networks.
 
-These are the layouts of their state dicts, and outputs for made-up weights and inputs.
+The layouts of their state dicts, and outputs for made-up weights and inputs.
 """
 
 from pathlib import Path

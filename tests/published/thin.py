@@ -18,6 +18,7 @@ def thin(path: Path) -> dict[str, Stored]:
 
 
 def main(full: Path, out: Path = PARITY) -> None:
+    """Writes a thinned fixture to `out` for each one in `full`."""
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(full.glob("*.npz")):
         write_fixture(out / path.name, thin(path))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.foreign.safe_pickle import MOST_OPCODES
 from pipeline.networks.published import NEEDED, expected_state
 from tests.support.published_files import Persistent, Plain, module_of, published_modules, random_state
 from tests.support.sizes import SMOKE_SIZES
@@ -120,7 +121,9 @@ def hostile_files() -> dict[str, bytes]:
     plain = pickle.dumps(state(bias=torch.zeros(width)), 4)
     huge = _Persistent("storage", torch.FloatStorage, "0", "cpu", 1 << 40)
     ids = state(bias=tensor(huge, 0, (width,)))
-    many, none = 1 << 20, b"N" * (1 << 20)
+    # Deep enough for any recursion; what shall meet the limit of opcodes is longer.
+    deep, large, none = 1 << 18, 1 << 20, b"N" * (1 << 20)
+    too_many = MOST_OPCODES + 1
     files = {
         f"system at protocol {protocol}": pickle.dumps({"G_ema": attack(), "a": [attack()]}, protocol)
         for protocol in range(6)
@@ -181,7 +184,7 @@ def hostile_files() -> dict[str, bytes]:
         + struct.pack("<q", 1 << 40),
         "a zip file of a huge storage": zipped({"a/data.pkl": with_ids(ids), "a/data/0": bytes(16)}),
         "a zip bomb": zipped(
-            {"a/data.pkl": bytes(1 << 28), "a/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED
+            {"a/data.pkl": bytes(1 << 20), "a/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED
         ),
         "a zip file of something else": zipped({"a/b.txt": b"hello"}),
         "a cut zip file": whole.getvalue()[: len(whole.getvalue()) // 2],
@@ -195,23 +198,23 @@ def hostile_files() -> dict[str, bytes]:
         "a number as long text": b"I" + b"9" * 5_000_000 + b"\n.",
         "a line without end": b"c" + b"a" * 5_000_000,
         "a memo of four thousand millions": b"\x80\x02r\xff\xff\xff\xff.",
-        "tuples within tuples": b"\x80\x02)" + b"\x85" * many + b".",
-        "lists within lists": b"\x80\x02" + b"]" * many + b"a" * (many - 1) + b".",
-        "dicts without end": b"\x80\x02(" + b"}" * (5 << 20) + b"l.",
-        "marks without end": b"\x80\x02" + b"(" * (5 << 20) + b".",
-        "names without end": b"\x80\x02(" + b"ca\nb\n" * many + b"l.",
-        "objects without end": b"\x80\x02(" + b"ca\nb\n)\x81" * many + b"l.",
-        "a long key over and over": b"\x80\x02(" + none + b"tq\x00}" + b"h\x00Ns" * (many // 4) + b".",
+        "tuples within tuples": b"\x80\x02)" + b"\x85" * deep + b".",
+        "lists within lists": b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b".",
+        "dicts without end": b"\x80\x02(" + b"}" * too_many + b"l.",
+        "marks without end": b"\x80\x02" + b"(" * too_many + b".",
+        "names without end": b"\x80\x02(" + b"ca\nb\n" * deep + b"l.",
+        "objects without end": b"\x80\x02(" + b"ca\nb\n)\x81" * (too_many // 3) + b"l.",
+        "a long key over and over": b"\x80\x02(" + none + b"tq\x00}" + b"h\x00Ns" * (deep // 8) + b".",
         "pairs over and over": b"\x80\x02ccollections\nOrderedDict\nq\x00("
-        + b"]" * many
+        + b"]" * large
         + b"l\x85q\x01"
-        + b"h\x00h\x01R" * (many // 8)
+        + b"h\x00h\x01R" * (deep // 8)
         + b".",
         "text over and over": b"\x80\x02c_codecs\nencode\nq\x00X"
-        + struct.pack("<i", many)
-        + b"a" * many
+        + struct.pack("<i", large)
+        + b"a" * large
         + b"X\x06\x00\x00\x00latin1\x86q\x01"
-        + b"h\x00h\x01R" * (many // 4)
+        + b"h\x00h\x01R" * (deep // 8)
         + b".",
         "a list in itself": b"\x80\x02]q\x00h\x00a.",
         "a module in itself": endless_module(shared=False),

@@ -1,0 +1,149 @@
+"""`psi4d bench`: what it counts, how it times, what it writes, and the tables that are made from that."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.fast.psi import FastPsi
+from model.psi.reference import ReferencePsi
+from model.sizes import Sizes
+from pipeline.bench.clock import Seconds, Timed, counted, measured
+from pipeline.bench.floor import Rates, floor, operations
+from pipeline.bench.inference import TYPES
+from pipeline.bench.machine import machine_facts
+from pipeline.bench.scene import CASES, BenchCase, Scene
+from pipeline.parity.numbers import NumberRule
+from tests.benchmarks.record import record
+from tests.benchmarks.tables import table
+from tests.support.sizes import SMOKE_SIZES
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED_GFLOP = {"source": 495, "planes": 967, "rays": 13, "superresolution": 198}  # NOTES.md
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene(SMOKE_SIZES, NumberRule())
+
+
+def test_operations_are_those_of_the_published_network() -> None:
+    parts = operations(Sizes())
+    for part, units in parts.items():
+        giga = sum(units[unit] for unit in ("convolution", "product", "attention")) / 1e9
+        assert giga == pytest.approx(PUBLISHED_GFLOP[part], abs=1.0), part
+    rates = Rates(convolution=431, product=366, attention=193, look_up=0.0115, softplus=1.0)
+    seconds = floor(parts, rates)
+    assert sum(seconds.values()) == pytest.approx(5.5, abs=0.2)
+
+
+def test_operations_are_counted(scene: Scene) -> None:
+    inputs = scene.inputs(BenchCase(""))
+    fast = FastPsi(scene.fog)
+    with counted() as counter:
+        fast(*inputs)
+    with counted() as other:
+        ReferencePsi(scene.fog)(*inputs)
+    assert counter.get_total_flops() == pytest.approx(other.get_total_flops(), rel=0.15)
+
+
+def test_the_first_run_counts_and_the_median_of_the_others_is_timed() -> None:
+    taken = iter([5.0, 3.0, 1.0, 2.0])
+
+    def run(timed: Timed) -> torch.Tensor:
+        product = timed.part("product", torch.matmul, torch.ones(10, 20), torch.ones(20, 30))
+        timed.parts["product"] = Seconds(next(taken), 0.0)
+        return product
+
+    timed, result = measured(run, budget=0.0, least=3)
+    assert result.shape == (10, 30)
+    assert timed.parts == {"product": Seconds(2.0, 0.0)}
+    assert timed.gflop == 2 * 10 * 20 * 30 / 1e9
+
+
+def fake_run(seconds: float) -> dict[str, Any]:
+    """The JSON of a run in which every part takes as long, and the plain path as long as twelve of them."""
+    results = []
+    for name, dtype_factor in (("fp32", 2.0), ("bf16", 1.0)):
+        for case in CASES:
+            part = {"wall": seconds * dtype_factor, "work": 0.0}
+            results.append(
+                {
+                    "case": case.name,
+                    "dtype": name,
+                    "parts": {"planes": part, "rays": part},
+                    "reference": {"wall": 12 * seconds, "work": 0.0},
+                    "psnr": 70.4 if name == "fp32" else 41.5,
+                }
+            )
+    return {"benchmark": "inference", "machine": machine_facts(), "results": results}
+
+
+def test_the_table_of_the_readme_is_made_from_a_run() -> None:
+    rows = table(fake_run(1.25)).splitlines()
+    assert rows[0] == "| | plain, fp32 | fast, fp32 | fast, bf16 |"
+    assert "| full frame | 15.0 | 5.0 (3.0x) | 2.5 (6.0x) |" in rows
+    assert "| PSNR to the plain one in fp32 | | 70 dB | 42 dB |" in rows
+    assert torch.__version__ in rows[-1]
+
+
+def test_other_benchmarks_have_tables(tmp_path: Path) -> None:
+    engine = {"bare": [12.1, 11.5], "engine": {"1": {"working": 12.0, "whole": 7.6}}}
+    record(tmp_path / "engine.json", "engine", engine)
+    rows = table(json.loads((tmp_path / "engine.json").read_text())).splitlines()
+    assert rows[2:4] == ["| bare loop, before and after | 12.10, 11.50 | |", "| 1 workers | 12.00 | 7.60 |"]
+    reading = {
+        "demo": {"loader": 854.0},
+        "paper": {"loader": 41.0},
+        "trainer": 14.4,
+        "paper_trainer_a_gpu": 3.33,
+    }
+    record(tmp_path / "reading.json", "reading", reading)
+    assert "| loader | 854.0 | 41.0 |" in table(json.loads((tmp_path / "reading.json").read_text()))
+    worth = {
+        "training_step": 0.58,
+        "reading_a_batch": 0.01,
+        "rendering_a_batch": 0.13,
+        "a_frame": 0.09,
+        "steps": 763.2,
+    }
+    record(tmp_path / "worth.json", "worth", worth)
+    assert "| a step that renders its views | 0.7100 |" in table(
+        json.loads((tmp_path / "worth.json").read_text())
+    )
+
+
+def test_numbers_say_what_they_belong_to() -> None:
+    facts = machine_facts()
+    assert facts["torch"] == torch.__version__ and facts["threads"] >= 1 and facts["cpu"]
+    if (ROOT / ".git").exists():
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert head.stdout.startswith(facts["commit"].removesuffix("+"))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_command(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    program = "from pipeline.cli import main; main()"
+    command = [sys.executable, "-c", program, "bench", "--scale", "smoke", "--json", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert (result.returncode, result.stderr) == (0, "")
+    run = json.loads(file.read_text())
+    timed = [(line["case"], line["dtype"]) for line in run["results"]]
+    assert timed == [(case.name, name) for name in TYPES for case in CASES]
+    assert all(case.name in result.stdout for case in CASES)
+    assert run["machine"].keys() >= {"cpu", "torch", "commit", "threads"}
+    assert len(table(run).splitlines()) == 8
