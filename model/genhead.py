@@ -30,9 +30,8 @@ CONDITION = Label.CONDITION.stop  # camera 25, shape 300
 Samples = tuple[Tensor, Tensor]  # colour (..., F), raw density (...)
 # Samples of face, eye and mouth, whether they lie in an eye's box, eye mask, mouth mask -> fused samples.
 Fuse = Callable[[Samples, Samples, Samples, Tensor, Tensor, Tensor], Samples]
-DeformPart = Callable[
-    [Tensor, str], Tensor
-]  # (points (B, N, 3), "eyes" | "face" | "mouth") -> canonical points
+# Points (B, N, 3) and "eyes", "face" or "mouth" -> canonical points.
+DeformPart = Callable[[Tensor, str], Tensor]
 
 
 @dataclass

@@ -121,8 +121,10 @@ def origin(machine: dict[str, Any]) -> str:
 
 
 def _seconds(value: float) -> str:
-    # Runs on one machine differ by some per cent: three digits say all there is to know.
-    return f"{value:.3g}"
+    # Runs on one machine differ by some per cent: two or three digits say all there is to know.
+    if value < 1:
+        return f"{value:.2g}"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _unit(name: str) -> str:

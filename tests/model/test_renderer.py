@@ -44,13 +44,15 @@ def test_rays_go_through_what_projects_to_their_pixels() -> None:
 
 def test_planes_hold_xy_yz_zx() -> None:
     planes = torch.zeros(1, 3, 1, 8, 8)
-    planes[0, 0, 0, 2, 6] = 3.0  # x to the right, y down the rows
+    # x runs to the right, y down the rows.
+    planes[0, 0, 0, 2, 6] = 3.0
     planes[0, 1, 0, 5, 2] = 6.0
     planes[0, 2, 0, 6, 5] = 9.0
-    texel = lambda i: ((i + 0.5) / 8 * 2 - 1) * BOX / 2  # noqa: E731
-    point = torch.tensor([[[texel(6), texel(2), texel(5)]]])
+    x, y, z = (((texel + 0.5) / 8 * 2 - 1) * BOX / 2 for texel in (6, 2, 5))
+    point = torch.tensor([[[x, y, z]]])
     for look_up in (sample_planes, sample_planes_reference):
-        torch.testing.assert_close(look_up(planes, point, BOX), torch.tensor([[[6.0]]]))
+        found = look_up(planes, point, BOX)
+        torch.testing.assert_close(found, torch.tensor([[[6.0]]]))
 
 
 def test_look_up_equals_the_readable_one_in_value_and_gradient() -> None:
@@ -91,19 +93,21 @@ def test_decoder_equals_the_readable_one_in_value_and_gradient(gain: float) -> N
 def test_weights_of_a_ray_by_hand() -> None:
     depths = torch.tensor([[1.0, 1.5, 2.5]])
     sigma = torch.tensor([[0.0, 2.0, -4.0]])
+    # softplus(mean of the ends - 1), times the length of the interval.
     first = 1 - math.exp(-math.log1p(math.exp(1.0 - 1.0)) * 0.5)
     second = 1 - math.exp(-math.log1p(math.exp(-1.0 - 1.0)) * 1.0)
-    torch.testing.assert_close(interval_weights(depths, sigma), torch.tensor([[first, (1 - first) * second]]))
+    wanted = torch.tensor([[first, (1 - first) * second]])
+    torch.testing.assert_close(interval_weights(depths, sigma), wanted)
 
 
 def test_fine_samples_gather_where_the_weight_is() -> None:
     depths = torch.linspace(3.5, 4.8, 24).expand(5, -1)
     weights = torch.zeros(5, 23)
     weights[:, 12] = 1.0
-    fine = importance_depths(depths, weights, 16, torch.Generator().manual_seed(1))
+    fine, again = (importance_depths(depths, weights, 16, torch.Generator().manual_seed(1)) for _ in range(2))
     inside = (fine - depths[0, 12]).abs() < 0.15
     assert inside.float().mean() > 0.6
-    assert torch.equal(fine, importance_depths(depths, weights, 16, torch.Generator().manual_seed(1)))
+    assert torch.equal(fine, again)
 
 
 def sphere(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,24 +66,15 @@ def test_modulated_convolution_is_one_set_of_weights_per_image(up: bool, demodul
         own = weight * scales[None, :, None, None]
         if demodulate:
             own = own / own.square().sum((1, 2, 3), keepdim=True).add(1e-8).sqrt()
-        convolve = (
-            (lambda i, w: F.conv_transpose2d(i, w.transpose(0, 1), stride=2))
-            if up
-            else (lambda i, w: F.conv2d(i, w, padding=1))
-        )
-        results.append(convolve(image[None], own))
-        torch.testing.assert_close(
-            modulated_conv(image[None], weight, scales[None], demodulate, up),
-            results[-1],
-            atol=1e-4,
-            rtol=1e-4,
-        )
-    torch.testing.assert_close(
-        modulated_conv(x, weight, style, demodulate, up),
-        torch.cat(results),
-        atol=1e-4,
-        rtol=1e-4,
-    )
+        if up:
+            wanted = F.conv_transpose2d(image[None], own.transpose(0, 1), stride=2)
+        else:
+            wanted = F.conv2d(image[None], own, padding=1)
+        found = modulated_conv(image[None], weight, scales[None], demodulate, up)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        results.append(wanted)
+    together = modulated_conv(x, weight, style, demodulate, up)
+    torch.testing.assert_close(together, torch.cat(results), atol=1e-4, rtol=1e-4)
 
 
 def test_noise_is_fixed_and_starts_at_strength_zero() -> None:
@@ -103,12 +94,8 @@ def test_generator_and_mapping() -> None:
     ws = mapping(z, condition)
     assert ws.shape == (3, 6, 16)
     assert generator(ws).shape == (3, 6, 16, 16)
-    torch.testing.assert_close(
-        mapping(10 * z, condition),
-        ws,
-        atol=1e-4,
-        rtol=1e-4,
-    )  # z counts by its direction
+    # A latent code counts by its direction.
+    torch.testing.assert_close(mapping(10 * z, condition), ws, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(mapping(z, condition, truncation=0.0), torch.zeros_like(ws))
     mapping(z, condition, update_average=True)
     torch.testing.assert_close(mapping.w_avg, 0.002 * ws[:, 0].detach().mean(0))
@@ -125,10 +112,13 @@ def test_generator_wants_a_power_of_two() -> None:
 def test_deviation_of_groups() -> None:
     x = torch.randn(4, 3, 2, 2)
     with_deviation = append_deviation(x, 2)
-    expected = ((x[0] - x[2]).abs() / 2).mean()  # images 0 and 2 are a group
+    # Images 0 and 2 are a group.
+    expected = ((x[0] - x[2]).abs() / 2).mean()
     torch.testing.assert_close(with_deviation[0, 3], expected.expand(2, 2), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(with_deviation[2, 3], with_deviation[0, 3])
-    assert torch.all(append_deviation(x[:1], 2)[:, 3] < 1e-3)  # one image alone does not deviate
+    # One image alone does not deviate.
+    alone = append_deviation(x[:1], 2)
+    assert torch.all(alone[:, 3] < 1e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
