@@ -19,7 +19,7 @@ from model.psi.network import Psi
 from model.weights import load_weights
 from pipeline.clips.held_out import IngestedClips
 from pipeline.config.params import load_params
-from tests.model.test_layout import share_in_the_corner
+from tests.model.test_layout import corner_of
 from tests.support.small_cluster import small_cluster
 
 ROOT = Path(__file__).parents[1]
@@ -149,15 +149,16 @@ def test_an_edit_of_the_source_changes_the_head_mostly_where_it_was_made(clone):
     psi3d = Psi(sizes).eval().requires_grad_(False)
     psi3d.load_state_dict(load_weights(clone / "data/psi3d/psi3d.safetensors")[0])
     clips = IngestedClips(clone / "data/ingest", clone / "data/labels/vfhq.parquet", "validation")
-    half, shares = sizes.image // 2, []
+    shares = []
     for keys in clips.clips.values():
         frame = clips.frame(keys[0])
         whole = psi3d(frame.image[None], None, None, frame.camera[None, None], motion_scale=0.0).foreground
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
             edited = frame.image.clone()
-            edited[:, down * half : (down + 1) * half, right * half : (right + 1) * half] *= -1
+            corner_of(edited, down, right).neg_()
             head = psi3d(edited[None], None, None, frame.camera[None, None], motion_scale=0.0).foreground
-            shares.append(share_in_the_corner((head - whole).square().sum(1)[0], down, right))
+            change = (head - whole).square().sum(1)[0]
+            shares.append(float(corner_of(change, down, right).sum() / change.sum()))
     assert np.mean(shares) > 0.32
 
 

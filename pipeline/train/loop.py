@@ -165,7 +165,7 @@ def clean_gradients(optimiser: torch.optim.Optimizer) -> int:
     # One look at the largest of each: hardly ever there is something to be done.
     largest = torch.stack(torch._foreach_norm(gradients, ord=math.inf))
     wrong = ~largest.isfinite()
-    for index in wrong.nonzero().flatten().tolist():
+    for index in wrong.cpu().nonzero().flatten().tolist():
         gradient = gradients[index]
         torch.nan_to_num_(gradient, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT)
     return int(wrong.sum())

@@ -44,7 +44,12 @@ SETTINGS = Ingest(
     shard_size=2,
 )
 MACHINE = Machine(
-    workers=0, device="cpu", ray_address="", object_store_mb=100, activation_checkpointing=False
+    workers=0,
+    processes=1,
+    device="cpu",
+    ray_address="",
+    object_store_mb=100,
+    activation_checkpointing=False,
 )
 # A photograph of a person that comes with scikit-image.
 FACE = astronaut()[:300, 80:380]
