@@ -35,8 +35,10 @@ def head_region(mask_BCHW: Tensor, landmarks_BN2: Tensor) -> list[Region]:
     The paper does not define its head region. Here it is the bounding box of the foreground above
     the chin (the lowest landmark and HEAD_MARGIN); without foreground it is the whole image.
     """
-    foreground = mask_BCHW[:, 0] > 0.5
-    return [_head_box(*sample) for sample in zip(foreground, landmarks_BN2, strict=True)]
+    # Boxes are numbers of the CPU: one transfer for all samples.
+    foreground = (mask_BCHW[:, 0] > 0.5).cpu()
+    points = landmarks_BN2.cpu()
+    return [_head_box(*sample) for sample in zip(foreground, points, strict=True)]
 
 
 def _head_box(foreground_HW: Tensor, points_N2: Tensor) -> Region:
