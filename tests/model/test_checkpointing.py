@@ -24,7 +24,6 @@ from pipeline.core.device import to_device
 from pipeline.geometry.camera import look_at
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import R1_EVERY, Adversary
-from pipeline.train.loop import clean_gradients
 from pipeline.train.psi3d_objective import StaticObjective
 from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.synthetic_batches import HeadBatch
@@ -161,8 +160,9 @@ def step_memory(
         run = objective(stage, params, psi, adversary, judges)
         batch = to_device(random_batch(stage, sizes, 1), "meta")
         if stage == "train":
-            # It stays on the CPU, as which terms a sample meets depends on its number.
-            batch = FrameBatch(**vars(batch) | {"real": torch.ones(1)})
+            # These stay on the CPU, as they decide which terms a sample meets.
+            on_cpu = {"real": torch.ones(1), "reals": torch.ones(1, dtype=torch.int64)}
+            batch = FrameBatch(**vars(batch) | on_cpu)
         facts = {}
         # Gradients and moments exist from the second step on.
         for i in (0, R1_EVERY):
@@ -179,8 +179,9 @@ def step_memory(
             adversary.optimiser.zero_grad()
             loss.total.backward()
             facts["discriminator"] = memory.peak
+            # The gradients are not cleaned: that looks at numbers, which these tensors lack, and takes
+            # one number a parameter.
             for each in (optimiser, adversary.optimiser):
-                clean_gradients(each)
                 each.step()
             del loss, losses
     learning = [*psi.parameters(), *discriminator.parameters()]
