@@ -13,7 +13,7 @@ from model.weights import WeightsError
 from pipeline.config.params import load_params
 from pipeline.core.costs import Costs
 from pipeline.core.curves import write_curves
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, end_process
 from pipeline.core.files import write_json
 from pipeline.core.paths import METRICS, PLOTS
 from pipeline.core.progress import say
@@ -40,13 +40,13 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
             function(params, *arguments)
         costs.write()
     except (UserError, WeightsError) as error:
-        sys.exit(f"{' '.join([stage, *arguments])}: {error}")
+        end_process(" ".join([stage, *arguments]), str(error))
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise
         place = error.filename or "the disk"
         advice = "Make it writable or free some space, then run again."
-        sys.exit(f"{stage}: {error.strerror}: {place}. {advice}")
+        end_process(stage, f"{error.strerror}: {place}. {advice}")
     except KeyboardInterrupt:
         sys.exit(f"{stage}: stopped. What is finished is kept; run again to go on.")
 

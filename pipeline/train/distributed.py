@@ -12,15 +12,17 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import LAST_WORDS, UserError, first_words
 from pipeline.train.tree import Values, add_processes
 
 # The status of a stage that was told to stop and will go on: EX_TEMPFAIL of sysexits.
@@ -29,8 +31,6 @@ STOPPED = 75
 PATIENCE = timedelta(hours=12)
 # Seconds that processes have for their last step and a checkpoint, once they are told to stop.
 LAST_STEP = 600
-# A variable of the environment of processes that `launch` has started.
-LAUNCHED = "PSI4D_LAUNCHED"
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,20 @@ def launch(wanted: int, microbatches: int) -> bool:
     )
     # Its reports name files of PyTorch; what happened is said below in our words.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[LAUNCHED] = "1"
-    try:
-        elastic_launch(config, sys.executable)(*_command())
-    except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        if codes == {STOPPED}:
+    with tempfile.TemporaryDirectory() as last_words:
+        os.environ[LAST_WORDS] = last_words
+        try:
+            elastic_launch(config, sys.executable)(*_command())
+        except ChildFailedError as error:
+            codes = {failure.exitcode for failure in error.failures.values()}
+            if codes == {STOPPED}:
+                raise SystemExit(STOPPED) from error
+            said = first_words(Path(last_words))
+            raise UserError(said or f"a process ended with {_words(codes)}. {GO_ON}") from error
+        except SignalException as error:
             raise SystemExit(STOPPED) from error
-        raise UserError(f"a process ended with {_words(codes)}. {GO_ON}") from error
-    except SignalException as error:
-        raise SystemExit(STOPPED) from error
+        finally:
+            del os.environ[LAST_WORDS]
     return True
 
 
@@ -208,7 +212,7 @@ def _together() -> Iterator[None]:
         yield
     except (RuntimeError, distributed.DistError) as error:
         # The launcher says it once, in place of all that are left.
-        if LAUNCHED in os.environ:
+        if LAST_WORDS in os.environ:
             raise SystemExit(1) from error
         raise UserError(f"another process of this training is gone. {GO_ON}") from error
 
