@@ -21,6 +21,8 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 # A step of the short training lasts so long that a signal meets it in the middle.
 PAUSE = 0.03
+# Moments at which something is killed, drawn by their number: `ROUNDS=5 make test` tries more of them.
+ROUNDS = range(int(os.environ.get("ROUNDS", "1")))
 
 
 def start(folder: Path, count: int, pause: float = 0.0) -> subprocess.Popen:
@@ -59,7 +61,7 @@ def wait_for_a_checkpoint(folder: Path, run: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", ROUNDS)
 @pytest.mark.parametrize("victim", ["a process", "the launcher", "all"])
 def test_a_killed_run_of_four_goes_on_in_another_number(
     tmp_path: Path, undisturbed: str, victim: str, seed: int
@@ -83,7 +85,7 @@ def test_a_killed_run_of_four_goes_on_in_another_number(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", ROUNDS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_four_with_a_checkpoint(
     tmp_path: Path, undisturbed: str, number: int, seed: int
@@ -104,9 +106,9 @@ def test_a_signal_stops_four_with_a_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["train_psi3d", "train"])
-def test_a_stage_makes_the_same_bytes_with_one_two_and_four_processes(tmp_path: Path, stage: str) -> None:
+def test_a_stage_makes_the_same_bytes_with_one_and_four_processes(tmp_path: Path, stage: str) -> None:
     made = []
-    for count in (1, 2, 4):
+    for count in (1, 4):
         folder = tmp_path / str(count)
         training_inputs.build(folder, processes=count)
         command = [sys.executable, "-m", f"stages.{stage}"]
@@ -116,7 +118,7 @@ def test_a_stage_makes_the_same_bytes_with_one_two_and_four_processes(tmp_path: 
         outs = (folder / "data" / training_inputs.OUT[stage], folder / "metrics")
         made.append([checksums(out) for out in outs])
         assert all(made[-1])
-    assert made[0] == made[1] == made[2]
+    assert made[0] == made[1]
 
 
 def test_how_many_processes_there_are() -> None:
