@@ -18,12 +18,13 @@ torch.set_num_threads(1)
 
 STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
 FINDERS = {"ldconfig", "gcc", "cc", "ld"}  # Python itself asks them for a library when mediapipe is imported
+LONGEST = ["test_end_to_end.py", "test_processes.py"]
 running: list[pytest.Item] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the graph first: it takes as long as half of the others, which a second process does meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    """Put the longest files first: while one process has the graph, a second one does the others."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)
