@@ -25,9 +25,10 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_bytes, write_json
-from pipeline.engine.work_unit import Reject, Work, WorkUnit, finished, mark, record_path
+from pipeline.core.files import sha256, write_bytes, write_json
+from pipeline.engine.work_unit import Reject, Work, WorkUnit, finished, mark, record_path, table_path
 from pipeline.store.shards import Sample, write_shard
+from pipeline.store.tables import Rows, write_table
 
 TRIES = 2  # of an item, alone
 TRIES_TOGETHER = 3  # of a whole unit: two may be bad luck
@@ -210,7 +211,7 @@ class _Attempt:
         return reason
 
     def _finish(self, work: Work, items: Sequence[Any]) -> None:
-        """Do these items together and write shard and record."""
+        """Do these items together and write shard, tables and record."""
         started = time.monotonic()
         samples: Iterator[Sample] = iter(())
         record: dict[str, Any] = {}
@@ -229,11 +230,21 @@ class _Attempt:
         content = {
             "items": mark(self.unit),
             "shard": shard,
-            "record": record,
+            "tables": self._write_tables(record),
+            "record": {name: value for name, value in record.items() if not isinstance(value, Rows)},
             "rejects": rejects,
             "seconds": round(time.monotonic() - started, 3),
         }
         write_json(record_path(self.unit, self.scratch), content)
+
+    def _write_tables(self, record: dict[str, Any]) -> dict[str, str]:
+        """Write the tables of a record; their checksums by name."""
+        sums = {}
+        for name, value in record.items():
+            if isinstance(value, Rows):
+                path = write_table(table_path(self.unit.name, name, self.scratch), value.table())
+                sums[name] = sha256(path)
+        return sums
 
 
 class _Tries:

@@ -1,8 +1,8 @@
 """The engine: work units in a fixed plan, done by one process or by many, resumable at every unit.
 
 A unit is one shard: a name and a fixed list of items. Units are worked on in a scratch folder whose name
-depends on everything that matters (`fingerprint`, `scratch`). A finished unit leaves its shard and then its
-record (`work_unit`); a run that was stopped skips what has both. An item that raises or kills its worker is
+depends on everything that matters (`fingerprint`, `scratch`). A finished unit leaves its shard, its
+tables and then its record (`work_unit`); a run that was stopped skips what has all. An item that raises or kills its worker is
 given up, the others are done (`isolation`). `workers: 0` works in this process; otherwise Ray Data feeds a
 pool of actors with one torch thread each (`ray_workers`). The bytes are the same either way, as workers draw
 their randomness from names and numbers.
@@ -37,7 +37,7 @@ def run_units(
     """Do all units that are not done yet; the results in the order of `units`.
 
     `make_worker` (a class or a partial of one, picklable) is called once per process. The worker it makes is
-    called with a unit and returns samples for the shard and a JSON-able record. It runs with one torch
+    called with a unit and returns samples for the shard and a record (see `Work`). It runs with one torch
     thread, and is called again with a part of the items when one of them fails: `Done.rejects` has those that
     were given up. `counts` and `item_bytes` are for the plan (see `Estimate`).
 

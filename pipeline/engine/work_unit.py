@@ -1,18 +1,22 @@
 """A unit of work: one shard with a fixed list of items, and what is on disk of it once it is done.
 
-`name.tar` with its sidecar comes first, `name.done.json` last. The record says what went into the shard, what
-was given up and why, and how long it took. It stays in the scratch folder, so that no time gets into anything
-that is published.
+`name.tar` with its sidecar comes first, then tables of rows as `name.<table>.parquet`, and `name.done.json`
+last. The record says what went into the shard, the checksums of the tables, what was given up and why, and
+how long it took. It stays in the scratch folder, so that no time gets into anything that is published.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.core.errors import UserError
+from pipeline.core.files import sha256
 from pipeline.store.shards import Sample, ShardRecord, check_shard
 
 
@@ -36,18 +40,21 @@ class Reject:
 class Done:
     """A finished unit.
 
-    `shard` is None when it made no samples; `record` is what its worker returned, as read back from JSON;
-    `rejects` were given up; `seconds` is how long it took.
+    `shard` is None when it made no samples; `record` is what its worker returned, as read back from JSON,
+    and `tables` has the SHA-256 of each table that was in it; `rejects` were given up; `seconds` is how long
+    it took.
     """
 
     name: str
     shard: ShardRecord | None
     record: dict[str, Any]
     rejects: tuple[Reject, ...] = ()
+    tables: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = dataclasses.field(default=0.0, compare=False)
 
 
 # A worker: the samples of a unit and a record, which it may complete while the samples are being consumed.
+# The values of a record are JSON, or Rows, which become Parquet: in JSON a float takes twenty letters.
 Work = Callable[[WorkUnit], tuple[Iterable[Sample], dict[str, Any]]]
 
 
@@ -68,8 +75,29 @@ def record_path(unit: WorkUnit, scratch: Path) -> Path:
     return scratch / f"{unit.name}.done.json"
 
 
+def table_path(name: str, table: str, scratch: Path) -> Path:
+    """Where a table of the unit `name` lies."""
+    return scratch / f"{name}.{table}.parquet"
+
+
+def tables_of(
+    done: Iterable[Done],
+    table: str,
+    scratch: Path,
+    columns: Collection[str] | None = None,
+) -> Iterator[pa.Table]:
+    """The table `table` of each unit that has one, all columns or these, one unit in memory at a time."""
+    for one in done:
+        if table in one.tables:
+            path = table_path(one.name, table, scratch)
+            yield pq.read_table(path, columns=columns and list(columns))
+
+
 def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
-    """The result of a unit that is done, otherwise None. With `verify` its shard must be whole."""
+    """The result of a unit that is done, otherwise None.
+
+    With `verify` its shard and its tables must be whole.
+    """
     try:
         content = json.loads(record_path(unit, scratch).read_bytes())
         if content["items"] != mark(unit):
@@ -77,8 +105,11 @@ def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
         shard = content["shard"] and ShardRecord(**content["shard"])
         if shard and verify and check_shard(scratch / shard.name) != shard:
             return None
+        tables = content["tables"]
+        if verify and any(sha256(table_path(unit.name, name, scratch)) != tables[name] for name in tables):
+            return None
         rejects = tuple(Reject(**reject) for reject in content["rejects"])
-        return Done(unit.name, shard, content["record"], rejects, content["seconds"])
+        return Done(unit.name, shard, content["record"], rejects, tables, content["seconds"])
     # Absent or damaged: the unit is simply done again.
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return None

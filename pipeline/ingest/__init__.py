@@ -9,6 +9,7 @@ shots.find_shots         the parts of a clip that show one thing
 splits.split_clips       which clips are trained on
 detector.FaceFinder      the face in a picture
 crop.fit_crop            the square around a face
+gather.portrait_table    what the units found, for tables and metrics
 
 May import the levels below.
 """

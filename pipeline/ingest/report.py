@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.splits import SPLITS
-from pipeline.ingest.detector import face_size
 
 Row = dict[str, Any]
 # A file that is passed over was never meant to be read; one that is rejected could not be used.
@@ -45,11 +44,14 @@ def metrics_of(
     portraits: list[Row],
     clips: list[Row],
     frames: list[Row],
+    portrait_pixels: list[float],
+    frame_pixels: list[float],
 ) -> dict[str, Any]:
     """The metrics of the stage.
 
     Counts by status and reason; `face_share`, of the portraits that can be read; `median_face_pixels`, of the
-    source; for clips also `cuts` in the film and `frames_left_out` by reason.
+    source, of the sizes of all used faces of portraits and frames; for clips also `cuts` in the film and
+    `frames_left_out` by reason.
     """
     readable = [row for row in portraits if row["width"]]
     with_face = [row for row in readable if kind_of_reason(row["reason"]) != NO_FACE]
@@ -61,7 +63,7 @@ def metrics_of(
     return {
         "portraits": {
             **_counts(portraits),
-            "median_face_pixels": _median_size(portraits),
+            "median_face_pixels": _median(portrait_pixels),
             "face_share": face_share,
             "ignored_files": _passed_over(portraits),
         },
@@ -74,7 +76,7 @@ def metrics_of(
         },
         "frames": {
             **_counts(frames),
-            "median_face_pixels": _median_size(frames),
+            "median_face_pixels": _median(frame_pixels),
         },
     }
 
@@ -88,11 +90,5 @@ def _passed_over(rows: Sequence[Row]) -> int:
     return sum(row["status"] == PASSED_OVER for row in rows)
 
 
-def _median_size(rows: Sequence[Row]) -> float:
-    """Pixels of a face in the picture that it came from, the median of all that are used."""
-    sizes = []
-    for row in filter(is_ok, rows):
-        mesh_478 = np.asarray(row["landmarks"]).reshape(478, 3)
-        scale = row["crop"][0]
-        sizes.append(face_size(mesh_478) / scale)
+def _median(sizes: Sequence[float]) -> float:
     return round(float(np.median(sizes)), 1)

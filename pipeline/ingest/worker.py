@@ -9,7 +9,6 @@ two people. From it `ingest.frames` frames are taken, spread evenly. The officia
 frames of a clip and trains on 50 of them (facts 7.1 and 11, issue 13).
 """
 
-import base64
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,10 +25,20 @@ from pipeline.core.paths import GENERATED
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
-from pipeline.engine.work_unit import Done, WorkUnit, units_of
+from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
-from pipeline.ingest.detector import Face, FaceFinder
+from pipeline.ingest.detector import Face, FaceFinder, face_size
 from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_clips, find_files
+from pipeline.ingest.gather import (
+    CLIP_UNITS,
+    FRAME_ROWS,
+    PORTRAIT_UNITS,
+    clip_rows,
+    face_pixels,
+    frame_states,
+    frame_tables,
+    portrait_table,
+)
 from pipeline.ingest.look import ClipLook
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import GOOD, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
@@ -37,7 +46,7 @@ from pipeline.ingest.sequence import open_clip
 from pipeline.ingest.splits import HASH, check_rule, listed_split, read_lists, split_clips
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import Sample
-from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, write_table
+from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, Rows, write_parts, write_table
 
 
 def ingest(
@@ -58,28 +67,30 @@ def ingest(
     )
     scratch = scratch_folder(work.label, work.mark)
     done = work.run(scratch, machine)
-    portrait_rows, clip_rows, frame_rows = _rows(done)
-    _check_some(portrait_rows, portraits, "portraits")
-    _check_some(clip_rows, clips, "clips")
-    splits = split_clips(clip_rows, settings)
-    # The frames of a clip go with it.
-    for row in clip_rows:
+    portrait_faces, films = portrait_table(done, scratch), clip_rows(done)
+    photos = portrait_faces.select(["file", "status", "reason", "width"]).to_pylist()
+    _check_some(photos, portraits, "portraits")
+    _check_some(films, clips, "clips")
+    splits = split_clips(films, settings)
+    for row in films:
         row["split"] = splits[row["key"]]
-    for row in frame_rows:
-        row["split"] = splits[row["clip"]]
     # Only now, so that no message counts files that were never meant to be read.
-    for rows, listing in zip((portrait_rows, clip_rows), listings, strict=True):
-        rows += [_passed_over(file, reason) for file, reason in listing.passed_over.items()]
-        rows.sort(key=lambda row: row["file"])
-    tables = (
-        ("portraits", PORTRAITS, portrait_rows),
-        ("clips", CLIPS, clip_rows),
-        ("frames", FRAMES, frame_rows),
-    )
-    for name, schema, rows in tables:
-        write_table(out / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
+    ignored, ignored_films = (_passed_over(listing) for listing in listings)
+    films = sorted(films + ignored_films, key=lambda row: row["file"])
+    rows = pa.concat_tables([portrait_faces, pa.Table.from_pylist(ignored, PORTRAITS)]).sort_by("file")
+    write_table(out / "portraits.parquet", rows)
+    write_table(out / "clips.parquet", pa.Table.from_pylist(films, CLIPS))
+    # The frames of a clip go with it.
+    write_parts(out / "frames.parquet", FRAMES, frame_tables(done, scratch, splits))
+    frames = frame_states(done, scratch)
     publish(scratch, out / "shards")
-    return metrics_of(portrait_rows, clip_rows, frame_rows)
+    return metrics_of(
+        photos + ignored,
+        films,
+        frames,
+        face_pixels(done, PORTRAIT_UNITS),
+        face_pixels(done, CLIP_UNITS),
+    )
 
 
 def job(
@@ -111,7 +122,8 @@ def _job(
             image,
             *stamps,
         ),
-        units=units_of("portraits", portrait_files, settings.shard_size) + units_of("clips", clip_files, 1),
+        units=units_of(PORTRAIT_UNITS, portrait_files, settings.shard_size)
+        + units_of(CLIP_UNITS, clip_files, 1),
         make_worker=partial(
             Ingester,
             settings,
@@ -147,13 +159,23 @@ class Ingester:
         self.settings, self.image, self.portraits, self.clips = settings, image, portraits, clips
         self.faces = FaceFinder(settings.detection_score, settings.min_face)
 
-    def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, list[Row]]]:
-        record: dict[str, list[Row]] = {"portraits": [], "clips": [], "frames": []}
-        if unit.name.startswith("portraits"):
-            return self._portraits(unit, record["portraits"]), record
-        return self._clip(unit.items[0], f"{unit.name}.tar", record), record
+    def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
+        if unit.name.startswith(PORTRAIT_UNITS):
+            rows, pixels = Rows(PORTRAITS), []
+            record = {PORTRAIT_UNITS: rows, "face_pixels": pixels}
+            return self._portraits(unit, rows.rows, pixels), record
+        [file] = unit.items
+        clip: Row = {"key": key_of(file), "file": file, **GOOD}
+        rows, pixels = Rows(FRAMES), []
+        record = {"clip": clip, FRAME_ROWS: rows, "face_pixels": pixels}
+        return self._clip(clip, f"{unit.name}.tar", rows.rows, pixels), record
 
-    def _portraits(self, unit: WorkUnit, rows: list[Row]) -> Iterator[Sample]:
+    def _portraits(
+        self,
+        unit: WorkUnit,
+        rows: list[Row],
+        pixels: list[float],
+    ) -> Iterator[Sample]:
         for file in unit.items:
             row = {"key": key_of(file), "file": file, "width": 0, "height": 0} | GOOD
             rows.append(row)
@@ -166,23 +188,24 @@ class Ingester:
                 continue
             crop = fit_crop(five_points(face.mesh_478))
             row |= _face_columns(face, crop, f"{unit.name}.tar")
+            pixels.append(face_size(face.mesh_478))
             yield row["key"], self._fields(picture, crop)
 
     def _clip(
         self,
-        file: str,
+        row: Row,
         shard: str,
-        record: dict[str, list[Row]],
+        frames: list[Row],
+        pixels: list[float],
     ) -> Iterator[Sample]:
-        row: Row = {"key": key_of(file), "file": file, **GOOD}
+        file = row["file"]
         row |= dict.fromkeys(("fps", "seconds"), 0.0)
         row |= dict.fromkeys(("width", "height", "frames_declared", "frames_decoded", "frames_ok"), 0)
-        record["clips"].append(row)
         look = ClipLook(
             self.settings,
             self._find,
             row,
-            record["frames"],
+            frames,
         )
         try:
             row["content"] = _content(self.clips / file)
@@ -192,7 +215,7 @@ class Ingester:
             row |= {"status": REJECTED, "reason": str(reason)}
             look.reject_frames("its clip is rejected")
             return
-        usable = [frame for frame in record["frames"] if is_ok(frame)]
+        usable = [frame for frame in frames if is_ok(frame)]
         indices = [frame["index"] for frame in usable]
         crops = self._crops(usable, look)
         # The clip is decoded once more, so that it is never in memory as a whole.
@@ -205,7 +228,9 @@ class Ingester:
             if zlib.crc32(shown.picture) != look.sums[shown.index]:
                 # The engine tries the clip again, and gives it up by name when that does not help.
                 raise ValueError(f"frame {shown.index} of {file} was another picture when it was read again")
-            frame |= _face_columns(look.faces[shown.index], crop, shard)
+            face = look.faces[shown.index]
+            frame |= _face_columns(face, crop, shard)
+            pixels.append(face_size(face.mesh_478))
             yield frame["key"], self._fields(shown.picture, crop)
 
     def _crops(self, frames: Sequence[Row], look: ClipLook) -> np.ndarray:
@@ -246,10 +271,8 @@ def _face_columns(
     crop: np.ndarray,
     shard: str,
 ) -> Row:
-    landmarks = to_aligned(face.mesh_478, crop).astype("<f4")
-    # As text in the engine's JSON a float would take 20 letters.
-    packed = base64.b64encode(landmarks.tobytes()).decode()
-    columns = {"box": list(face.box), "score": face.score, "landmarks": packed}
+    landmarks = to_aligned(face.mesh_478, crop).astype(np.float32)
+    columns = {"box": list(face.box), "score": face.score, "landmarks": landmarks.ravel()}
     return columns | {"crop": crop.tolist(), "shard": shard}
 
 
@@ -322,31 +345,13 @@ def _stamps(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
     return stamps
 
 
-def _passed_over(file: str, reason: str) -> Row:
-    row = {"key": key_of(file), "file": file, "status": PASSED_OVER, "reason": reason}
-    return row | {"width": 0, "height": 0, "split": ""}
-
-
-def _rows(done: Sequence[Done]) -> tuple[list[Row], list[Row], list[Row]]:
-    """All rows of portraits, clips and frames in order, with the landmarks as numbers again."""
-    portraits: list[Row] = []
-    clips: list[Row] = []
-    frames: list[Row] = []
-    for unit in done:
-        portraits += unit.record.get("portraits", [])
-        clips += unit.record.get("clips", [])
-        frames += unit.record.get("frames", [])
-        for reject in unit.rejects:
-            row = {"key": key_of(reject.item), "file": reject.item, "status": REJECTED}
-            row |= {"reason": f"given up: {reject.reason}", "width": 0, "height": 0}
-            (portraits if unit.name.startswith("portraits") else clips).append(row)
-    # As they were listed.
-    portraits.sort(key=lambda row: row["file"])
-    clips.sort(key=lambda row: row["file"])
-    for row in portraits + frames:
-        if is_ok(row):
-            row["landmarks"] = np.frombuffer(base64.b64decode(row["landmarks"]), "<f4")
-    return portraits, clips, frames
+def _passed_over(listing: Listing) -> list[Row]:
+    """A row for every file that was never meant to be read."""
+    rows = []
+    for file, reason in listing.passed_over.items():
+        row: Row = {"key": key_of(file), "file": file, "status": PASSED_OVER, "reason": reason}
+        rows.append(row | {"width": 0, "height": 0, "split": ""})
+    return rows
 
 
 def _check_some(

@@ -4,7 +4,8 @@ Those of `ingest` have a row for every portrait, clip and frame, those of `fit_f
 ingest accepted; the rejected ones are among them, with a reason.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,38 @@ TRUE_FRAMES = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are still being collected, and the schema of the table that they become."""
+
+    schema: pa.Schema
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def table(self) -> pa.Table:
+        """The table of the rows so far; a column that a row has no value for is null there."""
+        return pa.Table.from_pylist(self.rows, self.schema)
+
+
 def write_table(path: str | Path, table: pa.Table) -> Path:
     """Write a Parquet table in one step. Raises UserError when the place cannot be written."""
-    with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
+    return write_parts(path, table.schema, [table])
+
+
+def write_parts(path: str | Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> Path:
+    """Write tables below one another as one Parquet table, in one step.
+
+    A row group of them is in memory at a time, and the file does not show where a part ends. Raises
+    UserError when the place cannot be written.
+    """
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        waiting = schema.empty_table()
+        for part in parts:
+            waiting = pa.concat_tables([waiting, part])
+            while len(waiting) >= ROW_GROUP:
+                writer.write_table(waiting.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                waiting = waiting.slice(ROW_GROUP)
+        if len(waiting):
+            writer.write_table(waiting, row_group_size=ROW_GROUP)
     return Path(path)
 
 

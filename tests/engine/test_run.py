@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -21,8 +22,17 @@ from pipeline.engine.code_mark import SOURCE, closure
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import publish
-from pipeline.engine.work_unit import Done, Reject, WorkUnit, record_path, units_of
+from pipeline.engine.work_unit import (
+    Done,
+    Reject,
+    WorkUnit,
+    record_path,
+    table_path,
+    tables_of,
+    units_of,
+)
 from pipeline.store.shards import ShardReader, encode_npy
+from pipeline.store.tables import Rows
 
 UNITS = units_of("part", [f"item-{index:03d}" for index in range(18)], 4)
 
@@ -317,6 +327,41 @@ def test_a_unit_may_make_no_samples(tmp_path):
     assert [(result.shard, result.record) for result in done] == [(None, {"sum": 3}), (None, {"sum": 3})]
     publish(tmp_path / "scratch", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+class Tabular:
+    """A worker whose units leave a row for each item, which it adds as it makes the sample."""
+
+    schema = pa.schema({"item": pa.string(), "place": pa.int32()})
+
+    def __call__(self, unit: WorkUnit):
+        rows = Rows(self.schema)
+        return self.samples(unit, rows), {"count": len(unit.items), "rows": rows}
+
+    def samples(self, unit, rows):
+        for place, item in enumerate(unit.items):
+            rows.rows.append({"item": item, "place": place})
+            yield item, {"place.npy": encode_npy(np.array(place))}
+
+
+def test_a_unit_leaves_its_rows_beside_its_shard(tmp_path):
+    scratch = tmp_path / "scratch"
+    first = run(UNITS, Tabular, scratch)
+    assert first[0].record == {"count": 4}
+    found = pa.concat_tables(tables_of(first, "rows", scratch)).to_pylist()
+    assert [row["item"] for row in found] == [item for unit in UNITS for item in unit.items]
+    assert [row["place"] for row in found[:5]] == [0, 1, 2, 3, 0]
+    # A table that is cut short, and one that is gone: these two units are done again, and no other.
+    cut, gone, whole = (table_path(unit.name, "rows", scratch) for unit in UNITS[:3])
+    content = cut.read_bytes()
+    cut.write_bytes(content[:-20])
+    gone.unlink()
+    before = whole.stat().st_mtime_ns
+    assert run(UNITS, Tabular, scratch) == first
+    assert cut.read_bytes() == content and gone.exists()
+    assert whole.stat().st_mtime_ns == before
+    publish(scratch, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 def test_publishing_replaces_what_was_there(tmp_path):

@@ -12,11 +12,12 @@ from skimage.data import astronaut, coffee
 
 from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
-from pipeline.ingest.crop import cut
+from pipeline.ingest.crop import cut, fit_crop, five_points, to_aligned
 from pipeline.ingest.detector import FaceFinder, roll_of
 from pipeline.ingest.files import Rejected
 from pipeline.ingest.worker import ingest
 from pipeline.store.shards import ShardReader, decode_png
+from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS
 from tests.support.videos import write_video
 
 SETTINGS = Ingest(
@@ -263,3 +264,24 @@ def test_clips_in_no_list_are_passed_over(folders, tmp_path, monkeypatch):
     assert used == {"one.mp4": "train", "two.mkv": "validation", "numbered": "test"}
     assert clips["mixed.mp4"]["reason"] == "in no list of ingest.split"
     assert metrics["clips"]["rejected"] == {}
+
+
+def test_rows_go_from_the_worker_to_the_table_unchanged(folders, result):
+    out, _ = result
+    finder = FaceFinder(SETTINGS.detection_score, SETTINGS.min_face)
+    face = finder.find(FACE)
+    crop = fit_crop(five_points(face.mesh_478))
+    row = table(out / "portraits.parquet")["person.png"]
+    wanted = to_aligned(face.mesh_478, crop).astype(np.float32)
+    assert np.array_equal(np.array(row["landmarks"], np.float32), wanted.ravel())
+    assert np.array_equal(np.array(row["crop"], np.float32), crop.astype(np.float32))
+    for name, schema in (("portraits", PORTRAITS), ("clips", CLIPS), ("frames", FRAMES)):
+        found = pq.read_table(out / f"{name}.parquet")
+        assert found.schema == schema
+        files = found["key" if name == "frames" else "file"].to_pylist()
+        # Frames lie by clips, as those are listed.
+        assert name == "frames" or files == sorted(files)
+    # A frame has no landmarks exactly where it was rejected.
+    frames = table(out / "frames.parquet", "key").values()
+    assert all((row["landmarks"] is None) == (row["status"] != "ok") for row in frames)
+    assert {row["status"] for row in frames} == {"ok", "rejected"}

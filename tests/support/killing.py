@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import torch
 
 from pipeline.core.files import sha256
@@ -22,9 +23,11 @@ from pipeline.core.seeds import rng
 from pipeline.engine.run import run_units
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.store.shards import encode_npy
+from pipeline.store.tables import Rows
 
 ROOT = Path(__file__).parents[2]
 UNITS = units_of("part", list(range(36)), 4)
+TABLE = pa.schema({"item": pa.int32(), "values": pa.list_(pa.float32())})
 VICTIMS = ("driver", "actor", "ray worker")
 
 
@@ -37,12 +40,14 @@ class Slow:
     def __call__(self, unit: WorkUnit):
         with open(self.log, "a") as file:
             file.write(f"{unit.name}\n")
-        return self.samples(unit), {"items": len(unit.items)}
+        rows = Rows(TABLE)
+        return self.samples(unit, rows), {"items": len(unit.items), "values": rows}
 
-    def samples(self, unit: WorkUnit):
+    def samples(self, unit: WorkUnit, rows: Rows):
         for item in unit.items:
             time.sleep(0.1)
             matrix = torch.from_numpy(rng(0, item).normal(size=(200, 200)).astype(np.float32))
+            rows.rows.append({"item": item, "values": matrix[0].numpy()})
             yield f"item-{item:03d}", {"product.npy": encode_npy((matrix @ matrix).numpy())}
 
 
@@ -80,7 +85,9 @@ class Killing:
 
 
 def shards(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in sorted((folder / "scratch").glob("*.tar*"))}
+    scratch = folder / "scratch"
+    files = sorted([*scratch.glob("*.tar*"), *scratch.glob("*.parquet")])
+    return {path.name: sha256(path) for path in files}
 
 
 def kill_one(folder: Path, victim: str, seed: int, workers: int = 2) -> Killing:

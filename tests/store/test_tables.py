@@ -1,0 +1,46 @@
+"""Tables that are written in parts."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.files import sha256
+from pipeline.store.tables import ROW_GROUP, write_parts, write_table
+
+SCHEMA = pa.schema({"key": pa.string(), "values": pa.list_(pa.float32())})
+
+
+def rows(count: int) -> pa.Table:
+    values = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    columns = {"key": [f"row-{number}" for number in range(count)], "values": list(values)}
+    return pa.table(columns, SCHEMA)
+
+
+@pytest.mark.parametrize("size", [7, 3 * ROW_GROUP])
+def test_a_file_does_not_show_its_parts(size, tmp_path):
+    whole = rows(2 * ROW_GROUP + 5)
+    parts = [whole.slice(start, size) for start in range(0, len(whole), size)]
+    path = write_parts(tmp_path / "parts.parquet", SCHEMA, parts)
+    assert pq.read_table(path).equals(whole)
+    groups = pq.ParquetFile(path).metadata
+    assert [groups.row_group(number).num_rows for number in range(3)] == [ROW_GROUP, ROW_GROUP, 5]
+    assert sha256(path) == sha256(write_table(tmp_path / "whole.parquet", whole))
+
+
+def test_no_parts_make_an_empty_table(tmp_path):
+    path = write_parts(tmp_path / "none.parquet", SCHEMA, [])
+    assert pq.read_table(path).equals(SCHEMA.empty_table())
+
+
+def test_parts_that_cannot_be_made_leave_what_was_there(tmp_path):
+    path = write_table(tmp_path / "table.parquet", rows(3))
+
+    def broken():
+        yield rows(5)
+        raise RuntimeError("no more rows")
+
+    with pytest.raises(RuntimeError, match="no more rows"):
+        write_parts(path, SCHEMA, broken())
+    assert pq.read_table(path).equals(rows(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["table.parquet"]
