@@ -1,11 +1,11 @@
 """The engine: work units in a fixed plan, done by one process or by many, resumable at every unit.
 
 A unit is one shard: a name and a fixed list of items. Units are worked on in a scratch folder whose name
-depends on everything that matters (`fingerprint`, `scratch`). A finished unit leaves its shard, its
-tables and then its record (`work_unit`); a run that was stopped skips what has all. An item that raises or kills its worker is
-given up, the others are done (`isolation`). `workers: 0` works in this process; otherwise Ray Data feeds a
-pool of actors with one torch thread each (`ray_workers`). The bytes are the same either way, as workers draw
-their randomness from names and numbers.
+depends on everything that matters (`fingerprint`, `scratch`). A finished unit leaves its shard, its tables
+and then its record (`work_unit`); a run that was stopped skips what has all of them. An item that raises or
+kills its worker is given up, the others are done (`isolation`). `workers: 0` works in this process; otherwise
+Ray Data feeds a pool of actors with one torch thread each (`ray_workers`). The bytes are the same either way,
+as workers draw their randomness from names and numbers.
 """
 
 import contextlib
