@@ -57,6 +57,7 @@ class Ingest(Section):
     clip_size: Annotated[int, Field(ge=64, multiple_of=2)]  # H.264 with 4:2:0 colour wants even sides
     fps: Positive
     min_face: Positive  # pixels
+    max_outside: Probability  # the share of a head that may lie beyond the edge of its picture
     min_frames: Positive
     detection_score: Probability
     smooth_crop: bool

@@ -22,6 +22,10 @@ TEMPLATE_53 = np.array(
 )
 # Length 1 of the template as a fraction of the square.
 UNIT = 180.0 / 512.0
+# From the chin to the top of the forehead is where the mesh ends; the crown lies this share of it further up.
+CHIN, FOREHEAD, CROWN = 152, 10, 0.3
+# Points a side of the grid that measures how much of a head lies outside of its picture.
+GRID = 64
 # From this fraction of the square on, a step between neighbouring frames is a cut in the film and not a
 # movement.
 JUMP = 0.25
@@ -90,6 +94,48 @@ def cut(
     box = (x, y, x + side, y + side)
     square = Image.fromarray(patch).resize((size, size), resample, box=box)
     return np.array(square)
+
+
+def inside(
+    crop: np.ndarray,
+    width: int,
+    height: int,
+    size: int,
+) -> np.ndarray:
+    """How much of each pixel of the square lies within the picture, (size, size) float64 in [0, 1]."""
+    edges = np.arange(size + 1) / size
+    covered = []
+    for shift, side in ((crop[2], height), (crop[1], width)):
+        places = np.clip((edges - shift) / crop[0], 0, side)
+        covered.append(np.diff(places) * crop[0] * size)
+    rows, columns = covered
+    return np.outer(rows, columns)
+
+
+def outside_share(
+    mesh_478: np.ndarray,
+    width: int,
+    height: int,
+) -> float:
+    """The share of a head that lies beyond the edge of its picture, in [0, 1].
+
+    The head is an ellipse in the picture: from the chin to the crown, as wide as the mesh. `mesh_478` is in
+    pixels of the picture, (478, 2 or 3).
+    """
+    points = mesh_478[:, :2]
+    upwards = points[FOREHEAD] - points[CHIN]
+    up = upwards / np.linalg.norm(upwards)
+    right = np.array([-up[1], up[0]])
+    across = points @ right
+    low, high = points[CHIN] @ up, (points[CHIN] + (1 + CROWN) * upwards) @ up
+    ticks = (np.arange(GRID) + 0.5) / GRID * 2 - 1
+    x, y = np.meshgrid(ticks, ticks)
+    disc = x**2 + y**2 <= 1
+    along_right = (across.max() + across.min() + np.ptp(across) * x[disc]) / 2
+    along_up = (high + low + (high - low) * y[disc]) / 2
+    places = along_right[:, None] * right + along_up[:, None] * up
+    within = (places >= 0) & (places <= [width, height])
+    return float(1 - within.all(axis=1).mean())
 
 
 def _pixels(start: float, end: float) -> np.ndarray:

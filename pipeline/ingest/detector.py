@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.progress import hushed
-from pipeline.ingest.crop import cut, widen
+from pipeline.ingest.crop import cut, inside, widen
 from pipeline.ingest.files import Rejected
 
 # A second face counts from this share of the area of the largest; a smaller one is somebody in the
@@ -123,7 +123,10 @@ class FaceFinder:
         crop: np.ndarray,
         size: int,
     ) -> np.ndarray:
-        """How much each pixel of the aligned square belongs to a person: uint8 (size, size), 255 = wholly."""
+        """How much each pixel of the aligned square belongs to a person: uint8 (size, size), 255 = wholly.
+
+        What lies beyond the edge of the picture belongs to nobody, though the last pixels are repeated there.
+        """
         network_view = cut(
             image,
             widen(crop, MASK_CONTEXT),
@@ -134,12 +137,15 @@ class FaceFinder:
         person = np.clip(share * 255.0 + 0.5, 0, 255).astype(np.uint8)
         side = MASK_INPUT / MASK_CONTEXT
         shift = -(MASK_INPUT - side) / 2 / side
-        return cut(
+        mask = cut(
             person,
             np.array([1 / side, shift, shift]),
             size,
             Image.Resampling.BILINEAR,
         )
+        height, width = image.shape[:2]
+        seen = np.rint(mask * inside(crop, width, height, size))
+        return seen.astype(np.uint8)
 
     def _detect(self, image: np.ndarray) -> list[tuple[Box, float]]:
         """Boxes (left, top, right, bottom in pixels) and scores, the largest first."""

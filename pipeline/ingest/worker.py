@@ -26,7 +26,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
-from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops, to_aligned
+from pipeline.ingest.crop import cut, fit_crop, five_points, outside_share, smooth_crops, to_aligned
 from pipeline.ingest.detector import Face, FaceFinder, face_size
 from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_clips, find_files
 from pipeline.ingest.gather import (
@@ -187,7 +187,7 @@ class Ingester:
                 row |= {"status": REJECTED, "reason": str(reason)}
                 continue
             crop = fit_crop(five_points(face.mesh_478))
-            row |= _face_columns(face, crop, f"{unit.name}.tar")
+            row |= _face_columns(face, crop, picture, f"{unit.name}.tar")
             pixels.append(face_size(face.mesh_478))
             yield row["key"], self._fields(picture, crop)
 
@@ -229,7 +229,7 @@ class Ingester:
                 # The engine tries the clip again, and gives it up by name when that does not help.
                 raise ValueError(f"frame {shown.index} of {file} was another picture when it was read again")
             face = look.faces[shown.index]
-            frame |= _face_columns(face, crop, shard)
+            frame |= _face_columns(face, crop, shown.picture, shard)
             pixels.append(face_size(face.mesh_478))
             yield frame["key"], self._fields(shown.picture, crop)
 
@@ -243,8 +243,12 @@ class Ingester:
         return smooth_crops(crops, seconds)
 
     def _find(self, picture: np.ndarray) -> Face:
-        """The upright face in a picture. Raises Rejected."""
+        """The upright face in a picture, with the most of its head. Raises Rejected."""
         face = self.faces.find(picture)
+        outside, allowed = _outside(face, picture), self.settings.max_outside
+        if outside > allowed:
+            told = f"{outside:.0%} of it are outside, at most {allowed:.0%} allowed (ingest.max_outside)"
+            raise Rejected(f"head cut by the edge of the picture: {told}")
         # Generated heads are upright, and of a thousand of them three would be taken for upside-down ones.
         if self.settings.source == "folder":
             self.faces.check_upright(picture, face)
@@ -266,14 +270,20 @@ def _content(path: Path) -> str:
         raise Rejected(f"cannot be read: {error.strerror}") from error
 
 
+def _outside(face: Face, picture: np.ndarray) -> float:
+    height, width = picture.shape[:2]
+    return outside_share(face.mesh_478, width, height)
+
+
 def _face_columns(
     face: Face,
     crop: np.ndarray,
+    picture: np.ndarray,
     shard: str,
 ) -> Row:
     landmarks = to_aligned(face.mesh_478, crop).astype(np.float32)
     columns = {"box": list(face.box), "score": face.score, "landmarks": landmarks.ravel()}
-    return columns | {"crop": crop.tolist(), "shard": shard}
+    return columns | {"crop": crop.tolist(), "outside": _outside(face, picture), "shard": shard}
 
 
 def _listings(
@@ -364,5 +374,5 @@ def _check_some(
         raise UserError(
             f"none of the {len(rows)} {key} in {folder} can be used: {most_frequent(rows)} "
             f"(for example {example['file']}: {example['reason']}). Check ingest.{key}, ingest.min_face, "
-            "ingest.min_frames and ingest.detection_score in params.yaml."
+            "ingest.max_outside, ingest.min_frames and ingest.detection_score in params.yaml."
         )

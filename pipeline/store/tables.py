@@ -30,6 +30,7 @@ _FACE = {
     "score": pa.float32(),
     "landmarks": _FLOATS,
     "crop": _FLOATS,
+    "outside": pa.float32(),  # the share of the head beyond the edge of its picture
     "shard": _TEXT,
 }
 PORTRAITS = pa.schema(

@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.ingest.crop import TEMPLATE_53, cut, fit_crop, five_points, smooth_crops, to_aligned, widen
+from pipeline.ingest.crop import (
+    CHIN,
+    CROWN,
+    FOREHEAD,
+    TEMPLATE_53,
+    cut,
+    fit_crop,
+    five_points,
+    inside,
+    outside_share,
+    smooth_crops,
+    to_aligned,
+    widen,
+)
 
 
 @pytest.fixture
@@ -148,3 +161,31 @@ def test_smoothing_of_one_frame():
     crops = crops_of(np.array([[5.0, 6.0]]), np.array([50.0]))
     alone = smooth_crops(crops, np.array([0.4]))
     np.testing.assert_allclose(alone, crops)
+
+
+def test_how_much_of_the_square_the_picture_fills():
+    # Half a pixel of the square lies to the left of the picture and a quarter of its height below it.
+    crop = np.array([1 / 80, 0.5 / 16, 0.0])
+    seen = inside(crop, 200, 60, 16)
+    np.testing.assert_allclose(seen[0], [0.5] + [1.0] * 15)
+    np.testing.assert_allclose(seen[:, 8], [1.0] * 12 + [0.0] * 4)
+    whole = np.array([1 / 40, 0, 0])
+    np.testing.assert_allclose(inside(whole, 40, 40, 7), np.ones((7, 7)))
+
+
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_the_share_of_a_head_outside(degrees):
+    turn = np.deg2rad(degrees)
+    up, right = np.array([np.sin(turn), -np.cos(turn)]), np.array([np.cos(turn), np.sin(turn)])
+    middle = np.array([200.0, 200.0])
+    # From the chin to the crown and from ear to ear are 100 pixels.
+    mesh = np.tile(middle, (478, 1))
+    mesh[CHIN] = middle - 50 * up
+    mesh[FOREHEAD] = mesh[CHIN] + 100 / (1 + CROWN) * up
+    mesh[0], mesh[1] = middle - 50 * right, middle + 50 * right
+    assert outside_share(mesh, 400, 400) == 0
+    assert outside_share(mesh, 200, 400) == pytest.approx(0.5, abs=0.02)
+    assert outside_share(mesh - [0, 200], 400, 400) == pytest.approx(0.5, abs=0.02)
+    # A circular segment of a quarter of the height.
+    assert outside_share(mesh, 400, 225) == pytest.approx(0.1955, abs=0.02)
+    assert outside_share(mesh, 400, 100) == 1

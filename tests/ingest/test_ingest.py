@@ -34,6 +34,7 @@ SETTINGS = Ingest(
     clip_size=64,
     fps=25,
     min_face=48,
+    max_outside=0.2,
     min_frames=3,
     detection_score=0.5,
     smooth_crop=True,
@@ -54,6 +55,8 @@ MACHINE = Machine(
 )
 # A photograph of a person that comes with scikit-image.
 FACE = astronaut()[:300, 80:380]
+# The same head with its crown cut off, and with its left half.
+CUT, HALF = astronaut()[50:250, 100:350], astronaut()[:300, 210:380]
 GREY = np.full((200, 200, 3), 90, np.uint8)
 
 
@@ -73,6 +76,8 @@ def folders(tmp_path_factory):
     Image.fromarray(FACE).convert("L").save(portraits / "more" / "grey.jpg", quality=95)
     Image.fromarray(np.concatenate([FACE, FACE], axis=1)).save(portraits / "twins.png")
     Image.fromarray(FACE).resize((90, 90)).save(portraits / "far.png")
+    Image.fromarray(CUT).save(portraits / "cut.png")
+    Image.fromarray(HALF).save(portraits / "half.png")
     Image.fromarray(coffee()).save(portraits / "coffee.png")
     Image.new("RGB", (1, 1)).save(portraits / "dot.png")
     (portraits / "nothing.png").touch()
@@ -115,6 +120,7 @@ def test_every_file_has_a_row_with_a_reason(result):
     assert used == {
         "person.png",
         "more/grey.jpg",
+        "cut.png",
         "one.mp4",
         "two.mkv",
         "mixed.mp4",
@@ -124,6 +130,7 @@ def test_every_file_has_a_row_with_a_reason(result):
     reasons = {
         "twins.png": "two faces",
         "far.png": "face too small: ",
+        "half.png": "head cut by the edge of the picture: ",
         "coffee.png": "no face",
         "dot.png": "image too small: 1 x 1",
         "nothing.png": "empty file",
@@ -140,10 +147,11 @@ def test_every_file_has_a_row_with_a_reason(result):
     for file, reason in {"readme.txt": "not a picture", "pipe.mp4": "a FIFO, not a file"}.items():
         assert (rows[file]["status"], rows[file]["reason"]) == ("passed over", reason)
     assert len(rows) == len(used) + len(reasons) + 2
-    rejected = ["empty file", "face too small", "image too small", "no face", "two faces"]
+    cut_head = "head cut by the edge of the picture"
+    rejected = ["empty file", "face too small", cut_head, "image too small", "no face", "two faces"]
     assert metrics["portraits"]["rejected"] == dict.fromkeys(rejected, 1)
-    assert metrics["portraits"]["ok"] == 2 and metrics["portraits"]["ignored_files"] == 1
-    assert metrics["portraits"]["face_share"] == 0.8
+    assert metrics["portraits"]["ok"] == 3 and metrics["portraits"]["ignored_files"] == 1
+    assert metrics["portraits"]["face_share"] == 0.8571
     assert metrics["clips"]["ok"] == 5 and metrics["clips"]["ignored_files"] == 1
     assert sum(metrics["clips"][split] for split in ("train", "validation", "test")) == 5
     assert metrics["clips"]["cuts"] == 1
@@ -264,6 +272,20 @@ def test_clips_in_no_list_are_passed_over(folders, tmp_path, monkeypatch):
     assert used == {"one.mp4": "train", "two.mkv": "validation", "numbered": "test"}
     assert clips["mixed.mp4"]["reason"] == "in no list of ingest.split"
     assert metrics["clips"]["rejected"] == {}
+
+
+def test_a_head_that_is_cut_by_the_edge(result):
+    out, _ = result
+    rows = table(out / "portraits.parquet")
+    assert rows["half.png"]["reason"].endswith("of it are outside, at most 20% allowed (ingest.max_outside)")
+    assert rows["person.png"]["outside"] == 0
+    row = rows["cut.png"]
+    assert 0.02 < row["outside"] < 0.2
+    # The rows of the square above the picture repeat its first one, and belong to nobody.
+    mask = decode_png(ShardReader(out / "shards").read(row["key"], "mask.png"))
+    above = int(row["crop"][2] * 64)
+    assert above > 3
+    assert (mask[:above] == 0).all() and mask[above + 1 : 40, 28:36].mean() > 200
 
 
 def test_rows_go_from_the_worker_to_the_table_unchanged(folders, result):
