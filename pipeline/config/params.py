@@ -132,6 +132,8 @@ class Training(Section):
     # Samples that are computed at once; gradients of microbatches are added in one order, whatever the
     # machine.
     microbatch: Positive
+    # Of the networks in training (pipeline/train/precision.py); weights and optimisers are float32.
+    precision: Literal["float32", "tf32", "bfloat16"]
     learning_rate: LearningRate
     # Of layers that scale weights of deviation 1 when they use them.
     equalised_learning_rate_scale: Factor

@@ -10,6 +10,7 @@ checkpoint.Checkpoints   the state of a task on disk
 watch.Watch              the line in the terminal and the curves; stopping hears signals
 synthesizer.SynthesizerTask  what the tasks of Psi and Psi_3d share
 schedule.set_rates       learning rates over a run
+precision.use_bfloat16   the number types of networks
 synthetic_batches.SyntheticHeads  batches for Psi_3d
 view_batches.PseudoMultiView  batches for Psi
 image_terms.image_terms  the terms that both share; losses has the losses themselves

@@ -7,6 +7,7 @@ from model.volume.renderer import Rendering
 from pipeline.config.params import Training
 from pipeline.train import losses
 from pipeline.train.image_terms import Target, shrink
+from pipeline.train.precision import autocast
 from pipeline.train.rates import adam
 from pipeline.train.task import Loss
 
@@ -20,16 +21,17 @@ class Adversary:
     """The dual discriminator of facts 4.5 with its optimiser."""
 
     def __init__(self, discriminator: Discriminator, section: Training) -> None:
-        self.network = discriminator
+        self.network, self.precision = discriminator, section.precision
         self.optimiser = adam([(discriminator.parameters(), 1.0)], section)
 
     def term(self, rendering: Rendering, target: Target) -> Tensor:
         """The loss of the synthesizer, (B,)."""
         # Its weights do not learn from this loss: their gradients would be computed for nothing.
         self.network.requires_grad_(False)
-        logits = self.network(rendering.image, rendering.raw, rendering.opacity, target.uv, target.camera)
+        with autocast(self.precision, target.image.device):
+            logits = self.network(rendering.image, rendering.raw, rendering.opacity, target.uv, target.camera)
         self.network.requires_grad_(True)
-        return losses.generator_adversarial(logits)
+        return losses.generator_adversarial(logits.float())
 
     def loss(self, step: int, rendering: Rendering, target: Target, share: float) -> Loss:
         """The discriminator's own loss on the same samples; every 16 steps with R1, times 16.
@@ -46,15 +48,17 @@ class Adversary:
         regular = step % R1_EVERY == 0
         if regular:
             real = {name: value.detach().requires_grad_(True) for name, value in real.items()}
-        fake = self.network(
-            rendering.image.detach(),
-            rendering.raw.detach(),
-            rendering.opacity.detach(),
-            target.uv,
-            target.camera,
-        )
-        judged = self.network(*real.values(), target.camera)
-        total = losses.discriminator_adversarial(fake, judged)
+        # R1 differentiates a gradient: short numbers would be felt twice. Both sides are judged alike.
+        with autocast("float32" if regular else self.precision, target.image.device):
+            fake = self.network(
+                rendering.image.detach(),
+                rendering.raw.detach(),
+                rendering.opacity.detach(),
+                target.uv,
+                target.camera,
+            )
+            judged = self.network(*real.values(), target.camera)
+        total = losses.discriminator_adversarial(fake.float(), judged.float())
         terms = {"discriminator": share * total.detach()}
         if regular:
             inputs = {name: (value, R1_GAMMA[name]) for name, value in real.items()}

@@ -10,8 +10,10 @@ import torch
 from model.psi.checkpointing import recompute
 from model.psi.network import Psi
 from pipeline.config.params import Training
+from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
 from pipeline.train.loop import Run
+from pipeline.train.precision import allow_tf32, use_bfloat16
 from pipeline.train.rates import synthesizer_optimiser
 from pipeline.train.schedule import set_rates
 from pipeline.train.task import Batch, Loss, Task
@@ -29,6 +31,7 @@ class Objective(Protocol[Batch]):
 
     psi: Psi
     adversary: Adversary
+    judges: Judges
 
     def __call__(self, step: int, microbatch: int, batch: Batch) -> Iterator[Loss]: ...
 
@@ -52,6 +55,11 @@ class SynthesizerTask(Task[Batch]):
         # Only now: a copy of a network whose parts are wrapped would call the parts of the original.
         if recomputing:
             recompute(psi)
+        allow_tf32(section.precision == "tf32")
+        if section.precision == "bfloat16":
+            # Held-out people are judged in float32, by the networks that were given.
+            objective.judges = copy.deepcopy(objective.judges)
+            use_bfloat16(psi, objective.judges)
         self.optimiser = synthesizer_optimiser(psi, section, motion_scale)
         self.networks = {"psi": psi, "discriminator": adversary.network}
         self.optimisers = {"psi": self.optimiser, "discriminator": adversary.optimiser}

@@ -24,6 +24,7 @@ from pipeline.core.device import to_device
 from pipeline.geometry.camera import look_at
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import R1_EVERY, Adversary
+from pipeline.train.precision import use_bfloat16
 from pipeline.train.psi3d_objective import StaticObjective
 from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.synthetic_batches import HeadBatch
@@ -107,8 +108,9 @@ def deterministic():
 
 
 @pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
+def test_losses_and_gradients_keep_their_bits(stage: str, precision: str) -> None:
     params = every_loss("smoke")
     sizes = params.networks
     torch.manual_seed(0)
@@ -121,7 +123,10 @@ def test_losses_and_gradients_keep_their_bits(stage: str) -> None:
     batch = random_batch(stage, sizes, 2)
     scalars = []
     for network in (psi, saving):
-        loss = next(objective(stage, params, network, adversary, judges)(0, 0, batch))
+        own = copy.deepcopy(judges)
+        if precision == "bfloat16":
+            use_bfloat16(network, own)
+        loss = next(objective(stage, params, network, adversary, own)(0, 0, batch))
         scalars.append(dict(loss.terms) | {"loss": loss.total.detach()})
         loss.total.backward()
     assert all(torch.equal(value, scalars[1][name]) for name, value in scalars[0].items())
