@@ -13,6 +13,7 @@ from model.weights import WeightsError
 from pipeline.config.params import load_params
 from pipeline.core.costs import Costs
 from pipeline.core.curves import write_curves
+from pipeline.core.device import set_deterministic
 from pipeline.core.errors import UserError, end_process
 from pipeline.core.files import write_json
 from pipeline.core.paths import METRICS, PLOTS
@@ -83,8 +84,7 @@ def _set_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     # Some CUDA kernels have no deterministic twin and would refuse to run.
     if not torch.cuda.is_available():
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
+        set_deterministic(True)
 
 
 def _say_what_changed(stage: str) -> None:

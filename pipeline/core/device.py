@@ -1,4 +1,4 @@
-"""The device that the networks live on, and bringing data to it.
+"""The device that the networks live on, how it computes, and bringing data to it.
 
 Random numbers are drawn on the CPU and then moved, so that draws repeat on any device.
 """
@@ -28,6 +28,16 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if available else "cpu"
     return torch.device(name)
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Let PyTorch take only kernels that repeat their bits, or any.
+
+    Memory that nothing has written yet stays as it is: filling it would cost time and hide nothing here.
+    """
+    # `use_deterministic_algorithms` does the same, and loads PyTorch's compiler: two seconds in each process.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
 
 
 def to_device(value: Value, device: torch.device | str) -> Value:

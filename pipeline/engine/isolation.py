@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from pipeline.core.device import set_deterministic
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256, write_bytes, write_json
 from pipeline.engine.work_unit import Reject, Work, WorkUnit, finished, mark, record_path, table_path
@@ -117,8 +118,7 @@ def set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyrefly: ignore[missing-attribute]
+    set_deterministic(deterministic)
     return before
 
 

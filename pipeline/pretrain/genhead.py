@@ -256,7 +256,7 @@ def haste_optimiser(genhead: GenHead, learning_rate: float) -> torch.optim.Adam:
     groups = []
     for part, parameters in parts.items():
         groups.append({"params": parameters, "lr": learning_rate * HASTE[part]})
-    return torch.optim.Adam(groups, betas=(0.5, 0.99), eps=1e-8)
+    return torch.optim.Adam(groups, betas=(0.5, 0.99), eps=1e-8, fused=True)
 
 
 def _part(name: str) -> str:

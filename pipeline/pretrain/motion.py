@@ -64,7 +64,7 @@ class MotionTask(Task[MotionBatch]):
             slower = GENERATOR_RATE if part is teacher.reenactor else 1.0
             rate = self.section.learning_rate * slower
             groups.append({"params": list(part.parameters()), "lr": rate})
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
         self.networks = {"teacher": teacher}
         self.optimisers = {"teacher": self.optimiser}
         draw = rng(self.seed, "motion validation")

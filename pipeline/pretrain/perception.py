@@ -73,7 +73,7 @@ class FaceTask(Task[FaceBatch]):
         for network in self.networks.values():
             parameters += network.parameters()
         rate = self.section.learning_rate * self.rate
-        self.optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
+        self.optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=WEIGHT_DECAY, fused=True)
         self.optimisers = {self.name: self.optimiser}
         self.train_mode(True)
 

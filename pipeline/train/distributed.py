@@ -97,13 +97,15 @@ class Group:
         processes.
         """
         width = -(-len(flat) // self.size)
-        padded = torch.nn.functional.pad(flat, (0, width * self.size - len(flat)))
+        lacking = width * self.size - len(flat)
+        padded = torch.nn.functional.pad(flat, (0, lacking)) if lacking else flat
         slices = torch.empty_like(padded)
         total = torch.empty_like(padded)
         with _together():
             distributed.all_to_all_single(slices, padded)
             mine = add_processes(slices.view(self.size, width).unbind())
-            distributed.all_gather_single(total, mine)
+            # Each process sends its sum to all, which gloo does nearly twice as fast as its all_gather.
+            distributed.all_to_all_single(total, mine.repeat(self.size))
         return total[: len(flat)]
 
 

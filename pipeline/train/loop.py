@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from model.fast.memory import keep_memory
 from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.prefetch import prefetch
@@ -85,6 +86,7 @@ def train(task: Task, run: Run) -> Trained:
     UserError when a value stops being finite, with its name, before it changes a weight.
     """
     group = join(run.microbatches, torch.device(run.device))
+    keep_memory()
     mine = group.share(run.microbatches)
     # Before a checkpoint is loaded: a resumed run has moved from its first weights, too.
     moves, moved = Moves(task.networks, task.optimisers.values()), {}
@@ -99,12 +101,13 @@ def train(task: Task, run: Run) -> Trained:
         return [task.batch(step, microbatch) for microbatch in mine]
 
     batches = prefetch(load, progress.done, run.steps)
+    step_sum = StepSum(task, group)
     watch = Watch(run.label, run.steps, run.batch, progress.done, group.first, run.curves)
     with watch, checkpoints, Stopping() as stopping:
         for step, parts in watch.timed(batches):
             task.set_rates(step)
             # All losses are differentiated before anything moves, so that their order means nothing.
-            step_sum = StepSum(task, group)
+            step_sum.begin()
             for microbatch, part in zip(mine, parts, strict=True):
                 for loss in task.losses(step, microbatch, to_device(part, run.device)):
                     loss.total.backward()
@@ -162,13 +165,16 @@ def clean_gradients(optimiser: torch.optim.Optimizer) -> int:
         gradients += [parameter.grad for parameter in group["params"] if parameter.grad is not None]
     if not gradients:
         return 0
-    # One look at the largest of each: hardly ever there is something to be done.
-    largest = torch.stack(torch._foreach_norm(gradients, ord=math.inf))
-    wrong = ~largest.isfinite()
-    for index in wrong.cpu().nonzero().flatten().tolist():
+    # Hardly ever there is something to be done, and a norm shows it at a tenth of the price of isfinite. It
+    # may be infinite by its squares alone, so that the gradients themselves are asked as well.
+    norms = torch.stack(torch._foreach_norm(gradients))
+    suspects = (~norms.isfinite()).cpu().nonzero().flatten().tolist()
+    cleaned = 0
+    for index in suspects:
         gradient = gradients[index]
+        cleaned += not bool(gradient.isfinite().all())
         torch.nan_to_num_(gradient, nan=0.0, posinf=LARGEST_GRADIENT, neginf=-LARGEST_GRADIENT)
-    return int(wrong.sum())
+    return cleaned
 
 
 def update_averages(task: Task, run: Run, images: int) -> None:

@@ -28,19 +28,27 @@ class Stepped:
 
 
 class StepSum:
-    """Collects the microbatches of this process, and adds those of the others in the end."""
+    """Collects the microbatches of this process, and adds those of the others in the end.
+
+    Call `begin`, for each microbatch `take` and `end_microbatch`, then `finish`, and so on.
+    """
 
     def __init__(self, task: Task, group: Group) -> None:
         self.task, self.group = task, group
+        # A walk through all modules takes some milliseconds; it is done once for all steps.
         self.parameters = {name: _parameters(optimiser) for name, optimiser in task.optimisers.items()}
-        self.gradients = {name: TreeSum() for name in task.optimisers}
+        self.buffers = _moving_buffers(task)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the step before."""
+        self.gradients = {name: TreeSum() for name in self.task.optimisers}
         self.leaves: dict[str, Values] = {}
         self.terms: list[dict[str, float]] = []
         self.current: dict[str, float] = {}
-        self.buffers = _moving_buffers(task)
         self.before = [buffer.clone() for buffer in self.buffers]
         self.after = TreeSum()
-        for optimiser in task.optimisers.values():
+        for optimiser in self.task.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
 
     def take(self, loss: Loss) -> None:

@@ -66,8 +66,9 @@ class SynthesizerTask(Task[Batch]):
         self.averages = {"psi": self.average}
 
     def batch(self, step: int, microbatch: int) -> Batch:
-        first, size = microbatch * self.section.microbatch, self.section.microbatch
-        return self.data.batch(step, self.section.batch, slice(first, first + size))
+        # Dealt in turn: what a batch puts first is then spread evenly over its microbatches.
+        microbatches = self.section.batch // self.section.microbatch
+        return self.data.batch(step, self.section.batch, slice(microbatch, None, microbatches))
 
     def set_rates(self, step: int) -> None:
         # The discriminator's rate stays as it is.

@@ -93,7 +93,7 @@ class PseudoMultiView:
             )
 
     def choose(self, step: int, size: int) -> list[Choice]:
-        """The samples of `step`, those of all microbatches.
+        """The samples of `step`, those of all microbatches: first the ones with real targets.
 
         Source and driving frame are independent and uniform within a clip (facts 4.7). The real frame
         stands in for theta_p and theta_q with their probabilities (paper section 4.3).
@@ -101,7 +101,10 @@ class PseudoMultiView:
         # Without replacement: a batch shows as many people as it can.
         draw = rng(self.seed, "psi", step)
         chosen = draw.choice(len(self.names), size, replace=size > len(self.names))
-        return [self._choice(self.clips[self.names[index]], draw) for index in chosen]
+        choices = [self._choice(self.clips[self.names[index]], draw) for index in chosen]
+        # A real target costs several times what a pseudo view does. As the microbatches are dealt in turn,
+        # they get equally many, and no process waits for another that has more.
+        return sorted(choices, key=lambda choice: choice.q != 0)
 
     def _choice(self, frames: np.ndarray, draw: np.random.Generator) -> Choice:
         # Everything is drawn whatever comes of it: a substitution does not shift what is drawn after it.

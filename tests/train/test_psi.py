@@ -68,10 +68,21 @@ def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
     Another process makes them as well: the data is pickled, as a worker of a DataLoader has it.
     """
     whole = reader(cache).batch(5, 8)
-    for first in range(0, 8, 8 // world):
-        rows = slice(first, first + 8 // world)
+    for rank in range(world):
+        rows = slice(rank, None, world)
         data = pickle.loads(pickle.dumps(reader(cache)))
         assert same(data.batch(5, 8, rows), take(whole, rows))
+
+
+def test_real_targets_are_dealt_evenly(cache):
+    """A process whose microbatch had more of the dear samples would let the others wait."""
+    data, uneven = reader(cache, q=0.5), 0
+    for step in range(40):
+        real = [choice.q == 0 for choice in data.choose(step, 8)]
+        counts = [sum(real[microbatch::4]) for microbatch in range(4)]
+        assert max(counts) - min(counts) <= 1
+        uneven += max(counts) != min(counts)
+    assert uneven
 
 
 @pytest.mark.process
