@@ -3,7 +3,6 @@
 Nothing in these files is executed.
 """
 
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 
 from model.foreign.pickled_arrays import read_mapping
 from model.head.flame import JOINTS, HeadModel
-from model.weights import load_weights, save_weights
+from model.weights import load_weights
 
 ADDITIONS = (
     "flame_addition_info_new_smallface.npy",
@@ -30,10 +29,10 @@ LEAST_AROUND = 20  # vertices of such a region at least
 
 
 def read_flame(path: Path) -> HeadModel:
-    """The head model in a FLAME pickle and the three side files beside it, or in what `save_head` wrote.
+    """The head model in a FLAME pickle and the three side files beside it, or in a saved head.
 
-    The pickle is that of 2019 or 2020, with 300 shape and 100 expression directions. Raises ValueError naming
-    the file that is missing, damaged or of another layout.
+    The pickle is that of 2019 or 2020, with 300 shape and 100 expression directions; a saved head holds the
+    `head_tensors`. Raises ValueError naming the file that is missing, damaged or of another layout.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -139,19 +138,15 @@ def _within(indices: np.ndarray, limit: int) -> bool:
     return indices.size > 0 and indices.min() >= 0 and indices.max() < limit
 
 
-def save_head(
-    path: Path,
-    head: HeadModel,
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write a head model as safetensors, with `facts` and its name in the JSON beside it; returns that.
+def head_tensors(head: HeadModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A head model as the tensors and the facts of a file of weights, which `read_flame` reads.
 
     It stays under FLAME's licence.
     """
     arrays = {name: getattr(head, name) for name in _array_names()}
     arrays |= {f"{REGION}{name}": indices for name, indices in head.regions.items()}
     tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
-    return save_weights(path, tensors, {**facts, "network": HEAD, "name": head.name})
+    return tensors, {"network": HEAD, "name": head.name}
 
 
 def _saved_head(path: Path) -> HeadModel:

@@ -23,14 +23,14 @@ from model.foreign.checkpoint_file import (
 )
 from model.foreign.pickled_arrays import real_value
 from model.foreign.safe_pickle import Record
-from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, read_flame, save_head
+from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, head_tensors, read_flame
 from model.judges.trunk import PublishedTrunk
 from model.psi.network import Psi
 from model.sizes import Sizes
-from model.weights import save_weights
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
 from pipeline.networks.published import NEEDED, expected_state, facts_of, weights_path
+from pipeline.networks.weights import save_weights
 
 TAKEN = "G_ema"  # the moving average, which the official programs use, too
 # FLAME's data, under FLAME's licence, and a statistic of the training set.
@@ -114,11 +114,12 @@ def _import_flame(path: Path, out: Path) -> Imported:
     side_files = [path.with_name(name) for name in (*ADDITIONS, SIMPLIFIED, EMBEDDING)]
     hashes = {file.name: sha256(file) for file in (path, *side_files) if file.is_file()}
     target = out / "flame.safetensors"
-    facts = {
+    origin = {
         "imported": {"sha256": hashes},
         "licence": "FLAME's: derived files may not be passed on",
     }
-    written = save_head(target, head, facts)
+    tensors, facts = head_tensors(head)
+    written = save_weights(target, tensors, origin | facts)
     return Imported(target, "flame", written["tensors"], written["values"], [])
 
 

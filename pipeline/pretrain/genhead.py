@@ -17,7 +17,6 @@ from torch import Tensor
 from model.genhead import GenHead, HeadState
 from model.head.flame import Flame
 from model.volume.renderer import Rendering, compose
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.core.batches import take
 from pipeline.core.device import choose_device, to_device
@@ -28,6 +27,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
 from pipeline.geometry.label import Label
+from pipeline.networks.weights import save_weights
 from pipeline.pretrain.portraits import Portraits, load_portraits
 from pipeline.train import losses
 from pipeline.train.distributed import only_first

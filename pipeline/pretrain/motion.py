@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from model.head.flame import Flame
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
 from pipeline.core.files import write_json
@@ -30,6 +29,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
 from pipeline.geometry.motion_targets import motion_measures
+from pipeline.networks.weights import save_weights
 from pipeline.pretrain.motion_faces import MotionBatch, MotionFaces, draw_batch, read_motion_faces
 from pipeline.pretrain.motion_teacher import Teacher
 from pipeline.train.checkpoint import History

@@ -20,7 +20,6 @@ from model.head.flame import Flame
 from model.judges.identity import IdentityNet, identity_crop
 from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.core.curves import write_curves
 from pipeline.core.device import choose_device
@@ -32,6 +31,7 @@ from pipeline.geometry import head_model
 from pipeline.geometry.expression import ExpressionOffsets
 from pipeline.geometry.label import FIVE_POINTS, Estimate
 from pipeline.networks.judges import Judges
+from pipeline.networks.weights import save_weights
 from pipeline.pretrain.faces import FaceBatch, Faces, augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.unseen import Numbers, Unseen, measure_unseen

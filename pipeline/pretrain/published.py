@@ -13,12 +13,12 @@ from torch import Tensor
 
 from model.judges.identity import IdentityNet
 from model.judges.trunk import PublishedTrunk
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.networks.judges import Judges
 from pipeline.networks.published import NEEDED, load_imported, weights_path
+from pipeline.networks.weights import save_weights
 from pipeline.pretrain.faces import read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.perception import PerceptionTrainer

@@ -2,8 +2,8 @@
 
 Both are written under temporary names, flushed to the disk and then renamed, the JSON first. So data that
 is there has its JSON. A writer that is killed leaves the earlier pair; between the two renames it leaves a
-JSON that belongs to other data, which a reader refuses and `recover` mends. model/weights.py keeps to the
-same protocol by itself, because networks import nothing of the pipeline.
+JSON that belongs to other data, which a reader refuses and `recover` mends. Weights are read by
+model/weights.py, because networks import nothing of the pipeline.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.adversary.discriminator import Discriminator
 from model.psi.network import Psi, is_motion
 from model.volume.renderer import Rendering
-from model.weights import load_weights, save_weights
+from model.weights import load_weights
 from pipeline.clips.held_out import CachedClips
 from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
@@ -24,6 +24,7 @@ from pipeline.core.seeds import derive_seed
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.networks.judges import Judges
+from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
 from pipeline.train.distributed import only_first
 from pipeline.train.loop import forget, train

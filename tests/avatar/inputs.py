@@ -14,11 +14,11 @@ from PIL import Image
 
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
-from model.weights import save_weights
 from pipeline.avatar.animator import Weights
 from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
+from pipeline.networks.weights import save_weights
 from pipeline.synthetic.animation import clip, photo
 from pipeline.synthetic.generator import latent
 from pipeline.synthetic.person import person

@@ -21,13 +21,13 @@ import torch
 
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
 from pipeline.engine.isolation import set_torch
 from pipeline.engine.run import run_units
 from pipeline.engine.work_unit import WorkUnit, finished, record_path, units_of
+from pipeline.networks.weights import save_weights
 from pipeline.render.views import ViewRenderer
 from pipeline.store.shards import encode_png, write_shard
 from pipeline.store.tables import write_table

@@ -9,11 +9,11 @@ from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from model.sizes import IdentitySizes
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.evaluate.protocol import Evaluation, evaluate
 from pipeline.evaluate.report import write_report
 from pipeline.networks.judges import Judges
+from pipeline.networks.weights import save_weights
 from pipeline.pretrain.onnx_export import export_identity
 from tests.support import small_run
 

@@ -16,12 +16,12 @@ from model.judges.trunk import Trunk
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
 from model.sizes import Sizes
-from model.weights import save_weights
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import look_at
 from pipeline.geometry.label import Label
+from pipeline.networks.weights import save_weights
 from pipeline.store.shards import encode_png, write_shard
 from pipeline.store.tables import write_table
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import torch
 
 from model.psi.network import Psi
-from model.weights import save_weights
 from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import look_at
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
+from pipeline.networks.weights import save_weights
 from pipeline.store.shards import encode_npy, encode_png, write_shard
 from pipeline.store.tables import write_table
 

@@ -11,10 +11,10 @@ from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk, Trunk
 from model.sizes import Sizes
-from model.weights import save_weights
 from pipeline.config.scales import scale_data, scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import look_at
+from pipeline.networks.weights import save_weights
 from pipeline.store.samples import Aligned, Heads, Views
 from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
