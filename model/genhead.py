@@ -59,6 +59,7 @@ class EyesAndMouth:
         eye_BR = state.eye_mask_BVnn.view(batch, -1)
         mouth_BR = state.mouth_mask_BVnn.view(batch, -1)
         covered_BR = (eye_BR > 0) | (mouth_BR > 0)
+        # Tensors have one length for all heads. Sorted, the rays of a head keep their order in the picture.
         most = int(covered_BR.sum(1).amax())
         picked_BP = covered_BR.float().topk(most, dim=1).indices.sort(dim=1).values
         first_B1 = torch.arange(batch, device=picked_BP.device)[:, None] * eye_BR.shape[1]
@@ -217,6 +218,7 @@ class GenHead(nn.Module):
         official code.
         """
         flame, head = self.deformation.flame, Label.split(label_B437)
+        # Boxes and masks are of the exact head, whatever the deformation is interpolated from.
         vertices_BV3, _ = self.deformation.meshes(head.shape, head.expression, head.jaw, head.eyes)
         boxes = []
         for key in ("left_eye", "right_eye"):

@@ -56,36 +56,15 @@ class Convolution:
         if weight.ndim == 2:
             # A linear layer is a 1x1 convolution.
             weight = weight[:, :, None, None]
-        pad = dilation * (weight.shape[-1] // 2) if padding is None else padding
-        self.padding = [pad] * 2
+        if padding is None:
+            padding = dilation * (weight.shape[-1] // 2)
+        self.padding = [padding] * 2
         self.stride = [stride] * 2
         self.dilation = [dilation] * 2
         self.groups = groups
         self.activation, self.bias = activation, bias
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.onednn = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-
-    @classmethod
-    def of(
-        cls,
-        layer: nn.Conv2d | nn.Linear,
-        dtype: torch.dtype,
-        activation: str = "none",
-    ) -> "Convolution":
-        """The same as a layer, with an activation."""
-        bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-        weight = layer.weight.detach().to(dtype)
-        if isinstance(layer, nn.Linear):
-            return cls(weight, bias, activation)
-        return cls(
-            weight,
-            bias,
-            activation,
-            stride=layer.stride[0],
-            dilation=layer.dilation[0],
-            groups=layer.groups,
-            padding=layer.padding[0],
-        )
 
     def __call__(self, x_BCHW: Tensor, added: Tensor | None = None) -> Tensor:
         """`added` has the shape of the result and comes before the activation, which is then none or relu."""
@@ -100,14 +79,17 @@ class Convolution:
                 self.dilation,
                 self.groups,
             )
-            return activate(y if added is None else y + added, self.activation)
+            if added is not None:
+                y = y + added
+            return activate(y, self.activation)
 
         # The best layout of the weights depends on the size of the input: without it, some convolutions are
         # ten times slower.
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         if not self.weight.is_mkldnn:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
-            self.weight = reorder(self.weight, *geometry, list(x_BCHW.shape))
+            size = list(x_BCHW.shape)
+            self.weight = reorder(self.weight, *geometry, size)
         name, numbers, algorithm = ACTIVATIONS[self.activation]
         convolve = torch.ops.mkldnn._convolution_pointwise
         if added is None:
@@ -117,13 +99,41 @@ class Convolution:
         return convolve.binary(x_BCHW, added, self.weight, self.bias, *geometry, *fused)
 
 
+def convolution(
+    layer: nn.Conv2d | nn.Linear,
+    dtype: torch.dtype,
+    activation: str = "none",
+) -> Convolution:
+    """The same as a layer, with an activation."""
+    weight = layer.weight.detach().to(dtype)
+    bias = None
+    if layer.bias is not None:
+        bias = layer.bias.detach().to(dtype)
+    if isinstance(layer, nn.Linear):
+        return Convolution(weight, bias, activation)
+    return Convolution(
+        weight,
+        bias,
+        activation,
+        stride=layer.stride[0],
+        dilation=layer.dilation[0],
+        groups=layer.groups,
+        padding=layer.padding[0],
+    )
+
+
 def convolutions(
     layers: nn.Sequential,
     dtype: torch.dtype,
     activation: str,
 ) -> Sequence[Convolution]:
     """The convolutions of a sequence, each followed by the same activation there."""
-    return [Convolution.of(layer, dtype, activation) for layer in layers if isinstance(layer, nn.Conv2d)]
+    found = []
+    for layer in layers:
+        # The activations between them are part of the convolutions.
+        if isinstance(layer, nn.Conv2d):
+            found.append(convolution(layer, dtype, activation))
+    return found
 
 
 def run_layers(layers: Sequence[Convolution], x: Tensor) -> Tensor:
@@ -152,7 +162,9 @@ class Norm:
         self.eps = layer.eps
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
-        y_BHWC = F.layer_norm(to_pixels(x_BCHW), self.weight.shape, self.weight, self.bias, self.eps)
+        # Channels are the last axis of the pixels in memory, so that nothing is copied.
+        x_BHWC = to_pixels(x_BCHW)
+        y_BHWC = F.layer_norm(x_BHWC, self.weight.shape, self.weight, self.bias, self.eps)
         return to_map(y_BHWC)
 
 
@@ -172,19 +184,23 @@ def attend(
     heads = list(zip(queries_BCHW, keys_BMC, values_BMC, strict=True))
     if height * width * count < FEW_SCORES:
         mixed = [_attend_at_once(*head) for head in heads]
-        return to_map(torch.cat(mixed, 3)[:, 0].unflatten(1, (height, width)))
+        mixed_BNC = torch.cat(mixed, 3)[:, 0]
+        return to_map(mixed_BNC.unflatten(1, (height, width)))
 
-    result = to_map(queries_BCHW[0].new_empty(batch, height, width, channels * len(heads)))
+    shape = (batch, height, width, channels * len(heads))
+    result = to_map(queries_BCHW[0].new_empty(shape))
     rows = max(1, SCORES_AT_ONCE // (width * count))
     for h, (queries, keys, values) in enumerate(heads):
         own = slice(h * channels, (h + 1) * channels)
         for b in range(batch):
             score = Convolution(keys[b])
             gather = Convolution(values[b].T)
+            one = slice(b, b + 1)
             for y in range(0, height, rows):
-                scores_1hWM = to_pixels(score(queries[b : b + 1, :, y : y + rows]))
-                shares_1MhW = to_map(scores_1hWM.softmax(-1))
-                result[b : b + 1, own, y : y + rows] = gather(shares_1MhW)
+                some = slice(y, y + rows)
+                scores_1MhW = score(queries[one, :, some])
+                shares_1hWM = to_pixels(scores_1MhW).softmax(-1)
+                result[one, own, some] = gather(to_map(shares_1hWM))
     return result
 
 
@@ -194,5 +210,7 @@ def _attend_at_once(
     value_BMC: Tensor,
 ) -> Tensor:
     """The library's attention of one head, (B, 1, H*W, C)."""
-    query_B1NC = to_pixels(query_BCHW).flatten(1, 2)[:, None]
-    return F.scaled_dot_product_attention(query_B1NC, key_BMC[:, None], value_BMC[:, None], scale=1.0)
+    query_BNC = to_pixels(query_BCHW).flatten(1, 2)
+    # The axis of heads, of which there is one.
+    query, key, value = (part[:, None] for part in (query_BNC, key_BMC, value_BMC))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)

@@ -83,11 +83,12 @@ class FastPsi:
         image = with_coordinates(source_B3SS).to(self.dtype, memory_format=torch.channels_last)
         appearance = self.encoder_global(image)
         tokens = self.canonical.neutral(appearance, motion_source_BM, motion_scale)
-        detail = self.triplane.detail(run_layers(self.encoder_detail, image))
+        detail = run_layers(self.encoder_detail, image)
+        detail = self.triplane.detail(detail)
         colour = torch.sigmoid(self.background(image))
-        rays = self.sizes.rays
-        background = F.interpolate(colour, (rays, rays), mode="bilinear", align_corners=False).float()
-        return Source(tokens, detail, background, motion_scale)
+        size = (self.sizes.rays, self.sizes.rays)
+        background = F.interpolate(colour, size, mode="bilinear", align_corners=False)
+        return Source(tokens, detail, background.float(), motion_scale)
 
     @torch.inference_mode()
     def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Tensor:

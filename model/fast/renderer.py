@@ -51,44 +51,57 @@ class Texels:
 
     def __init__(self, planes_B3CRR: Tensor, box: float) -> None:
         self.batch, _, channels, self.side, _ = planes_B3CRR.shape
-        self.box, row = box, self.side + 2
+        self.box = box
         # The planes of a texel lie next to each other, as the decoder's last convolution leaves them.
         texels_BRR3C = planes_B3CRR.permute(0, 3, 4, 1, 2)
-        self.table = F.pad(texels_BRR3C, (0, 0, 0, 0, 1, 1, 1, 1)).reshape(-1, channels)
-
-        # From (x, y, z, 1) of a corner to the twelve rows, and of a place within the cell to the weights
-        # along the width and the height. The mean over three planes is part of the latter.
-        maps = torch.zeros(3, 4, 12)
-        rows, across, down = maps.unbind(0)
-        for texel in range(12):
-            plane = texel // 4
-            lower = texel // 2 % 2
-            right = texel % 2
-            along_width, along_height = PAIRS[plane]
-            rows[along_width, texel] = 3
-            rows[along_height, texel] = 3 * row
-            rows[3, texel] = plane + 3 * right + 3 * row * lower
-            across[along_width, texel] = 1 if right else -1
-            across[3, texel] = 0 if right else 1
-            down[along_height, texel] = 1 / 3 if lower else -1 / 3
-            down[3, texel] = 0 if lower else 1 / 3
-        self.rows, self.across, self.down = maps.to(planes_B3CRR.device).unbind(0)
+        padded_BRR3C = F.pad(texels_BRR3C, (0, 0, 0, 0, 1, 1, 1, 1))
+        self.table = padded_BRR3C.reshape(-1, channels)
+        maps = _linear_maps(self.side + 2).to(planes_B3CRR.device)
+        self.rows, self.across, self.down = maps.unbind(0)
 
     def features(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
         """(M, C) plane-averaged features; `heads_M` are int32 numbers of heads, None when there is one."""
         # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first
         # texel.
-        place = (points_M3 * (self.side / self.box)).add_((self.side + 1) / 2).clamp_(0.0, self.side + 1.0)
+        place = points_M3 * (self.side / self.box)
+        place.add_((self.side + 1) / 2)
+        place.clamp_(0.0, self.side + 1.0)
         corner = place.floor().clamp_(max=float(self.side))
         inside = place.sub_(corner)
         # Float32 holds the rows exactly, as they are below 2^24.
         rows_M12 = torch.addmm(self.rows[3], corner, self.rows[:3]).int()
         if heads_M is not None:
-            rows_M12 += (heads_M * (len(self.table) // self.batch))[:, None]
+            rows_of_head = len(self.table) // self.batch
+            first_M = heads_M * rows_of_head
+            rows_M12 += first_M[:, None]
         along_width = torch.addmm(self.across[3], inside, self.across[:3])
         along_height = torch.addmm(self.down[3], inside, self.down[:3])
         weights_M12 = along_width.mul_(along_height)
         return F.embedding_bag(rows_M12, self.table, mode="sum", per_sample_weights=weights_M12)
+
+
+def _linear_maps(row: int) -> Tensor:
+    """(3, 4, 12): from (x, y, z, 1) to a number for each of the twelve texels of a point.
+
+    A corner gives the rows of a table whose planes have `row` texels a side; a place within the cell gives
+    the weights along the width and those along the height. The mean over three planes is part of the latter.
+    """
+    maps = torch.zeros(3, 4, 12)
+    rows, across, down = maps.unbind(0)
+    for texel in range(12):
+        plane = texel // 4
+        lower = texel // 2 % 2
+        right = texel % 2
+        along_width, along_height = PAIRS[plane]
+        rows[along_width, texel] = 3
+        rows[along_height, texel] = 3 * row
+        rows[3, texel] = plane + 3 * right + 3 * row * lower
+        # A share t of the way to the right weighs the right texel by t and the left one by 1 - t.
+        across[along_width, texel] = 1 if right else -1
+        across[3, texel] = 0 if right else 1
+        down[along_height, texel] = 1 / 3 if lower else -1 / 3
+        down[3, texel] = 0 if lower else 1 / 3
+    return maps
 
 
 class FastDecoder:
@@ -177,23 +190,27 @@ class FastRenderer:
         coarse = self._coarse(texels, cameras_BV25, deform, alone)
         opacity_BM = coarse.weights.sum(-1)
         depth_BM = expected_depth(coarse.depths, coarse.weights, opacity_BM)
-        colour_BMF = opacity_BM.new_zeros(*opacity_BM.shape, self.decoder.colour_bias.shape[0])
+        features = len(self.decoder.colour_bias)
+        colour_BMF = opacity_BM.new_zeros(*opacity_BM.shape, features)
         alive_Bm = self._alive(opacity_BM, nothing)
 
         def finish(rays_Bm: Tensor) -> int:
             found, coloured = self._integrate(texels, coarse.of(rays_Bm), deform, share)
-            for whole, part in zip((colour_BMF, opacity_BM, depth_BM), found, strict=True):
-                index = rays_Bm.view(*rays_Bm.shape, *[1] * (part.ndim - 2))
-                whole.scatter_(1, index.expand_as(part), part)
+            colour, opacity, depth = found
+            opacity_BM.scatter_(1, rays_Bm, opacity)
+            depth_BM.scatter_(1, rays_Bm, depth)
+            of_colours = rays_Bm[..., None].expand_as(colour)
+            colour_BMF.scatter_(1, of_colours, colour)
             return coloured
 
-        step = max(1, POINTS // (texels.batch * self.fine))
-        pieces = alive_Bm.split(step, 1) if alive_Bm.numel() else ()
+        rays_at_once = max(1, POINTS // (texels.batch * self.fine))
+        pieces = alive_Bm.split(rays_at_once, 1) if alive_Bm.numel() else ()
         coloured = sum(side_by_side(finish, pieces, alone))
         found = (colour_BMF, opacity_BM, depth_BM, coarse.depths, coarse.weights)
         shape = (cameras_BV25.shape[1], self.side**2)
         rays = Rays(*(part.unflatten(1, shape) for part in found))
-        return rays, coloured / (opacity_BM.numel() * (self.samples + self.fine))
+        all_samples = opacity_BM.numel() * (self.samples + self.fine)
+        return rays, coloured / all_samples
 
     def _coarse(
         self,
@@ -207,18 +224,22 @@ class FastRenderer:
         origins, directions = camera_rays(cameras_BV25, self.side)
         origins = origins.repeat_interleave(rays, 1)
         directions = directions.flatten(1, 2)
-        depths = coarse_depths(cameras_BV25, self.samples, self.box, None).repeat_interleave(rays, 1)
+        depths = coarse_depths(cameras_BV25, self.samples, self.box, None)
+        depths = depths.repeat_interleave(rays, 1)
         points = directions.new_empty(*depths.shape, 3)
         sigma = torch.empty_like(depths)
 
         def look(part: slice) -> None:
-            points[:, part] = _points(origins[:, part], directions[:, part], depths[:, part], deform)
-            hidden = self._hidden(texels, points[:, part])
-            sigma[:, part] = self.decoder.sigma(hidden).view_as(sigma[:, part])
+            own = points[:, part]
+            own[:] = _points(origins[:, part], directions[:, part], depths[:, part], deform)
+            hidden = self._hidden(texels, own)
+            own_sigma = sigma[:, part]
+            own_sigma[:] = self.decoder.sigma(hidden).view_as(own_sigma)
 
         count = directions.shape[1]
         step = max(1, POINTS // (texels.batch * self.samples))
-        side_by_side(look, (slice(begin, begin + step) for begin in range(0, count, step)), alone)
+        parts = [slice(begin, begin + step) for begin in range(0, count, step)]
+        side_by_side(look, parts, alone)
         weights = interval_weights(depths, sigma)
         return _CoarsePass(origins, directions, depths, points, sigma, weights)
 
@@ -234,14 +255,18 @@ class FastRenderer:
         else:
             seen_BM = torch.ones_like(opacity_BM, dtype=torch.bool)
         most = int(seen_BM.sum(1).max())
-        return seen_BM.sort(dim=1, descending=True, stable=True).indices[:, :most]
+        # A stable sort keeps the rays of a head in their order, so that neighbours share texels.
+        seen_first = seen_BM.sort(dim=1, descending=True, stable=True)
+        return seen_first.indices[:, :most]
 
     def _hidden(self, texels: Texels, points_BMS3: Tensor) -> Tensor:
         heads = None
         if texels.batch > 1:
             numbers = torch.arange(texels.batch, dtype=torch.int32, device=points_BMS3.device)
-            heads = numbers.repeat_interleave(points_BMS3[0].numel() // 3)
-        return self.decoder.hidden(texels.features(points_BMS3.reshape(-1, 3), heads))
+            points_of_head = points_BMS3[0].numel() // 3
+            heads = numbers.repeat_interleave(points_of_head)
+        features = texels.features(points_BMS3.reshape(-1, 3), heads)
+        return self.decoder.hidden(features)
 
     def _integrate(
         self,
@@ -252,20 +277,24 @@ class FastRenderer:
     ) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
         """Colour, opacity and depth of some rays (B, m, ...), and the number of colours worked out."""
         fine = importance_depths(coarse.depths, coarse.weights, self.fine, None)
-        hidden_fine = self._hidden(texels, _points(coarse.origins, coarse.directions, fine, deform))
+        points_fine = _points(coarse.origins, coarse.directions, fine, deform)
+        hidden_fine = self._hidden(texels, points_fine)
         sigma_fine = self.decoder.sigma(hidden_fine).view_as(fine)
         depths, order = torch.cat([coarse.depths, fine], -1).sort(dim=-1, stable=True)
         sigma = torch.cat([coarse.sigma, sigma_fine], -1).gather(-1, order)
         weights = interval_weights(depths, sigma)
         opacity = weights.sum(-1)
-        shares_coarse, shares_fine = sample_shares(weights, order).split([self.samples, self.fine], -1)
+        depth = expected_depth(depths, weights, opacity)
+        shares = sample_shares(weights, order)
+        shares_coarse, shares_fine = shares.split([self.samples, self.fine], -1)
 
         # The hidden layer of the coarse samples was not kept: it is worked out again where a colour is
         # needed.
         chosen, ends = _chosen(shares_coarse, share)
         heads = None
         if texels.batch > 1:
-            heads = chosen.div(shares_coarse[0].numel(), rounding_mode="floor").int()
+            samples_of_head = shares_coarse[0].numel()
+            heads = chosen.div(samples_of_head, rounding_mode="floor").int()
         points = coarse.points.view(-1, 3).index_select(0, chosen)
         hidden = self.decoder.hidden(texels.features(points, heads))
         colour = 0.0 + self._colours(hidden, shares_coarse, chosen, ends)
@@ -276,7 +305,7 @@ class FastRenderer:
         colour = colour + self._colours(hidden, shares_fine, chosen, ends)
         worked_out += len(chosen)
         picture = colour.view(*opacity.shape, -1)
-        return (picture, opacity, expected_depth(depths, weights, opacity)), worked_out
+        return (picture, opacity, depth), worked_out
 
     def _colours(
         self,
@@ -286,12 +315,14 @@ class FastRenderer:
         ends_N: Tensor,
     ) -> Tensor:
         """What the chosen samples add to the colours of their N rays, (N, F)."""
+        rows_P = torch.arange(len(chosen_P), device=chosen_P.device)
+        weights_P = shares.reshape(-1).index_select(0, chosen_P)
         return F.embedding_bag(
-            torch.arange(len(chosen_P), device=chosen_P.device),
+            rows_P,
             self.decoder.colour(hidden_PH),
             F.pad(ends_N, (1, 0)),
             mode="sum",
-            per_sample_weights=shares.reshape(-1).index_select(0, chosen_P),
+            per_sample_weights=weights_P,
             include_last_offset=True,
         )
 
@@ -303,15 +334,23 @@ def _points(
     deform: Deform | None,
 ) -> Tensor:
     """Points of rays (B, M, S, 3)."""
-    points = torch.addcmul(origins_BM3[:, :, None], depths_BMS[..., None], directions_BM3[:, :, None])
-    return points if deform is None else deform(points.flatten(1, 2)).view_as(points)
+    origins = origins_BM3[:, :, None]
+    directions = directions_BM3[:, :, None]
+    points = torch.addcmul(origins, depths_BMS[..., None], directions)
+    if deform is None:
+        return points
+    return deform(points.flatten(1, 2)).view_as(points)
 
 
 def _chosen(shares_BmS: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The samples that count more than `share`, places in B*m*S, and where each ray ends there, (B*m,)."""
     shares_NS = shares_BmS.flatten(0, 1)
-    chosen_NS = shares_NS > share if share else torch.ones_like(shares_NS, dtype=torch.bool)
-    return chosen_NS.view(-1).nonzero()[:, 0], chosen_NS.sum(1).cumsum(0)
+    if share:
+        chosen_NS = shares_NS > share
+    else:
+        chosen_NS = torch.ones_like(shares_NS, dtype=torch.bool)
+    places = chosen_NS.view(-1).nonzero()[:, 0]
+    return places, chosen_NS.sum(1).cumsum(0)
 
 
 def side_by_side(

@@ -15,9 +15,12 @@ from model.volume.superresolution import CLAMP, SuperResolution
 def styled(layer: SynthesisLayer | ToRGB, w_W: Tensor) -> Tensor:
     """The weights (outputs, inputs, k, k) that a layer uses with one style."""
     style_I = layer.affine(w_W[None])[0].detach()
+    weight = layer.weight.detach()
     if isinstance(layer, ToRGB):
-        return layer.weight.detach() * (style_I * layer.weight_gain)[:, None, None]
-    weight = layer.weight.detach() * style_I[:, None, None]
+        style_I = style_I * layer.weight_gain
+        return weight * style_I[:, None, None]
+    weight = weight * style_I[:, None, None]
+    # Demodulation: each output has the variance of the inputs.
     energy_O111 = weight.square().sum((1, 2, 3), keepdim=True)
     return weight * (energy_O111 + 1e-8).rsqrt()
 
@@ -44,19 +47,24 @@ class FastSynthesisBlock:
             groups=channels,
             padding=1,
         )
-        same_weight = (styled(same, w_W) * GAIN).to(dtype)
-        self.same = Convolution(same_weight, self._bias(same, dtype), "leaky_stylegan")
-        self.rgb = Convolution(styled(rgb, w_W).to(dtype), rgb.bias.detach().to(dtype))
+        same_weight = styled(same, w_W) * GAIN
+        same_bias = self._bias(same, dtype)
+        self.same = Convolution(same_weight.to(dtype), same_bias, "leaky_stylegan")
+        rgb_weight = styled(rgb, w_W)
+        rgb_bias = rgb.bias.detach()
+        self.rgb = Convolution(rgb_weight.to(dtype), rgb_bias.to(dtype))
 
     @staticmethod
     def _bias(layer: SynthesisLayer, dtype: torch.dtype) -> Tensor:
         return (layer.bias.detach() * GAIN).to(dtype)
 
     def __call__(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        doubled = F.conv_transpose2d(x, self.up, stride=2)
-        x = self.blur(doubled).clamp_(-CLAMP, CLAMP)
+        x = F.conv_transpose2d(x, self.up, stride=2)
+        x = self.blur(x).clamp_(-CLAMP, CLAMP)
         x = self.same(x).clamp_(-CLAMP, CLAMP)
-        detail = self.rgb(x).float().clamp_(-CLAMP, CLAMP)
+        # The image adds up over the blocks, in float32.
+        detail = self.rgb(x).float()
+        detail = detail.clamp_(-CLAMP, CLAMP)
         return x, upsample(image) + detail
 
 

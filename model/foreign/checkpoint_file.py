@@ -67,7 +67,8 @@ class CheckpointFile:
             with open(path, "rb") as file:
                 # The pages of a map are the file's own: a checkpoint of 2 GB takes no memory before its
                 # tensors are wanted.
-                self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.data = memoryview(pages)
             self.storages: Mapping[str, Bytes] = {}
             self.content = self._read()
         except OSError as error:
@@ -85,15 +86,20 @@ class CheckpointFile:
             # The old format has its storages behind the object, one after the other.
             content, self.storages = _read_legacy(self.data, None)
             return content
-        return read_part(self.data)[0]
+        content, _ = read_part(self.data)
+        return content
 
     def _read_zip(self) -> object:
         files = _zip_entries(self.path, self.data)
-        main = [name for name in files if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(main) != 1:
+        ends = [name for name in files if name.endswith("/data.pkl")]
+        mains = [name for name in ends if name.count("/") == 1]
+        if len(mains) != 1:
             raise ValueError("it is a zip file, but not one of torch.save: there is no data.pkl in it")
-        folder = main[0].removesuffix("data.pkl")
-        if bytes(files.get(f"{folder}byteorder", b"little")) != b"little":
+        (main,) = mains
+        folder = main.removesuffix("data.pkl")
+        # Older versions of torch say no byte order; nearly every machine is little-endian.
+        order = files.get(f"{folder}byteorder", b"little")
+        if bytes(order) != b"little":
             raise ValueError("its numbers are stored in another byte order than little-endian")
         inside = f"{folder}data/"
         storages = {}
@@ -101,7 +107,8 @@ class CheckpointFile:
             if name.startswith(inside):
                 storages[name.removeprefix(inside)] = data
         self.storages = storages
-        return read_part(files[main[0]], persistent=_storage_of)[0]
+        content, _ = read_part(files[main], persistent=_storage_of)
+        return content
 
     def tensor(self, node: object) -> Tensor:
         """The tensor that `node` describes, a copy on the CPU.
@@ -109,6 +116,28 @@ class CheckpointFile:
         Raises ValueError when it is none or reaches beyond its storage.
         """
         storage, offset, size, stride = _layout(node)
+        storage, found = self._found(storage)
+        width = storage.dtype.itemsize
+        if len(found) != storage.numel * width:
+            raise ValueError(f"its storage claims {storage.numel} numbers, but has {len(found)} bytes")
+        count = math.prod(size)
+        if count == 0:
+            return torch.empty(size, dtype=storage.dtype)
+        last = offset
+        for n, step in zip(size, stride, strict=True):
+            last += (n - 1) * step
+        if last >= storage.numel or count > storage.numel:
+            layout = f"shape {list(size)}, stride {list(stride)} and offset {offset}"
+            raise ValueError(f"its {layout} reach beyond its storage of {storage.numel} numbers")
+        # Only the tensor's own stretch is copied, as a storage may be shared by many tensors.
+        start = offset * width
+        end = (last + 1) * width
+        own_bytes = bytearray(memoryview(found)[start:end])
+        numbers = torch.frombuffer(own_bytes, dtype=storage.dtype)
+        return numbers.as_strided(size, stride).contiguous()
+
+    def _found(self, storage: object) -> tuple[_Storage, Bytes]:
+        """What a tensor names as its storage, and its bytes."""
         found = None
         if isinstance(storage, Record):
             storage, found = _nested_storage(storage)
@@ -116,22 +145,7 @@ class CheckpointFile:
             found = self.storages.get(storage.key)
         if not isinstance(storage, _Storage) or found is None:
             raise ValueError("its numbers are not in the file")
-        width = storage.dtype.itemsize
-        if len(found) != storage.numel * width:
-            raise ValueError(f"its storage claims {storage.numel} numbers, but has {len(found)} bytes")
-        count = math.prod(size)
-        if count == 0:
-            return torch.empty(size, dtype=storage.dtype)
-        steps = [(n - 1) * step for n, step in zip(size, stride, strict=True)]
-        last = offset + sum(steps)
-        if last >= storage.numel or count > storage.numel:
-            layout = f"shape {list(size)}, stride {list(stride)} and offset {offset}"
-            raise ValueError(f"its {layout} reach beyond its storage of {storage.numel} numbers")
-        # Only the tensor's own stretch is copied, as a storage may be shared by many tensors.
-        start, end = offset * width, (last + 1) * width
-        own_bytes = bytearray(memoryview(found)[start:end])
-        numbers = torch.frombuffer(own_bytes, dtype=storage.dtype)
-        return numbers.as_strided(size, stride).contiguous()
+        return storage, found
 
 
 def is_tensor(node: object) -> bool:
@@ -148,11 +162,16 @@ def shape_of(node: object) -> tuple[int, ...]:
 def class_and_attributes(record: Record) -> tuple[str, dict]:
     """Name and `__dict__` of an object, also of one that brings its own source code."""
     if record.origin != PERSISTENT_CLASS:
-        return record.origin.rsplit(".", 1)[-1], record.attributes()
+        name = record.origin.rsplit(".", 1)[-1]
+        return name, record.attributes()
     facts = record.arguments[0] if record.arguments else {}
-    facts = facts if isinstance(facts, dict) else {}
-    name, state = facts.get("class_name"), facts.get("state")
-    return name if isinstance(name, str) else "", state if isinstance(state, dict) else {}
+    if not isinstance(facts, dict):
+        return "", {}
+    name = facts.get("class_name")
+    state = facts.get("state")
+    if not isinstance(name, str):
+        name = ""
+    return name, state if isinstance(state, dict) else {}
 
 
 def module_tensors(module: Record) -> dict[str, object]:
@@ -160,7 +179,9 @@ def module_tensors(module: Record) -> dict[str, object]:
 
     Raises ValueError for endless nesting.
     """
-    found, todo, visited = {}, [("", module)], 0
+    found = {}
+    todo = [("", module)]
+    visited = 0
     while todo:
         prefix, record = todo.pop()
         _, attributes = class_and_attributes(record)
@@ -168,20 +189,25 @@ def module_tensors(module: Record) -> dict[str, object]:
         buffers = _named(attributes.get("_buffers"))
         modules = _named(attributes.get("_modules"))
         # A module may stand in several places, so that what was visited is counted and not remembered.
-        visited += 1 + len(parameters) + len(buffers) + len(modules)
+        visited += 1
+        for group in (parameters, buffers, modules):
+            visited += len(group)
         if visited > MOST_PARTS or len(prefix) > LONGEST_NAME:
             raise ValueError("its modules contain each other without end")
 
         passing = attributes.get("_non_persistent_buffers_set")
-        passing = passing if isinstance(passing, list) and len(passing) < 100 else []
+        if not isinstance(passing, list) or len(passing) >= 100:
+            passing = []
         kept = {name: node for name, node in buffers.items() if name not in passing}
-        for group in (parameters, kept):
-            for name, node in group.items():
-                if node is not None:
-                    found[f"{prefix}{name}"[:LONGEST_NAME]] = node
+        for name, node in (*parameters.items(), *kept.items()):
+            if node is not None:
+                whole = f"{prefix}{name}"
+                found[whole[:LONGEST_NAME]] = node
+        # One letter more is what the check above notices.
         for name, child in modules.items():
             if isinstance(child, Record):
-                todo.append((f"{prefix}{name}."[: LONGEST_NAME + 1], child))
+                whole = f"{prefix}{name}."
+                todo.append((whole[: LONGEST_NAME + 1], child))
     return found
 
 
@@ -192,6 +218,7 @@ def _named(group: object) -> dict:
 
 def _layout(node: object) -> tuple[object, int, tuple[int, ...], tuple[int, ...]]:
     """Storage, offset, shape and stride of a tensor or parameter."""
+    # A parameter is a call with the tensor as its first argument.
     if isinstance(node, Record) and node.origin.startswith(PARAMETER) and node.arguments:
         node = node.arguments[0]
     if not isinstance(node, Record):
@@ -199,31 +226,38 @@ def _layout(node: object) -> tuple[object, int, tuple[int, ...], tuple[int, ...]
     if node.origin not in TENSORS or len(node.arguments) < 4:
         raise ValueError(f"it is no ordinary tensor but {node.origin!r:.100}")
     storage, offset, size, stride = node.arguments[:4]
-    fitting = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)
-    if not fitting or len(size) > MOST_DIMENSIONS:
+    tuples = isinstance(size, tuple) and isinstance(stride, tuple)
+    if not tuples or len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
         raise ValueError("its shape and its stride do not fit together")
-    if not all(_is_place(number) for number in (offset, *size, *stride)):
+    numbers = (offset, *size, *stride)
+    if not all(_is_place(number) for number in numbers):
         raise ValueError("its shape, stride or offset is not made of ordinary numbers")
     return storage, offset, size, stride
 
 
 def _is_place(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < LARGEST_NUMBER
+    # To Python True and False are integers.
+    if not isinstance(number, int) or isinstance(number, bool):
+        return False
+    return 0 <= number < LARGEST_NUMBER
 
 
 def _storage_of(identifier: object) -> _Storage:
     """What a persistent identifier of torch.save stands for."""
-    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6) or identifier[0] != "storage":
+    if not isinstance(identifier, tuple) or len(identifier) not in (5, 6):
         raise ValueError("it refers to objects outside of itself")
-    _, kind, key, _, numel = identifier[:5]
+    what, kind, key, _, numel, *view = identifier
+    if what != "storage":
+        raise ValueError("it refers to objects outside of itself")
     name = ""
     if isinstance(kind, Global) and kind.origin.startswith("torch."):
-        name = kind.origin.rsplit(".", 1)[-1].removesuffix("Storage")
+        kind_name = kind.origin.rsplit(".", 1)[-1]
+        name = kind_name.removesuffix("Storage")
     if name not in DTYPES:
         raise ValueError("it has a storage of an unknown type")
-    if not isinstance(key, str) or not isinstance(numel, int) or not 0 <= numel < LARGEST_NUMBER:
+    if not isinstance(key, str) or not _is_place(numel):
         raise ValueError("it has a storage without a proper key or size")
-    if len(identifier) == 6 and identifier[5] is not None:
+    if view not in ([], [None]):
         raise ValueError("it has a view of a storage, which torch has not written for years")
     return _Storage(DTYPES[name], numel, key)
 
@@ -233,7 +267,8 @@ def _nested_storage(call: Record) -> tuple[_Storage, Bytes]:
     data = None
     if call.origin == "torch.storage._load_from_bytes" and len(call.arguments) == 1:
         data = call.arguments[0]
-    if not isinstance(data, Bytes) or not bytes(data[2:16]).startswith(LEGACY):
+    start = bytes(data[2:16]) if isinstance(data, Bytes) else b""
+    if not start.startswith(LEGACY):
         raise ValueError("its storage is not stored as torch stores it")
     storage, found = _read_legacy(data, STORAGE_OPCODES)
     if not isinstance(storage, _Storage) or list(found) != [storage.key]:
@@ -259,7 +294,8 @@ def _read_legacy(data: Bytes, most: int | None) -> tuple[object, dict[str, Bytes
     _, place = read_part(data, 0, **limit)
     protocol, place = read_part(data, place, **limit)
     system, place = read_part(data, place, **limit)
-    little = isinstance(system, dict) and system.get("little_endian") is True
+    order = system.get("little_endian") if isinstance(system, dict) else None
+    little = order is True
     if protocol != LEGACY_PROTOCOL or not little:
         raise ValueError(
             "it is of an unknown version of torch.save, or of another byte order than little-endian"
@@ -269,17 +305,26 @@ def _read_legacy(data: Bytes, most: int | None) -> tuple[object, dict[str, Bytes
     listed = isinstance(keys, list) and len(keys) == len(known)
     if not listed or not all(isinstance(key, str) and key in known for key in keys):
         raise ValueError("the list of its storages does not fit to what uses them")
+    storages = [known[key] for key in keys]
+    return content, _storages(memoryview(data), place, storages)
 
-    view, storages = memoryview(data), {}
-    for key in keys:
-        storage = known[key]
+
+def _storages(
+    view: memoryview,
+    place: int,
+    wanted: list[_Storage],
+) -> dict[str, memoryview]:
+    """The bytes of storages by their keys, which lie one behind the other from `place` on."""
+    storages = {}
+    for storage in wanted:
         start = place + 8
         count = int.from_bytes(view[place:start], "little")
-        place = start + storage.numel * storage.dtype.itemsize
+        size = storage.numel * storage.dtype.itemsize
+        place = start + size
         if place > len(view) or count != storage.numel:
             raise ValueError("it is cut off, or its storages have other sizes than it says")
-        storages[key] = view[start:place]
-    return content, storages
+        storages[storage.key] = view[start:place]
+    return storages
 
 
 def _zip_entries(path: Path, data: memoryview) -> dict[str, memoryview]:
@@ -294,24 +339,29 @@ def _zip_entries(path: Path, data: memoryview) -> dict[str, memoryview]:
         raise ValueError("it has more files in it than weights need")
     if not all(_is_stored(entry) for entry in entries):
         raise ValueError("it is a compressed zip file; torch.save makes none")
-    files = {}
-    for entry in entries:
-        header_end = entry.header_offset + ZIP_HEADER
-        header = bytes(data[entry.header_offset : header_end])
-        whole = entry.header_offset >= 0 and len(header) == ZIP_HEADER
-        if not whole or not header.startswith(b"PK\x03\x04"):
-            raise ValueError("it is a damaged zip file")
-        name_length = int.from_bytes(header[26:28], "little")
-        extra_length = int.from_bytes(header[28:30], "little")
-        start = header_end + name_length + extra_length
-        end = start + entry.file_size
-        if end > len(data):
-            raise ValueError("it is a damaged zip file: a part of it lies outside")
-        files[entry.filename] = data[start:end]
-    return files
+    return {entry.filename: _entry(entry, data) for entry in entries}
+
+
+def _entry(entry: zipfile.ZipInfo, data: memoryview) -> memoryview:
+    """The bytes of a file, which lie behind its header, its name and what else its header announces."""
+    header_start = entry.header_offset
+    header_end = header_start + ZIP_HEADER
+    header = bytes(data[header_start:header_end])
+    whole = header_start >= 0 and len(header) == ZIP_HEADER
+    if not whole or not header.startswith(b"PK\x03\x04"):
+        raise ValueError("it is a damaged zip file")
+    name_length = int.from_bytes(header[26:28], "little")
+    extra_length = int.from_bytes(header[28:30], "little")
+    start = header_end + name_length + extra_length
+    end = start + entry.file_size
+    if end > len(data):
+        raise ValueError("it is a damaged zip file: a part of it lies outside")
+    return data[start:end]
 
 
 def _is_stored(entry: zipfile.ZipInfo) -> bool:
     """Whether a file is neither compressed nor encrypted."""
-    plain = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-    return plain and not entry.flag_bits & 1
+    plain = entry.compress_type == zipfile.ZIP_STORED
+    same_size = entry.file_size == entry.compress_size
+    encrypted = entry.flag_bits & 1
+    return plain and same_size and not encrypted

@@ -38,7 +38,9 @@ def real_value(value: object) -> object:
     if value.origin in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
         if len(value.arguments) != 2:
             raise ValueError("a numpy number is incomplete")
-        return _array((), value.arguments[0], "C", value.arguments[1])
+        dtype, data = value.arguments
+        return _array((), dtype, "C", data)
+    # A chumpy array is a graph of operations; FLAME's are leaves, whose numbers are their x.
     if value.origin.startswith("chumpy.") and "x" in value.attributes():
         return real_value(value.attributes()["x"])
     if value.origin.startswith("scipy.sparse"):
@@ -60,23 +62,27 @@ def _array(
 ) -> object:
     if not _is_shape(shape):
         raise ValueError("a numpy array has no proper shape")
-    if not isinstance(dtype, Record) or dtype.origin != "numpy.dtype" or not dtype.arguments:
+    if not isinstance(dtype, Record) or dtype.origin != "numpy.dtype":
         raise ValueError("a numpy array has no proper type")
-    code = dtype.arguments[0]
+    code = dtype.arguments[0] if dtype.arguments else None
     if not isinstance(code, str):
         raise ValueError("a numpy array has no proper type")
     # An array of one object is how numpy saves a dict.
     if code.startswith("O"):
-        if shape != () or not isinstance(data, list) or len(data) != 1:
+        single = isinstance(data, list) and len(data) == 1
+        if shape != () or not single:
             raise ValueError("an array of objects is not accepted")
         return real_value(data[0])
     if code not in CODES:
         raise ValueError(f"a numpy array of type {code!r:.20} is not accepted")
     big = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
     kind = np.dtype((">" if big else "<") + code)
-    data = data.encode("latin1") if isinstance(data, str) else data
+    # Python 2 wrote bytes as text.
+    if isinstance(data, str):
+        data = data.encode("latin1")
     size = math.prod(shape) * kind.itemsize
-    if not isinstance(data, Bytes) or order not in ("C", "F") or len(data) != size:
+    complete = isinstance(data, Bytes) and len(data) == size
+    if not complete or order not in ("C", "F"):
         raise ValueError(f"a numpy array of shape {shape} does not hold that many numbers")
     return np.frombuffer(data, kind).reshape(shape, order=order)
 
@@ -89,17 +95,22 @@ def _dense(matrix: Record) -> np.ndarray:
     kind = matrix.origin.rsplit(".", 1)[1][:3]
     state = matrix.attributes()
     shape = state.get("_shape", state.get("shape"))
-    flat = _is_shape(shape) and len(shape) == 2 and math.prod(shape) <= MOST_DENSE
-    if kind not in ("csc", "csr") or not flat:
+    flat = _is_shape(shape) and len(shape) == 2
+    small = flat and math.prod(shape) <= MOST_DENSE
+    if kind not in ("csc", "csr") or not small:
         raise ValueError(f"a sparse matrix {matrix.origin!r:.60} of such a shape is not accepted")
     major, minor = shape if kind == "csr" else shape[::-1]
-    data, indices, starts = (_row(state.get(key)) for key in ("data", "indices", "indptr"))
+    data = _row(state.get("data"))
+    indices = _row(state.get("indices"))
+    starts = _row(state.get("indptr"))
+    count = len(data)
     steps = np.diff(starts.astype(np.int64))
     if len(starts) != major + 1 or (steps < 0).any():
         raise ValueError("the arrays of a sparse matrix do not fit together")
-    if steps.sum() != len(data) or len(indices) != len(data):
+    if steps.sum() != count or len(indices) != count:
         raise ValueError("the arrays of a sparse matrix do not fit together")
-    if len(indices) and not 0 <= indices.min() <= indices.max() < minor:
+    # An index outside would write into the next row, or beyond the matrix.
+    if count and not 0 <= indices.min() <= indices.max() < minor:
         raise ValueError("a sparse matrix has an index outside of its shape")
     # As scipy does, entries that stand twice are added up.
     dense = np.zeros((major, minor))
@@ -137,7 +148,8 @@ def read_mapping(path: Path) -> dict[str, object]:
         content = real_value(found)
         if not isinstance(content, dict):
             raise ValueError("expected a dict in it")
-        return {key: real_value(value) for key, value in content.items() if isinstance(key, str)}
+        named = {key: value for key, value in content.items() if isinstance(key, str)}
+        return {key: real_value(value) for key, value in named.items()}
     except Exception as error:
         # Values of odd types fail in many ways as well.
         raise ValueError(f"{path}: {error}") from error
@@ -148,9 +160,10 @@ def _pickle_in_npy(data: bytes) -> int:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        read_header = np.lib.format.read_array_header_1_0
     else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        read_header = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
     if dtype != np.dtype(object) or shape != ():
         raise ValueError("expected one dict in it, found an array of numbers")
     return stream.tell()

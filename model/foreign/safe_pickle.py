@@ -64,15 +64,18 @@ def _put(target: dict, pairs: Iterable[tuple[object, object]]) -> None:
 
 
 def _ordered_dict(arguments: tuple) -> dict:
-    entries = arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
-    pairs = (entry for entry in entries if isinstance(entry, list | tuple) and len(entry) == 2)
     made: dict = {}
-    _put(made, pairs)
+    entries = _only(arguments)
+    if isinstance(entries, list | tuple):
+        # Each entry is a pair, in files of Python 2 as a list.
+        rows = [entry for entry in entries if isinstance(entry, list | tuple)]
+        _put(made, (row for row in rows if len(row) == 2))
     return made
 
 
 def _reconstructor(arguments: tuple) -> Record:
-    made = Record(arguments[0].origin if arguments and isinstance(arguments[0], Global) else "")
+    kind = _only(arguments)
+    made = Record(kind.origin if isinstance(kind, Global) else "")
     if len(arguments) > 2 and isinstance(arguments[2], dict):
         made.items = arguments[2]
     return made
@@ -116,10 +119,15 @@ class _Reader(pickle._Unpickler):
         persistent: Callable[[object], object] | None,
         most: int,
     ) -> None:
-        self.view, self.place = memoryview(data), start
-        self.persistent, self.left = persistent, most
+        self.view = memoryview(data)
+        self.place = start
+        self.persistent = persistent
+        self.left = most
+        # What the handlers of Python's own unpickler look at.
         self.memo: dict[int, object] = {}
-        self.encoding, self.errors, self.proto = "latin1", "strict", 0
+        self.encoding = "latin1"
+        self.errors = "strict"
+        self.proto = 0
         self.text_left = 2 * len(self.view)
 
     def load(self) -> object:
@@ -140,7 +148,8 @@ class _Reader(pickle._Unpickler):
         return bytes(self.part(count))
 
     def part(self, count: int) -> memoryview:
-        start, self.place = self.place, self.place + count
+        start = self.place
+        self.place += count
         if count < 0 or self.place > len(self.view):
             raise ValueError("it is cut off")
         return self.view[start : self.place]
@@ -167,20 +176,24 @@ class _Reader(pickle._Unpickler):
         self.append(data if count >= LARGE_BYTES else bytes(data))
 
     def load_name(self) -> None:
-        self._name(self.readline()[:-1].decode(), self.readline()[:-1].decode())
+        module = self.readline()[:-1]
+        name = self.readline()[:-1]
+        self._name(module.decode(), name.decode())
 
     def load_stack_name(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
+        name = self.stack.pop()
+        module = self.stack.pop()
         self._name(module, name)
 
     def _name(self, module: object, name: object) -> None:
         named = isinstance(module, str) and isinstance(name, str)
-        if not named or max(len(module), len(name)) > LONGEST_NAME:
+        if not named or len(module) > LONGEST_NAME or len(name) > LONGEST_NAME:
             raise ValueError("it names something that has no proper name")
         self.append(Global(f"{module}.{name}"))
 
     def load_call(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
+        arguments = self.stack.pop()
+        function = self.stack.pop()
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError("it calls something that has no name")
         if function.origin == "_codecs.encode":
@@ -227,8 +240,8 @@ class _Reader(pickle._Unpickler):
         self.append(items)
 
     def load_dict(self) -> None:
-        made, items = {}, self.pop_mark()
-        _put(made, zip(items[::2], items[1::2], strict=True))
+        made: dict = {}
+        _put(made, self._popped_pairs())
         self.append(made)
 
     def load_item(self) -> None:
@@ -245,12 +258,17 @@ class _Reader(pickle._Unpickler):
         parts.extend(items)
 
     def load_pair(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
+        value = self.stack.pop()
+        key = self.stack.pop()
         self._update([(key, value)])
 
     def load_pairs(self) -> None:
+        self._update(self._popped_pairs())
+
+    def _popped_pairs(self) -> Iterable[tuple[object, object]]:
         items = self.pop_mark()
-        self._update(zip(items[::2], items[1::2], strict=True))
+        keys = items[::2]
+        return zip(keys, items[1::2], strict=True)
 
     def _update(self, pairs: Iterable[tuple[object, object]]) -> None:
         target = self.stack[-1]

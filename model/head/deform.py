@@ -41,22 +41,33 @@ def closest_on_triangles(points_P3: Tensor, corners_P33: Tensor) -> tuple[Tensor
 
     share_P = along_P3.gather(1, which_P[:, None])[:, 0]
     rows_P = torch.arange(len(points_P3), device=points_P3.device)
+    next_P = (which_P + 1) % 3
     edge_weights_P3 = torch.zeros_like(points_P3)
     edge_weights_P3[rows_P, which_P] = 1 - share_P
-    edge_weights_P3[rows_P, (which_P + 1) % 3] = share_P
+    edge_weights_P3[rows_P, next_P] = share_P
 
     # A barycentric coordinate is the signed area of a sub-triangle over that of the triangle. The one at
     # edge i belongs to the corner opposite to it, which is corner i + 2.
-    normal_P3 = torch.linalg.cross(edge_P33[:, 0], -edge_P33[:, 2])
+    normal_P3 = _normal(edge_P33)
     area2_P = square_length(normal_P3).clamp_min(1e-30)
     part_normal_P33 = torch.linalg.cross(edge_P33, to_point_P33)
     part_area_P3 = dot(part_normal_P33, normal_P3[:, None])
-    plane_weights_P3 = part_area_P3.roll(-1, 1) / area2_P[:, None]
-    plane_distance2_P = dot(to_point_P33[:, 0], normal_P3).square() / area2_P
+    opposite_area_P3 = part_area_P3.roll(-1, 1)
+    plane_weights_P3 = opposite_area_P3 / area2_P[:, None]
+    height_P = dot(to_point_P33[:, 0], normal_P3)
+    plane_distance2_P = height_P.square() / area2_P
 
-    inside_P = (plane_weights_P3 >= 0).all(1) & _has_plane(corners_P33)
+    within_P = (plane_weights_P3 >= 0).all(1)
+    inside_P = within_P & _has_plane(corners_P33)
     weights_P3 = torch.where(inside_P[:, None], plane_weights_P3, edge_weights_P3)
-    return weights_P3, torch.where(inside_P, plane_distance2_P, edge_distance2_P)
+    distance2_P = torch.where(inside_P, plane_distance2_P, edge_distance2_P)
+    return weights_P3, distance2_P
+
+
+def _normal(edge_P33: Tensor) -> Tensor:
+    """Normals (P, 3) of triangles by their edges, as long as twice their areas."""
+    first_P3, _, last_P3 = edge_P33.unbind(1)
+    return torch.linalg.cross(first_P3, -last_P3)
 
 
 def _has_plane(corners_P33: Tensor) -> Tensor:
@@ -65,7 +76,7 @@ def _has_plane(corners_P33: Tensor) -> Tensor:
     For that it has to be a few ten-thousandths as high over its longest edge as that edge is long.
     """
     edge_P33 = corners_P33.roll(-1, 1) - corners_P33
-    normal_P3 = torch.linalg.cross(edge_P33[:, 0], -edge_P33[:, 2])
+    normal_P3 = _normal(edge_P33)
     longest2_P = square_length(edge_P33).amax(1)
     return square_length(normal_P3) > 1e-7 * longest2_P.square()
 
@@ -81,20 +92,25 @@ def closest_on_mesh(
     """
     corners_F33 = vertices_V3[faces_F3]
     centre_F3 = corners_F33.mean(1)
-    radius_F = (corners_F33 - centre_F3[:, None]).norm(dim=-1).amax(1)
+    spoke_F33 = corners_F33 - centre_F3[:, None]
+    radius_F = spoke_F33.norm(dim=-1).amax(1)
+    points_at_once = max(1, CHUNK // len(faces_F3))
     results = []
-    for points_n3 in points_N3.split(max(1, CHUNK // len(faces_F3))):
+    for points_n3 in points_N3.split(points_at_once):
         # A triangle lies within its radius of its centre: it can only win if it comes as near as the best
         # guarantee. That leaves a few pairs of a point and a face, out of thousands of faces a point.
         to_centre_nF = torch.cdist(points_n3, centre_F3, compute_mode="donot_use_mm_for_euclid_dist")
         bound_n1 = (to_centre_nF + radius_F).amin(1, keepdim=True)
-        candidates_nF = to_centre_nF - radius_F <= bound_n1 * (1 + 1e-5) + 1e-7
+        # The rounding of the distances must not cost the winner.
+        widened_n1 = bound_n1 * (1 + 1e-5) + 1e-7
+        candidates_nF = to_centre_nF - radius_F <= widened_n1
         row_P, face_P = candidates_nF.nonzero(as_tuple=True)
         weights_P3, distance2_P = closest_on_triangles(points_n3[row_P], corners_F33[face_P])
         nearest_n, first_n = first_minimum(distance2_P, row_P, len(points_n3))
         results.append((face_P[first_n], weights_P3[first_n], nearest_n))
-    face, weights, distance2 = zip(*results, strict=True)
-    return torch.cat(face), torch.cat(weights), torch.cat(distance2)
+    columns = zip(*results, strict=True)
+    face_N, weights_N3, distance2_N = (torch.cat(column) for column in columns)
+    return face_N, weights_N3, distance2_N
 
 
 def nearest_vertices(
@@ -111,9 +127,10 @@ def nearest_vertices(
         score_BnV = torch.baddbmm(height2_B1V, points_Bn3, vertices_BV3.mT, alpha=-2)
         # One minimum is several times faster than a list of one.
         if count == 1:
-            indices.append(score_BnV.argmin(-1, keepdim=True))
+            nearest = score_BnV.argmin(-1, keepdim=True)
         else:
-            indices.append(score_BnV.topk(count, dim=-1, largest=False).indices)
+            nearest = score_BnV.topk(count, dim=-1, largest=False).indices
+        indices.append(nearest)
     return torch.cat(indices, 1)
 
 
@@ -123,9 +140,11 @@ def cell_centres(
     high_3: Tensor,
 ) -> Tensor:
     """Centres of the cells of a grid between two corners, (cells^3, 3); x varies slowest."""
-    step = (torch.arange(cells, device=low_3.device, dtype=low_3.dtype) + 0.5) / cells
+    index = torch.arange(cells, device=low_3.device, dtype=low_3.dtype)
+    step = (index + 0.5) / cells
     axes = torch.meshgrid(step, step, step, indexing="ij")
-    fraction = torch.stack(axes, dim=-1).view(-1, 3)
+    grid = torch.stack(axes, dim=-1)
+    fraction = grid.view(-1, 3)
     return low_3 + fraction * (high_3 - low_3)
 
 
@@ -142,8 +161,10 @@ def look_up(
     outside, "zeros" or "border".
     """
     cells = grid_BCGGG.shape[-1]
-    place_BN3 = ((points_BN3 - low_3) / (high_3 - low_3) * 2 - 1) * (cells / (cells - 1))
-    # grid_sample wants the last axis first.
+    # grid_sample has -1 and 1 at the outermost centres, which lie half a cell inside of the corners.
+    share_BN3 = (points_BN3 - low_3) / (high_3 - low_3)
+    place_BN3 = (share_BN3 * 2 - 1) * (cells / (cells - 1))
+    # It wants the last axis first.
     place_BN113 = place_BN3.flip(-1)[:, :, None, None]
     values_BCN11 = F.grid_sample(
         grid_BCGGG,
@@ -207,9 +228,11 @@ class NeckField:
             offset_N3, distance2_N = surface_offset(points_N3, posed_V3, unposed_V3, faces_F3)
             offsets.append(offset_N3)
             distances2.append(distance2_N)
-        offset_B3N = torch.stack(offsets).transpose(1, 2)
         grid = (cells, cells, cells)
-        return offset_B3N.reshape(-1, 3, *grid), torch.stack(distances2).view(-1, 1, *grid)
+        offset_B3N = torch.stack(offsets).transpose(1, 2)
+        offset_B3GGG = offset_B3N.reshape(-1, 3, *grid)
+        distance2_BN = torch.stack(distances2)
+        return offset_B3GGG, distance2_BN.view(-1, 1, *grid)
 
     @torch.no_grad()
     def __call__(self, points_BN3: Tensor) -> Tensor:
@@ -221,7 +244,8 @@ class NeckField:
         coarse_BN3 = look_up(coarse_grid, points_BN3, self.low, -self.low, "zeros")
         offset_BN3 = fine_BN4[..., :3]
         distance2_BN1 = fine_BN4[..., 3:]
-        weight_BN1 = torch.exp(-1000.0 * (distance2_BN1 - 3e-3).relu())
+        beyond_BN1 = (distance2_BN1 - 3e-3).relu()
+        weight_BN1 = torch.exp(-1000.0 * beyond_BN1)
         return points_BN3 + coarse_BN3 + weight_BN1 * (offset_BN3 - coarse_BN3)
 
 
@@ -240,7 +264,8 @@ def surface_offset(
     """
     face_N, weights_N3, distance2_N = closest_on_mesh(points_N3, posed_V3, faces_F3)
     corners_N3 = faces_F3[face_N]
-    posed_N33, unposed_N33 = posed_V3[corners_N3], unposed_V3[corners_N3]
+    posed_N33 = posed_V3[corners_N3]
+    unposed_N33 = unposed_V3[corners_N3]
     foot_N3 = (posed_N33 * weights_N3[..., None]).sum(1)
     new_foot_N3 = (unposed_N33 * weights_N3[..., None]).sum(1)
 
@@ -249,15 +274,16 @@ def surface_offset(
     turns_N = _has_plane(posed_N33) & _has_plane(unposed_N33)
     turn_N33 = torch.where(turns_N[:, None, None], turn_N33, still_33)
     rest_N3 = turned(turn_N33, points_N3 - foot_N3)
-    return new_foot_N3 + rest_N3 - points_N3, distance2_N
+    offset_N3 = new_foot_N3 + rest_N3 - points_N3
+    return offset_N3, distance2_N
 
 
 def _frames(corners_P33: Tensor) -> Tensor:
     """Right-handed orthonormal frames of triangles: first edge, within the plane, normal, one a column."""
-    edge_P3 = corners_P33[:, 1] - corners_P33[:, 0]
-    other_P3 = corners_P33[:, 2] - corners_P33[:, 0]
-    first_P3 = F.normalize(edge_P3, dim=-1)
-    normal_P3 = F.normalize(torch.linalg.cross(first_P3, other_P3), dim=-1)
+    a_P3, b_P3, c_P3 = corners_P33.unbind(1)
+    first_P3 = F.normalize(b_P3 - a_P3, dim=-1)
+    normal_P3 = torch.linalg.cross(first_P3, c_P3 - a_P3)
+    normal_P3 = F.normalize(normal_P3, dim=-1)
     second_P3 = torch.linalg.cross(normal_P3, first_P3)
     return torch.stack([first_P3, second_P3, normal_P3], dim=-1)
 
@@ -277,8 +303,10 @@ class PartGrids:
     @torch.no_grad()
     def __call__(self, points_BN3: Tensor, part: str) -> Tensor:
         """Canonical points (B, N, 3) of the points by the motion of one of PARTS."""
-        offsets_B3GGG = self.offsets_BP3GGG[:, PARTS.index(part)].to(points_BN3.dtype)
-        return points_BN3 + look_up(offsets_B3GGG, points_BN3, self.low_3, self.high_3, "border")
+        number = PARTS.index(part)
+        grid_B3GGG = self.offsets_BP3GGG[:, number].to(points_BN3.dtype)
+        offset_BN3 = look_up(grid_B3GGG, points_BN3, self.low_3, self.high_3, "border")
+        return points_BN3 + offset_BN3
 
 
 class PartDeformation(nn.Module):
@@ -315,9 +343,11 @@ class PartDeformation(nn.Module):
 
         The second ones are for the teeth, which follow the jaw alone.
         """
-        pose_B6 = torch.cat([torch.zeros_like(jaw_B3), jaw_B3], dim=1)
+        neck_B3 = torch.zeros_like(jaw_B3)
+        pose_B6 = torch.cat([neck_B3, jaw_B3], dim=1)
         whole_BV3 = self.flame.vertices(shape_B300, expression_B100, pose_B6, eyes_B6)
-        no_expression, straight = torch.zeros_like(expression_B100), torch.zeros_like(eyes_B6)
+        no_expression = torch.zeros_like(expression_B100)
+        straight = torch.zeros_like(eyes_B6)
         mouth_BV3 = self.flame.vertices(shape_B300, no_expression, pose_B6, straight)
         return whole_BV3, mouth_BV3
 
@@ -334,7 +364,8 @@ class PartDeformation(nn.Module):
         vertices_of = {"eyes": whole_BV3, "face": whole_BV3, "mouth": mouth_BV3}
 
         def deform(points_BN3: Tensor, part: str) -> Tensor:
-            return points_BN3 + self._offsets(points_BN3, vertices_of[part], part)
+            offset_BN3 = self._offsets(points_BN3, vertices_of[part], part)
+            return points_BN3 + offset_BN3
 
         return deform
 
@@ -348,10 +379,12 @@ class PartDeformation(nn.Module):
         cells: int,
     ) -> PartGrids:
         """The same on a grid of cells^3, to be interpolated: one search a label, for all views and steps."""
-        points_BN3 = cell_centres(cells, self.low_3, self.high_3).expand(len(shape_B300), -1, -1)
+        points_N3 = cell_centres(cells, self.low_3, self.high_3)
+        points_BN3 = points_N3.expand(len(shape_B300), -1, -1)
         exact = self.exact(shape_B300, expression_B100, jaw_B3, eyes_B6)
-        offsets_BPN3 = torch.stack([exact(points_BN3, part) - points_BN3 for part in PARTS], dim=1)
-        offsets_BP3GGG = offsets_BPN3.transpose(2, 3).unflatten(3, (cells, cells, cells))
+        offsets = [exact(points_BN3, part) - points_BN3 for part in PARTS]
+        offsets_BP3N = torch.stack(offsets, dim=1).transpose(2, 3)
+        offsets_BP3GGG = offsets_BP3N.unflatten(3, (cells, cells, cells))
         return self.from_offsets(offsets_BP3GGG.contiguous())
 
     def from_offsets(self, offsets_BP3GGG: Tensor) -> PartGrids:
@@ -371,14 +404,18 @@ class PartDeformation(nn.Module):
         """
         region_R = getattr(self, f"{part}_vertices")
         nearest_BN1 = nearest_vertices(points_BN3, vertices_BV3[:, region_R], 1)
-        around_BN10 = self.neighbours[region_R[nearest_BN1[..., 0]]]
+        nearest_BN = region_R[nearest_BN1[..., 0]]
+        around_BN10 = self.neighbours[nearest_BN]
+        # A vertex that has fewer neighbours is padded with V; the padding counts for nothing.
         padding_BN10 = around_BN10 == vertices_BV3.shape[1]
         around_BN10 = around_BN10.masked_fill(padding_BN10, 0)
 
-        batch_B11 = torch.arange(len(points_BN3), device=points_BN3.device)[:, None, None]
-        position_BN103 = vertices_BV3[batch_B11, around_BN10]
-        distance2_BN10 = square_length(points_BN3[:, :, None] - position_BN103)
-        weight_BN10 = (1.0 / (distance2_BN10 + 1e-10)).masked_fill(padding_BN10, 0.0)
+        batch_B = torch.arange(len(points_BN3), device=points_BN3.device)
+        position_BN103 = vertices_BV3[batch_B[:, None, None], around_BN10]
+        to_vertex_BN103 = points_BN3[:, :, None] - position_BN103
+        distance2_BN10 = square_length(to_vertex_BN103)
+        weight_BN10 = 1.0 / (distance2_BN10 + 1e-10)
+        weight_BN10 = weight_BN10.masked_fill(padding_BN10, 0.0)
         weight_BN10 = weight_BN10 / weight_BN10.sum(-1, keepdim=True)
         motion_BN103 = self.canonical_V3[around_BN10] - position_BN103
         return (motion_BN103 * weight_BN10[..., None]).sum(2)

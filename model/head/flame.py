@@ -50,8 +50,10 @@ class HeadModel:
     neighbours: np.ndarray  # (V, 10) vertices of the same region close by, itself included; padded with V
 
     def __post_init__(self) -> None:
-        vertices, faces = len(self.template_V3), len(self.faces_F3)
-        simple_vertices, simple_faces = len(self.simple_vertices), len(self.simple_faces)
+        vertices = len(self.template_V3)
+        faces = len(self.faces_F3)
+        simple_vertices = len(self.simple_vertices)
+        simple_faces = len(self.simple_faces)
         shapes = {
             "template_V3": (vertices, 3),
             "directions_V3K": (vertices, 3, SHAPES + EXPRESSIONS),
@@ -73,8 +75,8 @@ class HeadModel:
                 raise ValueError(f"head model '{self.name}': {key} has shape {found}, expected {shape}")
         missing = [key for key in REGIONS if key not in self.regions]
         if missing:
-            names = ", ".join(missing)
-            raise ValueError(f"head model '{self.name}': no vertices are given for the region(s) {names}")
+            regions = ", ".join(missing)
+            raise ValueError(f"head model '{self.name}': no vertices are given for the region(s) {regions}")
         limits = {
             "faces_F3": vertices,
             "landmark_faces": faces,
@@ -99,10 +101,15 @@ class HeadModel:
         indices: np.ndarray,
         limit: int,
     ) -> None:
-        if indices.size == 0 or indices.min() < 0 or indices.max() >= limit:
+        if not within(indices, limit):
             raise ValueError(
                 f"head model '{self.name}': {what} is empty or has an index outside 0..{limit - 1}"
             )
+
+
+def within(indices: np.ndarray, limit: int) -> bool:
+    """Whether there are indices, all from 0 to below `limit`."""
+    return indices.size > 0 and indices.min() >= 0 and indices.max() < limit
 
 
 def rotation_matrices(axis_angle_X3: Tensor) -> Tensor:
@@ -111,12 +118,16 @@ def rotation_matrices(axis_angle_X3: Tensor) -> Tensor:
     Rodrigues: R = 1 + sin(t) / t K + (1 - cos(t)) / t^2 K^2, K being the cross product with the vector and t
     its length. Both fractions are written as sinc, which knows its limit at 0 and cancels nothing.
     """
-    angle = (square_length(axis_angle_X3) + 1e-20).sqrt()[..., None, None]
+    angle = (square_length(axis_angle_X3) + 1e-20).sqrt()
+    angle = angle[..., None, None]
     x, y, z = axis_angle_X3.unbind(-1)
     zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    rows = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
+    cross = rows.unflatten(-1, (3, 3))
     first = torch.sinc(angle / torch.pi)
-    second = 0.5 * torch.sinc(angle / (2 * torch.pi)).square()
+    # (1 - cos(t)) / t^2 = 1/2 (sin(t / 2) / (t / 2))^2
+    half = torch.sinc(angle / (2 * torch.pi))
+    second = 0.5 * half.square()
     identity = torch.eye(3, dtype=cross.dtype, device=cross.device)
     return identity + first * cross + second * (cross @ cross)
 
@@ -139,7 +150,8 @@ class Flame(nn.Module):
             value = torch.tensor(np.ascontiguousarray(array), dtype=dtype)
             self.register_buffer(name, value, persistent=False)
 
-        count, directions = len(head_model.template_V3), SHAPES + EXPRESSIONS
+        count = len(head_model.template_V3)
+        directions = SHAPES + EXPRESSIONS
         directions_KV3 = np.moveaxis(head_model.directions_V3K, 2, 0)
         constant("template_V3", head_model.template_V3, torch.float32)
         constant("directions_KX", directions_KV3.reshape(directions, count * 3), torch.float32)
@@ -170,19 +182,24 @@ class Flame(nn.Module):
         Lengths are metres. Each joint is turned and placed by its parent.
         """
         batch = len(coefficients_BK)
-        resting_BJ3 = self.joints_53 + (coefficients_BK @ self.joint_directions).view(batch, JOINTS, 3)
+        moved_BX = coefficients_BK @ self.joint_directions
+        resting_BJ3 = self.joints_53 + moved_BX.view(batch, JOINTS, 3)
+        # FLAME's global rotation is always 0: the cameras hold how the head is turned (facts 2.7).
         root_B3 = torch.zeros_like(pose_B6[:, :3])
-        angles_BJ3 = torch.cat([root_B3, pose_B6, eyes_B6], dim=1).view(batch, JOINTS, 3)
-        rotations_BJ33 = rotation_matrices(angles_BJ3)
+        angles_BX = torch.cat([root_B3, pose_B6, eyes_B6], dim=1)
+        rotations_BJ33 = rotation_matrices(angles_BX.view(batch, JOINTS, 3))
         turns = [rotations_BJ33[:, 0]]
         places = [resting_BJ3[:, 0]]
         for joint, parent in enumerate(PARENTS[1:], start=1):
             offset_B3 = resting_BJ3[:, joint] - resting_BJ3[:, parent]
-            places.append(places[parent] + turned(turns[parent], offset_B3))
-            turns.append(turns[parent] @ rotations_BJ33[:, joint])
+            turn_B33 = turns[parent]
+            place_B3 = places[parent] + turned(turn_B33, offset_B3)
+            places.append(place_B3)
+            turns.append(turn_B33 @ rotations_BJ33[:, joint])
         turned_BJ33 = torch.stack(turns, 1)
         placed_BJ3 = torch.stack(places, 1)
-        return rotations_BJ33, resting_BJ3, torch.cat([turned_BJ33, placed_BJ3[..., None]], dim=-1)
+        transforms_BJ34 = torch.cat([turned_BJ33, placed_BJ3[..., None]], dim=-1)
+        return rotations_BJ33, resting_BJ3, transforms_BJ34
 
     def vertices(
         self,
@@ -208,9 +225,12 @@ class Flame(nn.Module):
         turn_BJ33 = transforms_BJ34[..., :3]
         place_BJ3 = transforms_BJ34[..., 3]
         place_BJ3 = place_BJ3 - turned(turn_BJ33, resting_BJ3)
-        joint_BJX = torch.cat([turn_BJ33, place_BJ3[..., None]], dim=-1).view(batch, JOINTS, 12)
-        skin_BV34 = (self.skin_weights @ joint_BJX).view(batch, -1, 3, 4)
-        posed_BV3 = turned(skin_BV34[..., :3], unposed_BV3) + skin_BV34[..., 3]
+        joint_BJ34 = torch.cat([turn_BJ33, place_BJ3[..., None]], dim=-1)
+        skin_BVX = self.skin_weights @ joint_BJ34.view(batch, JOINTS, 12)
+        skin_BV34 = skin_BVX.view(batch, -1, 3, 4)
+        turn_BV33 = skin_BV34[..., :3]
+        place_BV3 = skin_BV34[..., 3]
+        posed_BV3 = turned(turn_BV33, unposed_BV3) + place_BV3
         return (posed_BV3 - self.origin_3) * SCALE
 
     def joints(
@@ -227,15 +247,18 @@ class Flame(nn.Module):
 
     def landmarks(self, vertices_BV3: Tensor) -> Tensor:
         """The 68 iBUG points and the two pupils on the surface, (B, 70, 3), in the unit of the vertices."""
-        return (vertices_BV3[:, self.landmark_vertices] * self.landmark_weights[..., None]).sum(2)
+        corners_BL33 = vertices_BV3[:, self.landmark_vertices]
+        return (corners_BL33 * self.landmark_weights[..., None]).sum(2)
 
     def simplified(self, vertices_BV3: Tensor) -> Tensor:
         """Vertices of the simplified mesh (B, N, 3); its faces are `simple_faces`."""
-        return (vertices_BV3[:, self.simple_vertices] * self.simple_weights[..., None]).sum(2)
+        corners_BN33 = vertices_BV3[:, self.simple_vertices]
+        return (corners_BN33 * self.simple_weights[..., None]).sum(2)
 
     def canonical(self) -> Tensor:
         """Vertices (V, 3) of the canonical head, world units: shape and expression 0, jaw open by 0.3 rad."""
         zero = self.template_V3.new_zeros
         pose = zero(1, 6)
         pose[0, 3] = CANONICAL_JAW
-        return self.vertices(zero(1, SHAPES), zero(1, EXPRESSIONS), pose, zero(1, 6))[0]
+        vertices_1V3 = self.vertices(zero(1, SHAPES), zero(1, EXPRESSIONS), pose, zero(1, 6))
+        return vertices_1V3[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from model.foreign.pickled_arrays import read_mapping
-from model.head.flame import JOINTS, HeadModel
+from model.head.flame import JOINTS, HeadModel, within
 from model.weights import load_weights
 
 ADDITIONS = (
@@ -38,9 +38,11 @@ def read_flame(path: Path) -> HeadModel:
     if path.suffix == ".safetensors":
         return _saved_head(path)
     folder = path.parent
-    there = [folder / name for name in ADDITIONS if (folder / name).is_file()]
+    # The first of its names that is there counts; where none is, the first one is missed.
+    there = [name for name in ADDITIONS if (folder / name).is_file()]
+    name = there[0] if there else ADDITIONS[0]
     model = _Arrays(path)
-    addition = _Arrays(there[0] if there else folder / ADDITIONS[0])
+    addition = _Arrays(folder / name)
     simplified = _Arrays(folder / SIMPLIFIED)
     embedding = _Arrays(folder / EMBEDDING)
 
@@ -53,18 +55,19 @@ def read_flame(path: Path) -> HeadModel:
     parents[:1] = -1
     landmark_faces = embedding.indices("full_lmk_faces_idx", 2)[0]
     landmark_weights = embedding.numbers("full_lmk_bary_coords", 3)[0]
-    eyes, face = addition.indices("eye_idxs", 1), addition.indices("face_idxs", 1)
+    eyes = addition.indices("eye_idxs", 1)
+    face = addition.indices("face_idxs", 1)
 
     outside = f"outside of the mesh of {path.name}"
     vertices = len(template_V3)
-    if not _within(landmark_faces, len(faces_F3)):
+    if not within(landmark_faces, len(faces_F3)):
         raise ValueError(f"{embedding.path}: an index lies {outside}")
-    if not _within(faces_F3, vertices):
+    if not within(faces_F3, vertices):
         raise ValueError(f"{path}: an index lies {outside}")
     if landmark_weights.shape != (70, 3) or landmark_faces.shape != (70,):
         raise ValueError(f"{embedding.path}: expected 70 landmarks, found {len(landmark_faces)}")
     for array, name in ((eyes, "eye_idxs"), (face, "face_idxs")):
-        if not _within(array, vertices):
+        if not within(array, vertices):
             raise ValueError(f"{addition.path}: '{name}' has an index {outside}")
     if skin_weights.shape != (vertices, JOINTS):
         raise ValueError(f"{path}: 'weights' has shape {skin_weights.shape}, expected ({vertices}, {JOINTS})")
@@ -110,7 +113,8 @@ class _Arrays:
     """The arrays in one of the files, checked as they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.content = path, read_mapping(path)
+        self.path = path
+        self.content = read_mapping(path)
 
     def numbers(self, key: str, dimensions: int) -> np.ndarray:
         """A float32 array. Raises ValueError, as `indices` does."""
@@ -127,15 +131,11 @@ class _Arrays:
         dtype: type,
     ) -> np.ndarray:
         array = self.content.get(key)
-        if not isinstance(array, np.ndarray) or array.ndim != dimensions or not np.isfinite(array).all():
+        fits = isinstance(array, np.ndarray) and array.ndim == dimensions
+        if not fits or not np.isfinite(array).all():
             expected = f"no array of {dimensions} dimensions with finite numbers"
             raise ValueError(f"{self.path}: '{key}' is missing or is {expected}")
         return np.ascontiguousarray(array, dtype)
-
-
-def _within(indices: np.ndarray, limit: int) -> bool:
-    """Whether there are indices, all from 0 to below `limit`."""
-    return indices.size > 0 and indices.min() >= 0 and indices.max() < limit
 
 
 def head_tensors(head: HeadModel) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -144,22 +144,29 @@ def head_tensors(head: HeadModel) -> tuple[dict[str, torch.Tensor], dict[str, An
     It stays under FLAME's licence.
     """
     arrays = {name: getattr(head, name) for name in _array_names()}
-    arrays |= {f"{REGION}{name}": indices for name, indices in head.regions.items()}
-    tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
+    for name, indices in head.regions.items():
+        arrays[f"{REGION}{name}"] = indices
+    tensors = {}
+    for name, array in arrays.items():
+        copied = np.array(array, order="C")
+        tensors[name] = torch.from_numpy(copied)
     return tensors, {"network": HEAD, "name": head.name}
 
 
 def _saved_head(path: Path) -> HeadModel:
     tensors, facts = load_weights(path)
+    # Names of regions are free, so that they have a prefix that no field has.
     arrays, regions = {}, {}
     for name, tensor in tensors.items():
         if name.startswith(REGION):
             regions[name.removeprefix(REGION)] = tensor.numpy()
         else:
             arrays[name] = tensor.numpy()
-    if facts.get("network") != HEAD or arrays.keys() != set(_array_names()):
+    complete = arrays.keys() == set(_array_names())
+    if facts.get("network") != HEAD or not complete:
         raise ValueError(f"{path} holds no head model")
-    return HeadModel(name=str(facts.get("name")), regions=regions, **arrays)
+    name = str(facts.get("name"))
+    return HeadModel(name=name, regions=regions, **arrays)
 
 
 def _array_names() -> list[str]:
@@ -175,6 +182,8 @@ def _around(
 ) -> np.ndarray:
     """The candidates within a radius of one of the centres; on a coarse mesh the nearest ones."""
     offset_CM3 = points_N3[candidates, None] - centres_M3
-    distance_C = np.linalg.norm(offset_CM3, axis=-1).min(1)
-    least = np.sort(distance_C)[min(LEAST_AROUND, len(distance_C) - 1)]
+    distance_CM = np.linalg.norm(offset_CM3, axis=-1)
+    distance_C = distance_CM.min(1)
+    enough = min(LEAST_AROUND, len(distance_C) - 1)
+    least = np.sort(distance_C)[enough]
     return candidates[distance_C <= max(radius, least)]

@@ -16,6 +16,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 def join(*parts: Array) -> Array:
     """Parts (..., n) of a vector, one behind the other, of the type that they have."""
+    # Labels are arrays on their way through the files and tensors in the networks.
     if isinstance(parts[0], Tensor):
         return torch.cat(parts, dim=-1)
     return np.concatenate(parts, axis=-1)

@@ -15,8 +15,11 @@ def first_minimum(
     hardware works in, which a single scatter of indices would not.
     """
     count = len(values_P)
-    least = values_P.new_full((slots,), torch.inf).scatter_reduce(0, slot_P, values_P, "amin")
+    least = values_P.new_full((slots,), torch.inf)
+    least = least.scatter_reduce(0, slot_P, values_P, "amin")
     index_P = torch.arange(count, device=slot_P.device)
+    # Only those that have the minimum take part in the second scatter.
     winner_P = torch.where(values_P == least[slot_P], index_P, count)
-    first = winner_P.new_full((slots,), count).scatter_reduce(0, slot_P, winner_P, "amin")
+    first = winner_P.new_full((slots,), count)
+    first = first.scatter_reduce(0, slot_P, winner_P, "amin")
     return least, first

@@ -15,7 +15,9 @@ def square_length(vector_X3: Tensor) -> Tensor:
 
 def cross2(a_X2: Tensor, b_X2: Tensor) -> Tensor:
     """Signed areas (...) between vectors (..., 2) of a plane."""
-    return a_X2[..., 0] * b_X2[..., 1] - a_X2[..., 1] * b_X2[..., 0]
+    a_x, a_y = a_X2.unbind(-1)
+    b_x, b_y = b_X2.unbind(-1)
+    return a_x * b_y - a_y * b_x
 
 
 def turned(matrix_X33: Tensor, vector_X3: Tensor) -> Tensor:

@@ -32,13 +32,19 @@ class _Block(nn.Module):
         self.prelu = nn.PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        shortcut = [nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)]
-        self.downsample = nn.Sequential(*shortcut) if stride > 1 else None
+        # It is made in any case: what is made after it would otherwise start from other random numbers.
+        across = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        self.downsample = None
+        if stride > 1:
+            self.downsample = nn.Sequential(across, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.prelu(self.bn2(self.conv1(self.bn1(x))))
-        y = self.bn3(self.conv2(hidden))
-        return y + (x if self.downsample is None else self.downsample(x))
+        y = self.conv1(self.bn1(x))
+        y = self.prelu(self.bn2(y))
+        y = self.bn3(self.conv2(y))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return y + x
 
 
 class IdentityNet(nn.Module):
@@ -58,7 +64,8 @@ class IdentityNet(nn.Module):
         for index, blocks in enumerate(sizes.blocks):
             outputs = width << index
             layers = [_Block(inputs, outputs, stride=2)]
-            layers += [_Block(outputs, outputs, stride=1) for _ in range(1, blocks)]
+            for _ in range(1, blocks):
+                layers.append(_Block(outputs, outputs, stride=1))
             self.add_module(f"layer{index + 1}", nn.Sequential(*layers))
             inputs = outputs
         # A linear layer sees every place of the last map, as the face lies the same in every crop.
@@ -72,7 +79,8 @@ class IdentityNet(nn.Module):
         x = self.prelu(self.bn1(self.conv1(crop_B3HW)))
         for index in range(self.stages):
             x = getattr(self, f"layer{index + 1}")(x)
-        return self.features(self.fc(self.bn2(x).flatten(1)))
+        x = self.bn2(x).flatten(1)
+        return self.features(self.fc(x))
 
 
 def identity_crop(image_BCHW: Tensor, five_points_B52: Tensor) -> Tensor:

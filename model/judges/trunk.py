@@ -49,12 +49,15 @@ class Trunk(nn.Module):
         """The five feature maps of images in [-1, 1] of any size; smaller ones than 64 are doubled first."""
         if image_BCHW.shape[-1] < TRUNK_SIZE:
             image_BCHW = F.interpolate(image_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
-        return list(self.lpips.net(self.lpips.scaling_layer(image_BCHW)))
+        # The package shifts and scales images to what its trunk was trained on.
+        scaled = self.lpips.scaling_layer(image_BCHW)
+        return list(self.lpips.net(scaled))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Features (B, 64) for FID."""
         last = self.layers(image_BCHW)[-1]
-        return self.embed(F.adaptive_avg_pool2d(last, 3).flatten(1))
+        pooled = F.adaptive_avg_pool2d(last, 3)
+        return self.embed(pooled.flatten(1))
 
     def distance(self, a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
         """LPIPS of each pair, (B,).

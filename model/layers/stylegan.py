@@ -94,7 +94,8 @@ class FullyConnected(nn.Module):
         return self.weight * self.weight_gain, self.bias * self.bias_gain
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, *self.scaled())
+        weight, bias = self.scaled()
+        y = F.linear(x, weight, bias)
         return activate(y) if self.activation else y
 
 
@@ -356,6 +357,7 @@ class MappingNetwork(nn.Module):
         lr_multiplier: float = 0.01,
     ) -> None:
         super().__init__()
+        # Styles are drawn towards the average to trade variety for quality; a condition has none.
         if num_ws is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
         if c_dim:
@@ -414,6 +416,7 @@ class DiscriminatorBlock(nn.Module):
             self.fromrgb = Conv(img_channels, inputs, 1, clamp=clamp)
         self.conv0 = Conv(inputs, inputs, 3, clamp=clamp)
         self.conv1 = Conv(inputs, outputs, 3, down=True, clamp=clamp)
+        # The shortcut carries the gradient through all blocks: it has neither bias nor activation.
         self.skip = Conv(inputs, outputs, 1, bias=False, activation=False, down=True)
         self.first = img_channels > 0
 

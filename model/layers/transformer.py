@@ -96,7 +96,8 @@ class Attention(nn.Module):
         if self.reduction > 1:
             reduced_BDHW = self.sr(to_image(context_BMD, grid))
             context_BMD = self.norm(to_tokens(reduced_BDHW))
-        query_BHNd = self.q(x_BND).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        query_BNHd = self.q(x_BND).unflatten(2, (self.heads, -1))
+        query_BHNd = query_BNHd.transpose(1, 2)
         both_BM2Hd = self.kv(context_BMD).unflatten(2, (2, self.heads, -1))
         key_BHMd, value_BHMd = both_BM2Hd.permute(2, 0, 3, 1, 4)
         mixed_BHNd = F.scaled_dot_product_attention(query_BHNd, key_BHMd, value_BHMd)
@@ -145,6 +146,7 @@ class Block(nn.Module):
         self.mlp = MLP(dim, mlp_ratio)
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        # Normalised in front of each part, so that the sum of all of them reaches the end as it is.
         y_BND = self.norm1(x_BND)
         x_BND = x_BND + self.attn(y_BND, y_BND, grid)
         y_BND = self.norm2(x_BND)

@@ -13,17 +13,22 @@ def similarity(source_BK2: Tensor, target_K2: Tensor) -> Tensor:
     It is a rotation, a uniform scale and a translation, no reflection. Least squares, as Umeyama's method; in
     two dimensions it is one division of complex numbers, sum(conj(source) target) / sum(|source|^2).
     """
-    source_mean_B2, target_mean_2 = source_BK2.mean(1), target_K2.mean(0)
+    source_mean_B2 = source_BK2.mean(1)
+    target_mean_2 = target_K2.mean(0)
     source = source_BK2 - source_mean_B2[:, None]
     target = target_K2 - target_mean_2
+    # Points that all lie in one place have no similarity; the bound keeps it finite.
     power = source.square().sum((1, 2)).clamp_min(1e-12)
+    source_x, source_y = source.unbind(-1)
+    target_x, target_y = target.unbind(-1)
     real = (source * target).sum((1, 2)) / power
-    cross = source[..., 0] * target[..., 1] - source[..., 1] * target[..., 0]
+    cross = source_x * target_y - source_y * target_x
     imaginary = cross.sum(1) / power
     first_row = torch.stack([real, -imaginary], -1)
     second_row = torch.stack([imaginary, real], -1)
     turn_B22 = torch.stack([first_row, second_row], dim=1)
-    shift_B2 = target_mean_2 - (turn_B22 @ source_mean_B2[..., None])[..., 0]
+    turned_mean_B21 = turn_B22 @ source_mean_B2[..., None]
+    shift_B2 = target_mean_2 - turned_mean_B21[..., 0]
     return torch.cat([turn_B22, shift_B2[..., None]], dim=2)
 
 
@@ -44,8 +49,11 @@ def cut(
     places = (steps + 0.5) * (side / size) - 0.5
     y, x = torch.meshgrid(places + corner[1], places + corner[0], indexing="ij")
     target_1N2 = torch.stack([x, y], dim=-1).view(1, -1, 2)
-    inverse_B22 = torch.linalg.inv(matrix_B23[:, :, :2])
-    source_BN2 = (target_1N2 - matrix_B23[:, None, :, 2]) @ inverse_B22.transpose(1, 2)
+    turn_B22 = matrix_B23[:, :, :2]
+    shift_B12 = matrix_B23[:, None, :, 2]
+    inverse_B22 = torch.linalg.inv(turn_B22)
+    source_BN2 = (target_1N2 - shift_B12) @ inverse_B22.transpose(1, 2)
+    # From fractions to grid_sample's -1 and 1, which are the edges of the image.
     grid = source_BN2.view(-1, size, size, 2) * 2 - 1
     return F.grid_sample(image_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -60,4 +68,6 @@ def alignment(
     # Fractions of width and height are brought to a common measure, so that shapes are kept.
     unit_2 = points_BK2.new_tensor([width / height, 1.0])
     matrix_B23 = similarity(points_BK2 * unit_2, points_BK2.new_tensor(template))
-    return torch.cat([matrix_B23[:, :, :2] * unit_2, matrix_B23[:, :, 2:]], dim=2)
+    turn_B22 = matrix_B23[:, :, :2]
+    shift_B21 = matrix_B23[:, :, 2:]
+    return torch.cat([turn_B22 * unit_2, shift_B21], dim=2)

@@ -43,7 +43,8 @@ def conv_leaky(
     stride: int = 1,
 ) -> list[nn.Module]:
     """A 3x3 convolution and a leaky ReLU of 0.01."""
-    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.LeakyReLU(inplace=True)]
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+    return [convolution, nn.LeakyReLU(inplace=True)]
 
 
 class Background(nn.Module):
@@ -60,17 +61,21 @@ class Background(nn.Module):
             layers = [*conv_leaky(channels, channels), Down(channels, 2 * channels)]
             self.add_module(f"down_conv_{i}", nn.Sequential(*layers))
         self.middle = nn.Sequential(*conv_leaky(8 * width, 8 * width))
-        for i, (inputs, outputs) in enumerate(UP_CHANNELS, start=1):
-            layers = [*conv_leaky(inputs * width, outputs * width), Up(outputs * width)]
+        for i, (ins, outs) in enumerate(UP_CHANNELS, start=1):
+            outputs = outs * width
+            layers = [*conv_leaky(ins * width, outputs), Up(outputs)]
             self.add_module(f"up_conv_{i}", nn.Sequential(*layers))
         self.out_conv = nn.Conv2d(width, features, 3, padding=1)
         initialise(self)
 
     def forward(self, source_B3SS: Tensor) -> Tensor:
-        skips = [self.input_conv(with_coordinates(source_B3SS))]
+        x = self.input_conv(with_coordinates(source_B3SS))
+        skips = [x]
         for down in (self.down_conv_1, self.down_conv_2, self.down_conv_3):
-            skips.append(down(skips[-1]))
-        x = self.middle(skips[-1])
+            x = down(x)
+            skips.append(x)
+        x = self.middle(x)
         for up in (self.up_conv_1, self.up_conv_2, self.up_conv_3, self.up_conv_4):
-            x = up(torch.cat([x, skips.pop()], 1))
+            both = torch.cat([x, skips.pop()], 1)
+            x = up(both)
         return self.out_conv(x)

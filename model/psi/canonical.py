@@ -25,7 +25,8 @@ def resize(x_BCHW: Tensor, side: int) -> Tensor:
 
 def keep_size(layer: nn.Linear, gain: float = 1.0) -> None:
     """Weights that put out numbers `gain` times as large as those that go in."""
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.in_features))
+    deviation = gain / math.sqrt(layer.in_features)
+    nn.init.normal_(layer.weight, std=deviation)
 
 
 class CanonicalEncoder(nn.Module):
@@ -37,7 +38,8 @@ class CanonicalEncoder(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         psi = sizes.psi
-        self.image, self.motion_tokens = sizes.image, psi.motion_tokens
+        self.image = sizes.image
+        self.motion_tokens = psi.motion_tokens
 
         def mapping() -> nn.Sequential:
             return nn.Sequential(
@@ -119,10 +121,11 @@ class CanonicalEncoder(nn.Module):
         motion_BMD = self._tokens(motion_driving_BM, self.maps, self.proj_y, scale)
         for block in self.trans_blocks_motion:
             x_BND = block(x_BND, motion_BMD, grid, scale)
-        feature = self.shuffle(to_image(x_BND, grid))
-        quarter = resize(feature, self.image // 4)
-        half = resize(F.relu(self.convs["1"](quarter)), self.image // 2)
-        return self.convs["6"](F.relu(self.convs["4"](half)))
+        first, second, third = self.convs.values()
+        x = self.shuffle(to_image(x_BND, grid))
+        x = first(resize(x, self.image // 4))
+        x = second(resize(F.relu(x), self.image // 2))
+        return third(F.relu(x))
 
     def forward(
         self,
@@ -151,4 +154,5 @@ class CanonicalEncoder(nn.Module):
             return None
         if motion_BM is None:
             raise ValueError("a motion embedding is needed unless motion_scale is 0")
-        return expansion(mapping(motion_BM)).unflatten(1, (self.motion_tokens, -1))
+        expanded_BX = expansion(mapping(motion_BM))
+        return expanded_BX.unflatten(1, (self.motion_tokens, -1))

@@ -20,7 +20,8 @@ def with_coordinates(image_B3HW: Tensor) -> Tensor:
     down = torch.linspace(-1, 1, height, dtype=dtype, device=device)
     right = torch.linspace(-1, 1, width, dtype=dtype, device=device)
     y, x = torch.meshgrid(down, right, indexing="ij")
-    coordinates_B2HW = torch.stack([x, y]).expand(batch, -1, -1, -1)
+    coordinates_2HW = torch.stack([x, y])
+    coordinates_B2HW = coordinates_2HW.expand(batch, -1, -1, -1)
     return torch.cat([image_B3HW, coordinates_B2HW], 1)
 
 
@@ -41,12 +42,15 @@ class ResidualBlock(nn.Module):
         self.downsample = None
         if stride > 1 or inputs != outputs:
             # A shortcut in a list of one: the published layout has a norm behind it, an identity here.
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.relu(self.conv1(x)))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(y + shortcut)
+        y = F.relu(self.conv1(x))
+        y = self.conv2(y)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return F.relu(y + x)
 
 
 class ResNet(nn.Module):
@@ -59,11 +63,13 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(5, width, 7, stride=2, padding=3, bias=False)
         inputs = width
-        for i, (count, stride, dilation) in enumerate(zip(blocks, STRIDES, DILATIONS, strict=True)):
-            outputs = width * 2**i
+        layers = zip(blocks, STRIDES, DILATIONS, strict=True)
+        for number, (count, stride, dilation) in enumerate(layers, start=1):
+            outputs = width << (number - 1)
             layer = [ResidualBlock(inputs, outputs, stride, dilation)]
-            layer += [ResidualBlock(outputs, outputs, 1, dilation) for _ in range(1, count)]
-            self.add_module(f"layer{i + 1}", nn.Sequential(*layer))
+            for _ in range(1, count):
+                layer.append(ResidualBlock(outputs, outputs, 1, dilation))
+            self.add_module(f"layer{number}", nn.Sequential(*layer))
             inputs = outputs
         self._initialise(sum(blocks))
 
@@ -77,11 +83,14 @@ class ResNet(nn.Module):
             nn.init.kaiming_normal_(weight, nonlinearity="linear" if "downsample" in name else "relu")
             if name.endswith("conv2.weight"):
                 fan_in = weight[0].numel()
-                nn.init.normal_(weight, std=math.sqrt(2.0 / (fan_in * blocks)))
+                variance = 2.0 / (fan_in * blocks)
+                nn.init.normal_(weight, std=math.sqrt(variance))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(x)), 3, stride=2, padding=1)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = F.relu(self.conv1(x))
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        x = self.layer2(self.layer1(x))
+        return self.layer4(self.layer3(x))
 
 
 def conv_relu(
@@ -109,13 +118,15 @@ class ASPP(nn.Module):
         dilations: tuple[int, ...],
     ) -> None:
         super().__init__()
-        branches = [nn.Sequential(*conv_relu(inputs, outputs, 1))]
+        layers = [conv_relu(inputs, outputs, 1)]
         # Dilation widens what a convolution sees, from the eyes to the whole head, at no more cost.
         for dilation in dilations:
-            branches.append(nn.Sequential(*conv_relu(inputs, outputs, 3, dilation)))
-        branches.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_relu(inputs, outputs, 1)))
-        self.convs = nn.ModuleList(branches)
-        self.project = nn.Sequential(*conv_relu(len(branches) * outputs, outputs, 1))
+            layers.append(conv_relu(inputs, outputs, 3, dilation))
+        of_mean = conv_relu(inputs, outputs, 1)
+        layers.append([nn.AdaptiveAvgPool2d(1), *of_mean])
+        self.convs = nn.ModuleList(nn.Sequential(*branch) for branch in layers)
+        together = len(layers) * outputs
+        self.project = nn.Sequential(*conv_relu(together, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [branch(x) for branch in self.convs]
@@ -137,7 +148,8 @@ class GlobalEncoder(nn.Module):
         super().__init__()
         self.encoder = ResNet(width, blocks)
         # 12, 24 and 36 on the published 64x64 feature, the same fractions of a smaller one.
-        dilations = tuple(max(1, image // 8 * k * 3 // 16) for k in (1, 2, 3))
+        side = image // 8
+        dilations = tuple(max(1, side * k // 16) for k in (3, 6, 9))
         pyramid = ASPP(8 * width, channels, dilations)
         self.decoder = nn.Sequential(pyramid, *conv_relu(channels, channels, 3))
 
@@ -150,10 +162,13 @@ class DetailEncoder(nn.Module):
 
     def __init__(self, stem: int, channels: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(5, stem, 7, stride=2, padding=3), nn.LeakyReLU(inplace=True)]
+        first = nn.Conv2d(5, stem, 7, stride=2, padding=3)
+        layers: list[nn.Module] = [first, nn.LeakyReLU(inplace=True)]
         for inputs in (stem, channels, channels, channels):
-            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.LeakyReLU(inplace=True)]
+            convolution = nn.Conv2d(inputs, channels, 3, padding=1)
+            layers += [convolution, nn.LeakyReLU(inplace=True)]
         self.encoder = nn.Sequential(*layers)
+        # Without norms the variance has to pass through the convolutions as it is.
         for layer in self.encoder[::2]:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 

@@ -22,22 +22,28 @@ class _ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        half, quarter = outputs // 2, outputs // 4
+        half = outputs // 2
+        quarter = outputs // 4
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, half, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(half)
         self.conv2 = nn.Conv2d(half, quarter, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(quarter)
         self.conv3 = nn.Conv2d(quarter, quarter, 3, padding=1, bias=False)
-        shortcut = [nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False)]
-        self.downsample = nn.Sequential(*shortcut) if inputs != outputs else None
+        # It is made in any case: what is made after it would otherwise start from other random numbers.
+        across = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.downsample = None
+        if inputs != outputs:
+            self.downsample = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(), across)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.conv1(self.bn1(x).relu())
         second = self.conv2(self.bn2(first).relu())
         third = self.conv3(self.bn3(second).relu())
         together = torch.cat([first, second, third], dim=1)
-        return together + (x if self.downsample is None else self.downsample(x))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return together + x
 
 
 class _Hourglass(nn.Module):
@@ -57,12 +63,17 @@ class _Hourglass(nn.Module):
         return self._level(self.depth, x)
 
     def _level(self, level: int, x: Tensor) -> Tensor:
-        low = getattr(self, f"b2_{level}")(F.max_pool2d(x, 2))
-        low = self._level(level - 1, low) if level > 1 else self.b2_plus_1(low)
-        low = getattr(self, f"b3_{level}")(low)
+        beside, before, behind = (getattr(self, f"b{i}_{level}") for i in (1, 2, 3))
+        low = before(F.max_pool2d(x, 2))
+        if level > 1:
+            low = self._level(level - 1, low)
+        else:
+            low = self.b2_plus_1(low)
+        low = behind(low)
         # What the pooling lost comes back beside it.
-        own = getattr(self, f"b1_{level}")(x)
-        return own + F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
+        own = beside(x)
+        wide = F.interpolate(low, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return own + wide
 
 
 class _Fan(nn.Module):
@@ -70,7 +81,8 @@ class _Fan(nn.Module):
 
     def __init__(self, sizes: MotionSizes):
         super().__init__()
-        channels, half = sizes.channels, sizes.channels // 2
+        channels = sizes.channels
+        half = channels // 2
         self.conv1 = nn.Conv2d(3, sizes.width, 7, stride=2, padding=3)
         self.bn1 = nn.BatchNorm2d(sizes.width)
         self.conv2 = _ConvBlock(sizes.width, half)
@@ -86,14 +98,16 @@ class _Fan(nn.Module):
         self.bn5 = nn.BatchNorm2d(sizes.landmarks)
 
     def forward(self, crop_B3HW: Tensor) -> Tensor:
-        x = self.conv2(self.bn1(self.conv1(crop_B3HW)).relu())
-        x = self.conv4(self.conv3(F.max_pool2d(x, 2)))
-        x = self.conv_last0(self.top_m_0(self.m0(x)))
+        x = self.bn1(self.conv1(crop_B3HW)).relu()
+        x = F.max_pool2d(self.conv2(x), 2)
+        x = self.conv4(self.conv3(x))
+        x = self.top_m_0(self.m0(x))
+        x = self.bn_end0(self.conv_last0(x)).relu()
         # A map for each landmark, at a quarter of the crop; one more convolution makes one map of them, at
         # an eighth.
-        maps_BLhw = self.l0(self.bn_end0(x).relu())
-        summary = self.conv6(self.bn5(maps_BLhw).relu()).relu()
-        return self.fc(summary.flatten(1))
+        maps_BLhw = self.bn5(self.l0(x)).relu()
+        summary_B1hw = self.conv6(maps_BLhw).relu()
+        return self.fc(summary_B1hw.flatten(1))
 
 
 class MotionEncoder(nn.Module):
@@ -163,14 +177,17 @@ def motion_crop(
     centre is (i + 0.5) / N). The eyes and the inner mouth are brought to their template by a similarity;
     the 192 of 224 rows and columns are resized (facts 6). Differentiable in image and landmarks.
     """
-    matrix_B23 = alignment(image_BCHW, eyes_and_mouth(landmarks_BK2), EYES_AND_MOUTH)
+    points_B32 = eyes_and_mouth(landmarks_BK2)
+    matrix_B23 = alignment(image_BCHW, points_B32, EYES_AND_MOUTH)
     # The official crop is resampled twice, at 192 and at 224 pixels; the same ratio is kept at other sizes.
     corner = ((CROP - KEPT) / 2, 0.0)
-    face = cut(image_BCHW, matrix_B23, corner, KEPT, round(size * KEPT / CROP))
+    kept = round(size * KEPT / CROP)
+    face = cut(image_BCHW, matrix_B23, corner, KEPT, kept)
     resized = F.interpolate(face, size=(size, size), mode="bilinear", align_corners=False)
     return resized.clamp(-1, 1)
 
 
 def eyes_and_mouth(landmarks_BK2: Tensor) -> Tensor:
     """The middles of the eyes and of the inner mouth, (B, 3, 2), in the unit of the landmarks."""
-    return torch.stack([landmarks_BK2[:, group].mean(1) for group in LANDMARKS], dim=1)
+    middles = [landmarks_BK2[:, group].mean(1) for group in LANDMARKS]
+    return torch.stack(middles, dim=1)

@@ -117,11 +117,13 @@ class Psi(nn.Module):
             if deform is not None:
                 with torch.no_grad():
                     points = deform(points)
-            colour, sigma = self.decoder(self.plane_features(planes_B3CRR, points))
+            features = self.plane_features(planes_B3CRR, points)
+            colour, sigma = self.decoder(features)
             shape = points_BVRS3.shape[1:4]
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
-        own, side = self.sizes, background_BFnn.shape[-1]
+        own = self.sizes
+        side = background_BFnn.shape[-1]
         rays = render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator)
         return compose(rays, background_BFnn)
 
@@ -131,7 +133,8 @@ class Psi(nn.Module):
 
     def density(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
         """(B, N) raw density sigma, before the softplus of integration, at points of the canonical space."""
-        _, sigma_BN = self.decoder(self.plane_features(planes_B3CRR, points_BN3))
+        features = self.plane_features(planes_B3CRR, points_BN3)
+        _, sigma_BN = self.decoder(features)
         return sigma_BN
 
     def motion_parameters(self) -> Iterator[nn.Parameter]:
@@ -145,5 +148,6 @@ class Psi(nn.Module):
 
 def is_motion(name: str) -> bool:
     """Whether a parameter belongs to the motion related layers (facts 1.8)."""
-    parts = name.split(".")
-    return parts[0] == "encoder_canonical" and not set(MOTION_PARTS).isdisjoint(parts)
+    # Names like `norm2` also stand elsewhere, where they mean something else.
+    first, *others = name.split(".")
+    return first == "encoder_canonical" and any(part in MOTION_PARTS for part in others)

@@ -24,8 +24,10 @@ class _Block(nn.Module):
         self.affine = nn.Linear(code, 2 * channels)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        scale, shift = self.affine(code)[:, :, None, None].chunk(2, dim=1)
-        modulated = self.conv1(self.norm(x)) * (1 + scale) + shift
+        style = self.affine(code)[:, :, None, None]
+        scale, shift = style.chunk(2, dim=1)
+        hidden = self.conv1(self.norm(x))
+        modulated = hidden * (1 + scale) + shift
         return x + self.conv2(F.leaky_relu(modulated, LEAK))
 
 
@@ -54,9 +56,10 @@ class Reenactor(nn.Module):
         self.block = _Block(2 * width, code)
         self.leave = nn.Conv2d(2 * width, FLOW + KEEP + PAINT, 3, padding=1)
         # It begins as a copy of the source.
+        start = torch.tensor([0.0, 0.0, KEPT, 0.0, 0.0, 0.0])
         with torch.no_grad():
             self.leave.weight[:FLOW] = 0
-            self.leave.bias.copy_(torch.tensor([0.0, 0.0, KEPT, 0.0, 0.0, 0.0]))
+            self.leave.bias.copy_(start)
 
     def forward(
         self,
@@ -67,20 +70,26 @@ class Reenactor(nn.Module):
         """The driving image (B, 3, H, W) in about [-1, 1]; H and W are multiples of 4."""
         batch, _, height, width = source_B3HW.shape
         difference_BM = motion_driving_BM - motion_source_BM
-        code = self.code(torch.cat([motion_driving_BM, difference_BM], dim=1))
-        identity_B23 = torch.eye(2, 3).to(source_B3HW).expand(batch, 2, 3)
+        motion = torch.cat([motion_driving_BM, difference_BM], dim=1)
+        code = self.code(motion)
+        identity_23 = torch.eye(2, 3).to(source_B3HW)
+        identity_B23 = identity_23.expand(batch, 2, 3)
         grid_BHW2 = F.affine_grid(identity_B23, [batch, 1, height, width], align_corners=False)
 
-        with_places = torch.cat([source_B3HW, grid_BHW2.permute(0, 3, 1, 2)], dim=1)
+        # A convolution does not know where it is: the places come with the picture.
+        places_B2HW = grid_BHW2.permute(0, 3, 1, 2)
+        with_places = torch.cat([source_B3HW, places_B2HW], dim=1)
         half = F.leaky_relu(self.enter(with_places), LEAK)
         x = F.leaky_relu(self.down(half), LEAK)
         for block in self.blocks:
             x = block(x, code)
         x = half + _double(self.up(x))
-        x = self.leave(F.leaky_relu(self.block(x, code), LEAK))
+        x = self.block(x, code)
+        x = self.leave(F.leaky_relu(x, LEAK))
 
         flow, keep, paint = _double(x).split([FLOW, KEEP, PAINT], dim=1)
-        places_BHW2 = grid_BHW2 + REACH * flow.tanh().permute(0, 2, 3, 1)
+        flow_BHW2 = flow.tanh().permute(0, 2, 3, 1)
+        places_BHW2 = grid_BHW2 + REACH * flow_BHW2
         warped = F.grid_sample(source_B3HW, places_BHW2, padding_mode="border", align_corners=False)
         return torch.lerp(paint, warped, keep.sigmoid())
 

@@ -77,6 +77,7 @@ class ReferencePsi:
             shape = points_BVRS3.shape[1:4]
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
+        # Without a generator nothing is jittered, as on the fast path.
         depths_BVS = coarse_depths(cameras_BV25, own.samples, own.box, None)
         coarse = depths_BVS[:, :, None].expand(-1, -1, own.rays**2, -1)
         colour_coarse, sigma_coarse = ask(coarse)
@@ -94,6 +95,7 @@ class ReferencePsi:
         both_colours = colour[..., :-1, :] + colour[..., 1:, :]
         both_depths = depths[..., :-1] + depths[..., 1:]
         colour = (weights[..., None] * both_colours / 2).sum(-2)
+        # Where there is nothing this divides 0 by 0: such rays get the farthest sample.
         depth = (weights * both_depths / 2).sum(-1) / opacity
         depth = depth.nan_to_num(torch.inf).clamp(depths.min(), depths.max())
         return Rays(colour, opacity, depth, depths, weights)

@@ -20,7 +20,8 @@ def conv_stack(*channels: int) -> nn.Sequential:
     """3x3 convolutions through these channels, each with a leaky ReLU of 0.01."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(channels):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.LeakyReLU(inplace=True)]
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        layers += [convolution, nn.LeakyReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -29,7 +30,8 @@ class TriplaneDecoder(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        psi, wide = sizes.psi, sizes.psi.decoder_channels
+        psi = sizes.psi
+        wide = psi.decoder_channels
         narrow = wide // 2
         self.layout = sizes.planes
         self.convs1 = conv_stack(2 * psi.detail_channels, wide, narrow)
@@ -50,5 +52,6 @@ class TriplaneDecoder(nn.Module):
             x_BND = block(x_BND, grid)
         x_BCRR = self.shuffle(to_image(x_BND, grid))
         # The canonical feature once more, as the tokens are coarser than it.
-        maps_BCRR = self.conv_last(self.convs2(torch.cat([x_BCRR, canonical_BCRR], 1)))
+        both = torch.cat([x_BCRR, canonical_BCRR], 1)
+        maps_BCRR = self.conv_last(self.convs2(both))
         return lay_out(maps_BCRR, self.layout)

@@ -42,15 +42,19 @@ class ColourDecoder(nn.Module):
         weight_OH = torch.cat((colour_weight, sigma_weight))
         bias_O = torch.cat((colour_bias, sigma_bias))
         feature_MC = feature.flatten(0, -2)
-        colour_MF, sigma_M = _Decode.apply(feature_MC, weight_HC, bias_H, weight_OH, bias_O)
+        layers = (weight_HC, bias_H, weight_OH, bias_O)
+        colour_MF, sigma_M = _Decode.apply(feature_MC, *layers)
         shape = feature.shape[:-1]
-        return colour_MF.view(*shape, -1), sigma_M.view(shape)
+        colour = colour_MF.view(*shape, -1)
+        return colour, sigma_M.view(shape)
 
     def reference(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """The readable version of `forward`."""
         hidden = F.softplus(self.net(feature))
-        colour = torch.sigmoid(self.out_rgb(hidden)) * STRETCH - SHIFT
-        return colour, self.out_sigma(hidden)[..., 0]
+        share = torch.sigmoid(self.out_rgb(hidden))
+        colour = share * STRETCH - SHIFT
+        sigma = self.out_sigma(hidden)
+        return colour, sigma[..., 0]
 
 
 class _Decode(torch.autograd.Function):
@@ -73,7 +77,8 @@ class _Decode(torch.autograd.Function):
         hidden_MH = feature_MC.new_empty(count, weight_HC.shape[0])
         colour_MF = feature_MC.new_empty(count, colours)
         sigma_M = feature_MC.new_empty(count)
-        for feature, hidden, colour, sigma in _chunks(feature_MC, hidden_MH, colour_MF, sigma_M):
+        chunks = _chunks(feature_MC, hidden_MH, colour_MF, sigma_M)
+        for feature, hidden, colour, sigma in chunks:
             torch.addmm(bias_H, feature, weight_HC.T, out=hidden)
             if hidden.amax() > LARGEST:
                 hidden.copy_(F.softplus(hidden))
@@ -82,7 +87,8 @@ class _Decode(torch.autograd.Function):
                 # of its time.
                 hidden.exp_().add_(1.0).log_()
             out = F.linear(hidden, weight_OH, bias_O)
-            torch.sigmoid(out[:, :colours], out=colour).mul_(STRETCH).sub_(SHIFT)
+            torch.sigmoid(out[:, :colours], out=colour)
+            colour.mul_(STRETCH).sub_(SHIFT)
             sigma.copy_(out[:, colours])
         ctx.save_for_backward(feature_MC, hidden_MH, colour_MF, weight_HC, weight_OH)
         return colour_MF, sigma_M
@@ -97,18 +103,19 @@ class _Decode(torch.autograd.Function):
         grad_weight_OH = torch.zeros_like(weight_OH)
         grad_bias_O = weight_OH.new_zeros(weight_OH.shape[0])
         given = (feature_MC, hidden_MH, colour_MF, grad_colour_MF, grad_sigma_M)
-        for feature, hidden, colour, grad_colour, grad_sigma, grad_feature in _chunks(
-            *given, grad_feature_MC
-        ):
+        chunks = _chunks(*given, grad_feature_MC)
+        for feature, hidden, colour, grad_colour, grad_sigma, grad_feature in chunks:
             # With s = sigmoid(x) the derivative of the colour is STRETCH s (1 - s).
             share = (colour + SHIFT).div_(STRETCH)
             slope = (1.0 - share).mul_(share)
-            grad_rgb = slope.mul_(grad_colour).mul_(STRETCH)
+            grad_rgb = slope.mul_(grad_colour)
+            grad_rgb.mul_(STRETCH)
             grad_out = torch.cat([grad_rgb, grad_sigma[:, None]], 1)
             grad_weight_OH.addmm_(grad_out.T, hidden)
             grad_bias_O += grad_out.sum(0)
             # The derivative of softplus is 1 / (1 + exp(-x)) = 1 - exp(-softplus(x)).
-            slope = hidden.neg().exp_().neg_().add_(1.0)
+            slope = hidden.neg().exp_()
+            slope.neg_().add_(1.0)
             grad_hidden = (grad_out @ weight_OH).mul_(slope)
             grad_weight_HC.addmm_(grad_hidden.T, feature)
             grad_bias_H += grad_hidden.sum(0)
@@ -117,4 +124,5 @@ class _Decode(torch.autograd.Function):
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True)
+    parts = [tensor.split(CHUNK) for tensor in tensors]
+    return zip(*parts, strict=True)

@@ -24,7 +24,8 @@ def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:
     if layout == "published":
         return maps_B3CRR
     xy, yz, zx = maps_B3CRR.unbind(1)
-    return torch.stack([xy.flip(-2), yz.flip(-2).mT, zx.mT], 1)
+    upright_yz = yz.flip(-2).mT
+    return torch.stack([xy.flip(-2), upright_yz, zx.mT], 1)
 
 
 def sample_planes_reference(
@@ -45,7 +46,8 @@ def sample_planes_reference(
             align_corners=False,
         )
         total_BCN1 = total_BCN1 + feature_BCN1
-    return total_BCN1[..., 0].transpose(1, 2) / len(PAIRS)
+    total_BNC = total_BCN1[..., 0].transpose(1, 2)
+    return total_BNC / len(PAIRS)
 
 
 def sample_planes(
@@ -65,7 +67,8 @@ def sample_planes(
     # A ring of zeros around each plane gives what lies outside a texel to read, so that no look-up needs a
     # condition.
     padded_BPCRR = F.pad(planes_BPCRR, (1, 1, 1, 1))
-    table_TC = padded_BPCRR.permute(0, 1, 3, 4, 2).reshape(-1, channels)
+    texels_BPRRC = padded_BPCRR.permute(0, 1, 3, 4, 2)
+    table_TC = texels_BPRRC.reshape(-1, channels)
     with torch.no_grad():
         cells_M, weights_M4 = _cells(points_BN3, side, box)
     feature_NC = _Lookup.apply(table_TC, cells_M, weights_M4, side + 2)
@@ -84,31 +87,38 @@ def _cells(
     batch, count = points_BN3.shape[:2]
     device = points_BN3.device
     # In texels of the padded plane: texel centres are whole numbers, 0 is the ring before the first texel.
-    place_BN3 = (points_BN3.detach() * (side / box)).add_((side + 1) / 2).clamp_(0.0, side + 1.0)
+    place_BN3 = points_BN3.detach() * (side / box)
+    place_BN3.add_((side + 1) / 2)
+    place_BN3.clamp_(0.0, side + 1.0)
     corner_BN3 = place_BN3.floor().clamp_(max=float(side))
+    within_BN3 = place_BN3.sub_(corner_BN3)
     along_width, along_height = zip(*PAIRS, strict=True)
     coordinates = torch.tensor(along_width + along_height, device=device)
-    high_BN23 = place_BN3.sub_(corner_BN3).index_select(2, coordinates).view(batch, count, 2, 3)
+    high_BN6 = within_BN3.index_select(2, coordinates)
+    high_BN23 = high_BN6.view(batch, count, 2, 3)
     low_BN23 = 1.0 - high_BN23
 
     # The mean over three planes is part of the weights.
-    left = low_BN23[:, :, 0]
-    right = high_BN23[:, :, 0]
-    upper = low_BN23[:, :, 1] / 3.0
-    lower = high_BN23[:, :, 1] / 3.0
-    weights_BN34 = torch.empty(batch, count, 3, 4, dtype=high_BN23.dtype, device=device)
-    torch.mul(left, upper, out=weights_BN34[..., 0])
-    torch.mul(right, upper, out=weights_BN34[..., 1])
-    torch.mul(left, lower, out=weights_BN34[..., 2])
-    torch.mul(right, lower, out=weights_BN34[..., 3])
+    left, upper = low_BN23.unbind(2)
+    right, lower = high_BN23.unbind(2)
+    upper = upper / 3.0
+    lower = lower / 3.0
+    weights_BN34 = high_BN23.new_empty(batch, count, 3, 4)
+    upper_left, upper_right, lower_left, lower_right = weights_BN34.unbind(-1)
+    torch.mul(left, upper, out=upper_left)
+    torch.mul(right, upper, out=upper_right)
+    torch.mul(left, lower, out=lower_left)
+    torch.mul(right, lower, out=lower_right)
 
     # Plane p pairs coordinate p with the next one.
     row = side + 2
     texel_BN3 = corner_BN3.int()
-    cells_BN3 = texel_BN3 + row * texel_BN3.roll(-1, 2)
+    next_BN3 = texel_BN3.roll(-1, 2)
+    cells_BN3 = texel_BN3 + row * next_BN3
     planes = torch.arange(batch * 3, dtype=torch.int32, device=device)
     first_B13 = planes.view(batch, 1, 3) * (row * row)
-    return (cells_BN3 + first_B13).view(-1), weights_BN34.view(-1, 4)
+    cells_M = (cells_BN3 + first_B13).view(-1)
+    return cells_M, weights_BN34.view(-1, 4)
 
 
 class _Lookup(torch.autograd.Function):
@@ -125,24 +135,30 @@ class _Lookup(torch.autograd.Function):
         weights_M4: Tensor,
         row: int,
     ) -> Tensor:
-        corners_4 = torch.tensor([0, 1, row, row + 1], dtype=torch.int32)
         ctx.save_for_backward(cells_M, weights_M4)
-        ctx.rows, ctx.row = table_TC.shape[0], row
-        rows_N12 = (cells_M[:, None] + corners_4).view(-1, 12)
+        ctx.rows = table_TC.shape[0]
+        ctx.row = row
+        corners_4 = torch.tensor([0, 1, row, row + 1], dtype=torch.int32)
+        rows_M4 = cells_M[:, None] + corners_4
+        rows_N12 = rows_M4.view(-1, 12)
         weights_N12 = weights_M4.view(-1, 12).to(table_TC.dtype)
         return F.embedding_bag(rows_N12, table_TC, mode="sum", per_sample_weights=weights_N12)
 
     @staticmethod
     def backward(ctx, grad_NC: Tensor) -> tuple[Tensor, None, None, None]:
         cells_M, weights_M4 = ctx.saved_tensors
+        # A stable sort fixes the order of the sums, and with it their last bits.
         ordered_M, order_M = torch.sort(cells_M, stable=True)
-        ends_T = torch.bincount(ordered_M, minlength=ctx.rows).cumsum(0, dtype=torch.int32)
+        counts_T = torch.bincount(ordered_M, minlength=ctx.rows)
+        ends_T = counts_T.cumsum(0, dtype=torch.int32)
         offsets = F.pad(ends_T, (1, 0))
         point_M = torch.div(order_M.int(), 3, rounding_mode="floor")
-        weights_4M = weights_M4.index_select(0, order_M).T.to(grad_NC.dtype).contiguous()
+        weights_4M = weights_M4.index_select(0, order_M).T
+        weights_4M = weights_4M.to(grad_NC.dtype).contiguous()
         grad_NC = grad_NC.contiguous()
         grad_TC = grad_NC.new_zeros(ctx.rows, grad_NC.shape[1])
-        for shift, weight_M in zip((0, 1, ctx.row, ctx.row + 1), weights_4M, strict=True):
+        shifts = (0, 1, ctx.row, ctx.row + 1)
+        for shift, weight_M in zip(shifts, weights_4M, strict=True):
             part_TC = F.embedding_bag(
                 point_M,
                 grad_NC,

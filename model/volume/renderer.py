@@ -34,7 +34,8 @@ class Rendering:
 
     def __getitem__(self, rows: Tensor) -> "Rendering":
         """Some of the pictures, chosen by indices or a mask over B*V."""
-        return Rendering(*(getattr(self, field.name)[rows] for field in fields(self)))
+        some = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return Rendering(**some)
 
 
 @dataclass
@@ -53,19 +54,30 @@ def camera_rays(cameras_BV25: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
     The cameras may have any intrinsics.
     """
-    cam2world_BV44 = cameras_BV25[..., :16].unflatten(-1, (4, 4))
-    fx, skew, cx, _, fy, cy = cameras_BV25[..., 16:22, None].unbind(-2)
-    centres = (torch.arange(side, dtype=cameras_BV25.dtype, device=cameras_BV25.device) + 0.5) / side
-    v, u = (grid.flatten() for grid in torch.meshgrid(centres, centres, indexing="ij"))
+    cam2world_BV44 = _cam2world(cameras_BV25)
+    intrinsics_BV61 = cameras_BV25[..., 16:22, None]
+    fx, skew, cx, _, fy, cy = intrinsics_BV61.unbind(-2)
+    index = torch.arange(side, dtype=cameras_BV25.dtype, device=cameras_BV25.device)
+    centres = (index + 0.5) / side
+    grids = torch.meshgrid(centres, centres, indexing="ij")
+    v, u = (grid.flatten() for grid in grids)
     down = (v - cy) / fy
-    right = (u - cx - skew * down) / fx
+    sheared = u - cx - skew * down
+    right = sheared / fx
     ones = torch.ones_like(down)
     local_BVR4 = torch.stack([right, -down, -ones, ones], -1)
     origins_BV3 = cam2world_BV44[..., :3, 3]
     # A point on the ray less the origin, rather than a rotated direction: the last bits are then those of the
     # published renderer, and importance sampling in a rough field makes visible differences of them.
-    ahead_BVR3 = (cam2world_BV44 @ local_BVR4.mT).mT[..., :3]
-    return origins_BV3, F.normalize(ahead_BVR3 - origins_BV3[..., None, :], dim=-1)
+    ahead_BVR4 = (cam2world_BV44 @ local_BVR4.mT).mT
+    ahead_BVR3 = ahead_BVR4[..., :3]
+    rays_BVR3 = ahead_BVR3 - origins_BV3[..., None, :]
+    return origins_BV3, F.normalize(rays_BVR3, dim=-1)
+
+
+def _cam2world(cameras_BV25: Tensor) -> Tensor:
+    """Matrices (B, V, 4, 4) of cameras."""
+    return cameras_BV25[..., :16].unflatten(-1, (4, 4))
 
 
 def coarse_depths(
@@ -78,17 +90,22 @@ def coarse_depths(
 
     With a generator they are jittered; a camera's rays share the jitter.
     """
-    cam2world_BV44 = cameras_BV25[..., :16].unflatten(-1, (4, 4))
+    cam2world_BV44 = _cam2world(cameras_BV25)
     forward_BV3 = cam2world_BV44[..., :3, 2]
     place_BV3 = cam2world_BV44[..., :3, 3]
-    middle_BV1 = (forward_BV3 * place_BV3).sum(-1, keepdim=True).abs()
+    # The box lies around the origin, whose distance along the view is its middle.
+    along_BV1 = (forward_BV3 * place_BV3).sum(-1, keepdim=True)
+    middle_BV1 = along_BV1.abs()
     near = middle_BV1 - box / 2
     far = middle_BV1 + box / 2
     steps_S = torch.arange(samples, dtype=near.dtype, device=near.device)
-    depths_BVS = near + steps_S / (samples - 1) * (far - near)
+    shares_S = steps_S / (samples - 1)
+    depths_BVS = near + shares_S * (far - near)
     if generator is None:
         return depths_BVS
-    return depths_BVS + _uniform(depths_BVS.shape, generator, depths_BVS) * (box / (samples - 1))
+    # The jitter is uniform in one bin.
+    jitter_BVS = _uniform(depths_BVS.shape, generator, depths_BVS)
+    return depths_BVS + jitter_BVS * (box / (samples - 1))
 
 
 def render_rays(
@@ -109,29 +126,42 @@ def render_rays(
 
     def ask(depths_BVRS: Tensor) -> tuple[Tensor, Tensor]:
         along_BVRS3 = depths_BVRS[..., None] * directions_BVR3[..., None, :]
-        return field(origins_BV3[:, :, None, None] + along_BVRS3)
+        points_BVRS3 = origins_BV3[:, :, None, None] + along_BVRS3
+        return field(points_BVRS3)
 
+    # The rays of a camera share their depths.
     depths_BVS = coarse_depths(cameras_BV25, samples, box, generator)
-    coarse = depths_BVS[:, :, None].expand(-1, -1, side * side, -1)
+    depths_BV1S = depths_BVS[:, :, None]
+    coarse = depths_BV1S.expand(-1, -1, side * side, -1)
     colour_coarse, sigma_coarse = ask(coarse)
     with torch.no_grad():
         weights_coarse = interval_weights(coarse, sigma_coarse)
         fine = importance_depths(coarse, weights_coarse, samples_fine, generator)
     colour_fine, sigma_fine = ask(fine)
 
-    depths, order = torch.cat([coarse, fine], -1).sort(dim=-1, stable=True)
-    sigma = torch.cat([sigma_coarse, sigma_fine], -1).gather(-1, order)
-    weights = interval_weights(depths, sigma)
+    both = torch.cat([coarse, fine], -1)
+    depths, order = both.sort(dim=-1, stable=True)
+    sigma = torch.cat([sigma_coarse, sigma_fine], -1)
+    weights = interval_weights(depths, sigma.gather(-1, order))
     shares = sample_shares(weights, order)
     share_coarse, share_fine = shares.split([samples, samples_fine], -1)
-    colour = (share_coarse[..., None] * colour_coarse).sum(-2) + (share_fine[..., None] * colour_fine).sum(-2)
+    from_coarse = (share_coarse[..., None] * colour_coarse).sum(-2)
+    from_fine = (share_fine[..., None] * colour_fine).sum(-2)
     opacity = weights.sum(-1)
-    return Rays(colour, opacity, _expected_depth(depths, weights, opacity), depths, weights)
+    return Rays(
+        colour=from_coarse + from_fine,
+        opacity=opacity,
+        depth=_expected_depth(depths, weights, opacity),
+        depths=depths,
+        weights=weights,
+    )
 
 
 def middles(values: Tensor) -> Tensor:
     """The means (..., S - 1) of neighbours."""
-    return (values[..., :-1] + values[..., 1:]) / 2
+    before = values[..., :-1]
+    behind = values[..., 1:]
+    return (before + behind) / 2
 
 
 def sample_shares(weights: Tensor, order: Tensor) -> Tensor:
@@ -141,7 +171,9 @@ def sample_shares(weights: Tensor, order: Tensor) -> Tensor:
     them. An interval has the mean colour of its ends, so a sample counts with half the weight of either
     neighbour. Putting these numbers back into the order of asking spares sorting the colours.
     """
-    sorted_shares = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
+    before = F.pad(weights, (1, 0))
+    behind = F.pad(weights, (0, 1))
+    sorted_shares = (before + behind) / 2
     return torch.zeros_like(sorted_shares).scatter(-1, order, sorted_shares)
 
 
@@ -154,12 +186,15 @@ def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
     views = rays.opacity.shape[1]
 
     def picture(values_BVRC: Tensor) -> Tensor:
-        return values_BVRC.flatten(0, 1).mT.unflatten(2, (side, side))
+        values_NCR = values_BVRC.flatten(0, 1).mT
+        return values_NCR.unflatten(2, (side, side))
 
     opacity = picture(rays.opacity[..., None])
     colour = picture(rays.colour)
     background = background_BFnn.repeat_interleave(views, 0)
-    feature = 2 * (colour + (1 - opacity) * background) - 1
+    # What is behind shows as far as light passes the head.
+    composed = colour + (1 - opacity) * background
+    feature = 2 * composed - 1
     raw = feature[:, :3]
     return Rendering(
         image=raw,
@@ -180,8 +215,12 @@ def interval_weights(depths: Tensor, sigma: Tensor) -> Tensor:
     """
     density = F.softplus(middles(sigma) - 1.0)
     thickness = density * depths.diff(dim=-1)
-    passed = torch.exp(-F.pad(thickness.cumsum(-1), (1, 0)))
-    return passed[..., :-1] - passed[..., 1:]
+    # T_i = exp(-(sum of the thicknesses before interval i))
+    passed_through = thickness.cumsum(-1)
+    light = torch.exp(-F.pad(passed_through, (1, 0)))
+    before = light[..., :-1]
+    behind = light[..., 1:]
+    return before - behind
 
 
 def importance_depths(
@@ -195,12 +234,15 @@ def importance_depths(
     Found by inverting the distribution that the weights make over the ray.
     """
     # Each interval's weight is the mean of the larger ones on either side of its ends, and never nothing.
-    widest = torch.maximum(F.pad(weights, (1, 0)), F.pad(weights, (0, 1)))
+    before = F.pad(weights, (1, 0))
+    behind = F.pad(weights, (0, 1))
+    widest = torch.maximum(before, behind)
     smooth = middles(widest) + 0.01
     edges = middles(depths)
     mass = smooth[..., 1:-1] + 1e-5
     share = mass / mass.sum(-1, keepdim=True)
-    cumulative = F.pad(share.cumsum(-1), (1, 0))
+    reached = share.cumsum(-1)
+    cumulative = F.pad(reached, (1, 0))
 
     shape = (*depths.shape[:-1], count)
     if generator is None:
@@ -209,14 +251,18 @@ def importance_depths(
     else:
         u = _uniform(shape, generator, depths)
     found = torch.searchsorted(cumulative, u, right=True)
+    last = mass.shape[-1]
     below = (found - 1).clamp(min=0)
-    above = found.clamp(max=mass.shape[-1])
+    above = found.clamp(max=last)
     low = cumulative.gather(-1, below)
     high = cumulative.gather(-1, above)
-    width = torch.where(high - low < 1e-5, 1.0, high - low)
     start = edges.gather(-1, below)
     end = edges.gather(-1, above)
-    return start + (u - low) / width * (end - start)
+    # Where the distribution is flat, the start of the interval stands for all of it.
+    rise = high - low
+    rise = torch.where(rise < 1e-5, 1.0, rise)
+    share = (u - low) / rise
+    return start + share * (end - start)
 
 
 def mean_depth(
@@ -227,7 +273,9 @@ def mean_depth(
     """The mean depth (...) of what rays meet, infinite where they meet nothing."""
     seen = opacity > 0
     total = (weights * middles(depths)).sum(-1)
-    return torch.where(seen, total / torch.where(seen, opacity, 1.0), math.inf)
+    # A division by zero would make the gradient no number, also where its result is not taken.
+    divisor = torch.where(seen, opacity, 1.0)
+    return torch.where(seen, total / divisor, math.inf)
 
 
 def _expected_depth(
@@ -237,9 +285,9 @@ def _expected_depth(
 ) -> Tensor:
     depth = mean_depth(depths, weights, opacity)
     # Rays that meet nothing get the farthest sample of their image.
-    nearest = depths.amin((-2, -1))
-    farthest = depths.amax((-2, -1))
-    return torch.clamp(depth, nearest[..., None], farthest[..., None])
+    nearest = depths.amin((-2, -1))[..., None]
+    farthest = depths.amax((-2, -1))[..., None]
+    return torch.clamp(depth, nearest, farthest)
 
 
 def _uniform(

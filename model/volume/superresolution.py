@@ -37,11 +37,13 @@ class SuperResolution(nn.Module):
         noise: bool = False,
     ) -> Tensor:
         """`w_BW` may have a batch of 1, for all images."""
-        x, image = self._fit(feature_BFnn), self._fit(rgb_B3nn)
+        x = self._fit(feature_BFnn)
+        image = self._fit(rgb_B3nn)
         # A block has three layers, and all of them have the one style.
         ws_B3W = w_BW[:, None].expand(-1, 3, -1)
         for i in range(self.count):
-            x, image = getattr(self, f"block{i}")(x, image, ws_B3W, noise)
+            block = getattr(self, f"block{i}")
+            x, image = block(x, image, ws_B3W, noise)
         return image
 
     def enlarge(self, rgb_B3nn: Tensor) -> Tensor:
@@ -54,5 +56,6 @@ class SuperResolution(nn.Module):
     def _fit(self, x: Tensor) -> Tensor:
         if x.shape[-1] == self.rays:
             return x
+        # Antialiasing as in the published network: it matters where the input is larger (facts 2.6).
         size = (self.rays, self.rays)
         return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
