@@ -60,12 +60,16 @@ class Fixture:
 
         Raises ValueError when it is missing or has another shape.
         """
-        values = self.arrays[name].values if name in self.arrays else np.zeros(0)
-        if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
+        values = np.zeros(0)
+        if name in self.arrays:
+            values = self.arrays[name].values
+        fits = values.shape == shape and values.dtype.kind == "f"
+        if not fits or not np.isfinite(values).all():
             expected = f"no array {shape} of finite floats"
             raise ValueError(f"the input {name} is missing or is {expected}, so that nothing can be compared")
         self.inputs.add(name)
-        return torch.from_numpy(values.astype(np.float32))[None]
+        single = values.astype(np.float32)
+        return torch.from_numpy(single)[None]
 
 
 ParityCase = Callable[[NumberRule, Fixture], dict[str, Found]]
@@ -84,7 +88,11 @@ def recorded(**modules: nn.Module) -> Iterator[dict[str, Tensor]]:
     ) -> None:
         seen[name] = output.detach()
 
-    hooks = [module.register_forward_hook(partial(record, name)) for name, module in modules.items()]
+    hooks = []
+    for name, module in modules.items():
+        hook = module.register_forward_hook(partial(record, name))
+        hooks.append(hook)
+    # A hook that stayed would keep the output of every later forward.
     try:
         yield seen
     finally:
@@ -95,23 +103,33 @@ def recorded(**modules: nn.Module) -> Iterator[dict[str, Tensor]]:
 def statistics(image_XHW: Tensor) -> Tensor:
     """Mean, population deviation and absolute maximum of each channel, (..., 3), in double precision."""
     x = image_XHW.double().flatten(-2)
+    mean = x.mean(-1)
     deviation = x.std(-1, correction=0)
-    return torch.stack([x.mean(-1), deviation, x.abs().amax(-1)], -1)
+    largest = x.abs().amax(-1)
+    return torch.stack([mean, deviation, largest], -1)
 
 
 def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """The number rule itself: inputs, cameras, and entries of Psi's state dict that the fixture names."""
     with torch.device("meta"):
         entries = Psi(PAPER).state_dict()
-    shapes = {key: tuple(value.shape) for key, value in entries.items() if not key.endswith(AS_CONSTRUCTED)}
+    shapes = {}
+    for key, value in entries.items():
+        if not key.endswith(AS_CONSTRUCTED):
+            shapes[key] = tuple(value.shape)
     stored = fixture.arrays.get("keys")
     keys = [str(key) for key in stored.values.flat] if stored else []
-    if not keys or not shapes.keys() >= set(keys):
+    known = shapes.keys() >= set(keys)
+    if not keys or not known:
         named = "keys is missing or names something else than entries of Psi"
         raise ValueError(f"{named}, so that nothing can be compared")
     fixture.inputs.add("keys")
-    weights = [rule.weight(key, shapes[key], key.startswith(EQUALISED)) for key in keys]
-    values = [np.asarray(weight, np.float64).ravel() for weight in weights]
+    values = []
+    for key in keys:
+        weight = rule.weight(key, shapes[key], key.startswith(EQUALISED))
+        # Sums of a million numbers need double precision.
+        double = np.asarray(weight, np.float64)
+        values.append(double.ravel())
     return {
         "unit_test": rule.unit("test", (16,)),
         "image_app": rule.image("img_app", 512)[0, :, ::64, ::64],
@@ -130,7 +148,9 @@ def renderer(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     planes = rule.tensor("planes", (1, 3, 32, 256, 256), 2.0)
 
     def density(points_BVRS3: Tensor) -> tuple[Tensor, Tensor]:
-        colour, sigma = decoder(sample_planes(planes, points_BVRS3.flatten(1, 3), PAPER.box))
+        points_BN3 = points_BVRS3.flatten(1, 3)
+        feature_BNC = sample_planes(planes, points_BN3, PAPER.box)
+        colour, sigma = decoder(feature_BNC)
         shape = points_BVRS3.shape[1:4]
         return colour.unflatten(1, shape), sigma.unflatten(1, shape)
 
@@ -144,6 +164,7 @@ def renderer(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
     for name, view in (("a", camera()), ("b", CAMERA_B)):
         origins, directions = camera_rays(view[None], 64)
+        # Without a generator, as the fixtures were made without jitter.
         rays = render_rays(density, view[None], 64, PAPER.samples, PAPER.samples_fine, PAPER.box)
         arrays = {
             "camera": view,
@@ -163,12 +184,14 @@ def renderer(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 def superresolution(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """Super-resolution alone, without and with noise, and from half of the size."""
     network = rule.fill(SuperResolution(PAPER), EQUALISED, "superresolution.")
-    feature = rule.tensor("sr_feature", (1, 32, 128, 128), 0.6).clamp(-1, 1)
+    feature = rule.tensor("sr_feature", (1, 32, 128, 128), 0.6)
+    feature = feature.clamp(-1, 1)
+    rgb = feature[:, :3]
     style = rule.tensor("sr_w", (1, 1, 512))[:, 0]
-    plain = network(feature, feature[:, :3], style)[0]
-    noisy = network(feature, feature[:, :3], style, noise=True)[0]
-    small = feature[:, :, ::2, ::2]
-    from_small = network(small, small[:, :3], style)[0]
+    (plain,) = network(feature, rgb, style)
+    (noisy,) = network(feature, rgb, style, noise=True)
+    small = feature[..., ::2, ::2]
+    (from_small,) = network(small, small[:, :3], style)
     return {
         "out_none": plain,
         "out_none_exact": plain[:, ::8, ::8],
@@ -204,6 +227,7 @@ def arcface_iresnet18(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
 def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """Logits of two images at once and of one alone, features on the way, the gradient of the images."""
     network = rule.fill(Discriminator(PAPER), EVERY_LAYER)
+    # Two cameras, as the deviation within a batch is part of the logits.
     view = torch.cat([camera(), camera(-0.5, -0.2)])
 
     def pair(
@@ -211,17 +235,25 @@ def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         size: int,
         channels: int = 3,
     ) -> Tensor:
-        return torch.cat([rule.image(f"{name}{i}", size, channels) for i in range(2)])
+        first = rule.image(f"{name}0", size, channels)
+        second = rule.image(f"{name}1", size, channels)
+        return torch.cat([first, second])
 
     images = pair("d_image_sr", 512).requires_grad_()
     # The official network takes the silhouette in [-1, 1]; ours takes the opacity and brings it there.
     opacity = (pair("d_seg", 128, 1) + 1) / 2
     others = [pair("d_image", 128), opacity, pair("d_uv", 512), view]
-    layers = {"b512": network.b512, "b32": network.b32, "b8": network.b8, "cmap": network.mapping}
+    layers = {
+        "b512": network.b512,
+        "b32": network.b32,
+        "b8": network.b8,
+        "cmap": network.mapping,
+    }
     with torch.enable_grad(), recorded(**layers) as seen:
         logits = network(images, *others)
         (gradient,) = torch.autograd.grad(logits.sum(), images)
-    single = network(*(part[:1].detach() for part in (images, *others)))
+    first = [part[:1].detach() for part in (images, *others)]
+    single = network(*first)
     return {
         "camera": view,
         "logits": logits.detach(),
@@ -244,7 +276,8 @@ def made_psi(rule: NumberRule) -> Psi:
 @lru_cache(maxsize=1)
 def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, dict[str, Found]]:
     """Planes, background feature and what the fixtures hold of the way there."""
-    psi, source = made_psi(rule), rule.image("img_app", 512)
+    psi = made_psi(rule)
+    source = rule.image("img_app", 512)
     canonical = psi.encoder_canonical
     layers = {
         "encoder_global": psi.encoder_global,
@@ -288,6 +321,7 @@ def _psi_picture(
     planes, background, _ = _psi_planes(rule, motion_scale)
     out = made_psi(rule).render(planes, background, camera()[None], deform)
     transmittance = 1 - out.opacity[0]
+    # The background counts twice, as pictures go from -1 to 1.
     feature = out.feature[0]
     return {
         "camera": camera(),
@@ -311,8 +345,11 @@ def psi_3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """Psi_3d: motion scale 0."""
     _, _, layers = _psi_planes(rule, 0.0)
     # Encoders and background are the same as in psi_v2, and stored there.
-    own = {name: value for name, value in layers.items() if not name.startswith(("encoder", "background"))}
-    return own | _psi_picture(rule, 0.0)
+    found = _psi_picture(rule, 0.0)
+    for name, value in layers.items():
+        if not name.startswith(("encoder", "background")):
+            found[name] = value
+    return found
 
 
 def psi_v2_posed(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
@@ -329,12 +366,17 @@ def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """The head model as a function, with a head model from a formula."""
     embedding, needed = landmark_embedding(fixture.folder)
     layer = Flame(fake_head(rule, *embedding))
-    amplitudes = {"shape": (300, 0.5), "exp": (100, 0.5), "pose": (6, 0.15), "eye": (6, 0.1)}
-    parameters = [rule.tensor(name, (1, count), amplitude) for name, (count, amplitude) in amplitudes.items()]
+    parameters = [
+        rule.tensor("shape", (1, 300), 0.5),
+        rule.tensor("exp", (1, 100), 0.5),
+        rule.tensor("pose", (1, 6), 0.15),
+        rule.tensor("eye", (1, 6), 0.1),
+    ]
     vertices = layer.vertices(*parameters)
     landmarks = layer.landmarks(vertices)[0].numpy()
     # The official pictures of landmarks have y up.
-    u, v = project(landmarks, camera()[0].numpy()).T
+    view = camera()[0].numpy()
+    u, v = project(landmarks, view).T
     pixels = 512 * np.stack([u, 1 - v], 1)
     return {
         "camera": camera(),
@@ -352,10 +394,13 @@ def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     network = rule.fill(GenHead(PAPER, Flame(standin())), EVERY_LAYER)
     z = rule.tensor("z", (1, 512))
     view = camera(-0.2, 0.05)
-    condition = torch.cat([view, rule.tensor("shape", (1, 300), 0.5)], 1)
+    shape = rule.tensor("shape", (1, 300), 0.5)
+    condition = torch.cat([view, shape], 1)
     planes = network.planes(z, condition)
-    mapping, background = network.backbone.mapping, network.background
-    logits = background.synthesis(background.mapping(rule.tensor("z_bg", (1, 512))))
+    mapping = network.backbone.mapping
+    background = network.background
+    background_styles = background.mapping(rule.tensor("z_bg", (1, 512)))
+    logits = background.synthesis(background_styles)
     found = {
         "camera": camera(),
         "camera_condition": view,
@@ -368,9 +413,12 @@ def genhead(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
     for number, fuse in enumerate((fuse_by_mask, fuse_by_density)):
         rays = network.rays(planes, _parts(), camera()[None], fuse=fuse)
-        found[f"part_feature_fuse{number}"] = rays.colour[0, 0]
-        found[f"part_depth_fuse{number}"] = rays.depth[0, 0]
-        found[f"part_transmittance_fuse{number}"] = 1 - rays.opacity[0, 0]
+        arrays = {
+            "feature": rays.colour[0, 0],
+            "depth": rays.depth[0, 0],
+            "transmittance": 1 - rays.opacity[0, 0],
+        }
+        found |= {f"part_{key}_fuse{number}": array for key, array in arrays.items()}
     return found
 
 
@@ -388,12 +436,14 @@ def fuse_by_density(
     """
     colour, sigma = fuse_by_mask(face, eye, mouth, in_eye, eye_mask, mouth_mask)
     face_colour, face_sigma = face
-    part_colour, part_sigma = blend_parts(eye, mouth, in_eye, eye_mask * in_eye, mouth_mask)
+    own_eye_mask = eye_mask * in_eye
+    part_colour, part_sigma = blend_parts(eye, mouth, in_eye, own_eye_mask, mouth_mask)
     prefer = torch.sigmoid(part_sigma - face_sigma)
     at_mouth = mouth_mask > 0
     by_density = face_colour + prefer[..., None] * (part_colour - face_colour)
     colour = torch.where(at_mouth[..., None], by_density, colour)
-    return colour, torch.where(at_mouth, face_sigma + part_sigma, sigma)
+    sigma = torch.where(at_mouth, face_sigma + part_sigma, sigma)
+    return colour, sigma
 
 
 def _parts() -> HeadState:
@@ -422,7 +472,9 @@ def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """The crops for E_mot and face recognition, from stored landmarks in pixels."""
     landmarks = fixture.given("landmarks", (70, 2))
     image = rule.image("img_app", 512)
-    up = torch.stack([landmarks[..., 0], 511 - landmarks[..., 1]], -1)
+    x, y = landmarks.unbind(-1)
+    # The fixture has the similarities of landmarks with y down and with y up.
+    up = torch.stack([x, 511 - y], -1)
     template = torch.tensor(EYES_AND_MOUTH)
     five_up = up[:, list(FIVE_OF_70)]
     # The official warp counts pixels by their centres; fractions of the image count from its edge.

@@ -35,7 +35,7 @@ def check(folder: Path, rule: NumberRule) -> Iterator[Line]:
     """Checks the fixtures of a folder one after the other, by name. Raises UserError when there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the one that holds the parity fixtures (*.npz).")
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".npz")
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix == ".npz"]
     if not paths:
         raise UserError(f"there is no fixture (*.npz) in {folder}; give the folder that holds them.")
     try:

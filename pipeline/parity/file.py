@@ -28,6 +28,7 @@ class Stored:
 
     def error(self, found: np.ndarray) -> float:
         """The relative L2 error of an array of the same shape over the stored values, in double precision."""
+        # Values at the same places, so that the two errors are of the same numbers.
         if self.thinned_from is not None:
             places = kept_places(found.size, len(self.values))
             found = found.ravel()[places]
@@ -41,9 +42,11 @@ def kept_places(size: int, count: int) -> np.ndarray:
     channel and no row of a picture is left out, and so that the places keep no step with the rows. NumPy
     promises that the raw numbers of PCG64 never change.
     """
-    bounds = np.arange(count + 1, dtype=np.int64) * size // count
+    steps = np.arange(count + 1, dtype=np.int64)
+    bounds = steps * size // count
     lengths = np.diff(bounds).astype(np.uint64)
-    drawn = np.random.PCG64(0).random_raw(count) % lengths
+    raw = np.random.PCG64(0).random_raw(count)
+    drawn = raw % lengths
     return bounds[:-1] + drawn.astype(np.int64)
 
 
@@ -61,7 +64,8 @@ def write_fixture(path: Path, arrays: dict[str, Stored]) -> None:
     for name, stored in arrays.items():
         entries[name] = stored.values
         if stored.thinned_from is not None:
-            entries[name + SHAPE] = np.array(stored.thinned_from, np.int64)
+            shape = np.array(stored.thinned_from, np.int64)
+            entries[name + SHAPE] = shape
     np.savez_compressed(path, **entries)
 
 
@@ -76,7 +80,10 @@ def read_fixture(path: Path) -> dict[str, Stored]:
         # memory.
         reason = " ".join(str(error).split())
         raise ValueError(f"the file cannot be read ({type(error).__name__}: {reason})") from error
-    arrays = {name: Stored(values) for name, values in entries.items() if not name.endswith(SHAPE)}
+    arrays = {}
+    for name, values in entries.items():
+        if not name.endswith(SHAPE):
+            arrays[name] = Stored(values)
     for entry, shape in entries.items():
         if not entry.endswith(SHAPE):
             continue
@@ -84,7 +91,8 @@ def read_fixture(path: Path) -> dict[str, Stored]:
         if name not in arrays:
             raise ValueError(f"{entry} is there, but the array {name} is missing")
         values = entries[name]
-        arrays[name] = Stored(values, _checked(name, values, shape))
+        whole = _checked(name, values, shape)
+        arrays[name] = Stored(values, whole)
     return arrays
 
 
@@ -94,10 +102,12 @@ def _checked(
     shape: np.ndarray,
 ) -> tuple[int, ...]:
     """The shape of a thinned array, which must have some values here, but not more than all."""
-    if shape.dtype.kind not in "iu" or shape.ndim != 1 or (shape < 0).any():
+    counts = shape.dtype.kind in "iu" and shape.ndim == 1
+    if not counts or (shape < 0).any():
         raise ValueError(f"{name}{SHAPE} is no shape")
     whole = tuple(shape.tolist())
-    if values.ndim != 1 or not 0 < len(values) <= math.prod(whole):
+    size = math.prod(whole)
+    if values.ndim != 1 or not 0 < len(values) <= size:
         raise ValueError(f"{name} does not hold values of an array of shape {whole}")
     return whole
 
@@ -106,5 +116,7 @@ def relative_error(found: np.ndarray, stored: np.ndarray) -> float:
     """Relative L2 error in double precision."""
     ours = found.astype(np.float64)
     theirs = stored.astype(np.float64)
+    # An array of zeros has the error 0 when ours is zero too, and a huge one when it is not.
     length = max(np.linalg.norm(theirs), np.finfo(np.float64).tiny)
-    return float(np.linalg.norm(ours - theirs) / length)
+    difference = np.linalg.norm(ours - theirs)
+    return float(difference / length)

@@ -27,12 +27,15 @@ def landmark_embedding(folder: Path) -> tuple[tuple[np.ndarray, np.ndarray], str
     Where that file is missing: zeros, and where it is looked for. Raises ValueError when it is there and no
     good.
     """
-    places = [folder, folder.parent / "flame_side", Path(scale_params("paper").flame.model).parent]
-    found = [place / EMBEDDING for place in places if (place / EMBEDDING).is_file()]
+    own = Path(scale_params("paper").flame.model)
+    places = [folder, folder.parent / "flame_side", own.parent]
+    files = [place / EMBEDDING for place in places]
+    found = [file for file in files if file.is_file()]
     if not found:
         looked_at = ", ".join(map(str, places))
         needed = f"{EMBEDDING} of the official repository is needed in one of {looked_at}"
-        return (np.zeros(70, np.int64), np.zeros((70, 3))), needed
+        nothing = (np.zeros(70, np.int64), np.zeros((70, 3)))
+        return nothing, needed
     try:
         content = read_mapping(found[0])
         faces = content["full_lmk_faces_idx"][0]
@@ -64,15 +67,20 @@ def fake_head(
 
     upper = np.arange(VERTICES - RING - 1)
     lower = upper + RING
-    faces = [np.stack([upper, lower, upper + 1], 1), np.stack([upper + 1, lower, lower + 1], 1)]
+    # Two triangles fill the square between two neighbours and those below them.
+    left = np.stack([upper, lower, upper + 1], 1)
+    right = np.stack([upper + 1, lower, lower + 1], 1)
 
+    height = template[:, 1]
+    head_share = np.clip((height + 0.11) / 0.06, 0, 1)
     skin = np.zeros((VERTICES, 5))
-    skin[:, 1] = np.clip((template[:, 1] + 0.11) / 0.06, 0, 1)
+    skin[:, 1] = head_share
     skin[:, 0] = 1 - skin[:, 1]
     # A joint is the mean of the eight vertices nearest to its place.
     regressor = np.zeros((5, VERTICES))
     for joint, place in enumerate(JOINT_PLACES):
-        distance2 = ((template - np.array(place)) ** 2).sum(1)
+        offset = template - np.array(place)
+        distance2 = (offset**2).sum(1)
         nearest = np.argsort(distance2, kind="stable")[:8]
         regressor[joint, nearest] = 1 / 8
     directions = rule.unit("flame:shapedirs", (VERTICES, 3, 400))
@@ -86,7 +94,7 @@ def fake_head(
         joint_regressor=regressor,
         skin_weights=skin,
         parents=np.array(PARENTS),
-        faces_F3=np.concatenate(faces),
+        faces_F3=np.concatenate([left, right]),
         landmark_faces=landmark_faces,
         landmark_weights=landmark_weights,
         regions=dict.fromkeys(REGIONS, some),

@@ -33,7 +33,9 @@ class NumberRule:
         The i-th is one step of splitmix64 from the key's checksum.
         """
         flat = np.empty(math.prod(shape), np.float32)
-        first = np.uint64(zlib.crc32((self.salt + key).encode())) << np.uint64(32)
+        checksum = zlib.crc32((self.salt + key).encode())
+        first = np.uint64(checksum) << np.uint64(32)
+        # Piece by piece: what is in between would need several times the memory of the numbers.
         for begin in range(0, len(flat), PIECE):
             piece = flat[begin : begin + PIECE]
             s = np.arange(begin, begin + len(piece), dtype=np.uint64)
@@ -44,7 +46,8 @@ class NumberRule:
                 s *= np.uint64(factor)
             s ^= s >> np.uint64(31)
             # The upper 24 bits make a number in [0, 1); the root of 12 brings its variance to 1.
-            share = ((s >> np.uint64(40)) + 0.5) * 2.0**-24
+            upper = s >> np.uint64(40)
+            share = (upper + 0.5) * 2.0**-24
             piece[:] = (share - 0.5) * math.sqrt(12)
         return flat.reshape(shape)
 
@@ -55,7 +58,8 @@ class NumberRule:
         amplitude: float = 1.0,
     ) -> Tensor:
         """An input of the networks, float32."""
-        return amplitude * torch.from_numpy(self.unit(f"input:{name}", shape))
+        numbers = self.unit(f"input:{name}", shape)
+        return amplitude * torch.from_numpy(numbers)
 
     def image(
         self,
@@ -65,14 +69,15 @@ class NumberRule:
     ) -> Tensor:
         """A picture (1, channels, size, size) of waves and noise, float32 in about [-1, 1]."""
         key = f"input:{name}"
-        phase = float(self.unit(f"{key}:phase", (1,))[0])
+        (phase,) = self.unit(f"{key}:phase", (1,)).tolist()
         noise = self.unit(key, (channels, size, size)).astype(np.float64)
         y = np.arange(size)[:, None] / size
         x = np.arange(size)[None] / size
         waves = []
         for k in range(channels):
             turns = 1.5 * (k + 1) * y + (3 - k) * x
-            waves.append(0.7 * np.sin(2 * np.pi * turns + k + phase))
+            angle = 2 * np.pi * turns + k + phase
+            waves.append(0.7 * np.sin(angle))
         picture = np.stack(waves) + 0.3 / math.sqrt(3) * noise
         return torch.from_numpy(picture)[None].float()
 
@@ -109,13 +114,16 @@ class NumberRule:
         # Weights of norms are about 1, those of PReLUs about their usual start.
         if len(shape) == 1:
             return 0.1 * u + (0.25 if "prelu" in key else 1)
+        # Weights of sum 0: behind a softplus, which is positive, densities are then of both signs.
         if equalised and key.endswith("out_sigma.weight"):
-            return np.float32(6 * (u - u.mean(dtype=np.float64)))
+            centred = u - u.mean(dtype=np.float64)
+            return np.float32(6 * centred)
         if equalised:
             return u
         # Outputs are then about as large as inputs, so that an error anywhere shows at the end.
         fan_in = math.prod(shape[1:])
-        return u * math.sqrt(_gain(key, len(shape)) / fan_in)
+        variance = _gain(key, len(shape)) / fan_in
+        return u * math.sqrt(variance)
 
     def fill(
         self,
@@ -161,7 +169,8 @@ def camera(
     about_x = np.array([[1, 0, 0], [0, cos_pitch, -sin_pitch], [0, sin_pitch, cos_pitch]])
     cam2world = np.eye(4)
     cam2world[:3, :3] = about_y @ about_x
-    cam2world[:3, 3] = cam2world[:3, 2] * radius + [0, up, 0]
+    backwards = cam2world[:3, 2]
+    cam2world[:3, 3] = backwards * radius + [0, up, 0]
     intrinsics = [FOCAL, 0, 0.5, 0, FOCAL, 0.5, 0, 0, 1]
     numbers = np.concatenate([cam2world.ravel(), intrinsics])
     return torch.from_numpy(numbers[None]).float()

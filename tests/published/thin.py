@@ -10,6 +10,7 @@ from tests.published import PARITY
 
 def thin(path: Path) -> dict[str, Stored]:
     """A fixture with the values that are kept here. What is an input or was thinned before stays as it is."""
+    # Thinning what was thinned would pick other places than those that the fixtures mean.
     arrays = read_fixture(path)
     for name, stored in arrays.items():
         if name not in NECK_GRIDS and stored.thinned_from is None:
