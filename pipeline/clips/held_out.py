@@ -49,6 +49,7 @@ class HeldOutClips(ABC):
         for row in rows:
             if row["split"] == split:
                 frames.setdefault(row["clip"], []).append(row["key"])
+        # A single frame has nothing that it could be driven by, or drive.
         self.clips = {clip: sorted(keys) for clip, keys in sorted(frames.items()) if len(keys) > 1}
         if not self.clips:
             raise UserError(
@@ -66,6 +67,7 @@ class HeldOutClips(ABC):
         """(source, driving) keys: the first frame of each clip is driven by `count` others, evenly spaced."""
         pairs = []
         for first, *others in self.clips.values():
+            # Neighbouring frames look alike: those far apart say more of the motion.
             places = np.linspace(0, len(others) - 1, min(count, len(others)))
             for place in np.unique(places.round().astype(int)):
                 pairs.append((first, others[place]))
@@ -77,6 +79,7 @@ class HeldOutClips(ABC):
         if len(names) < 2:
             return []
         for number in range(count):
+            # Each pair has a generator of its own, so that more pairs leave the first ones as they are.
             draw = rng(seed, "evaluate", "cross", number)
             source = names[number % len(names)]
             others = [name for name in names if name != source]
@@ -93,6 +96,7 @@ class HeldOutClips(ABC):
         for number, (clip, keys) in enumerate(self.clips.items()):
             others = [name for name in self.clips if name != clip]
             draw = rng(seed, "evaluate", "frontal", number)
+            # A clip comes twice only where there are fewer clips than drivers.
             chosen = draw.choice(len(others), count, replace=count > len(others)) if others else []
             drivers = [self._any_frame(others[index], draw) for index in chosen]
             groups.append((keys[0], drivers))
@@ -122,6 +126,7 @@ class CachedClips(HeldOutClips):
     def frame(self, key: str) -> Frame:
         sample = self.reader[key]
         label = Views.label.tensor(sample)
+        # Row 0 of motions and cameras is the frame itself; the others are rendered views.
         if self.motion == "flame":
             motion = Motion.of(label).pack()
         else:
@@ -152,6 +157,7 @@ class IngestedClips(HeldOutClips):
         self.reader = ShardReader(ingest / "shards", Aligned.stage)
         columns = ["key", "clip", "split", "status", "label"]
         rows = pq.read_table(labels, columns=columns, filters=[("split", "=", split)]).to_pylist()
+        # A frame whose fit failed has no label, and so no camera to be rendered from.
         fitted = [row for row in rows if row["status"] == "ok"]
         self.labels = {row["key"]: row["label"] for row in fitted}
         super().__init__(fitted, split, device)

@@ -86,6 +86,7 @@ def import_weights(
     missing, extra, mis-shaped and unreadable tensors at once.
     """
     try:
+        # FLAME's side files are no checkpoints, but users try them.
         _refuse_array_file(path)
         file = CheckpointFile(path)
         if isinstance(file.content, dict) and "v_template" in file.content:
@@ -158,6 +159,7 @@ def _import_network(
     out: Path,
     sizes: Sizes,
 ) -> Imported:
+    # A switch of the official network that leaves no trace in its tensors.
     kind = KINDS[name]
     if kind.ones is not None and (not kind.ones) in _found(told, "use_ws_ones"):
         made = f"{file.path} was made with use_ws_ones {not kind.ones}"
@@ -174,6 +176,7 @@ def _import_network(
     problems = dict(_problems(nodes, expected, spare))
     if problems:
         raise ValueError(_sentences(f"{file.path} looks like {name}, but is not as expected:", problems))
+    # Numbers are read once names and shapes are right: a file of another network costs no copy.
     state, problems = {}, {}
     for theirs, ours in names.items():
         try:
@@ -183,6 +186,7 @@ def _import_network(
     if problems:
         raise ValueError(_sentences(f"{file.path} looks like {name}, but is damaged:", problems))
 
+    # Psi and Psi_3d have the same layers; the graph looks for each under its own name.
     if name == PSI and not _is_driven(state):
         facts = {"network": "psi3d", "sizes": facts["sizes"]}
     # The file is VGG16's; the linear layers come with the package.
@@ -278,6 +282,7 @@ def _numbers(
     node: object,
     dtype: torch.dtype,
 ) -> Tensor:
+    # Half precision is widened, but a number is no count.
     tensor = file.tensor(node)
     if tensor.is_floating_point() != dtype.is_floating_point:
         raise ValueError(f"it has the type {tensor.dtype}, expected {dtype}")

@@ -43,6 +43,7 @@ class Judges(nn.Module):
             identity = IdentityNet(IdentitySizes(**facts["sizes"]))
             identity.load_state_dict(weights)
             weights, facts = load_weights(folder / "trunk.safetensors")
+            # The published trunk and ours are of different networks; the JSON says which one it is.
             trunk = PublishedTrunk() if facts.get("network") == PUBLISHED_TRUNK else Trunk()
             trunk.load_state_dict(weights)
             weights, _ = load_weights(folder / "regressor.safetensors")
@@ -69,6 +70,7 @@ class Judges(nn.Module):
 
         `five_points_B52` are its pupils, tip of the nose and corners of the mouth, as fractions of the image.
         """
+        # The network was trained on faces that all lie in the same place.
         crop_B3HW = identity_crop(image_BCHW, five_points_B52)
         return F.normalize(self.identity_net(crop_B3HW), dim=1)
 

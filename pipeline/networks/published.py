@@ -75,6 +75,7 @@ NEEDED = {
 
 def expected_state(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
     """Names, shapes and dtypes of a network's state dict, as tensors without numbers."""
+    # Tensors on the device meta have no memory: the published Psi would take a gigabyte and seconds.
     with torch.device("meta"):
         state = build().state_dict()
     # What a network makes of arrays is on the CPU all the same.
@@ -113,6 +114,7 @@ def load_imported(
         state, facts = load_weights(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {advice}") from error
+    # A network that was trained here has the same name, but was not imported.
     if facts.get("network") != published.told or not isinstance(facts.get("imported"), dict):
         raise ValueError(f"{path} is no imported {published.told}: {advice}")
     if _shapes(state) != _shapes(expected_state(lambda: published.build(sizes))):
