@@ -53,7 +53,12 @@ class Faces:
         )
 
 
-def read_faces(ingest: Path, labels: Path, truth: Path, split: str) -> Faces:
+def read_faces(
+    ingest: Path,
+    labels: Path,
+    truth: Path,
+    split: str,
+) -> Faces:
     """All usable faces of a split: of "train" portraits and frames, of the others frames.
 
     A person is an identity of the generator, a portrait or a clip. Raises UserError when there is no face.

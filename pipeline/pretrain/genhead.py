@@ -132,7 +132,10 @@ class PortraitTask(Task[np.ndarray]):
         return self.genhead.render(planes, background, self.states(index), cameras)
 
     def _fields(
-        self, index: np.ndarray, strangers: np.ndarray, update_average: bool = False
+        self,
+        index: np.ndarray,
+        strangers: np.ndarray,
+        update_average: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Tri-planes and background of portraits."""
         # The camera that the mapping is told is that of another portrait, so that the planes cannot hold what
@@ -223,7 +226,11 @@ def pretrain_genhead(
     trained = train(task, run)
     only_first(trained.group)
 
-    facts = {"network": "genhead", "sizes": asdict(sizes), "steps": section.steps}
+    facts = {
+        "network": "genhead",
+        "sizes": asdict(sizes),
+        "steps": section.steps,
+    }
     save_weights(out / "genhead.safetensors", genhead.state_dict(), facts)
     known = asdict(portraits) | {"image": torch.from_numpy(to_uint8(portraits.image))}
     save_weights(out / "portraits.safetensors", known, {"network": "portraits that genhead knows"})

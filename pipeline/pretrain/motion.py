@@ -226,7 +226,11 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().mean())
 
 
-def _embed(teacher: Teacher, faces: MotionFaces, rows: np.ndarray) -> np.ndarray:
+def _embed(
+    teacher: Teacher,
+    faces: MotionFaces,
+    rows: np.ndarray,
+) -> np.ndarray:
     """Embeddings (N, dims) as Psi gets them."""
     encoder, device = teacher.encoder, teacher.eye_mean.device
     found = []

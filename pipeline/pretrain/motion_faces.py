@@ -94,7 +94,10 @@ def read_motion_faces(
     unknown = [np.nan] * Label.SIZE
     label = torch.tensor([fitted.get(row["key"], unknown) for row in rows])
     with torch.no_grad():
-        parts = [flame.landmarks(head_vertices(flame, part)) for part in label.split(LABELS_AT_ONCE)]
+        parts = []
+        for some in label.split(LABELS_AT_ONCE):
+            vertices = head_vertices(flame, some)
+            parts.append(flame.landmarks(vertices))
     frontal = torch.cat(parts)[..., :2]
     mesh = np.array([row["landmarks"] for row in rows], np.float32)
     reader = ShardReader(ingest / "shards", Aligned.stage)
@@ -121,7 +124,8 @@ def draw_batch(
     alone = generator.random(len(rows) - 2 * batch) < 0.5
     mirrored = np.concatenate([pairs, alone])
     turned = torch.from_numpy(mirrored)[:, None, None, None]
-    flipped = places * places.new_tensor([-1.0, 1.0]) + places.new_tensor([1.0, 0.0])
+    flipped = places * places.new_tensor([-1.0, 1.0])
+    flipped = flipped + places.new_tensor([1.0, 0.0])
 
     # What the read-outs are asked is mirrored with the pictures.
     frontal = faces.frontal[rows]

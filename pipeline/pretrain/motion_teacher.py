@@ -37,25 +37,30 @@ class Teacher(nn.Module):
             "emotion": sizes.emotion,
             "mouth": sizes.feature,
         }
-        readouts = {name: nn.Linear(width, targets[name].shape[1]) for name, width in parts.items()}
-        self.readouts = nn.ModuleDict(readouts)
+        self.readouts = nn.ModuleDict()
+        for name, width in parts.items():
+            self.readouts[name] = nn.Linear(width, targets[name].shape[1])
         # Faces whose fit was rejected have NaN. Where all have, zero and one are as good as anything.
         for name, values in targets.items():
-            mean = np.nan_to_num(np.nanmean(values, axis=0))
-            spread = np.nan_to_num(np.nanstd(values, axis=0))
-            self.register_buffer(f"{name}_mean", torch.from_numpy(mean))
-            self.register_buffer(f"{name}_spread", torch.from_numpy(spread.clip(1e-3)))
+            mean = np.nanmean(values, axis=0)
+            spread = np.nanstd(values, axis=0)
+            self.register_buffer(f"{name}_mean", torch.from_numpy(np.nan_to_num(mean)))
+            spread = np.nan_to_num(spread).clip(1e-3)
+            self.register_buffer(f"{name}_spread", torch.from_numpy(spread))
 
     def forward(self, batch: MotionBatch) -> dict[str, Tensor]:
         """The losses, scalars."""
-        parts = dict(zip(self.readouts, self.encoder(batch.shown), strict=True))
+        embedding = self.encoder(batch.shown)
+        parts = dict(zip(self.readouts, embedding, strict=True))
         losses = {}
         for name, part in parts.items():
             error = self._readout_error(name, part, batch.targets[name])
             nothing = torch.zeros_like(error)
             losses[name] = WEIGHTS[name] * nn.functional.smooth_l1_loss(error, nothing)
 
-        mapped = batch.places[:, MAPPED[: self.maps.shape[1]]]
+        # Smaller encoders than the published one have fewer maps.
+        maps = self.maps.shape[1]
+        mapped = batch.places[:, MAPPED[:maps]]
         distance = (_peaks(self.maps) - mapped).abs()
         losses["maps"] = MAPS_WEIGHT * distance.mean()
 
@@ -67,7 +72,12 @@ class Teacher(nn.Module):
         losses["gradient"] = _gradient_difference(made, wanted)
         return losses
 
-    def _readout_error(self, name: str, part: Tensor, target: Tensor) -> Tensor:
+    def _readout_error(
+        self,
+        name: str,
+        part: Tensor,
+        target: Tensor,
+    ) -> Tensor:
         """By how many standard deviations a read-out is wrong, where there is something to be read."""
         mean = getattr(self, f"{name}_mean")
         spread = getattr(self, f"{name}_spread")

@@ -146,7 +146,11 @@ def aligned_mean(
     return fine.reshape(side, sub, side, sub).mean((1, 3))
 
 
-def aligned_depth(raw_HW: np.ndarray, crop: list[float], side: int) -> np.ndarray:
+def aligned_depth(
+    raw_HW: np.ndarray,
+    crop: list[float],
+    side: int,
+) -> np.ndarray:
     """Depth at the centres of the aligned pixels, inf where the raw image has none (0)."""
     depth = _resample(raw_HW, crop, side, cv2.INTER_NEAREST)
     return np.where(depth > 0, depth, np.inf).astype(np.float32)

@@ -102,59 +102,66 @@ def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "valida
 
     One frame is not fitted.
     """
-    frames, portraits, labels, samples = [], [], [], []
+    tables: dict[str, list[dict]] = {"frames": [], "portraits": [], "vfhq": [], "ffhq": []}
+    samples = []
     for person in range(len(splits) + 2):
-        for index in range(4 if person < len(splits) else 1):
+        of_a_clip = person < len(splits)
+        for index in range(4 if of_a_clip else 1):
             key = f"p{person}-{index:06}"
-            points = face(0.01 * index, 0.005 * (person - 2))
-            mesh = np.zeros((478, 3), np.float32)
-            mesh[MESH_TO_70, :2] = points
-            image = rng(0, "image", person).integers(0, 255, (32, 32, 3)).astype(np.uint8)
-            image[20:24, 12:20] = 60 * index
-            samples.append((key, {"image.png": encode_png(image)}))
+            samples.append((key, {"image.png": encode_png(picture(person, index))}))
             row = {
                 "key": key,
                 "status": "ok",
                 "reason": "",
-                "landmarks": mesh.reshape(-1).tolist(),
+                "landmarks": mesh(person, index),
             }
-            label = np.zeros(Label.SIZE, np.float32)
-            label[:16], label[16:25] = np.eye(4).reshape(16), 1
-            label[Label.EXPRESSION.start : Label.JAW.start + 1] = 0.1 * index
-            fitted = "rejected" if key == "p0-000001" else "ok"
-            labels.append(
-                {
-                    "key": key,
-                    "clip": f"p{person}",
-                    "status": fitted,
-                    "label": label.tolist(),
-                }
-            )
-            if person < len(splits):
-                frames.append(
-                    row
-                    | {
-                        "clip": f"p{person}",
-                        "index": index,
-                        "split": splits[person],
-                    }
-                )
+            if of_a_clip:
+                place = {"clip": f"p{person}", "index": index, "split": splits[person]}
+                tables["frames"].append(row | place)
             else:
-                portraits.append(row)
-    write_table(folder / "ingest" / "frames.parquet", pa.Table.from_pylist(frames))
-    write_table(folder / "ingest" / "portraits.parquet", pa.Table.from_pylist(portraits))
-    write_table(folder / "labels" / "vfhq.parquet", pa.Table.from_pylist(labels[: len(frames)]))
-    write_table(folder / "labels" / "ffhq.parquet", pa.Table.from_pylist(labels[len(frames) :]))
+                tables["portraits"].append(row)
+            fit = {
+                "key": key,
+                "clip": f"p{person}",
+                "status": "rejected" if key == "p0-000001" else "ok",
+                "label": label(index),
+            }
+            tables["vfhq" if of_a_clip else "ffhq"].append(fit)
+    for name, rows in tables.items():
+        place = "labels" if name in ("vfhq", "ffhq") else "ingest"
+        write_table(folder / place / f"{name}.parquet", pa.Table.from_pylist(rows))
     write_shard(folder / "ingest" / "shards" / "all-000000.tar", samples)
+
+
+def picture(person: int, index: int) -> np.ndarray:
+    """The noise of a person, with a mouth that gets brighter from frame to frame."""
+    noise = rng(0, "image", person).integers(0, 255, (32, 32, 3))
+    image = noise.astype(np.uint8)
+    image[20:24, 12:20] = 60 * index
+    return image
+
+
+def mesh(person: int, index: int) -> list[float]:
+    """478 landmarks, of which those are placed that are looked at."""
+    points = np.zeros((478, 3), np.float32)
+    points[MESH_TO_70, :2] = face(0.01 * index, 0.005 * (person - 2))
+    return points.reshape(-1).tolist()
+
+
+def label(index: int) -> list[float]:
+    """A head whose expression and jaw go further from frame to frame."""
+    numbers = np.zeros(Label.SIZE, np.float32)
+    numbers[:16] = np.eye(4).reshape(16)
+    numbers[16:25] = 1
+    numbers[Label.EXPRESSION.start : Label.JAW.start + 1] = 0.1 * index
+    return numbers.tolist()
 
 
 def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     write_run(tmp_path)
-    runs = [
-        pretrain_motion(small(), tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / out)
-        for out in ("a", "b")
-    ]
+    inputs = [tmp_path / name for name in ("ingest", "labels", "truth")]
+    runs = [pretrain_motion(small(), *inputs, tmp_path / out) for out in ("a", "b")]
     assert runs[0] == runs[1]
     assert {
         "mouth_opening_r2",
@@ -166,14 +173,14 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     } <= runs[0].keys()
     assert runs[0].pop("history")[-1]["step"] == 3
     assert all(np.isfinite(value) for value in runs[0].values())
-    assert (tmp_path / "a" / "motion.safetensors").read_bytes() == (
-        tmp_path / "b" / "motion.safetensors"
-    ).read_bytes()
-    weights, facts = load_weights(tmp_path / "a" / "motion.safetensors")
+    first, second = (tmp_path / out / "motion.safetensors" for out in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+    weights, facts = load_weights(first)
     sizes = small().networks.motion
     encoder = MotionEncoder(sizes)
     encoder.load_state_dict(weights)
-    assert encoder.eval().embedding(torch.zeros(2, 3, sizes.input, sizes.input)).shape == (2, sizes.dims)
+    crops = torch.zeros(2, 3, sizes.input, sizes.input)
+    assert encoder.eval().embedding(crops).shape == (2, sizes.dims)
     assert facts["trained_on"] == 10
 
 

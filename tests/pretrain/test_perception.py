@@ -137,21 +137,24 @@ def test_onnx_agrees_with_the_module(tmp_path):
 def test_training_writes_networks_that_load_and_stay_frozen(trained):
     own, folder, result = trained
     judges = Judges.load(folder / "perception").train()
-    assert not judges.training and not any(p.requires_grad for p in judges.parameters())
+    assert not judges.training
+    assert not any(parameter.requires_grad for parameter in judges.parameters())
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     features = judges.identity(image.requires_grad_(), FIVE.expand(2, 5, 2))
     assert features.shape == (2, own.networks.identity.embedding)
     assert torch.allclose(features.norm(dim=1), torch.ones(2), atol=1e-5)
-    (
-        judges.lpips(image, image.detach().flip(0)).sum()
-        + features.sum()
-        + judges.expression_pose(image).sum()
-    ).backward()
-    assert torch.isfinite(image.grad).all() and image.grad.abs().sum() > 0
+    distance = judges.lpips(image, image.detach().flip(0))
+    estimate = judges.expression_pose(image)
+    (distance.sum() + features.sum() + estimate.sum()).backward()
+    assert torch.isfinite(image.grad).all()
+    assert image.grad.abs().sum() > 0
     assert FaceRecognition(folder / "perception/identity.onnx").model.taskname == "recognition"
-    assert result["people"] == 6  # four identities of two portraits each, two training clips
-    assert all(np.isfinite(value) for name, value in result.items() if name != "history")
-    assert {"identity", "trunk", "regressor"} <= {name for row in result["history"] for name in row}
+    # Four identities of two portraits each, two training clips.
+    assert result["people"] == 6
+    history = result.pop("history")
+    assert all(np.isfinite(value) for value in result.values())
+    named = {name for row in history for name in row}
+    assert {"identity", "trunk", "regressor"} <= named
 
 
 def test_training_twice_gives_the_same_bytes(trained, monkeypatch):
