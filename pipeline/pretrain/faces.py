@@ -41,7 +41,8 @@ class Faces:
 
     def batch(self, rows: np.ndarray, step: np.ndarray | None = None) -> FaceBatch:
         """Some of them, and of which rows a whole step consists, if of more than these."""
-        known = self.fitted[rows if step is None else step].sum()
+        whole = rows if step is None else step
+        known = self.fitted[whole].sum()
         image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float()
         return FaceBatch(
             image=image / 127.5 - 1.0,
@@ -81,11 +82,15 @@ def read_faces(
     fits = {row["key"]: row["label"] for row in fitted}
     unknown = np.eye(1, Label.SIZE)[0]
     label = np.array([fits.get(row["key"], unknown) for row in rows], np.float32)
-    mesh = np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 478, 3)
-    numbers = {person: number for number, person in enumerate(sorted(set(people)))}
+    mesh = np.array([row["landmarks"] for row in rows], np.float32)
+    mesh = mesh.reshape(-1, 478, 3)
+    # Sorted, so that the class of a person does not hang on the order of the tables.
+    known = sorted(set(people))
+    numbers = {person: number for number, person in enumerate(known)}
     reader = ShardReader(ingest / "shards", Aligned.stage)
+    images = [Aligned.image.array(reader[row["key"]]) for row in rows]
     return Faces(
-        images=np.stack([Aligned.image.array(reader[row["key"]]) for row in rows]),
+        images=np.stack(images),
         landmarks=landmarks_70(mesh),
         people=np.array([numbers[person] for person in people]),
         targets=Estimate.of(label).pack().astype(np.float32),

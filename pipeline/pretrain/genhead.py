@@ -78,8 +78,10 @@ class PortraitTask(Task[np.ndarray]):
         count, size = len(self.trained), self.section.batch
         # As long as there are enough, no portrait is its own stranger.
         chosen = draw.choice(count, (2, size), replace=2 * size > count)
+        # The whole step is drawn and cut, so that it is the same however small the microbatches are.
         first = microbatch * self.section.microbatch
-        return self.trained[chosen[:, first : first + self.section.microbatch]]
+        last = first + self.section.microbatch
+        return self.trained[chosen[:, first:last]]
 
     def set_rates(self, step: int) -> None:
         # Half a cosine: what is fine settles while the steps get small.
@@ -92,6 +94,7 @@ class PortraitTask(Task[np.ndarray]):
 
     def losses(self, step: int, microbatch: int, batch: np.ndarray) -> Iterator[Loss]:
         index, strangers = batch
+        # Microbatches add up to the mean over the batch.
         share = len(index) / self.section.batch
         jitter = torch_rng(self.seed, "genhead-rays", step, microbatch)
         planes, background = self._fields(index, strangers, update_average=True)
@@ -107,7 +110,9 @@ class PortraitTask(Task[np.ndarray]):
         """How near the portraits come that are held out, and how near the raw ones enlarged would come."""
         if not len(self.held):
             return {}
-        drawn, wanted = self.shown(self.held), self.portraits.image[self.held]
+        drawn = self.shown(self.held)
+        wanted = self.portraits.image[self.held]
+        # Super-resolution has learnt something only where it beats this.
         enlarged = self.genhead.superresolution.enlarge(drawn.raw)
         found = {
             "l1": losses.l1(drawn.image, wanted),
@@ -120,14 +125,17 @@ class PortraitTask(Task[np.ndarray]):
 
     def preview(self, path: Path) -> None:
         """Some portraits, what GenHead makes of them, and that without its background."""
-        index = np.arange(min(PREVIEWED, len(self.portraits.z)))
+        count = min(PREVIEWED, len(self.portraits.z))
+        index = np.arange(count)
         rendering = self.shown(index)
-        save_grid(path, [self.portraits.image[index], rendering.image, rendering.foreground])
+        wanted = self.portraits.image[index]
+        save_grid(path, [wanted, rendering.image, rendering.foreground])
 
     @torch.no_grad()
     def shown(self, index: np.ndarray) -> Rendering:
         """Portraits as GenHead has learnt them."""
-        planes, background = self._fields(index, (index + 1) % len(self.portraits.z))
+        strangers = (index + 1) % len(self.portraits.z)
+        planes, background = self._fields(index, strangers)
         cameras = self.portraits.camera[index][:, None]
         return self.genhead.render(planes, background, self.states(index), cameras)
 
@@ -180,12 +188,14 @@ class PortraitTask(Task[np.ndarray]):
         cameras = sparse.cameras(batch.camera, self.sizes.rays)[:, None]
         rays = self.genhead.rays(planes, states, cameras, jitter)
         rendering = compose(rays, sparse(background))
+        raw = sparse(self.raw[index])
         opacity = sparse(batch.opacity)
+        depth = sparse(batch.depth)
         # The raw picture counts twice, as the one with super-resolution is not made.
         return {
-            "l1": 2 * losses.l1(rendering.raw, sparse(self.raw[index])),
+            "l1": 2 * losses.l1(rendering.raw, raw),
             "opacity": losses.opacity_l1(rendering.opacity, opacity),
-            "depth": losses.depth_l1(rendering.depth, sparse(batch.depth), opacity),
+            "depth": losses.depth_l1(rendering.depth, depth, opacity),
         }
 
 
@@ -209,8 +219,10 @@ def pretrain_genhead(
     folder = scratch_folder("pretrain_genhead", fingerprint(__file__, *inputs))
 
     flame = Flame(head_model.load(params.flame.model)).to(device)
-    portraits = to_device(load_portraits(ingested, labels, truth, sizes, seed), device)
-    torch.manual_seed(derive_seed(seed, "pretrain-genhead") % 2**63)
+    portraits = load_portraits(ingested, labels, truth, sizes, seed)
+    portraits = to_device(portraits, device)
+    own_seed = derive_seed(seed, "pretrain-genhead")
+    torch.manual_seed(own_seed % 2**63)
     genhead = GenHead(sizes, flame).to(device)
     task = PortraitTask(params, genhead, portraits)
     run = Run(
@@ -232,7 +244,9 @@ def pretrain_genhead(
         "steps": section.steps,
     }
     save_weights(out / "genhead.safetensors", genhead.state_dict(), facts)
-    known = asdict(portraits) | {"image": torch.from_numpy(to_uint8(portraits.image))}
+    # A byte a number is what the files of ingest had, and a quarter of what the floats take.
+    image = torch.from_numpy(to_uint8(portraits.image))
+    known = asdict(portraits) | {"image": image}
     save_weights(out / "portraits.safetensors", known, {"network": "portraits that genhead knows"})
     write_json(out / "moved.json", trained.moved)
     forget(run)
@@ -278,7 +292,9 @@ def held_out(z_NZ: Tensor) -> np.ndarray:
 
     The last photo of every sixteenth person who has several. None of a person who has but one.
     """
-    people = z_NZ.cpu().unique(dim=0, return_inverse=True)[1].numpy()
+    # Photos of one person have one code.
+    _, person_of = z_NZ.cpu().unique(dim=0, return_inverse=True)
+    people = person_of.numpy()
     several = np.flatnonzero(np.bincount(people) > 1)
     last = [np.flatnonzero(people == person)[-1] for person in several[::HELD_OUT]]
     return np.array(last, int)
@@ -286,7 +302,9 @@ def held_out(z_NZ: Tensor) -> np.ndarray:
 
 def psnr(image_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
     """Of pictures in [-1, 1], dB, (B,)."""
-    error = (image_BCHW - wanted_BCHW).square().flatten(1).mean(1)
+    # PSNR = -10 log10(MSE / peak^2), and the peak of these pictures is 2.
+    error = (image_BCHW - wanted_BCHW).square()
+    error = error.flatten(1).mean(1)
     return -10.0 * torch.log10(error / 4.0)
 
 
@@ -295,13 +313,17 @@ class States:
 
     def __init__(self, genhead: GenHead, portraits: Portraits) -> None:
         self.genhead, self.label = genhead, portraits.label
+        # They follow from labels and cameras, which training does not change. All at once would not fit into
+        # the memory of a small machine.
         labels = portraits.label.split(LABELS_AT_ONCE)
         cameras = portraits.camera[:, None].split(LABELS_AT_ONCE)
         # Without cells the deformation is computed anew at every sample point, from the label.
         self.offsets = None
         if cells := genhead.sizes.genhead.deformation_cells:
-            self.offsets = torch.cat([genhead.offsets(label, cells) for label in labels])
-        states = [genhead.state(*each) for each in zip(labels, cameras, strict=True)]
+            offsets = [genhead.offsets(label, cells) for label in labels]
+            self.offsets = torch.cat(offsets)
+        pairs = zip(labels, cameras, strict=True)
+        states = [genhead.state(label, camera) for label, camera in pairs]
         self.boxes = torch.cat([state.eye_boxes_BE23 for state in states])
         self.eyes = torch.cat([state.eye_mask_BVnn for state in states])
         self.mouths = torch.cat([state.mouth_mask_BVnn for state in states])

@@ -57,7 +57,8 @@ class MotionTask(Task[MotionBatch]):
         unseen: MotionFaces,
     ) -> None:
         """`unseen` are people on whom it is not trained."""
-        self.section, self.size, self.seed = params.pretrain.motion, params.networks.motion.input, params.seed
+        self.section, self.seed = params.pretrain.motion, params.seed
+        self.size = params.networks.motion.input
         self.teacher, self.faces = teacher, faces
         groups = []
         for part in (teacher.reenactor, teacher.encoder, teacher.readouts):
@@ -67,6 +68,7 @@ class MotionTask(Task[MotionBatch]):
         self.optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
         self.networks = {"teacher": teacher}
         self.optimisers = {"teacher": self.optimiser}
+        # Every look is at the same pairs, so that the curve shows the network and not the draw.
         draw = rng(self.seed, "motion validation")
         looked_at = draw_batch(unseen, VALIDATION_PAIRS, self.size, draw)
         self.looked_at = to_device(looked_at, teacher.eye_mean.device)
@@ -120,8 +122,10 @@ def pretrain_motion(
     flame = Flame(head_model.load(params.flame.model))
     faces = read_motion_faces(flame, ingest, labels, "train")
     unseen = read_motion_faces(flame, ingest, labels, "validation")
+    # The weights follow from the seed alone, and the global generator goes on as if nothing was drawn.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "motion") % 2**63)
+        own_seed = derive_seed(seed, "motion")
+        torch.manual_seed(own_seed % 2**63)
         teacher = Teacher(sizes, faces).to(device)
     run = Run(
         "pretrain motion",
@@ -182,6 +186,7 @@ def _explained_motions(
     mean, spread = inputs.mean(0), inputs.std(0).clip(1e-6)
     inputs = (inputs - mean) / spread
     unseen = (unseen - mean) / spread
+    # Ridge regression: (X^T X + r n I) w = X^T (y - mean of y).
     ridge = RIDGE * len(inputs) * np.eye(inputs.shape[1])
     normal = inputs.T @ inputs + ridge
     wanted = motion_measures(train.points[known])
@@ -189,8 +194,10 @@ def _explained_motions(
     metrics = {}
     for name, values in wanted.items():
         middle = values.mean()
-        weights = np.linalg.solve(normal, inputs.T @ (values - middle))
-        guess, answer = unseen @ weights + middle, answers[name]
+        moments = inputs.T @ (values - middle)
+        weights = np.linalg.solve(normal, moments)
+        guess = unseen @ weights + middle
+        answer = answers[name]
         metrics[f"{name}_r2"] = _explained(answer, guess)
         # Without the mean of each clip: what is left is motion, not anatomy.
         guess = _centred(guess, test.clips)
@@ -213,7 +220,9 @@ def _reenactment(teacher: Teacher, test: MotionFaces) -> dict[str, float]:
         shown, crops, _ = to_device(crops, teacher.eye_mean.device)
         motion = torch.cat(teacher.encoder(shown), dim=1)
         result, target = teacher.reenact(crops, motion)
-        other = crops[torch.arange(len(crops)) ^ 1]
+        # The partner of an even row is the next one, that of an odd row the one before.
+        partners = torch.arange(len(crops)) ^ 1
+        other = crops[partners]
         made.append(_distance(result, target))
         copied.append(_distance(other, target))
     return {
@@ -238,6 +247,7 @@ def _embed(
         some = rows[start : start + EMBEDDED_AT_ONCE]
         shown, _, _ = faces.crops(some, encoder.sizes.input)
         found.append(encoder.embedding(shown.to(device)))
+    # Normal equations square the condition number, which single precision has no digits for.
     return torch.cat(found).double().cpu().numpy()
 
 

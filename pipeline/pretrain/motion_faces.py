@@ -48,7 +48,8 @@ class MotionFaces:
         (B, 3, size, size) in [-1, 1] twice, and (B, 70, 2) fractions. With a generator framing and colours
         are random.
         """
-        image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float()
+        image = torch.from_numpy(self.images[rows])
+        image = image.permute(0, 3, 1, 2).float()
         points = framing = self.points[rows]
         if generator is not None:
             framing = _jitter(points, generator)
@@ -91,6 +92,7 @@ def read_motion_faces(
         rows += [row | {"clip": ""} for row in _usable(ingest / "portraits.parquet")]
     fits = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
     fitted = {row["key"]: row["label"] for row in fits}
+    # A face whose fit was rejected teaches no read-out, but can still be reenacted.
     unknown = [np.nan] * Label.SIZE
     label = torch.tensor([fitted.get(row["key"], unknown) for row in rows])
     with torch.no_grad():
@@ -100,10 +102,12 @@ def read_motion_faces(
             parts.append(flame.landmarks(vertices))
     frontal = torch.cat(parts)[..., :2]
     mesh = np.array([row["landmarks"] for row in rows], np.float32)
+    mesh = mesh.reshape(len(rows), -1, 3)
     reader = ShardReader(ingest / "shards", Aligned.stage)
+    images = [Aligned.image.array(reader[row["key"]]) for row in rows]
     return MotionFaces(
-        images=np.stack([Aligned.image.array(reader[row["key"]]) for row in rows]),
-        points=landmarks_70(mesh.reshape(len(rows), -1, 3)),
+        images=np.stack(images),
+        points=landmarks_70(mesh),
         clips=np.array([row["clip"] for row in rows]),
         pose=label[:, Label.NECK].numpy(),
         frontal=frontal.numpy() * np.array([1.0, -1.0]),
@@ -130,11 +134,14 @@ def draw_batch(
     # What the read-outs are asked is mirrored with the pictures.
     frontal = faces.frontal[rows]
     frontal[mirrored] = frontal[mirrored][:, MIRROR] * [-1.0, 1.0]
+    # In a mirror a head nods as before, but turns and tilts to the other side.
     pose = faces.pose[rows]
     pose[mirrored] *= np.float32([1.0, -1.0, -1.0])
     targets = motion_targets(frontal) | {POSE: pose}
+    # Rounded up: the smallest batch has a pair to be reenacted, too.
+    pairs_reenacted = -(-batch // REENACTED)
     return MotionBatch(
-        reenacted=2 * -(-batch // REENACTED),
+        reenacted=2 * pairs_reenacted,
         shown=torch.where(turned, shown.flip(3), shown),
         crops=torch.where(turned, crops.flip(3), crops),
         places=torch.where(turned[..., 0], flipped[:, MIRROR], places),

@@ -56,7 +56,8 @@ class Teacher(nn.Module):
         for name, part in parts.items():
             error = self._readout_error(name, part, batch.targets[name])
             nothing = torch.zeros_like(error)
-            losses[name] = WEIGHTS[name] * nn.functional.smooth_l1_loss(error, nothing)
+            loss = nn.functional.smooth_l1_loss(error, nothing)
+            losses[name] = WEIGHTS[name] * loss
 
         # Smaller encoders than the published one have fewer maps.
         maps = self.maps.shape[1]
@@ -101,6 +102,7 @@ class Teacher(nn.Module):
 
 def _peaks(maps_NKhw: Tensor) -> Tensor:
     """The mean place (N, K, 2), fractions, under the softmax of each map."""
+    # The place of the maximum has no gradient; this mean has one, and goes there as the map gets sharper.
     height, width = maps_NKhw.shape[2:]
     flat = maps_NKhw.flatten(2).softmax(2)
     share = flat.unflatten(2, (height, width))

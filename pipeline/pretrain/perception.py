@@ -99,14 +99,16 @@ class FaceTask(Task[FaceBatch]):
     def new(self, name: str, make: Callable[[], Network]) -> Network:
         """A network whose random weights follow from the seed and its name."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "perception", name) % 2**63)
+            own_seed = derive_seed(self.seed, "perception", name)
+            torch.manual_seed(own_seed % 2**63)
             return make().to(self.device)
 
     def batch(self, step: int, microbatch: int) -> FaceBatch:
         draw = rng(self.seed, "perception", self.name, step)
         rows = draw.integers(len(self.faces.images), size=self.section.batch)
         first = microbatch * self.section.microbatch
-        return self.faces.batch(rows[first : first + self.section.microbatch], rows)
+        last = first + self.section.microbatch
+        return self.faces.batch(rows[first:last], rows)
 
     def set_rates(self, step: int) -> None:
         # Half a cosine down to nothing: a short run ends in a settled network.
@@ -151,21 +153,17 @@ class IdentityTask(FaceTask):
 
     def loss(self, batch: FaceBatch, draw: torch.Generator) -> Tensor:
         image, _, _ = augment(batch.image, batch.landmarks, draw, 0.0)
+        # Detected landmarks are never exact, so that a face must be known in crops that are a little off.
         five = batch.landmarks[:, list(FIVE_POINTS)]
-        five = five + 0.01 * torch.randn(five.shape, generator=draw).to(five.device)
+        noise = torch.randn(five.shape, generator=draw).to(five.device)
+        five = five + 0.01 * noise
         crop = identity_crop(image, five)
-        mirrored = (
-            torch.rand(
-                len(crop),
-                1,
-                1,
-                1,
-                generator=draw,
-            ).to(crop.device)
-            < 0.5
-        )
-        embedding = self.network(torch.where(mirrored, crop.flip(3), crop))
-        return self.share(batch) * arcface_loss(embedding, self.centres.weight, batch.people)
+        chance = torch.rand(len(crop), 1, 1, 1, generator=draw)
+        mirrored = chance.to(crop.device) < 0.5
+        crop = torch.where(mirrored, crop.flip(3), crop)
+        embedding = self.network(crop)
+        loss = arcface_loss(embedding, self.centres.weight, batch.people)
+        return self.share(batch) * loss
 
     def look(self) -> Numbers:
         return self.unseen.people(self.network)
@@ -187,23 +185,28 @@ class TrunkTask(FaceTask):
         self.network.requires_grad_(True)
         self.answers = [self.people, POINTS, Estimate.SIZE, 2]
         features = self.network.num_features
-        self.heads = self.new("heads", lambda: nn.Linear(features, sum(self.answers)))
-        self.centre = torch.from_numpy(self.faces.landmarks.mean(0)).to(self.device)
+        # One linear layer gives all answers, one after the other.
+        numbers = sum(self.answers)
+        self.heads = self.new("heads", lambda: nn.Linear(features, numbers))
+        centre = self.faces.landmarks.mean(0)
+        self.centre = torch.from_numpy(centre).to(self.device)
         return {"trunk": self.network, "heads": self.heads}
 
     def loss(self, batch: FaceBatch, draw: torch.Generator) -> Tensor:
         image, landmarks, damage = augment(batch.image, batch.landmarks, draw, 0.08)
-        who, where, what, how = self.heads(self.network(image)).split(self.answers, dim=1)
+        answers = self.heads(self.network(image))
+        who, where, what, how = answers.split(self.answers, dim=1)
+        # Places and parameters are asked for as deviations from the mean face: an untrained head, which
+        # answers about zero, begins there.
         moved = (landmarks - self.centre).flatten(1)
         found = self.knowledge.average + what * self.knowledge.deviation
         errors = self.knowledge(found, batch.targets)
         share = self.share(batch)
-        return (
-            share * F.cross_entropy(who, batch.people)
-            + share * 2.0 * F.l1_loss(where, moved / 0.05)
-            + _mean_of_known(errors, batch)
-            + share * F.l1_loss(how, damage)
-        )
+        person = share * F.cross_entropy(who, batch.people)
+        place = share * 2.0 * F.l1_loss(where, moved / 0.05)
+        parameters = _mean_of_known(errors, batch)
+        spoilt = share * F.l1_loss(how, damage)
+        return person + place + parameters + spoilt
 
     def look(self) -> Numbers:
         return self.unseen.distances(self.network)
@@ -211,14 +214,17 @@ class TrunkTask(FaceTask):
     @torch.no_grad()
     def calibrate(self) -> None:
         """Set `scale` so that photos of two people are 0.5 apart on average."""
-        order = rng(self.seed, "perception", "calibration").permutation(len(self.faces.images))
+        draw = rng(self.seed, "perception", "calibration")
+        order = draw.permutation(len(self.faces.images))
         chosen = order[:CALIBRATED]
         image = self.faces.batch(chosen).image.to(self.device)
         people = self.faces.people[chosen]
         others = torch.from_numpy(people != np.roll(people, 1))
+        # The distance is `scale` times a sum, so that one measurement at 1 is enough.
         self.network.scale.fill_(1.0)
         distance = self.network.distance(image, image.roll(1, 0))
-        self.network.scale.fill_(0.5 / distance[others.to(self.device)].mean())
+        apart = distance[others.to(self.device)]
+        self.network.scale.fill_(0.5 / apart.mean())
 
 
 class RegressorTask(FaceTask):
@@ -235,7 +241,8 @@ class RegressorTask(FaceTask):
     def loss(self, batch: FaceBatch, draw: torch.Generator) -> Tensor:
         # Framing tells something of the pose, so that it is changed less than for the trunk.
         image, _, _ = augment(batch.image, batch.landmarks, draw, 0.03)
-        errors = self.knowledge(self.network(image), batch.targets)
+        found = self.network(image)
+        errors = self.knowledge(found, batch.targets)
         return _mean_of_known(errors, batch)
 
     def look(self) -> Numbers:
@@ -278,7 +285,8 @@ def pretrain_perception(
     export_identity(identity, out / "identity.onnx")
     write_json(out / "moved.json", trainer.moved)
     trainer.finish()
-    measured = measure_unseen(Judges(identity, trunk, regressor), unseen)
+    judges = Judges(identity, trunk, regressor)
+    measured = measure_unseen(judges, unseen)
     return note | trainer.losses | measured | {"history": trainer.history}
 
 
@@ -364,7 +372,8 @@ def arcface_loss(
     centres = F.normalize(centres_CE, dim=1)
     cosine = embedding @ centres.T
     # At the ends the arc cosine has no gradient.
-    own = cosine.gather(1, people_B[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
+    own = cosine.gather(1, people_B[:, None])
+    own = own.clamp(-1 + 1e-6, 1 - 1e-6)
     # Past pi - margin the cosine would rise again; there the loss goes on linearly.
     turned = torch.cos(torch.acos(own) + margin)
     beyond = own - margin * np.sin(margin)
@@ -400,4 +409,5 @@ class ParameterLoss:
 
 def _mean_of_known(values_B: Tensor, batch: FaceBatch) -> Tensor:
     """The part of the mean over the faces of the step that were fitted."""
+    # The count is that of the whole step: microbatches add up to its mean however its faces fall into them.
     return (values_B * batch.fitted).sum() / batch.known[0].clamp_min(1)

@@ -56,6 +56,7 @@ def load_portraits(
             "pretrain genhead: no portrait was both accepted and fitted. "
             "metrics/ingest.json and metrics/fit_flame_ffhq.json say why."
         )
+    # Only generated portraits come with a truth.
     if (truth / "portraits.parquet").exists():
         heads = TrueHeads(truth, sizes.rays)
     else:
@@ -76,15 +77,18 @@ class TrueHeads:
 
     def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
         """A portrait, without the axis of the batch."""
-        real, drawn = self.known[row["file"]], self.drawn.read(key_of(row["file"]))
+        real = self.known[row["file"]]
+        drawn = self.drawn.read(key_of(row["file"]))
         mask = DrawnPortrait.mask.array(drawn).astype(np.float32) / 255.0
         depth = DrawnPortrait.depth.array(drawn).astype(np.float32) * DEPTH_UNIT
         opacity = aligned_mean(mask, row["crop"], self.rays)
-        camera = aligned_camera(np.array(real["camera"], np.float32), row)
+        depth = aligned_depth(depth, row["crop"], self.rays)
+        raw_camera = np.array(real["camera"], np.float32)
+        camera = aligned_camera(raw_camera, row)
         return Portraits(
             image=Aligned.image.tensor(fields),
             opacity=torch.from_numpy(opacity)[None],
-            depth=torch.from_numpy(aligned_depth(depth, row["crop"], self.rays))[None],
+            depth=torch.from_numpy(depth)[None],
             z=torch.tensor(self.codes[real["identity"]]),
             label=torch.tensor(real["label"]),
             camera=torch.from_numpy(camera),
@@ -109,7 +113,9 @@ class FittedHeads:
         """A portrait, without the axis of the batch."""
         opacity = shrink(Aligned.mask.tensor(fields)[None], self.sizes.rays)[0]
         label = torch.tensor(self.fitted[row["key"]])
-        code = rng(self.seed, "portrait code", row["key"]).normal(size=self.sizes.genhead.z_dim)
+        # The code follows from the key, so that other portraits in the folder do not change it.
+        draw = rng(self.seed, "portrait code", row["key"])
+        code = draw.normal(size=self.sizes.genhead.z_dim)
         return Portraits(
             image=Aligned.image.tensor(fields),
             opacity=opacity,
@@ -125,6 +131,7 @@ def aligned_camera(camera_25: np.ndarray, row: dict[str, Any]) -> np.ndarray:
 
     `row` has crop (scale, tx, ty), width and height of the raw image.
     """
+    # The crop C takes raw fractions to aligned ones, so that K' = C K; the camera itself stays.
     cam2world, intrinsics = unpack(camera_25)
     scale, tx, ty = row["crop"]
     across, down = scale * row["width"], scale * row["height"]
@@ -152,6 +159,7 @@ def aligned_depth(
     side: int,
 ) -> np.ndarray:
     """Depth at the centres of the aligned pixels, inf where the raw image has none (0)."""
+    # The mean of a head and of nothing would be a depth at which there is neither.
     depth = _resample(raw_HW, crop, side, cv2.INTER_NEAREST)
     return np.where(depth > 0, depth, np.inf).astype(np.float32)
 
@@ -163,9 +171,12 @@ def _resample(
     method: int,
 ) -> np.ndarray:
     """The raw image at the centres of side x side pixels of the aligned one."""
+    # aligned = scale * raw + t, solved for raw; OpenCV counts from the centre of a pixel, not from its edge.
     scale, tx, ty = crop
     centres = (np.arange(side, dtype=np.float32) + 0.5) / side
-    x, y = np.meshgrid((centres - tx) / scale - 0.5, (centres - ty) / scale - 0.5)
+    across = (centres - tx) / scale - 0.5
+    down = (centres - ty) / scale - 0.5
+    x, y = np.meshgrid(across, down)
     x, y = x.astype(np.float32), y.astype(np.float32)
     return cv2.remap(
         raw_HW,

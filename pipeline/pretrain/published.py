@@ -36,6 +36,7 @@ def take(params: Params, item: str, out: Path) -> dict[str, Weights]:
     """
     folder = Path(params.pretrain.official)
     loaded, problems = {}, []
+    # All problems are collected: an import takes a while, and a person should see at once what is left to do.
     for name, published in NEEDED.items():
         # Those of other items are only looked for, so that one message names all that is missing.
         if published.item != item and weights_path(folder, name).is_file():
@@ -104,12 +105,14 @@ def perception(
     section = params.pretrain.perception
     inputs = (section, params.flame, params.seed, "official", ingest, labels, truth)
     mark = fingerprint(__file__, *inputs)
-    faces, unseen = (read_faces(ingest, labels, truth, split) for split in ("train", "validation"))
+    faces = read_faces(ingest, labels, truth, "train")
+    unseen = read_faces(ingest, labels, truth, "validation")
     trainer = PerceptionTrainer(params, faces, unseen, mark, curves)
     regressor = trainer.regressor()
     only_first(trainer.group)
     note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
-    save_weights(out / "regressor.safetensors", regressor.state_dict(), note | {"network": "regressor"})
+    facts = note | {"network": "regressor"}
+    save_weights(out / "regressor.safetensors", regressor.state_dict(), facts)
     trainer.finish()
     measured = measure_unseen(Judges(identity, trunk, regressor), unseen)
     return _report(states) | note | trainer.losses | measured | {"history": trainer.history}

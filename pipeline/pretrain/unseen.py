@@ -32,7 +32,10 @@ class Unseen:
         limit: int = 192,
     ) -> None:
         """Of the faces `limit`, evenly spread."""
-        chosen = np.unique(np.linspace(0, len(faces.images) - 1, limit).astype(int))
+        # Where there are fewer, places repeat, and each face counts once.
+        last = len(faces.images) - 1
+        places = np.linspace(0, last, limit)
+        chosen = np.unique(places.astype(int))
         self.faces = to_device(faces.batch(chosen), device)
 
     @torch.no_grad()

@@ -13,11 +13,15 @@ ROW = {"crop": CROP, "width": 256, "height": 256}
 
 
 def test_a_point_seen_in_the_raw_image_is_seen_at_the_same_place_of_the_crop():
-    raw = look_at(0.3, 0.1, 4.1, np.array([0.0, 0.0, 0.1]))
+    # The crop is shifted differently across and down, so that swapped axes show.
+    target = np.array([0.0, 0.0, 0.1])
+    raw = look_at(0.3, 0.1, 4.1, target)
     points = np.array([[0.05, -0.1, 0.2], [0.0, 0.1, 0.3]])
     in_raw_pixels = project(points, raw) * 256
-    expected = in_raw_pixels / 128 + np.array(CROP[1:])
-    found = project(points, aligned_camera(raw, ROW))
+    shift = np.array(CROP[1:])
+    expected = in_raw_pixels / 128 + shift
+    aligned = aligned_camera(raw, ROW)
+    found = project(points, aligned)
     assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -27,22 +31,28 @@ def test_a_mask_keeps_its_area_and_place():
     raw[102:166, 51:115] = 1.0
     found = aligned_mean(raw, CROP, 16)
     assert found.shape == (16, 16)
-    assert found[8:, :8].mean() > 0.97
-    assert found[:7].max() == 0
-    assert found[:, 9:].max() == 0
+    # A crop that is off by half a pixel would lose a part of the mask's border row.
+    inside = found[8:, :8]
+    assert inside.mean() > 0.97
+    above, beside = found[:7], found[:, 9:]
+    assert above.max() == 0
+    assert beside.max() == 0
 
 
 def test_depth_is_infinite_where_there_is_none():
     raw = np.zeros((256, 256), np.float32)
     raw[:, 128:] = 4.2
     found = aligned_depth(raw, CROP, 8)
-    assert np.isinf(found[:, :4]).all()
-    assert (found[:, 5:] == np.float32(4.2)).all()
+    # Exactly the depth that was there: an interpolation would put points between the head and nothing.
+    empty, filled = found[:, :4], found[:, 5:]
+    assert np.isinf(empty).all()
+    assert (filled == np.float32(4.2)).all()
 
 
 def test_gradient_loss_sees_edges_but_not_brightness():
     image = torch.rand(2, 3, 8, 8)
     brighter = gradient_l1(image, image + 0.3)
     assert brighter.abs().max() < 1e-6
-    plain = gradient_l1(image, torch.zeros_like(image))
+    black = torch.zeros_like(image)
+    plain = gradient_l1(image, black)
     assert plain.min() > 0.1

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from model.head.flame import rotation_matrices
 from model.judges.identity import IdentityNet
@@ -29,10 +30,13 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     own = small_run.params()
     small_run.build(tmp_path, own)
-    result = pretrain_perception(
-        own, tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", tmp_path / "perception"
-    )
+    result = pretrain_perception(own, *inputs(tmp_path), tmp_path / "perception")
     return own, tmp_path, result
+
+
+def inputs(folder):
+    """What the training reads."""
+    return folder / "ingest", folder / "labels", folder / "truth"
 
 
 @pytest.mark.parametrize("size", [32, 64, 96])
@@ -41,9 +45,15 @@ def test_lpips_is_that_of_the_package(size):
     a, b = torch.rand(2, 2, 3, size, size) * 2 - 1
     # Pictures below 64 pixels are enlarged twofold first.
     factor = 2 if size < 64 else 1
-    big = [torch.nn.functional.interpolate(x, scale_factor=factor, mode="bilinear") for x in (a, b)]
-    assert torch.allclose(trunk.distance(a, b), trunk.lpips(*big).flatten(), atol=1e-5)
-    assert trunk.distance(a, a).abs().max() == 0
+    big = []
+    for image in (a, b):
+        enlarged = interpolate(image, scale_factor=factor, mode="bilinear")
+        big.append(enlarged)
+    found = trunk.distance(a, b)
+    wanted = trunk.lpips(*big).flatten()
+    assert torch.allclose(found, wanted, atol=1e-5)
+    of_itself = trunk.distance(a, a)
+    assert of_itself.abs().max() == 0
 
 
 def test_lpips_has_a_finite_gradient_where_a_layer_is_dead():
@@ -54,7 +64,9 @@ def test_lpips_has_a_finite_gradient_where_a_layer_is_dead():
     trunk = Trunk()
     trunk.lpips.net.slice1[0].bias.data.fill_(-10.0)
     image = torch.full((1, 3, 64, 64), -1.0, requires_grad=True)
-    trunk.distance(image, torch.zeros(1, 3, 64, 64)).sum().backward()
+    grey = torch.zeros(1, 3, 64, 64)
+    distance = trunk.distance(image, grey)
+    distance.sum().backward()
     assert torch.isfinite(image.grad).all()
 
 
@@ -62,13 +74,15 @@ def test_equal_seeds_make_equal_trunks_and_leave_the_global_generator_alone():
     before = torch.random.get_rng_state()
     first = Trunk(3).state_dict()
     second = Trunk(3).state_dict()
-    assert torch.equal(before, torch.random.get_rng_state())
-    for key in first:
-        assert torch.equal(first[key], second[key])
+    after = torch.random.get_rng_state()
+    assert torch.equal(before, after)
+    for key, value in first.items():
+        assert torch.equal(value, second[key])
 
 
 def test_arcface_loss_by_hand():
     """Two people at right angles, a face at angle 0 to its own centre: logits s*cos(margin) and 0."""
+    # The lengths are no 1, since angles alone may count.
     loss = arcface_loss(
         torch.tensor([[2.0, 0.0]]),
         torch.tensor([[3.0, 0.0], [0.0, 1.0]]),
@@ -77,10 +91,13 @@ def test_arcface_loss_by_hand():
         scale=4.0,
     )
     own = 4 * math.cos(0.3)
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(-own)), abs=1e-3)
+    wanted = math.log(1 + math.exp(-own))
+    # At angle 0 the cosine is clamped, which costs some digits.
+    assert loss.item() == pytest.approx(wanted, abs=1e-3)
 
 
 def test_rotation_vectors_undo_rotation_matrices():
+    # No turn at all and one that is nearly none divide by a sine that is about zero.
     vectors = torch.tensor(
         [
             [0.3, -0.2, 0.1],
@@ -89,19 +106,24 @@ def test_rotation_vectors_undo_rotation_matrices():
             [1e-5, 0.0, 0.0],
         ]
     )
-    again = rotation_vectors(rotation_matrices(vectors).numpy())
+    matrices = rotation_matrices(vectors)
+    again = rotation_vectors(matrices.numpy())
     assert np.allclose(again, vectors.numpy(), atol=1e-5)
 
 
 def test_augmented_landmarks_stay_on_their_pixels():
     """A white dot that marks a landmark is still there after shift and scale."""
-    points = torch.full((8, 1, 2), 0.5) + torch.linspace(-0.2, 0.2, 8)[:, None, None]
+    offsets = torch.linspace(-0.2, 0.2, 8)
+    points = torch.full((8, 1, 2), 0.5) + offsets[:, None, None]
     grid = (torch.arange(64) + 0.5) / 64
     across = (grid - points[:, 0, :1]).square()
     down = (grid - points[:, 0, 1:]).square()
-    dot = torch.exp(-(across[:, None, :] + down[:, :, None]) / 0.002)
-    image = (2 * dot - 1)[:, None].expand(-1, 3, -1, -1)
-    moved, landmarks, damage = augment(image, points, torch.Generator().manual_seed(0), 0.1)
+    distance = across[:, None, :] + down[:, :, None]
+    dot = torch.exp(-distance / 0.002)
+    image = 2 * dot - 1
+    image = image[:, None].expand(-1, 3, -1, -1)
+    draw = torch.Generator().manual_seed(0)
+    moved, landmarks, damage = augment(image, points, draw, 0.1)
     # The centre of the brightest pixels is where the dot is now.
     brightness = moved.mean(1)
     dark = brightness.flatten(1).quantile(0.97, dim=1)
@@ -110,8 +132,11 @@ def test_augmented_landmarks_stay_on_their_pixels():
     x = (weight.sum(1) * grid).sum(1)
     y = (weight.sum(2) * grid).sum(1)
     found = torch.stack([x, y], dim=1)
-    assert (found - landmarks[:, 0]).abs().max() < 0.02
-    assert (landmarks - points).abs().max() > 0.03
+    # Blur and noise shift the centre by about a pixel of 64, a wrong sign of the shift by many.
+    error = (found - landmarks[:, 0]).abs()
+    assert error.max() < 0.02
+    shift = (landmarks - points).abs()
+    assert shift.max() > 0.03
     assert damage.min() >= 0
     assert damage.max() <= 1
 
@@ -119,36 +144,47 @@ def test_augmented_landmarks_stay_on_their_pixels():
 def test_regressor_takes_images_of_any_size():
     network = Regressor(8).eval()
     for size in (32, 128):
-        assert network(torch.zeros(2, 3, size, size)).shape == (2, 109)
+        image = torch.zeros(2, 3, size, size)
+        assert network(image).shape == (2, 109)
 
 
 def test_onnx_agrees_with_the_module(tmp_path):
     network = IdentityNet(IdentitySizes((1, 1), 4, 16)).eval()
     export_identity(network, tmp_path / "identity.onnx")
     judges = Judges(network, Trunk(), Regressor(8))
-    image, five = torch.rand(3, 3, 64, 64) * 2 - 1, FIVE.expand(3, 5, 2)
-    by_onnx = FaceRecognition(tmp_path / "identity.onnx")(image, five)
+    image = torch.rand(3, 3, 64, 64) * 2 - 1
+    five = FIVE.expand(3, 5, 2)
+    recognise = FaceRecognition(tmp_path / "identity.onnx")
+    by_onnx = recognise(image, five)
     by_torch = judges.identity(image, five).numpy()
     by_onnx /= np.linalg.norm(by_onnx, axis=1, keepdims=True)
     # The recogniser takes 8-bit crops.
-    assert (by_onnx * by_torch).sum(1).min() > 0.999
+    cosine = (by_onnx * by_torch).sum(1)
+    assert cosine.min() > 0.999
 
 
 def test_training_writes_networks_that_load_and_stay_frozen(trained):
     own, folder, result = trained
+    # A trainer calls train() on all that it holds; a judge whose BatchNorm moves is another judge each step.
     judges = Judges.load(folder / "perception").train()
     assert not judges.training
     assert not any(parameter.requires_grad for parameter in judges.parameters())
     image = torch.rand(2, 3, 32, 32) * 2 - 1
-    features = judges.identity(image.requires_grad_(), FIVE.expand(2, 5, 2))
+    image.requires_grad_()
+    five = FIVE.expand(2, 5, 2)
+    features = judges.identity(image, five)
     assert features.shape == (2, own.networks.identity.embedding)
     assert torch.allclose(features.norm(dim=1), torch.ones(2), atol=1e-5)
-    distance = judges.lpips(image, image.detach().flip(0))
+    # Frozen weights must still let the gradient through to the picture: it is what a loss is for.
+    other = image.detach().flip(0)
+    distance = judges.lpips(image, other)
     estimate = judges.expression_pose(image)
-    (distance.sum() + features.sum() + estimate.sum()).backward()
+    total = distance.sum() + features.sum() + estimate.sum()
+    total.backward()
     assert torch.isfinite(image.grad).all()
     assert image.grad.abs().sum() > 0
-    assert FaceRecognition(folder / "perception/identity.onnx").model.taskname == "recognition"
+    recognise = FaceRecognition(folder / "perception/identity.onnx")
+    assert recognise.model.taskname == "recognition"
     # Four identities of two portraits each, two training clips.
     assert result["people"] == 6
     history = result.pop("history")
@@ -159,18 +195,30 @@ def test_training_writes_networks_that_load_and_stay_frozen(trained):
 
 def test_training_twice_gives_the_same_bytes(trained, monkeypatch):
     own, folder, _ = trained
+    # Another scratch folder, so that no checkpoint of the first training answers for the second one.
     monkeypatch.setenv("DVC_ROOT", str(folder / "elsewhere"))
-    torch.rand(5)  # the global generator must not matter
-    pretrain_perception(own, folder / "ingest", folder / "labels", folder / "truth", folder / "again")
-    for name in ("identity.safetensors", "identity.onnx", "trunk.safetensors", "regressor.safetensors"):
-        assert (folder / "perception" / name).read_bytes() == (folder / "again" / name).read_bytes()
+    # The global generator must not matter.
+    torch.rand(5)
+    pretrain_perception(own, *inputs(folder), folder / "again")
+    names = (
+        "identity.safetensors",
+        "identity.onnx",
+        "trunk.safetensors",
+        "regressor.safetensors",
+    )
+    for name in names:
+        first = folder / "perception" / name
+        second = folder / "again" / name
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_without_the_truth_every_portrait_is_a_person_of_its_own(tmp_path):
+    # A folder of real portraits: file names say nothing of people. Eight portraits and two clips.
     small_run.build(tmp_path, small_run.params(), truth=False)
-    faces = read_faces(tmp_path / "ingest", tmp_path / "labels", tmp_path / "truth", "train")
+    faces = read_faces(*inputs(tmp_path), "train")
     assert len(set(faces.people)) == 8 + 2
-    assert np.allclose(faces.landmarks[0, list(FIVE_POINTS)], small_run.FIVE)
+    five = faces.landmarks[0, list(FIVE_POINTS)]
+    assert np.allclose(five, small_run.FIVE)
 
 
 def test_missing_networks_end_in_a_clear_message(tmp_path):
