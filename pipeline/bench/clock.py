@@ -51,6 +51,7 @@ class Clock:
 
 def seconds_of(run: Callable[[], object], budget: float = 1.0) -> Seconds:
     """Median of several runs after one that does not count, each clock for itself."""
+    # The first run allocates memory and chooses kernels.
     run()
     walls, works = [], []
     while len(walls) < 3 or (sum(walls) < budget and len(walls) < 20):
@@ -99,6 +100,7 @@ def measured(
     The first run counts operations and memory; it is left out of the median, except where nothing else fits
     and `least` is 0. While operations are counted the rays are those of a single thread.
     """
+    # Counting hooks into every operation and costs time, so that it has a run of its own.
     first = Timed()
     forget_peak()
     with counted() as counter:
@@ -120,6 +122,7 @@ def measured(
 def forget_peak() -> None:
     """Lets the system count the peak memory of this process anew, where it can."""
     give_back()
+    # Linux alone has this file; elsewhere no peak is known.
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -160,8 +163,12 @@ def _fused(x: tuple, other_or_weight: tuple, *rest: object, out_shape: tuple, **
 
 
 def _table(table: tuple, index: tuple, *_: object, **__: object) -> int:
-    return 2 * torch.Size(index).numel() * table[1]
+    # Each index is a texel, which is multiplied and added in every channel.
+    _, channels = table
+    return 2 * torch.Size(index).numel() * channels
 
 
 def _grid(image: tuple, grid: tuple, *_: object, **__: object) -> int:
-    return 8 * image[1] * torch.Size(grid[:-1]).numel()
+    # Four texels around each point.
+    points = torch.Size(grid[:-1]).numel()
+    return 8 * image[1] * points

@@ -79,6 +79,7 @@ def measure_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, Rates]:
 
 def _best(amount: float, *ways: Callable[[], object]) -> dict[str, float]:
     """The rate of the fastest way by each clock, 10^9 a second."""
+    # A floor that one library call undercuts is none, so that several are tried.
     times = [seconds_of(way) for way in ways]
     rates = {}
     for clock in CLOCKS:
@@ -88,39 +89,52 @@ def _best(amount: float, *ways: Callable[[], object]) -> dict[str, float]:
 
 
 def _image(channels: int, side: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(1, channels, side, side).to(dtype, memory_format=torch.channels_last)
+    image = torch.randn(1, channels, side, side)
+    return image.to(dtype, memory_format=torch.channels_last)
 
 
 def _convolution_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, float]:
-    channels, side = sizes.psi.decoder_channels, sizes.plane_resolution // STRIDE
+    channels = sizes.psi.decoder_channels
+    side = sizes.plane_resolution // STRIDE
     x = _image(channels, side, dtype)
     weight = torch.randn(channels, channels, 3, 3).to(dtype)
     weight = weight.contiguous(memory_format=torch.channels_last)
-    return _best(2 * side**2 * weight.numel(), lambda: F.conv2d(x, weight, padding=1))
+    amount = 2 * side**2 * weight.numel()
+    return _best(amount, lambda: F.conv2d(x, weight, padding=1))
 
 
 def _product_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, float]:
-    dim, side = sizes.psi.dim, sizes.plane_resolution // STRIDE
+    dim = sizes.psi.dim
+    side = sizes.plane_resolution // STRIDE
     tokens = _image(dim, side, dtype)
     dense = torch.randn(sizes.psi.mlp_ratio * dim, dim).to(dtype)
+    # The same product as a matrix product and as a 1x1 convolution: which is faster depends on the library.
     rows = tokens.permute(0, 2, 3, 1).reshape(-1, dim)
+    kernel = dense[:, :, None, None]
     return _best(
         2 * len(rows) * dense.numel(),
         lambda: F.linear(rows, dense),
-        lambda: F.conv2d(tokens, dense[:, :, None, None]),
+        lambda: F.conv2d(tokens, kernel),
     )
 
 
 def _attention_rates(sizes: Sizes, dtype: torch.dtype) -> dict[str, float]:
     # The decoder's keys are a quarter of its tokens; as many queries are enough to measure.
     heads = sizes.psi.decoder_heads
-    count = (sizes.plane_resolution // STRIDE // 2) ** 2
+    side = sizes.plane_resolution // STRIDE // 2
+    count = side**2
     channels = sizes.psi.dim // heads
     query, key = torch.randn(2, 1, heads, count, channels).to(dtype)
+
+    def by_hand() -> Tensor:
+        weights = query @ key.mT * channels**-0.5
+        return weights.softmax(-1) @ key
+
+    # Two products of queries and keys, each with a multiplication and an addition.
     return _best(
         4 * query.numel() * count,
         lambda: F.scaled_dot_product_attention(query, key, key),
-        lambda: (query @ key.mT * channels**-0.5).softmax(-1) @ key,
+        by_hand,
     )
 
 
@@ -128,13 +142,18 @@ def _look_up_rates(sizes: Sizes) -> dict[str, float]:
     channels, side = sizes.plane_channels, sizes.plane_resolution
     planes = torch.randn(3, channels, side, side)
     points = torch.rand(POINTS, 3) * 2 - 1
-    table = planes.permute(0, 2, 3, 1).reshape(-1, channels)
+    table = planes.permute(0, 2, 3, 1)
+    table = table.reshape(-1, channels)
+    # As a bag of twelve texels a point: four around it in each of three planes.
     cells = ((points + 1) * (side // 2 - 1)).int()
     texel = cells + side * cells.roll(-1, 1)
     corners = torch.tensor([0, 1, side, side + 1], dtype=torch.int32)
-    index = (texel[:, :, None] + corners).view(-1, 12)
+    index = texel[:, :, None] + corners
+    index = index.view(-1, 12)
     share = torch.rand(index.shape)
-    grid = torch.stack([points[:, pair] for pair in PAIRS])[:, :, None]
+    # As the published network does it.
+    pairs = [points[:, pair] for pair in PAIRS]
+    grid = torch.stack(pairs)[:, :, None]
     return _best(
         3 * len(points),
         lambda: F.embedding_bag(index, table, mode="sum", per_sample_weights=share),
@@ -160,8 +179,10 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     counts = counter.get_flop_counts()
     found: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
     for name, module in psi.named_modules():
-        for unit, amount in _own_operations(module, counts.get(f"Psi.{name}", {})).items():
-            found[_part(name)][unit] += amount
+        counted = counts.get(f"Psi.{name}", {})
+        part = _part(name)
+        for unit, amount in _own_operations(module, counted).items():
+            found[part][unit] += amount
     # The first convolution of the tri-plane decoder is linear, and half of its input is the source's.
     detail = 2 * 9 * sizes.psi.detail_channels * sizes.psi.decoder_channels * sizes.plane_resolution**2
     found["source"]["convolution"] += detail
@@ -175,6 +196,8 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
 
 def _own_operations(module: nn.Module, counts: dict) -> Counter[str]:
     """Operations by unit of what a module does itself: innermost ones everything, OUTER ones some of it."""
+    # The counter adds what a module does to all modules around it, so that everything would count several
+    # times.
     found: Counter[str] = Counter()
     only = OUTER.get(type(module))
     is_innermost = next(module.children(), None) is None
@@ -190,12 +213,18 @@ def _part(name: str) -> str:
     if name.startswith(SOURCE):
         return "source"
     first, _, _ = name.partition(".")
-    return {"decoder": "rays", "superresolution": "superresolution"}.get(first, "planes")
+    by_view = {"decoder": "rays", "superresolution": "superresolution"}
+    return by_view.get(first, "planes")
 
 
 def floor(parts: dict[str, Counter[str]], rates: Rates) -> dict[str, float]:
     """Seconds of each part."""
+    # One unit after the other: a machine that overlapped them could be faster.
     seconds = {}
     for part, units in parts.items():
-        seconds[part] = sum(amount / (getattr(rates, unit) * 1e9) for unit, amount in units.items())
+        times = []
+        for unit, amount in units.items():
+            rate = getattr(rates, unit) * 1e9
+            times.append(amount / rate)
+        seconds[part] = sum(times)
     return seconds

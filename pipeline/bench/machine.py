@@ -35,6 +35,7 @@ def _cpu() -> str:
 
 def _commit() -> str | None:
     """The commit of the checkout, with "+" behind it when files differ from it; None without git."""
+    # Tags are left out: numbers belong to a commit, and a tag may be moved.
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
         told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -28,13 +28,17 @@ def rate_lines(rates: dict[str, dict[str, Any]], threads: int) -> Iterator[str]:
     for name, by_clock in rates.items():
         walls = asdict(by_clock["wall"])
         works = asdict(by_clock["work"])
-        pairs = [f"{_unit(unit)} {wall:.3g} ({works[unit]:.3g})" for unit, wall in walls.items()]
+        pairs = []
+        for unit, wall in walls.items():
+            work = works[unit]
+            pairs.append(f"{_unit(unit)} {wall:.3g} ({work:.3g})")
         yield f"{name}  {', '.join(pairs)}"
 
 
 def floor_lines(counts: dict[str, dict[str, int]], floors: dict[str, dict[str, Seconds]]) -> Iterator[str]:
     """The floor of each part of one picture, by type, and the operations that make it."""
     for part, units in counts.items():
+        # Most parts have no look-ups, and some no attention.
         amounts = []
         for unit, amount in units.items():
             if amount:
@@ -50,33 +54,32 @@ def result_line(result: "Result") -> str:
     """A line of the table under HEADER."""
     columns = [f"{result.case:22} {result.dtype}"]
     columns += [_clock_columns(result, clock) for clock in CLOCKS]
-    columns.append(
-        " ".join(
-            [
-                f"{result.reference_gflop:7.0f}",
-                f"{result.gflop:7.0f}",
-                _mb(result.reference_peak_mb),
-                _mb(result.peak_mb),
-                f"{result.psnr:6.1f}",
-                f"{100 * result.colours:5.0f} %",
-            ]
-        )
-    )
+    last = [
+        f"{result.reference_gflop:7.0f}",
+        f"{result.gflop:7.0f}",
+        _mb(result.reference_peak_mb),
+        _mb(result.peak_mb),
+        f"{result.psnr:6.1f}",
+        f"{100 * result.colours:5.0f} %",
+    ]
+    columns.append(" ".join(last))
     return "  ".join(columns)
 
 
 def _clock_columns(result: "Result", clock: str) -> str:
     """The columns of CLOCK_HEADER by one clock."""
     reference = getattr(result.reference, clock)
-    own = getattr(total(result.parts), clock)
-    least = getattr(total(result.floor), clock)
+    all_parts, all_floors = total(result.parts), total(result.floor)
+    own = getattr(all_parts, clock)
+    least = getattr(all_floors, clock)
+    ceiling = getattr(result.ceiling, clock)
     rate = result.gflop / own
     columns = [
         f"{reference:8.2f}",
         f"{own:8.2f}",
         f"{reference / own:6.1f}x",
         f"{own / least:6.2f}",
-        f"{100 * rate / getattr(result.ceiling, clock):4.0f} %",
+        f"{100 * rate / ceiling:4.0f} %",
     ]
     return " ".join(columns)
 
@@ -97,13 +100,24 @@ def markdown(run: dict[str, Any]) -> str:
     A ratio is that to the plain path in float32.
     """
     by_case = {(row["case"], row["dtype"]): row for row in run["results"]}
-    rows = ["| | plain, fp32 | fast, fp32 | fast, bf16 |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| | plain, fp32 | fast, fp32 | fast, bf16 |",
+        "| --- | --- | --- | --- |",
+    ]
     for case, title in README_CASES.items():
-        exact, half = by_case[case, "fp32"], by_case[case, "bf16"]
+        exact = by_case[case, "fp32"]
+        half = by_case[case, "bf16"]
+        # What a reader of the paper would run: plain PyTorch in single precision.
         plain = exact["reference"]["wall"]
-        cells = [title, _seconds(plain), _beside(plain, exact), _beside(plain, half)]
+        cells = [
+            title,
+            _seconds(plain),
+            _beside(plain, exact),
+            _beside(plain, half),
+        ]
         rows.append(f"| {' | '.join(cells)} |")
-    exact, half = (by_case["full frame", name]["psnr"] for name in ("fp32", "bf16"))
+    exact = by_case["full frame", "fp32"]["psnr"]
+    half = by_case["full frame", "bf16"]["psnr"]
     rows.append(f"| PSNR to the plain one in fp32 | | {exact:.0f} dB | {half:.0f} dB |")
     return "\n".join(rows)
 
@@ -124,7 +138,9 @@ def _seconds(value: float) -> str:
     # Runs on one machine differ by some per cent: two or three digits say all there is to know.
     if value < 1:
         return f"{value:.2g}"
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    if value < 100:
+        return f"{value:.1f}"
+    return f"{value:.0f}"
 
 
 def _unit(name: str) -> str:
@@ -132,4 +148,5 @@ def _unit(name: str) -> str:
 
 
 def _mb(value: float | None) -> str:
-    return f"{'-' if value is None else round(value):>6}"
+    text = "-" if value is None else round(value)
+    return f"{text:>6}"

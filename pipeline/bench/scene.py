@@ -69,15 +69,22 @@ class Scene:
         self.sizes, self.rule = sizes, rule
         self.fog = rule.fill(Psi(sizes), EQUALISED)
         self.psi = replace_decoder(self.fog)
-        texels = (torch.arange(sizes.plane_resolution) + 0.5) / sizes.plane_resolution
+        resolution = sizes.plane_resolution
+        texels = (torch.arange(resolution) + 0.5) / resolution
         side = texels * sizes.box - sizes.box / 2
         centres, half_axes = HEAD
-        x, y, z = (((side - centre) / half).square() for centre, half in zip(centres, half_axes, strict=True))
+        squares = []
+        for centre, half in zip(centres, half_axes, strict=True):
+            from_centre = (side - centre) / half
+            squares.append(from_centre.square())
+        x, y, z = squares
         # The mean of the planes is 1 - r^2 / 2, and 1/2 on the surface. Rows follow the second coordinate
         # of a plane, columns the first.
         first = 3.0 - 1.5 * (y[:, None] + x)
-        second = (-1.5 * z[:, None]).expand(-1, len(z))
-        self.ellipsoid = torch.stack([first, second, torch.zeros_like(first)])
+        second = -1.5 * z[:, None]
+        second = second.expand(-1, len(z))
+        third = torch.zeros_like(first)
+        self.ellipsoid = torch.stack([first, second, third])
 
     def inputs(self, case: BenchCase) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images (B, 3, S, S), their own and the driving motions (B, M), cameras (B, V, 25)."""
@@ -101,6 +108,7 @@ def replace_decoder(psi: Psi) -> Psi:
 
     Its first hidden unit reads plane channel 0 and makes nearly all of the density.
     """
+    # Both networks share all weights but the decoder's, as at paper size a second copy would not be small.
     with torch.device("meta"):
         other = Psi(psi.sizes)
     state = dict(psi.state_dict())
@@ -109,6 +117,7 @@ def replace_decoder(psi: Psi) -> Psi:
             state[name] = state[name].clone()
     hidden_gain = psi.decoder.net[0].weight_gain
     sigma_gain = psi.decoder.out_sigma.weight_gain
+    # No other hidden unit sees the ellipsoid, and the first one sees nothing else.
     state["decoder.net.0.weight"][:, 0] = 0.0
     state["decoder.net.0.weight"][0] = 0.0
     state["decoder.net.0.weight"][0, 0] = INSIDE / hidden_gain

@@ -36,7 +36,9 @@ def test_operations_are_those_of_the_published_network() -> None:
     parts = operations(Sizes())
     for part, units in parts.items():
         giga = sum(units[unit] for unit in ("convolution", "product", "attention")) / 1e9
+        # The numbers of the notes are rounded to whole ones.
         assert giga == pytest.approx(PUBLISHED_GFLOP[part], abs=1.0), part
+    # Every part takes longer than the tolerance, so that none can be forgotten.
     rates = Rates(convolution=431, product=366, attention=193, look_up=0.0115, softplus=1.0)
     seconds = floor(parts, rates)
     assert sum(seconds.values()) == pytest.approx(5.5, abs=0.2)
@@ -49,10 +51,12 @@ def test_operations_are_counted(scene: Scene) -> None:
         fast(*inputs)
     with counted() as other:
         ReferencePsi(scene.fog)(*inputs)
+    # The fast path folds some layers together; the operations of oneDNN are most of the work.
     assert counter.get_total_flops() == pytest.approx(other.get_total_flops(), rel=0.15)
 
 
 def test_the_first_run_counts_and_the_median_of_the_others_is_timed() -> None:
+    # The counting run is by far the slowest, and no two orders of the others have the same middle.
     taken = iter([5.0, 3.0, 1.0, 2.0])
 
     def run(timed: Timed) -> torch.Tensor:
@@ -122,6 +126,7 @@ def test_a_record_says_what_its_numbers_belong_to(tmp_path: Path) -> None:
     assert run["benchmark"] == "engine" and run["bare"] == [1.0, 2.0]
     facts = run["machine"]
     assert facts["torch"] == torch.__version__ and facts["threads"] >= 1 and facts["cpu"]
+    # An archive of the sources has no commit to compare with.
     if (ROOT / ".git").exists():
         command = ["git", "rev-parse", "HEAD"]
         head = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -133,6 +138,7 @@ def test_a_record_says_what_its_numbers_belong_to(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     program = "from pipeline.cli import main; main()"
+    # A process of its own: the fast path changes how a process treats memory, and for good.
     command = [sys.executable, "-c", program, "bench", "--scale", "smoke", "--json", str(file)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
