@@ -187,6 +187,7 @@ class Cache:
 
     def chosen(self, clip: str | None, frame: int | None) -> list[Entry]:
         """The entries of a clip (or with that key) with that index. Raises UserError when there is none."""
+        # Portraits and heads are in no clip, so that a key is taken for one as well.
         found = self.entries
         if clip is not None:
             found = [entry for entry in found if clip in (entry.clip, entry.key)]
@@ -207,6 +208,7 @@ class Cache:
 
     def cameras(self, key: str) -> np.ndarray:
         """The cameras of a sample (N, 25), none (0, 25) where there are no cameras."""
+        # Ingest comes before the fit, which finds the cameras.
         if self.layout is INGEST:
             return np.zeros((0, CAMERA), np.float32)
         if isinstance(self.reader, IndexedShards):

@@ -73,6 +73,8 @@ def mend_cache(folder: Path, names: Iterable[str]) -> None:
 
     Where both are one file by a hard link, they share their damage.
     """
+    # DVC trusts its cache and would link the damage back into the folder at the next checkout. Its files are
+    # read-only, and stay so.
     recorded = recorded_files(folder)
     with _output(folder) as output:
         for name in recorded.keys() & set(names):

@@ -45,6 +45,7 @@ def write_page(
                 "frames": [_numbers(cache, entry) for entry in members],
             }
         )
+    # All samples of a cache have as many views, so that the first one names them.
     names = view_names(cache, len(cache.views(ordered[0].key))) if ordered else []
     content = {
         "qualities": cache.qualities,

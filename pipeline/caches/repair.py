@@ -44,6 +44,7 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
             f"nothing was repaired: {folder} was made from other inputs than there are now "
             f"({_some(changed)}), so new shards would not fit the old ones. Run `dvc repro` instead."
         )
+    # Both refusals come before any work: a repair may take hours.
     made = _make(params, folder, verdict.layout, verdict.damaged())
     if not is_as_recorded(folder):
         raise UserError(

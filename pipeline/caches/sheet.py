@@ -21,6 +21,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 def write_sheet(cache: Cache, entries: Sequence[Entry], out: Path) -> int:
     """Write a PNG with a row for each of at most ROWS of the entries, evenly spread; returns how many."""
+    # Neighbours in a clip look alike, so that rows are taken from all over it.
     count = min(ROWS, len(entries))
     places = np.linspace(0, len(entries) - 1, count)
     places = np.unique(places.round().astype(int))

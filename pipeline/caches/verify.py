@@ -108,6 +108,7 @@ def _differences(wanted: dict[str, Form], seen: Seen) -> Iterator[tuple[str, str
 
 
 def _twice(samples: dict[str, list[str]]) -> Iterator[Finding]:
+    # A reader finds a sample by its key and would see one of the two alone.
     places: dict[str, str] = {}
     for shard, keys in samples.items():
         for key in keys:

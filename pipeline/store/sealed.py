@@ -106,6 +106,7 @@ def read_sealed(
     remedy: str = REMEDY,
 ) -> tuple[bytes, dict[str, Any]]:
     """The data of `path` and its facts. Raises UserError as `check_sealed`."""
+    # Read once: what is returned is what was checked, even if another process replaces the file meanwhile.
     facts = read_facts(path, remedy)
     if not Path(path).is_file():
         raise UserError(f"{path} is missing. {remedy}")
@@ -135,6 +136,7 @@ def recover(path: str | Path) -> None:
 
 def remove_sealed(path: str | Path) -> None:
     """Remove both files, the data first; it is no error when they are not there."""
+    # Killed in between, it leaves a JSON alone, which no reader takes for data.
     Path(path).unlink(missing_ok=True)
     seal_path(path).unlink(missing_ok=True)
 

@@ -100,6 +100,7 @@ def _check_names(
     fields: Mapping[str, bytes],
     known: Mapping[str, object],
 ) -> None:
+    # An unpacked sample is files with these names, and some systems take capitals for small letters.
     if not KEY.fullmatch(key):
         raise ValueError(f"{shard}: the key {key!r} is not made of a-z, 0-9, _ and - only")
     if key in known:
@@ -340,6 +341,7 @@ def decode_png(data: bytes) -> np.ndarray:
 
     Raises UserError when it cannot be decoded.
     """
+    # For no bytes at all OpenCV raises an error of its own instead of returning None.
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if image is None:
         raise UserError("the bytes of an image are no PNG that can be decoded.")

@@ -57,6 +57,7 @@ class Storage:
             )
         except Exception as error:
             raise self._failure(name, error) from error
+        # A plain file server answers a range request with status 200 and all of the file.
         for data, (start, stop) in zip(found, spans, strict=True):
             if len(data) > stop - start:
                 raise UserError(

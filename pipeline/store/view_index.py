@@ -120,6 +120,7 @@ def fields_of(schema: pa.Schema) -> list[str]:
 
 def format_of(schema: pa.Schema) -> int | None:
     """The number of the format of an index; None where it has none."""
+    # Metadata of Parquet are bytes, which another writer may have filled with anything.
     found = (schema.metadata or {}).get(b"format", b"")
     return int(found) if found.isdigit() else None
 

@@ -38,6 +38,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_angles_are_those_of_look_at():
+    # A wrong sign of an angle would look like a plausible cache, seen from the other side.
     cameras, wanted = [], []
     for yaw, height, radius in ((-0.7, -0.1, 3.7), (0.0, 0.2, 4.0), (0.4, 0.6, 4.4)):
         cameras.append(look_at(yaw, height * math.pi / 2, radius, np.zeros(3)))
@@ -56,6 +57,7 @@ def test_the_summary_counts(project):
     )
     rejected = [int(table[reason][0]) for reason in ("no fitted head", "no face")]
     assert sum(rejected) == 2
+    # The fitted cameras of real frames must not be counted among the drawn ones of the pseudo views.
     reader = ShardReader(VIEWS / "shards")
     pseudo = np.concatenate([Views.cameras.array(reader[key])[1:] for key in reader])
     yaw, _, _ = angles(pseudo).T
@@ -70,6 +72,7 @@ def test_frames_that_are_not_trained_on_are_counted(project):
     cache = Cache(VIEWS)
     assert all(entry.kept for entry in cache.entries)
     assert "not trained on" not in summary(cache)
+    # A threshold that a single frame fails: the others must stay where they are counted.
     worst = min(entry.quality["psnr"] for entry in cache.entries)
     write_index(
         VIEWS / "shards",
@@ -98,6 +101,7 @@ def test_a_sample_with_all_its_fields(project):
     table = rows(sample(cache, entry))
     fields = ShardReader(VIEWS / "shards").read("b-000001")
     assert fields.keys() <= table.keys()
+    # The camera of the real frame and those of two views.
     size = len(fields["cameras.npy"])
     assert table["cameras.npy"] == ["float32", "3 x 25", f"{size}"]
     assert table["label.npy"][:2] == ["float32", "437"]
@@ -119,6 +123,7 @@ def test_the_contact_sheet(project):
         real = image.crop((0, top, TILE, top + TILE))
         assert real.getextrema() != ((255, 255),) * 3
     assert write_sheet(cache, cache.entries, Path("out/all.png")) == 8
+    # Heads have an opacity in the place of the mask, and fewer of them than a sheet has rows.
     heads = Cache(HEADS)
     assert write_sheet(heads, heads.entries, Path("out/heads.png")) == 5
 
@@ -138,11 +143,13 @@ def test_the_rose_points_where_the_camera_is():
 
 
 def test_the_page_holds_all_numbers_and_loads_its_pictures(project, monkeypatch):
+    # Three frames a sheet, so that the clip of four needs a second one.
     monkeypatch.setattr("pipeline.caches.page.FRAMES_PER_SHEET", 3)
     cache = Cache(VIEWS)
     page = write_page(cache, cache.entries, Path("out/page"))
     text = page.read_text()
     assert page == Path("out/page/index.html") and len(text) < 40_000 and "base64" not in text
+    # People open it from a disk, often on a machine without a network.
     assert not REMOTE.findall(text) and "{{" not in text
     content = json.loads(
         re.search(r'<script id="content" type="application/json">(.*?)</script>', text, re.DOTALL)[1]

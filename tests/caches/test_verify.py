@@ -64,11 +64,13 @@ def test_whole_caches(project):
     sizes = [path.stat().st_size for path in VIEWS.glob("shards/*.tar")]
     assert verdict.bytes == sum(sizes)
     assert findings(HEADS) == []
-    shutil.rmtree(".dvc")  # a cache somewhere else
+    # A cache that was copied to another machine has no record of DVC, and is whole all the same.
+    shutil.rmtree(".dvc")
     assert findings(VIEWS) == findings(HEADS) == []
 
 
 def test_a_flipped_byte_is_named(project):
+    # A PNG with a wrong byte is decoded by some readers to a wrong picture without a word.
     shard = VIEWS / "shards/views-000001.tar"
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "view1.png") + 40)
@@ -85,6 +87,7 @@ def test_a_flipped_byte_outside_of_fields_is_named(project):
         f"shards/views-000001.tar, sample {key}, field mask.png: "
         "the tar's header is not what the sidecar says"
     ]
+    # The second flip takes the first one back; then the last byte of the padding is hit.
     flip(shard, place(shard, key, "mask.png") - 512)
     flip(shard, shard.stat().st_size - 1)
     [found] = findings(VIEWS)
@@ -92,6 +95,7 @@ def test_a_flipped_byte_outside_of_fields_is_named(project):
 
 
 def test_a_truncated_shard_is_named_with_its_first_lost_field(project):
+    # A copy that was broken off: one finding that says from where on, and none for each lost field.
     shard = VIEWS / "shards/views-000000.tar"
     key = ShardReader(VIEWS / "shards").keys()[2]
     cut(shard, place(shard, key, "motion.npy") + 10)
@@ -101,6 +105,7 @@ def test_a_truncated_shard_is_named_with_its_first_lost_field(project):
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_missing_and_strange_files_are_named(project, recorded):
+    # Without a record the index alone knows that there was a shard.
     if not recorded:
         shutil.rmtree(".dvc")
     (VIEWS / "shards/views-000000.tar.json").unlink()
@@ -119,6 +124,7 @@ def test_missing_and_strange_files_are_named(project, recorded):
 
 def test_a_missing_or_altered_index_is_named(project):
     index = VIEWS / "index.parquet"
+    # Numbers that are plausible and readable, but not those of the shards.
     table = pq.read_table(index)
     psnr = np.array(table["psnr"]) + np.float32(1)
     place_of_psnr = table.column_names.index("psnr")
@@ -135,6 +141,8 @@ def test_a_missing_or_altered_index_is_named(project):
 
 
 def test_index_and_shards_are_compared(project):
+    # One row for each way in which an index can contradict its shards. NaN is one of them, as it equals
+    # nothing, not even itself.
     shutil.rmtree(".dvc")
     rows = pq.read_table(VIEWS / "index.parquet").to_pylist()
     keys = [row["key"] for row in rows]
@@ -182,6 +190,7 @@ def test_index_and_shards_of_other_thresholds(project):
 
 
 def test_shards_of_an_older_format_are_named_with_what_to_do(project):
+    # As a cache of a version before the number looks. To call it damaged would send people to repair it.
     for sidecar in (VIEWS / "shards").glob("*.json"):
         facts = json.loads(sidecar.read_text())
         del facts["format"]
@@ -195,6 +204,7 @@ def test_shards_of_an_older_format_are_named_with_what_to_do(project):
 
 
 def test_what_a_sample_must_have(project):
+    # Checksums are right here: a writer of its own made samples that training would stumble over.
     shutil.rmtree(".dvc")
     reader = ShardReader(VIEWS / "shards")
     a, b = reader.keys()[8:]
@@ -221,6 +231,7 @@ def test_what_a_sample_must_have(project):
 
 
 def test_heads_are_numbered_without_a_gap(project):
+    # Heads have no table that would miss the shard, neither with a record nor without.
     for file in (HEADS / "shards").glob("heads-000001.tar*"):
         file.unlink()
     assert set(findings(HEADS)) == {
@@ -256,6 +267,7 @@ def test_ingested_faces(tmp_path):
             tmp_path / f"{name}.parquet", pa.Table.from_pylist(content, getattr(tables, name.upper()))
         )
     assert findings(tmp_path) == []
+    # A rejected portrait has no sample, and is none of the findings until its row says that it was accepted.
     rows[0]["status"], rows[0]["shard"] = "ok", "portraits-000000.tar"
     write_table(tmp_path / "portraits.parquet", pa.Table.from_pylist(rows, tables.PORTRAITS))
     assert findings(tmp_path) == [
@@ -270,6 +282,7 @@ def test_no_cache(tmp_path):
 
 
 def test_repair_makes_only_what_is_broken_and_the_same_bytes(project):
+    # Inode and time of the healthy shard: equal bytes alone would not show that it was made again in vain.
     before = checksums(VIEWS)
     shards = sorted((VIEWS / "shards").glob("*.tar"))
     healthy = shards[1].stat()
@@ -335,6 +348,7 @@ def test_repair_refuses_other_inputs(project):
     Path("params.yaml").write_text(replaced(text, "seed: 0", "seed: 1"))
     with pytest.raises(UserError, match=r"other inputs than there are now \(params.yaml: seed\).*dvc repro"):
         mend(VIEWS)
+    # Params, data and code: each alone makes other views.
     Path("params.yaml").write_text(text)
     weights = Path("data/psi3d/psi3d.safetensors")
     flip(weights, weights.stat().st_size - 2)
@@ -349,11 +363,13 @@ def test_repair_refuses_other_inputs(project):
 
 
 def test_repair_refuses_what_it_cannot_know(project):
+    # A file of the user: DVC would remove it when the folder is checked out, so that the repair stops before.
     flip(VIEWS / "shards/views-000000.tar", 600)
     (VIEWS / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"do not belong there \(mine.txt\)"):
         mend(VIEWS)
     assert (VIEWS / "mine.txt").read_text() == "mine"
+    # No stage makes the copy, so its inputs are not known.
     (VIEWS / "mine.txt").unlink()
     shutil.copytree(VIEWS, "copy")
     with pytest.raises(UserError, match="not known with what inputs copy was made"):

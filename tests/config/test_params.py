@@ -70,6 +70,7 @@ def test_every_scale_is_valid_and_survives_its_file(name, tmp_path):
 
 
 def test_the_paper_scale_has_the_published_numbers():
+    # They are written out here once more: an edit of the preset by mistake must not pass.
     params = scale_params("paper")
     assert params.networks == Sizes()
     assert (params.train_psi3d.images, params.train.images, params.train.batch) == (10_000_000, 6_000_000, 32)
@@ -127,6 +128,7 @@ def test_the_paper_scale_has_the_published_numbers():
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(path, value, words):
+    # Slips of the keyboard, of a type, of a range, and values that only another key makes wrong.
     message = refusal(put(path, value))
     assert message.startswith("params.yaml: ")
     assert words in message
@@ -139,12 +141,14 @@ def test_a_missing_key_is_named():
 
 
 def test_all_problems_come_at_once():
+    # With one at a time a person would start as many runs as there are problems.
     message = refusal(lambda data: data["train"].update(substitute_p=-1, batch="many"))
     assert "train.substitute_p is -1" in message
     assert 'train.batch is "many"' in message
 
 
 def test_params_are_frozen():
+    # Params are part of fingerprints: a change after the start would belong to no file.
     with pytest.raises(ValueError, match="frozen"):
         scale_params("demo").train.batch = 1
 
@@ -160,6 +164,7 @@ def test_params_are_frozen():
     ],
 )
 def test_a_file_that_is_no_params_file(text, words, tmp_path):
+    # An editor that crashed, a key that was pasted twice, a file of another program, UTF-16 of Windows.
     path = tmp_path / "params.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as error:

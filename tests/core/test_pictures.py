@@ -32,6 +32,7 @@ def test_the_range_of_images_is_that_of_bytes():
 
 
 def test_tiles_shrink_by_their_mean_and_grow_as_asked():
+    # A chessboard that is shrunk by picking pixels is black or white, never the grey that it is from afar.
     squares = np.kron([[0, 200], [200, 0]], np.ones((2, 2)))
     board = np.stack([squares] * 3, axis=2).astype(np.uint8)
     mean = tile(board, 1)
@@ -63,6 +64,7 @@ def test_rows_of_a_sheet_are_filled_with_white():
 
 
 def test_a_jpeg_gives_up_quality_for_size():
+    # Noise is what JPEG compresses worst.
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     best = encode_jpeg(noise)
     worst = encode_jpeg(noise, 20)

@@ -38,6 +38,7 @@ def test_what_is_encoded_is_read(tmp_path):
         for number in range(VIEWS) if field.count else [None]:
             wanted = known[name] if number is None else known[name][number]
             assert np.array_equal(field.array(sample, number), wanted)
+    # Trainers read tensors: range, order of the axes and the type of depths, which are stored as halves.
     assert torch.equal(Heads.view.tensor(sample, 1), image_tensor(sample["view1.png"]))
     assert Heads.view.tensor(sample, 1).shape == (3, SIDE, SIDE)
     assert Heads.opacity.tensor(sample).shape == (1, VIEWS * RAYS, RAYS)
@@ -47,6 +48,7 @@ def test_what_is_encoded_is_read(tmp_path):
 
 
 def test_a_field_is_neither_forgotten_nor_mistaken():
+    # Each of these would make a cache that a later stage refuses only after hours of rendering.
     known = values()
     for name in ("depth", "view"):
         with pytest.raises(ValueError, match=f"{name} is missing or unknown"):
@@ -57,11 +59,13 @@ def test_a_field_is_neither_forgotten_nor_mistaken():
         Heads.encode(**known | {"depth": known["depth"].astype(np.float32)})
     with pytest.raises(ValueError, match=r"label\.npy"):
         Heads.encode(**known | {"label": known["label"][None]})
+    # Bytes that are encoded already are passed on, as encoding a frame anew would cost time and digits.
     as_ingested = Aligned.mask.encode(known["opacity"])
     assert Aligned.encode(image=known["view"][0], mask=as_ingested)["mask.png"] == as_ingested
 
 
 def test_sizes_that_are_seen_say_what_else_there_must_be():
+    # Three motions are those of a real frame and two views.
     frames = {"motion.npy": Form("float32", (3, 7)), "image.png": Form("uint8", (16, 16, 3))}
     wanted = Views.expected(frames)
     assert wanted["alpha1.png"] == Form("uint8", (16, 16)) and "view2.png" not in wanted

@@ -31,6 +31,7 @@ def test_what_was_written_is_read(tmp_path):
         draft.facts["z"] = draft.facts["a"] = 1
     assert check_sealed(tmp_path / "x.tar")["sha256"] == facts["sha256"]
     assert seal_path(tmp_path / "x.tar").read_text().startswith('{"z":1,"a":1,"sha256":"')
+    # Twice, as the clean-up of a run that was killed while it cleaned up.
     remove_sealed(tmp_path / "x.tar")
     remove_sealed(tmp_path / "x.tar")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -42,6 +43,7 @@ def test_a_writer_that_fails_leaves_the_earlier_pair(tmp_path):
     with pytest.raises(RuntimeError), sealing(path) as draft:
         draft.file.write(b"half of it")
         raise RuntimeError
+    # Both are facts that JSON cannot hold, and the data is on the disk before that is noticed.
     for value in (float("nan"), {1, 2}):
         with pytest.raises((TypeError, ValueError)):
             write_sealed(path, b"later", {"value": value})
@@ -63,6 +65,7 @@ def test_damage_is_said_in_words(tmp_path):
     for read in (check_sealed, read_sealed):
         with pytest.raises(UserError, match=r"x\.tar is missing"):
             read(path)
+    # Empty and cut files of a full disk, and JSON of another tool.
     for text in ("", "{", "[]", '{"sha256": 1}', '{"steps": 1}'):
         seal_path(path).write_text(text)
         with pytest.raises(UserError, match=r"x\.tar\.json is damaged"):
@@ -77,6 +80,7 @@ def test_damage_is_said_in_words(tmp_path):
 def test_a_writer_that_is_killed_between_its_renames_loses_nothing(tmp_path, renames):
     path = tmp_path / "x.safetensors"
     write_sealed(path, b"earlier", {"step": 1})
+    # The process kills itself at the rename, as no signal from outside would hit so short a moment.
     code = f"""
 import os, signal
 from pipeline.store.sealed import write_sealed
@@ -92,6 +96,7 @@ write_sealed({str(path)!r}, b"later", {{"step": 2}})
 """
     environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     subprocess.run([sys.executable, "-c", code], env=environment, timeout=100, check=False)
+    # The JSON is new and the data old: a reader must refuse the pair until it is mended.
     if renames == 1:
         with pytest.raises(UserError, match="checksum"):
             read_sealed(path)

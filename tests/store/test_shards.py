@@ -48,6 +48,7 @@ def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
     ],
 )
 def test_png_holds_every_number(shape, kind):
+    # 16 bits are for depths. A single pixel is an image, too, and no grey one for having three numbers.
     most = np.iinfo(kind).max
     image = np.random.default_rng(1).integers(0, most, shape).astype(kind)
     again = decode_png(encode_png(image))
@@ -59,6 +60,7 @@ def test_png_keeps_the_order_of_the_channels():
 
     from PIL import Image
 
+    # Another library reads it: with one library, a swap in both directions would cancel.
     red = np.zeros((2, 2, 3), np.uint8)
     red[..., 0] = 255
     with Image.open(io.BytesIO(encode_png(red))) as image:
@@ -72,11 +74,13 @@ def test_codecs_refuse_what_they_cannot_hold():
         for data in (b"", b"not a file of this kind"):
             with pytest.raises(UserError):
                 decode(data)
+    # An array of objects is a pickle inside, which no reader of ours may load.
     with pytest.raises(ValueError):
         encode_npy(np.array([{}], dtype=object))
 
 
 def test_equal_samples_make_equal_bytes(tmp_path):
+    # Bytes hang neither on the clock nor on the user nor on the folder: DVC reruns a stage for less.
     first = write_shard(tmp_path / "a/x.tar", samples())
     second = write_shard(tmp_path / "b/x.tar", iter(samples()))
     assert first == second
@@ -88,6 +92,7 @@ def test_equal_samples_make_equal_bytes(tmp_path):
 
 
 def test_plain_tar_and_webdataset_read_the_shard(tmp_path):
+    # Places are counted by the writer, and a header that is larger than a block would shift them all.
     write_shard(tmp_path / "x.tar", samples())
     _, members = read_sidecar(tmp_path / "x.tar")
     with tarfile.open(tmp_path / "x.tar") as tar:
@@ -109,6 +114,7 @@ def test_plain_tar_and_webdataset_read_the_shard(tmp_path):
 
 
 def test_reader_finds_samples_by_key_across_shards(tmp_path):
+    # Written in the wrong order and read after a pickle, as by the processes of a data loader.
     write_shard(tmp_path / "a-000001.tar", samples()[3:])
     write_shard(tmp_path / "a-000000.tar", samples()[:3])
     reader = pickle.loads(pickle.dumps(ShardReader(tmp_path)))
@@ -135,6 +141,7 @@ def test_reader_finds_samples_by_key_across_shards(tmp_path):
     ],
 )
 def test_bad_names_are_refused_and_leave_nothing(tmp_path, key, field):
+    # A dot would move the border of key and field, a slash leave the folder, a long name need an extension.
     with pytest.raises(ValueError):
         write_shard(tmp_path / "x.tar", [(key, {field: b""})])
     assert list(tmp_path.iterdir()) == []
@@ -154,6 +161,7 @@ def test_damage_is_refused_by_name(tmp_path):
     write_shard(path, samples())
     _, members = read_sidecar(path)
     whole = path.read_bytes()
+    # A bit in the middle of an array, which no decoder would notice. Other fields stay readable.
     damaged = bytearray(whole)
     damaged[members["clip-000002"]["label.npy"][0] + 200] ^= 1
     path.write_bytes(damaged)
@@ -194,6 +202,7 @@ def test_missing_things_are_named(tmp_path):
 )
 def test_a_shard_of_another_format_is_refused(tmp_path, found, said):
     write_shard(tmp_path / "x.tar", samples())
+    # None is a cache of an early version, 99 one of a version that is newer than the code.
     sidecar = sidecar_path(tmp_path / "x.tar")
     facts = json.loads(sidecar.read_text())
     assert facts.pop("format") == FORMAT
@@ -207,6 +216,7 @@ def test_a_shard_of_another_format_is_refused(tmp_path, found, said):
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
+    # A file where a folder should be: it fails for root as well, whom no permission stops.
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_shard(tmp_path / "file/x.tar", samples())

@@ -65,6 +65,7 @@ def test_the_index_has_all_cameras(cache):
 def test_fields_are_read_from_their_places(cache, monkeypatch):
     index, shards = ViewIndex(cache), ShardReader(cache / "shards")
     assert len(index) == len(shards) and index.views == 2
+    # Samples here are small: with the real gap one read has all fields, with none each has its own.
     for gap in (GAP, 0):
         monkeypatch.setattr("pipeline.store.view_index.GAP", gap)
         for frame in range(len(index)):
@@ -82,6 +83,8 @@ def test_equal_shards_make_equal_bytes(cache, tmp_path):
 
 
 def test_samples_that_differ_are_refused(cache, tmp_path):
+    # The index has the names of fields but once, so that one sample with others would be read from wrong
+    # places.
     with pytest.raises(UserError, match="no shard"):
         write_index(tmp_path, tmp_path / "index.parquet", lambda quality: "")
     some = {
@@ -140,6 +143,7 @@ def test_many_rows_need_little_to_open(tmp_path):
     assert list(clips) == sorted(clips)
     assert out == (training % 10 == 3).sum()
     assert clips["clip-00002"].tolist() == [i for i in range(400, 600) if i % 10 != 3]
+    # First and last frames of row groups, where a search that is off by one goes wrong.
     assert not index._places
     for frame in (0, ROW_GROUP, count - 1):
         assert index.key(frame) == f"k-{frame}"
@@ -149,6 +153,7 @@ def test_many_rows_need_little_to_open(tmp_path):
 
 
 def test_plain_webdataset_reads_the_cache(cache):
+    # For people who train something else on the cache, without a line of this project.
     shards = ShardReader(cache / "shards")
     files = [str(path) for path in sorted((cache / "shards").glob("*.tar"))]
     found = list(webdataset.WebDataset(files, shardshuffle=False).decode("rgb8"))
@@ -166,6 +171,7 @@ def test_the_loader_reads_over_http(cache):
     with serve(cache) as (address, asked):
         there, here = reader(address), reader(cache)
         assert there.clips.keys() == here.clips.keys()
+        # The first batch also asks for the places of the row group.
         there.batch(0, 4)
         for step in range(1, 4):
             asked.clear()
@@ -213,6 +219,7 @@ def test_damage_behind_an_address_is_refused_by_name(cache, tmp_path):
     content = bytearray(shard.read_bytes())
     content[places["view0.png"][0] + 30] ^= 1
     (tmp_path / "shards/views-000000.tar").write_bytes(content)
+    # The second shard is not there at all: a mirror that was copied by half.
     assert index.key(2) == "clip0-000002"
     with serve(tmp_path) as (address, _):
         there = ViewIndex(address)

@@ -18,6 +18,7 @@ def write_flame(head: HeadModel, folder: Path) -> Path:
 
     They are a pickle of protocol 2 with chumpy arrays and a sparse matrix, and numpy object arrays beside it.
     """
+    # chumpy itself does not run on a current NumPy, so that a module of its name stands in for it.
     module = types.ModuleType("chumpy.ch")
     module.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
     shape_directions = module.Ch()
@@ -34,6 +35,7 @@ def write_flame(head: HeadModel, folder: Path) -> Path:
         "bs_style": "lbs",
         "order": collections.OrderedDict(a=1),
     }
+    # Pickle asks for the module while it writes; a reader that imported it by accident must not find it.
     sys.modules["chumpy"], sys.modules["chumpy.ch"] = types.ModuleType("chumpy"), module
     try:
         (folder / "generic_model.pkl").write_bytes(pickle.dumps(content, 2))

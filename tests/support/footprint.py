@@ -39,6 +39,7 @@ class Footprint(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, _types: Any, arguments: tuple = (), named: dict[str, Any] | None = None
     ) -> Any:
+        # Tensors of the CPU are constants and the inputs of kernels that are not imitated.
         result = operation(*arguments, **(named or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.device.type == "meta":
@@ -46,6 +47,7 @@ class Footprint(TorchDispatchMode):
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
+        # Views share a storage, which counts once; it is free when the last of them is.
         if storage._cdata not in self.known:
             size = -(-storage.nbytes() // GRAIN) * GRAIN
             self.known.add(storage._cdata)

@@ -92,6 +92,7 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
 
 def state(**changes: Any) -> dict[str, Any]:
     """The state dict of a face recognition network in which the tensor `features.bias` is something else."""
+    # All else is right, so that no check of names or shapes refuses the file before the attack is met.
     return random_state(expected_state(lambda: NEEDED["identity"].build(SMOKE_SIZES))) | {
         "features.bias": changes["bias"]
     }
@@ -102,6 +103,7 @@ def network(bias: Any, protocol: int = 4) -> bytes:
 
 
 def endless_module(shared: bool) -> bytes:
+    # Shared children make 2^60 paths through 60 modules: a walk without a memory never ends.
     root = Persistent()
     module = root
     for _ in range(60):
@@ -124,6 +126,7 @@ def hostile_files() -> dict[str, bytes]:
     # Deep enough for any recursion; what shall meet the limit of opcodes is longer.
     deep, large, none = 1 << 18, 1 << 20, b"N" * (1 << 20)
     too_many = MOST_OPCODES + 1
+    # Every protocol has opcodes of its own for names and calls.
     files = {
         f"system at protocol {protocol}": pickle.dumps({"G_ema": attack(), "a": [attack()]}, protocol)
         for protocol in range(6)
@@ -134,9 +137,11 @@ def hostile_files() -> dict[str, bytes]:
     files |= {
         "nothing": b"",
         "text": b"just words",
+        # Opcodes that no pickler writes any more, but that Python's reader still obeys.
         "system alone": b"cos\nsystem\n(S'touch executed'\ntR.",
         "system by an instance": b"(S'touch executed'\nios\nsystem\n.",
         "system by an object": b"(cos\nsystem\nS'touch executed'\no.",
+        # A storage is a file within the file, whose reader is another one.
         "system in a storage": network(
             tensor(Call(torch.storage._load_from_bytes, legacy(attack())), 0, (width,))
         ),
@@ -157,6 +162,7 @@ def hostile_files() -> dict[str, bytes]:
         "an extension code": b"\x80\x02\x82\x01.",
         "a buffer from elsewhere": b"\x80\x05\x97.",
         "a function with a state": b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.",
+        # Views of memory that is not the file's: torch itself checks some of these and not others.
         "a shape without end": network(tensor(storage(), 0, (1 << 40,), (1,))),
         "a shape of huge numbers": network(tensor(storage(), 0, (1 << 8_000_000,), (1,))),
         "a shape beyond the storage": network(pair),
@@ -183,18 +189,22 @@ def hostile_files() -> dict[str, bytes]:
         + pickle.dumps(["0"], 2)
         + struct.pack("<q", 1 << 40),
         "a zip file of a huge storage": zipped({"a/data.pkl": with_ids(ids), "a/data/0": bytes(16)}),
+        # 256 MB of zeros in some hundred kilobytes.
         "a zip bomb": zipped(
             {"a/data.pkl": bytes(1 << 20), "a/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED
         ),
         "a zip file of something else": zipped({"a/b.txt": b"hello"}),
         "a cut zip file": whole.getvalue()[: len(whole.getvalue()) // 2],
         "a zip file with a cut end": whole.getvalue()[:-9],
+        # Downloads that were broken off, and files that were packed once more.
         "gzip": gzip.compress(plain),
         "a cut pickle": plain[: len(plain) // 2],
         "a pickle without its last byte": plain[:-1],
+        # Lengths that a reader must not allocate before it has seen as many bytes.
         "bytes without end": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fab.",
         "text without end": b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fab.",
         "a number without end": b"\x80\x02\x8b\xff\xff\xff\x7fab.",
+        # To make a number of so many digits takes time that grows with their square.
         "a number as long text": b"I" + b"9" * 5_000_000 + b"\n.",
         "a line without end": b"c" + b"a" * 5_000_000,
         "a memo of four thousand millions": b"\x80\x02r\xff\xff\xff\xff.",
@@ -204,6 +214,7 @@ def hostile_files() -> dict[str, bytes]:
         "marks without end": b"\x80\x02" + b"(" * too_many + b".",
         "names without end": b"\x80\x02(" + b"ca\nb\n" * deep + b"l.",
         "objects without end": b"\x80\x02(" + b"ca\nb\n)\x81" * (too_many // 3) + b"l.",
+        # The memo says something large in two bytes: each use would hash, copy or encode it anew.
         "a long key over and over": b"\x80\x02(" + none + b"tq\x00}" + b"h\x00Ns" * (deep // 8) + b".",
         "pairs over and over": b"\x80\x02ccollections\nOrderedDict\nq\x00("
         + b"]" * large
@@ -233,6 +244,7 @@ def head_model(template: Any, change: Callable[[bytes], bytes] = bytes) -> bytes
 
 
 def deep_description() -> bytes:
+    # A message that prints it would have 2^150 words.
     deep: Any = {}
     for _ in range(150):
         deep = {"a": deep, "b": deep}
@@ -281,6 +293,7 @@ def mutated_files(count: int, folder: Path) -> Iterator[tuple[str, bytes]]:
         torch.save(some, buffer, _use_new_zipfile_serialization=new)
         bases[name] = buffer.getvalue()
     for name, whole in bases.items():
+        # The same mutations in every run: one that is found can be looked at again.
         draw = np.random.default_rng([7, *name.encode()])
         for i in range(count):
             yield f"{name} {i}", mutated(whole, draw)

@@ -38,6 +38,7 @@ class Slow:
         self.log = log
 
     def __call__(self, unit: WorkUnit):
+        # A line this short is written at once, so that processes do not mix theirs.
         with open(self.log, "a") as file:
             file.write(f"{unit.name}\n")
         rows = Rows(TABLE)
@@ -134,6 +135,7 @@ def _find(run: subprocess.Popen, victim: str, draw: np.random.Generator) -> psut
         if victim == "driver":
             return driver if run.poll() is None else None
         named = [(process, " ".join(process.cmdline())) for process in driver.children(recursive=True)]
+    # A process may end while it is looked at; the next look finds others.
     except psutil.Error:
         return None
     actors = [process for process, name in named if name.startswith("ray::") and "MapWorker" in name]

@@ -37,6 +37,7 @@ class _Pretending(Tensor):
 
     @staticmethod
     def __new__(cls, real: Tensor) -> "_Pretending":
+        # The wrapper has a shape and no memory: an operation that goes past the mode fails at once.
         place = torch.device(NAME, 0)
         wrapper = Tensor._make_wrapper_subclass(
             cls,
@@ -102,6 +103,7 @@ def _compute(operation: Callable[..., Any], arguments: tuple, named: dict[str, A
         _check(operation, arguments, tensors, asked)
         if named.get("generator") is not None:
             raise RuntimeError(f"{operation}: a generator of the CPU cannot draw on {NAME}")
+    # The values themselves are computed where they are.
     real_arguments, real_named = tree_map(_real, (arguments, named))
     if asked is not None:
         real_named["device"] = "cpu"

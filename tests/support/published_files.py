@@ -18,6 +18,7 @@ SOURCE = "import os\nos.system('echo executed > executed')\n"
 
 
 def _reconstruct_persistent_obj(facts: dict) -> None:
+    # Every published file calls it by this name, and the original runs the source code that is handed over.
     raise AssertionError("the file was executed")
 
 
@@ -88,6 +89,7 @@ def module_of(state: dict[str, torch.Tensor], name: str, **attributes: object) -
     for key, value in state.items():
         module, *path, leaf = [root, *key.split(".")]
         for depth, part in enumerate(path):
+            # Published pickles mix both kinds of modules within one tree.
             if part not in module._modules:
                 module.add_module(part, (Persistent if depth % 2 == 0 else Plain)())
             module = module._modules[part]
@@ -106,6 +108,7 @@ def write_pickle(
 
     FLAME's buffers and a statistic of the training set lie beside it.
     """
+    # The published checkpoints bring them along, and an import has to leave them.
     foreign = {
         "deformer.flame.v_template": torch.zeros(5, 3),
         "deformer.flame.faces": torch.zeros(4, 3, dtype=torch.int64),

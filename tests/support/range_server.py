@@ -35,6 +35,7 @@ def serve(folder: Path, ranges: bool = True) -> Iterator[tuple[str, list[tuple[s
                 self.send_error(404)
                 return
             data = path.read_bytes()
+            # "bytes=5-" is all from the sixth byte on, "bytes=-5" the last five.
             found = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")) if ranges else None
             part = data
             if found:
@@ -54,6 +55,7 @@ def serve(folder: Path, ranges: bool = True) -> Iterator[tuple[str, list[tuple[s
         def log_message(self, *args: object) -> None:
             pass
 
+    # Port 0 is any free one, as tests run beside each other.
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -70,6 +70,7 @@ def inputs(tmp_path_factory) -> Path:
     """
     folder = tmp_path_factory.mktemp("inputs")
     sizes = scale_params("smoke").networks
+    # Neither clips nor frames are in their order, which no stage may rely on.
     names = [
         (f"{clip}-{index:06d}", clip, "test" if clip == "c" else "train")
         for clip in "cab"
@@ -110,6 +111,7 @@ def inputs(tmp_path_factory) -> Path:
         "camera": known["label"][:, Label.CAMERA],
         "image": torch.randint(256, (5, sizes.image, sizes.image, 3), dtype=torch.uint8),
     }
+    # As the portraits' truth: a depth where there is a head, and infinity elsewhere.
     known["opacity"] = torch.randint(2, (5, 1, sizes.rays, sizes.rays)).float()
     known["depth"] = torch.where(known["opacity"] > 0, 4.0, torch.inf)
     save_weights(folder / "genhead/portraits.safetensors", known, {"network": "portraits"})

@@ -35,6 +35,7 @@ class ShortTask(Task[Tensor]):
     """A linear layer learns to copy two of four numbers. Raises Stop in the step `stop_at`."""
 
     def __init__(self, device: str = "cpu", stop_at: int | None = None, pause: float = 0.0) -> None:
+        # BatchNorm has buffers that no optimiser knows, and they too have to survive a resume.
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)

@@ -74,6 +74,7 @@ def made(inputs, tmp_path_factory) -> Path:
     )
     (folder / "dvc.yaml").write_text(DVC)
     (folder / "params.yaml").write_text(params_text())
+    # DVC keeps a state beside the cache, by default in a folder of the machine that all projects share.
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "state"))
         patch.delenv("DVC_ROOT", raising=False)
@@ -87,6 +88,7 @@ def made(inputs, tmp_path_factory) -> Path:
 @pytest.fixture
 def project(made, tmp_path, monkeypatch) -> Path:
     """A copy of the project, as the current folder."""
+    # Rendering takes seconds and a copy none, so that each test may break its own.
     folder = tmp_path / "project"
     shutil.copytree(made, folder)
     monkeypatch.chdir(folder)

@@ -42,6 +42,7 @@ def params() -> Params:
 
 def picture(person: int, frame: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A disc with two eyes and a mouth that opens: (S, S, 3) and its mask (S, S), uint8."""
+    # Colour tells people apart and the mouth the frames: enough for every network to have something to learn.
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     colour = np.array([90 + 40 * (person % 4), 120 + 20 * (person % 3), 200 - 30 * (person % 5)])
     mask = (x - 0.5) ** 2 + (y - 0.52) ** 2 < 0.14
@@ -101,6 +102,7 @@ def _rows() -> tuple[list[dict], list[dict], list[dict]]:
     for i in range(PEOPLE * 2):
         row = {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks()}
         portraits.append(row | {"crop": [1 / 256, 0.0, 0.0], "person": i // 2})
+    # Three test clips, as drivers across people need others than their own.
     splits = ("test", "test", "test", "train", "train", "validation")
     clips = []
     for i, split in enumerate(splits):
@@ -114,6 +116,7 @@ def _rows() -> tuple[list[dict], list[dict], list[dict]]:
 
 
 def _ingest(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], drawn: dict) -> None:
+    # Ingest does not know who a portrait shows.
     public = [chosen(row, "key", "file", "status", "landmarks", "crop") for row in portraits]
     for name, rows in {"portraits": public, "clips": clips, "frames": frames}.items():
         write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows))
