@@ -181,6 +181,43 @@ def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = Fals
         typer.echo(f"{len(older)} folders with {size} can go: `psi4d clean --yes`")
 
 
+StageName = Annotated[str | None, typer.Argument(metavar="[STAGE]", help="only this one")]
+
+
+@app.command()
+def status(stage: StageName = None) -> None:
+    """Say what each stage has done and has left, how fast it goes, and what went wrong last."""
+    from pipeline.status import statuses
+
+    for found in statuses(stage):
+        for line in found.lines():
+            typer.echo(line)
+
+
+RetryStage = Annotated[str, typer.Argument(metavar="STAGE", help="ingest, render_genhead or render_views")]
+
+
+@app.command()
+def retry(stage: RetryStage) -> None:
+    """Do again what a stage gave up or rejected, after a fix: says which units, and what to run then.
+
+    All other units stay as they are, even if the code has changed.
+    """
+    from pipeline.retry import retry as prepare
+
+    found = prepare(load_params(PARAMS), stage)
+    for name, reason in found.again.items():
+        typer.echo(f"again: {name}: {reason}")
+    todo = len(found.again) + found.left
+    if not todo:
+        typer.echo(f"{stage} has given up nothing and rejected nothing")
+        return
+    left = f", {found.left} of them not done yet" if found.left else ""
+    typer.echo(f"{todo} units to do{left}; {found.kept} stay as they are. Now run:")
+    # DVC would skip a stage whose inputs are the same, and the mark of its code must not be an old one.
+    typer.echo(f"dvc repro code && dvc repro --force --single-item {stage} && dvc repro")
+
+
 ScaleName = Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))]
 JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")]
 Compile = Annotated[bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")]

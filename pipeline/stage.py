@@ -19,6 +19,7 @@ from pipeline.core.files import write_json
 from pipeline.core.paths import METRICS, PLOTS
 from pipeline.core.progress import say
 from pipeline.engine.code_mark import changed_code
+from pipeline.engine.scratch import note_error
 
 PLACE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
@@ -32,17 +33,21 @@ def run_stage(stage: str, function: Callable[..., None], items: Sequence[str] = 
     _silence()
     # Params are checked before any work, and costs are written only for a stage that came to its end.
     arguments = sys.argv[1:]
+    name = "_".join([stage, *arguments])
     try:
         _check_arguments(stage, arguments, items)
+        note_error(name, "")
         params = load_params()
         _say_what_changed(stage)
         _set_torch(params.threads)
-        with Costs("_".join([stage, *arguments]), params.scale) as costs:
+        with Costs(name, params.scale) as costs:
             function(params, *arguments)
         costs.write()
     except (UserError, WeightsError) as error:
+        note_error(name, str(error))
         end_process(" ".join([stage, *arguments]), str(error))
     except OSError as error:
+        note_error(name, f"{error.strerror}: {error.filename}")
         if error.errno not in PLACE_ERRORS:
             raise
         place = error.filename or "the disk"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.core.costs import Costs
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_json
 from pipeline.core.progress import say
 from pipeline.core.readable import readable_bytes, readable_count, readable_time
+from pipeline.engine.scratch import write_plan
 from pipeline.engine.work_unit import Done, WorkUnit
 
 SHOWN = 5  # items that were given up
@@ -39,7 +39,7 @@ class Estimate:
     def start(self, done: Mapping[str, Done], scratch: Path, workers: int) -> None:
         """Write plan.json and say what is left to do. Raises UserError when the disk cannot hold it."""
         # The plan is on disk before the work, for people who look at a run that stopped.
-        write_json(scratch / "plan.json", {"units": [asdict(unit) for unit in self.units]})
+        write_plan(scratch, {"units": [asdict(unit) for unit in self.units], "noun": self.noun})
         left = [unit for unit in self.units if unit.name not in done]
         if not left:
             say(f"{self.label}: all {readable_count(len(self.units), 'shards')} are done already")

@@ -24,6 +24,15 @@ def fingerprint(code: str, *inputs: Any) -> str:
     """
     # Another version of torch may round differently; two runs must not mix within a folder.
     parts = [torch.__version__, code_mark(module_name(code)), *map(_summary, inputs)]
+    return _short(parts)
+
+
+def inputs_fingerprint(*inputs: Any) -> str:
+    """The same of the inputs alone, whatever the code."""
+    return _short([_summary(value) for value in inputs])
+
+
+def _short(parts: list) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

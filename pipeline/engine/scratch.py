@@ -2,21 +2,32 @@
 
 Each belongs to one fingerprint, so nothing stale is ever mixed in:
 `.cache/psi4d/scratch/<stage>/<fingerprint>`. The file `<stage>.current` names the one in which the last run
-of the stage worked.
+of the stage worked, `<stage>.error` says what it failed of. Once the shards of a stage are published, the
+records of its units lie in `.cache/psi4d/records/<stage>`, for `psi4d status` and `psi4d retry`.
 """
 
+import contextlib
+import json
 import os
 import shutil
+import socket
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_bytes
+from pipeline.core.files import write_bytes, write_json
 from pipeline.core.progress import say
 from pipeline.core.readable import readable_bytes, readable_count
 from pipeline.store.shards import sidecar_path
 
 SHOWN = 3  # folders that are named in a message
+PLAN = "plan.json"
+INPUTS = "inputs.txt"  # the fingerprint of the inputs without the code, see `Job`
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,71 @@ def scratch_folder(stage: str, mark: str) -> Path:
     return folder / mark
 
 
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Write what a run is going to do in `folder`, and which process does it since when.
+
+    Raises UserError when the place cannot be written.
+    """
+    process = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+    write_json(folder / PLAN, {**plan, **process})
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What the last run in `folder` was going to do; empty where there is nothing that can be read."""
+    try:
+        return json.loads((folder / PLAN).read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def is_running(plan: Mapping[str, Any]) -> bool:
+    """Whether the process of a plan is alive on this machine."""
+    number = plan.get("pid")
+    if plan.get("host") != socket.gethostname() or number is None:
+        return False
+    try:
+        process = psutil.Process(number)
+        # Numbers of processes come again: one that is younger than the plan is another.
+        return process.create_time() <= plan["started"] and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError):
+        return False
+
+
+def note_error(stage: str, text: str) -> None:
+    """Keep what a stage failed of; with an empty text forget it. Where that is impossible nothing happens."""
+    path = _error(_root() / stage)
+    with contextlib.suppress(UserError, OSError):
+        if text:
+            write_bytes(path, text.encode())
+        else:
+            path.unlink(missing_ok=True)
+
+
+def last_error(stage: str) -> str:
+    """What the last run of a stage failed of, or nothing."""
+    path = _error(_root() / stage)
+    return path.read_text() if path.is_file() else ""
+
+
+def stages() -> list[str]:
+    """The stages that have worked here, in alphabetical order."""
+    return sorted(path.stem for path in _root().glob("*.current"))
+
+
+def last_folder(stage: str) -> Path | None:
+    """Where the last run of a stage worked, or where the records of what it published lie."""
+    current = _current(_root() / stage)
+    if not current.is_file():
+        return None
+    folder = _root() / stage / current.read_text()
+    return folder if folder.is_dir() else records_folder(stage)
+
+
+def records_folder(stage: str) -> Path:
+    """Where the records of the units lie whose shards a stage has published."""
+    return _root().with_name("records") / stage
+
+
 def leftovers() -> list[Leftover]:
     """All scratch folders of all stages."""
     return [found for folder in sorted(_root().glob("*")) if folder.is_dir() for found in _leftovers(folder)]
@@ -65,7 +141,8 @@ def remove(leftover: Leftover) -> None:
 def publish(scratch: str | Path, out: str | Path) -> None:
     """Show the shards of `scratch` (and their sidecars) as the folder `out`, replacing it in one step.
 
-    Then the scratch folder is removed. Raises UserError when `out` cannot be written.
+    Then the scratch folder is removed; the records of its units stay. Raises UserError when `out` cannot be
+    written.
     """
     # The new folder is whole before it takes its name, so that no reader sees half of it. Links cost no disk.
     scratch, out = Path(scratch), Path(out)
@@ -74,7 +151,7 @@ def publish(scratch: str | Path, out: str | Path) -> None:
         shown.mkdir(parents=True)
         for path in sorted(scratch.glob("*.tar")):
             for file in (path, sidecar_path(path)):
-                _link_or_copy(file, shown / file.name)
+                link_or_copy(file, shown / file.name)
         if out.exists():
             shutil.rmtree(out)
         os.rename(shown, out)
@@ -83,10 +160,24 @@ def publish(scratch: str | Path, out: str | Path) -> None:
         raise UserError(f"cannot write {out}: {error.strerror}. {advice}") from error
     finally:
         shutil.rmtree(shown, ignore_errors=True)
+    if scratch.resolve().parent.parent == _root().resolve():
+        _keep_records(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _link_or_copy(file: Path, to: Path) -> None:
+def _keep_records(scratch: Path) -> None:
+    """Move the records of a scratch folder, and the tables beside them, to where those of its stage lie."""
+    kept = records_folder(scratch.parent.name)
+    shutil.rmtree(kept, ignore_errors=True)
+    # A run whose records cannot be kept is no worse: a retry then does all of its units.
+    with contextlib.suppress(OSError):
+        kept.mkdir(parents=True)
+        for pattern in (PLAN, INPUTS, "*.done.json", "*.parquet"):
+            for path in scratch.glob(pattern):
+                path.rename(kept / path.name)
+
+
+def link_or_copy(file: Path, to: Path) -> None:
     """A second name for a file; a copy on another file system, or on one without links."""
     try:
         os.link(file, to)
@@ -101,6 +192,10 @@ def _root() -> Path:
 
 def _current(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.current")
+
+
+def _error(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.error")
 
 
 def _leftovers(folder: Path) -> list[Leftover]:

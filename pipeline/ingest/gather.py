@@ -57,6 +57,14 @@ def face_pixels(done: Sequence[Done], prefix: str) -> list[float]:
     return sizes
 
 
+def rejected_files(done: Done, scratch: Path) -> list[str]:
+    """The files of a unit that could not be used; a clip can be used when some of its frames can."""
+    rows = [done.record["clip"]] if "clip" in done.record else []
+    for table in tables_of([done], PORTRAIT_UNITS, scratch, ["file", "status"]):
+        rows += table.to_pylist()
+    return [row["file"] for row in rows if row["status"] == REJECTED]
+
+
 def _given_up(done: Sequence[Done], prefix: str) -> list[Row]:
     rows = []
     for unit in done:

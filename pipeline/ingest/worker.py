@@ -22,7 +22,7 @@ from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of, sha256
 from pipeline.core.paths import GENERATED
-from pipeline.engine.fingerprint import fingerprint
+from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
@@ -38,6 +38,7 @@ from pipeline.ingest.gather import (
     frame_states,
     frame_tables,
     portrait_table,
+    rejected_files,
 )
 from pipeline.ingest.look import ClipLook
 from pipeline.ingest.picture import read_picture
@@ -132,6 +133,9 @@ def _job(
             clips.resolve(),
         ),
         counts={"files": 1},
+        inputs=inputs_fingerprint(settings, image),
+        changed=partial(_changed, portraits, clips),
+        rejected=rejected_files,
     )
 
 
@@ -341,18 +345,44 @@ def _check_found(
 def _stamps(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
     """What tells changed files from unchanged ones; reading all of them would take as long as the work."""
     stamps = []
+    for path in _paths(folder, files):
+        name = path.relative_to(folder).as_posix()
+        try:
+            found = path.stat()
+        except OSError:
+            stamps.append((name, -1, 0))
+            continue
+        stamps.append((name, found.st_size, found.st_mtime_ns))
+    return stamps
+
+
+def _paths(folder: Path, files: Sequence[str]) -> list[Path]:
+    """The files, and those in them that are folders of numbered pictures."""
+    paths = []
     for file in files:
         path = folder / file
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        for one in [path, *inside]:
-            name = one.relative_to(folder).as_posix()
-            try:
-                found = one.stat()
-            except OSError:
-                stamps.append((name, -1, 0))
-                continue
-            stamps.append((name, found.st_size, found.st_mtime_ns))
-    return stamps
+        paths.append(path)
+        paths += sorted(path.iterdir()) if path.is_dir() else []
+    return paths
+
+
+def _changed(
+    portraits: Path,
+    clips: Path,
+    unit: WorkUnit,
+    since: float,
+) -> bool:
+    """Whether a file of a unit is newer than `since`, or gone."""
+    folder = portraits if unit.name.startswith(PORTRAIT_UNITS) else clips
+    for path in _paths(folder, unit.items):
+        try:
+            found = path.stat()
+        except OSError:
+            return True
+        # A copy may have the time of its original, but not its change of status.
+        if max(found.st_mtime, found.st_ctime) > since:
+            return True
+    return False
 
 
 def _passed_over(listing: Listing) -> list[Row]:

@@ -25,7 +25,7 @@ from pipeline.core.device import choose_device
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
-from pipeline.engine.fingerprint import fingerprint
+from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
@@ -77,16 +77,11 @@ def job(params: Params, labels: Path, genhead: Path) -> Job:
     # Missing labels are said here, once and before any worker starts.
     Pools(labels)
     inputs = (labels, genhead)
+    values = (section, params.networks, params.flame, params.seed)
     return Job(
         label="render_genhead",
-        mark=fingerprint(
-            __file__,
-            section,
-            params.networks,
-            params.flame,
-            params.seed,
-            *inputs,
-        ),
+        mark=fingerprint(__file__, *values, *inputs),
+        inputs=inputs_fingerprint(*values, *inputs),
         units=units_of("heads", list(range(section.heads)), section.shard_size),
         make_worker=partial(HeadRenderer, params, *(path.resolve() for path in inputs)),
         counts={"heads": 1, "images": section.views},

@@ -30,7 +30,7 @@ from pipeline.core.pictures import to_uint8
 from pipeline.core.prefetch import prefetch, write_behind
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
-from pipeline.engine.fingerprint import fingerprint
+from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
@@ -108,6 +108,7 @@ def job(
     return Job(
         label="render_views",
         mark=fingerprint(__file__, *values, *inputs),
+        inputs=inputs_fingerprint(*values, *inputs),
         units=units_of("views", [frame["key"] for frame in frames], section.shard_size),
         make_worker=partial(ViewRenderer, params, *(path.resolve() for path in inputs)),
         counts={"frames": 1, "views": section.views},

@@ -17,6 +17,7 @@ from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import say
+from pipeline.engine.scratch import write_plan
 from pipeline.train.checkpoint import Checkpoints, History, Progress
 from pipeline.train.distributed import GO_ON, STOPPED, Group, join
 from pipeline.train.moves import Moves
@@ -94,6 +95,8 @@ def train(task: Task, run: Run) -> Trained:
     progress = checkpoints.load(task)
     if progress.done == 0 and group.first:
         progress.history += _validation(task, run, done=0)
+    if group.first:
+        _write_plan(run, progress.done)
     interval = max(1, run.steps // HISTORY_ROWS)
     saved = time.monotonic()
 
@@ -153,6 +156,15 @@ def train(task: Task, run: Run) -> Trained:
 def forget(run: Run) -> None:
     """Remove the checkpoints of a run whose results stand where they belong."""
     Checkpoints(run.folder, Group()).remove()
+    # There is no checkpoint any more by which `psi4d status` could count the steps.
+    _write_plan(run, run.steps)
+
+
+def _write_plan(run: Run, start: int) -> None:
+    """Say for `psi4d status` how long the training is and where this process begins."""
+    curves = str(run.curves) if run.curves else ""
+    plan = {"steps": run.steps, "batch": run.batch, "start": start, "curves": curves}
+    write_plan(run.folder, plan)
 
 
 def clean_gradients(optimiser: torch.optim.Optimizer) -> int:

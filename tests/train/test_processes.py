@@ -99,7 +99,7 @@ def test_a_signal_stops_four_with_a_checkpoint(
     assert run.returncode == 75
     assert said.count("Run again to go on from the last checkpoint") == 1
     # The one of the signal is there besides those of every 20 steps.
-    newest = json.loads(max(tmp_path.glob("*.json")).read_text())
+    newest = json.loads(max(tmp_path.glob("checkpoint-*.json")).read_text())
     assert f"stopped after step {newest['done']} of 80" in said
     assert result(tmp_path, draw.choice([1, 2])) == undisturbed
 

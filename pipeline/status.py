@@ -1,0 +1,182 @@
+"""What the stages have done, from what their runs write into scratch folders: `psi4d status`.
+
+It reads files alone, so it answers from any terminal, while a run goes on and after it was stopped or killed.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import UserError
+from pipeline.core.readable import readable_count, readable_time
+from pipeline.engine.scratch import (
+    is_running,
+    last_error,
+    last_folder,
+    read_plan,
+    records_folder,
+    stages,
+)
+from pipeline.engine.work_unit import WorkUnit, finished, record_path
+
+DONE, RUNNING, STOPPED, FAILED = "done", "running", "stopped", "failed"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a stage is.
+
+    `state` is one of the above. `progress`, `speed` and `given_up` are phrases for people, empty where
+    nothing is known; `error` is the last thing that went wrong.
+    """
+
+    stage: str
+    state: str
+    progress: str
+    speed: str = ""
+    given_up: str = ""
+    error: str = ""
+
+    def lines(self) -> list[str]:
+        """The status in words, what went wrong in a line of its own."""
+        known = [part for part in (self.progress, self.speed, self.given_up) if part]
+        lines = [f"{self.stage:20} {self.state:8} {'; '.join(known)}".rstrip()]
+        if self.error:
+            lines.append(f"{'':20} last error: {self.error}")
+        return lines
+
+
+def statuses(stage: str | None = None) -> list[Status]:
+    """The status of all stages that have worked here, or of one.
+
+    Raises UserError when it, or any, has not.
+    """
+    known = stages()
+    if not known:
+        raise UserError("no stage has worked here yet; `dvc repro` runs them.")
+    if stage is not None and stage not in known:
+        raise UserError(f"{stage} has not worked here. These have: {', '.join(known)}.")
+    return [_status(name) for name in ([stage] if stage else known)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Of a run: what is done, as a phrase, how much is left of it, and how fast it goes, both in `noun`."""
+
+    progress: str
+    left: int
+    speed: float
+    noun: str
+    given_up: int = 0
+    error: str = ""
+
+    def pace(self) -> str:
+        """Speed and the time that is left, as far as they are known."""
+        if not self.left:
+            return ""
+        if not self.speed:
+            return "speed not known yet"
+        seconds = self.left / self.speed
+        return f"{self.speed:.3g} {self.noun}/s, about {readable_time(seconds)} left"
+
+
+def _status(stage: str) -> Status:
+    folder, error = last_folder(stage), last_error(stage)
+    plan = read_plan(folder) if folder else {}
+    if not folder or not plan:
+        return Status(stage, FAILED if error else STOPPED, "nothing is known of it", error=error)
+    work = _training(folder, plan) if "steps" in plan else _units(folder, plan)
+    state = _state(folder, plan, work, error)
+    given_up = f"{work.given_up:,} given up" if work.given_up else ""
+    speed = work.pace() if state == RUNNING else _pause(folder, plan, work, state)
+    return Status(stage, state, work.progress, speed, given_up, error or work.error)
+
+
+def _state(folder: Path, plan: Mapping[str, Any], work: _Work, error: str) -> str:
+    published = folder == records_folder(folder.name)
+    if not published and work.left and is_running(plan):
+        return RUNNING
+    if error:
+        return FAILED
+    return DONE if published or not work.left else STOPPED
+
+
+def _pause(folder: Path, plan: Mapping[str, Any], work: _Work, state: str) -> str:
+    """What is left of a run that does not go on by itself, and since when it stands still."""
+    if state == DONE or not work.left:
+        return ""
+    last = max(path.stat().st_mtime for path in folder.iterdir())
+    clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
+    pace = f" at {work.speed:.3g} {work.noun}/s" if work.speed else ""
+    return f"{work.left:,} {work.noun} left{pace}; nothing since {clock}, process {plan.get('pid', '?')}"
+
+
+def _units(folder: Path, plan: Mapping[str, Any]) -> _Work:
+    """The work of the engine: a record lies in the folder for each unit that is done."""
+    units = [WorkUnit(**unit) for unit in plan["units"]]
+    noun = plan.get("noun", "items")
+    started = plan.get("started", time.time())
+    total = done_items = done_units = given_up = fresh = 0
+    last, reason = started, ""
+    for unit in units:
+        total += len(unit.items)
+        done = finished(unit, folder, verify=False)
+        if done is None:
+            continue
+        done_units += 1
+        done_items += len(unit.items)
+        given_up += len(done.rejects)
+        reason = done.rejects[-1].reason if done.rejects else reason
+        written = record_path(unit, folder).stat().st_mtime
+        # What earlier runs did says nothing about the speed of this one.
+        if written > started:
+            fresh += len(unit.items)
+            last = max(last, written)
+    speed = fresh / (last - started) if fresh else 0.0
+    share = f"{done_units:,} of {readable_count(len(units), 'shards')}"
+    progress = f"{share}, {done_items:,} of {readable_count(total, noun)}"
+    return _Work(progress, total - done_items, speed, noun, given_up, _last_log(folder) or reason)
+
+
+def _training(folder: Path, plan: Mapping[str, Any]) -> _Work:
+    """A training: its curves and its checkpoints tell the steps that are done."""
+    steps, batch = plan["steps"], plan["batch"]
+    step, seen = plan["start"], plan["started"]
+    for path, found in [*_curve_steps(plan), *_checkpoint_steps(folder)]:
+        if found > step:
+            step, seen = found, path.stat().st_mtime
+    took = seen - plan["started"]
+    speed = (step - plan["start"]) * batch / took if took > 0 else 0.0
+    progress = f"step {step:,} of {steps:,}, {step * batch:,} of {steps * batch:,} images"
+    return _Work(progress, (steps - step) * batch, speed, "images")
+
+
+def _curve_steps(plan: Mapping[str, Any]) -> list[tuple[Path, int]]:
+    """The last step in the curves of a training, if this run has written them."""
+    path = Path(plan["curves"])
+    try:
+        if path.stat().st_mtime < plan["started"]:
+            return []
+        return [(path, json.loads(path.read_bytes())[-1]["step"])]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def _checkpoint_steps(folder: Path) -> list[tuple[Path, int]]:
+    """The steps of the checkpoints, which their names tell."""
+    found = []
+    for path in folder.glob("checkpoint-*.safetensors"):
+        _, _, number = path.stem.partition("-")
+        if number.isdecimal():
+            found.append((path, int(number)))
+    return found
+
+
+def _last_log(folder: Path) -> str:
+    """The last line of the traceback of the unit that failed last."""
+    logs = sorted(folder.glob("*.error.txt"), key=lambda path: path.stat().st_mtime)
+    lines = logs[-1].read_text().strip().splitlines() if logs else []
+    return f"{lines[-1]} ({logs[-1]})" if lines else ""
