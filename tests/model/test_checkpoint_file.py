@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.foreign.checkpoint_file import CheckpointFile, is_tensor, module_tensors
 from pipeline.core.errors import UserError
@@ -32,7 +33,7 @@ WATCHED = (
 )
 
 
-def odd_tensors() -> dict[str, torch.Tensor]:
+def odd_tensors() -> dict[str, Tensor]:
     """Tensors whose storage is not what they are."""
     base = torch.arange(24.0)
     state = {
@@ -54,11 +55,15 @@ def odd_tensors() -> dict[str, torch.Tensor]:
         torch.uint8,
         torch.bool,
     )
-    return state | {str(dtype): torch.tensor([0, 1, 2]).to(dtype) for dtype in types}
+    numbers = torch.tensor([0, 1, 2])
+    for dtype in types:
+        state[str(dtype)] = numbers.to(dtype)
+    return state
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "module"])
 def test_tensors_are_what_was_saved(tmp_path, kind):
+    # Module names have no dots, and a module has parts that its state dict leaves out.
     state = odd_tensors()
     if kind == "module":
         state = {key.replace(".", "_"): value for key, value in state.items()}
@@ -68,12 +73,15 @@ def test_tensors_are_what_was_saved(tmp_path, kind):
         nodes = {key.removeprefix("deformer."): node for key, node in found.items()}
         assert not {"passing", "none_of_these"} & nodes.keys()
     else:
-        file = CheckpointFile(write_state(tmp_path / "file", state, legacy=kind == "old"))
+        path = write_state(tmp_path / "file", state, legacy=kind == "old")
+        file = CheckpointFile(path)
         nodes = file.content
         assert all(is_tensor(node) for node in nodes.values())
     for key, value in state.items():
         found = file.tensor(nodes[key])
-        assert found.dtype == value.dtype and torch.equal(found, value) and found.is_contiguous(), key
+        assert found.dtype == value.dtype, key
+        assert torch.equal(found, value), key
+        assert found.is_contiguous(), key
 
 
 def child(folder: Path) -> dict[str, tuple[str, float]]:
@@ -81,12 +89,16 @@ def child(folder: Path) -> dict[str, tuple[str, float]]:
 
     What each ended in, and the seconds.
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # One thread, as each takes memory for its stack.
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | own
     command = [sys.executable, "-m", "tests.model.test_checkpoint_file", str(folder)]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+    told = result.stdout[-1000:] + result.stderr[-3000:]
+    assert result.returncode == 0, told
     lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert lines[-1][0] == "peak" and lines[-1][1] < MEMORY
+    assert lines[-1][0] == "peak"
+    assert lines[-1][1] < MEMORY
     assert not (folder / MARK).exists()
     return {name: (outcome, seconds) for name, outcome, seconds in lines[:-1]}
 
@@ -99,6 +111,7 @@ def test_hostile_files_end_in_a_clear_error(tmp_path):
     found = child(tmp_path)
     assert found.keys() == files.keys()
     for name, (outcome, _) in found.items():
+        # A damaged head model is told by its side files, which are not there.
         starts = (f"nothing was imported. {name}.pkl", "nothing was imported. flame_addition")
         assert outcome.startswith(starts), (name, outcome)
 
@@ -116,7 +129,12 @@ def test_mutated_files_neither_run_nor_hang_nor_crash(tmp_path):
 def read_all(folder: Path) -> None:
     """What the child process does: prints for every file of the folder how reading it ended."""
     events: list[str] = []
-    sys.addaudithook(lambda event, _: events.append(event) if event in WATCHED else None)
+
+    def watch(event: str, _: tuple) -> None:
+        if event in WATCHED:
+            events.append(event)
+
+    sys.addaudithook(watch)
     # What torch reserves when it is loaded does not count.
     limit = own_memory("VmSize") + MEMORY - own_memory("VmHWM")
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -129,7 +147,9 @@ def read_all(folder: Path) -> None:
             outcome = str(error)[:300]
         if outcome.startswith("nothing was imported") and "tensors" in outcome:
             outcome += every_tensor(path)
-        print(json.dumps([path.stem, outcome, round(time.monotonic() - started, 3)]))
+        seconds = round(time.monotonic() - started, 3)
+        print(json.dumps([path.stem, outcome, seconds]))
+    # What was watched would have happened while files were read.
     assert not events, events
     print(json.dumps(["peak", own_memory("VmHWM")]))
 
@@ -148,8 +168,11 @@ def every_tensor(path: Path) -> str:
     """Decode what a file of no known network has."""
     try:
         file = CheckpointFile(path)
-        nodes = module_tensors(file.content["G_ema"]) if "G_ema" in file.content else file.content
-        return f" ({sum(file.tensor(node).numel() for node in nodes.values())} numbers)"
+        nodes = file.content
+        if "G_ema" in nodes:
+            nodes = module_tensors(nodes["G_ema"])
+        count = sum(file.tensor(node).numel() for node in nodes.values())
+        return f" ({count} numbers)"
     except (ValueError, AttributeError, TypeError) as error:
         return f" ({error})"[:200]
 

@@ -11,6 +11,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
 
 from model.fast import layers, renderer
 from model.fast.layers import Convolution, activate, attend, to_map
@@ -37,9 +39,19 @@ GEOMETRIES = (
 )
 
 
+SEVERAL = BenchCase("", batch=2, views=3)
+# What float32 leaves of sums in another order.
+assert_near = partial(assert_close, atol=1e-4, rtol=1e-4)
+
+
 def fewest_layers() -> Sizes:
     """Smoke sizes with one block of every kind, as the time of a compiler grows with their number."""
-    psi = replace(SMOKE_SIZES.psi, encoder_blocks=(1, 1, 1, 1), blocks_neutral=1, blocks_motion=1)
+    psi = replace(
+        SMOKE_SIZES.psi,
+        encoder_blocks=(1, 1, 1, 1),
+        blocks_neutral=1,
+        blocks_motion=1,
+    )
     return replace(SMOKE_SIZES, psi=psi)
 
 
@@ -55,7 +67,7 @@ def scene() -> Scene:
 
 
 @pytest.fixture(scope="module")
-def references(scene: Scene) -> dict[tuple[str, int, int], tuple[Timed, torch.Tensor]]:
+def references(scene: Scene) -> dict[tuple[str, int, int], tuple[Timed, Tensor]]:
     """Every picture of every case by the reference path in float32, and what it took."""
     found = {}
     for case in CASES:
@@ -74,34 +86,49 @@ def test_every_case_of_the_benchmark_agrees(
     case: BenchCase,
     name: str,
 ) -> None:
-    wanted = [reference for (case_name, _, _), reference in references.items() if case_name == case.name]
-    pictures = torch.cat([picture for _, picture in wanted])
-    gflop = sum(timed.gflop for timed, _ in wanted)
-    fast = FastPsi(scene.fog if case.fog else scene.psi, TYPES[name])
-    images, own, _, _ = scene.inputs(case)
-    known = fast.source(images, own, case.scale) if case.cached else None
+    pictures = []
+    gflop = 0.0
+    for (case_name, _, _), (timed, picture) in references.items():
+        if case_name == case.name:
+            pictures.append(picture)
+            gflop += timed.gflop
+    psi = scene.fog if case.fog else scene.psi
+    fast = FastPsi(psi, TYPES[name])
+    known = None
+    if case.cached:
+        images, own, _, _ = scene.inputs(case)
+        known = fast.source(images, own, case.scale)
     colours: list[float] = []
-    timed, found = measured(partial(run_fast, fast, scene, case, known, colours), 0.0)
+    run = partial(run_fast, fast, scene, case, known, colours)
+    timed, found = measured(run, 0.0)
     assert found.shape == (case.pictures, 3, 32, 32)
-    assert psnr(found, pictures) >= (50 if name == "fp32" else 40)
-    assert colours[0] == 1.0 if case.fog else 0 < colours[0] < 0.5
-    assert list(timed.parts) == [part for part in PARTS if case.count(part)]
+    # Bfloat16 has eight bits.
+    least = 50 if name == "fp32" else 40
+    assert psnr(found, torch.cat(pictures)) >= least
+    # In fog every sample counts, before an opaque head less than half of them.
+    share = colours[0]
+    assert share == 1.0 if case.fog else 0 < share < 0.5
+    needed = [part for part in PARTS if case.count(part)]
+    assert list(timed.parts) == needed
     assert 0 < timed.gflop < 1.3 * gflop
 
 
 def test_all_parts_of_the_picture_agree(scene: Scene) -> None:
-    inputs = scene.inputs(BenchCase("", batch=2, views=3))
-    wanted = ReferencePsi(scene.fog)(*inputs)
-    plain = scene.fog(*inputs)
-    fast = FastPsi(scene.fog)(*inputs)
-    for part in ("image", "raw", "foreground", "background", "opacity", "depth", "feature"):
+    fog = scene.fog
+    inputs = scene.inputs(SEVERAL)
+    wanted = ReferencePsi(fog)(*inputs)
+    plain = fog(*inputs)
+    fast = FastPsi(fog)(*inputs)
+    for part, values in vars(wanted).items():
         for found in (plain, fast):
-            torch.testing.assert_close(getattr(found, part), getattr(wanted, part), atol=2e-4, rtol=1e-4)
+            own = getattr(found, part)
+            assert_close(own, values, atol=2e-4, rtol=1e-4)
 
 
 def test_threads_share_the_rays(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = scene.inputs(BenchCase("", batch=2, views=3))
+    inputs = scene.inputs(SEVERAL)
     fast = FastPsi(scene.psi)
+    # Many pieces, more than there are threads.
     monkeypatch.setattr(renderer, "POINTS", 512)
     wanted = fast(*inputs)
     try:
@@ -112,7 +139,7 @@ def test_threads_share_the_rays(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
-    torch.testing.assert_close(found.feature, wanted.feature, atol=1e-5, rtol=1e-5)
+    assert_close(found.feature, wanted.feature, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -121,19 +148,25 @@ def test_neck_field(scene: Scene, batch: int) -> None:
     images, own, driving, cameras = scene.inputs(case)
     asked = []
 
-    def deform(points: torch.Tensor) -> torch.Tensor:
+    def deform(points: Tensor) -> Tensor:
         asked.append(points.shape)
-        return points * 0.9 + 0.02 * torch.arange(batch)[:, None, None]
+        # Each head is moved by another distance.
+        shift = 0.02 * torch.arange(batch)
+        return points * 0.9 + shift[:, None, None]
 
     fast = FastPsi(scene.psi)
     source = fast.source(images, own)
-    planes = scene.planes(fast.planes(source, driving), case)
+    planes = fast.planes(source, driving)
+    planes = scene.planes(planes, case)
     found = fast.render(planes, source, cameras, deform)
-    wanted = ReferencePsi(scene.psi).render(planes, images, cameras, deform)
+    reference = ReferencePsi(scene.psi)
+    wanted = reference.render(planes, images, cameras, deform)
     undeformed = fast.render(planes, source, cameras)
     assert psnr(found.image, wanted.image) > 60
     assert psnr(found.image, undeformed.image) < 40
-    assert {(shape[0], shape[2]) for shape in asked} == {(batch, 3)}
+    for heads, _, coordinates in asked:
+        assert heads == batch
+        assert coordinates == 3
 
 
 def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:
@@ -142,51 +175,68 @@ def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:
     everything = FastPsi(scene.psi, nothing=0.0, share=0.0)
     some = FastPsi(scene.psi)
     source = some.source(images, own)
-    planes = scene.planes(some.planes(source, driving), case)
+    planes = some.planes(source, driving)
+    planes = scene.planes(planes, case)
     wanted = everything.render(planes, source, cameras)
     found = some.render(planes, source, cameras)
-    exact = ReferencePsi(scene.psi).render(planes, images, cameras)
-    torch.testing.assert_close(wanted.feature, exact.feature, atol=1e-4, rtol=1e-4)
+    reference = ReferencePsi(scene.psi)
+    exact = reference.render(planes, images, cameras)
+    assert_near(wanted.feature, exact.feature)
     # Features lie in [-1, 1], so that they differ by twice the opacity.
-    missing = NOTHING + SHARE * (SMOKE_SIZES.samples + SMOKE_SIZES.samples_fine)
-    assert (found.feature - wanted.feature).abs().max() <= 2 * missing + 1e-4
-    assert (found.opacity - wanted.opacity).abs().max() <= NOTHING + 1e-4
+    samples = SMOKE_SIZES.samples + SMOKE_SIZES.samples_fine
+    missing = NOTHING + SHARE * samples
+    feature_error = (found.feature - wanted.feature).abs()
+    opacity_error = (found.opacity - wanted.opacity).abs()
+    assert feature_error.max() <= 2 * missing + 1e-4
+    assert opacity_error.max() <= NOTHING + 1e-4
     opaque = wanted.opacity > 0.5
-    torch.testing.assert_close(found.depth[opaque], wanted.depth[opaque], atol=1e-4, rtol=1e-4)
-    assert opaque.any() and (wanted.opacity < NOTHING).any()
+    depth = found.depth[opaque]
+    assert_near(depth, wanted.depth[opaque])
+    assert opaque.any()
+    assert (wanted.opacity < NOTHING).any()
 
 
 def test_empty_space(scene: Scene) -> None:
-    images, own, driving, cameras = scene.inputs(BenchCase(""))
+    case = BenchCase("")
+    images, own, driving, cameras = scene.inputs(case)
     fast = FastPsi(scene.psi)
     source = fast.source(images, own)
-    planes = torch.zeros_like(fast.planes(source, driving))
+    planes = fast.planes(source, driving)
+    planes = torch.zeros_like(planes)
     found = fast.render(planes, source, cameras)
-    wanted = ReferencePsi(scene.psi).render(planes, images, cameras)
+    reference = ReferencePsi(scene.psi)
+    wanted = reference.render(planes, images, cameras)
     assert found.opacity.max() < 1e-3
-    assert torch.isfinite(found.depth).all() and torch.isfinite(found.image).all()
+    assert torch.isfinite(found.depth).all()
+    assert torch.isfinite(found.image).all()
     assert psnr(found.image, wanted.image) > 60
 
 
 def test_one_source_serves_many_motions(scene: Scene) -> None:
-    images, own, driving, _ = scene.inputs(BenchCase("", batch=2))
-    fast = FastPsi(scene.fog)
+    fog = scene.fog
+    images, own, driving, _ = scene.inputs(SEVERAL)
+    fast = FastPsi(fog)
     source = fast.source(images, own)
+    # The first one once more: no motion may leave anything in the source.
     for motion in (driving, own, driving):
         found = fast.planes(source, motion)
-        wanted = scene.fog.planes(images, own, motion)
+        wanted = fog.planes(images, own, motion)
         assert relative_error(found.numpy(), wanted.numpy()) < 1e-5
 
 
 def test_motion_scale(scene: Scene) -> None:
-    images, own, driving, _ = scene.inputs(BenchCase("", batch=2))
-    fast = FastPsi(scene.fog)
-    still = fast.planes(fast.source(images, None, 0.0), None)
-    wanted = scene.fog.planes(images, None, None, 0.0)
+    fog = scene.fog
+    images, own, driving, _ = scene.inputs(SEVERAL)
+    fast = FastPsi(fog)
+    source = fast.source(images, None, 0.0)
+    still = fast.planes(source, None)
+    wanted = fog.planes(images, None, None, 0.0)
     assert relative_error(still.numpy(), wanted.numpy()) < 1e-5
+    # A scale for each sample.
     each = torch.tensor([0.0, 0.7])[:, None, None]
-    mixed = fast.planes(fast.source(images, own, each), driving)
-    wanted = scene.fog.planes(images, own, driving, each)
+    source = fast.source(images, own, each)
+    mixed = fast.planes(source, driving)
+    wanted = fog.planes(images, own, driving, each)
     assert relative_error(mixed.numpy(), wanted.numpy()) < 1e-5
     with pytest.raises(ValueError, match="motion embedding is needed"):
         fast.source(images, None)
@@ -201,24 +251,30 @@ def test_convolution(name: str, onednn: bool) -> None:
         bias = torch.randn(16)
         layer = Convolution(weight, bias, name, stride, dilation, groups)
         layer.onednn = onednn and layer.onednn
-        plain = F.conv2d(x, weight, bias, stride, dilation * (side // 2), dilation, groups)
+        padding = dilation * (side // 2)
+        plain = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
         # The second time the weights are laid out already.
         for _ in range(2):
-            torch.testing.assert_close(layer(x), activate(plain, name), atol=1e-4, rtol=1e-4)
+            assert_near(layer(x), activate(plain, name))
         if name in ("none", "relu"):
             added = layer(x, plain)
-            torch.testing.assert_close(added, activate(2 * plain, name), atol=1e-4, rtol=1e-4)
+            assert_near(added, activate(2 * plain, name))
 
 
 @pytest.mark.parametrize("size", [(2, 4, 4, 6), (2, 16, 32, 1024)])
 def test_attention(size: tuple[int, int, int, int]) -> None:
     batch, height, width, count = size
-    query, key, value = (torch.randn(3, batch, n, 8) for n in (height * width, count, count))
+    grid = (height, width)
+    # Three heads of eight channels.
+    query = torch.randn(3, batch, height * width, 8)
+    key, value = torch.randn(2, 3, batch, count, 8)
     wanted_3BNC = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-    queries = [to_map(head.unflatten(1, (height, width))) for head in query]
+    queries = [to_map(head.unflatten(1, grid)) for head in query]
     mixed = attend(queries, list(key), list(value))
-    found_BN3C = mixed.flatten(2).mT.unflatten(2, (3, -1))
-    torch.testing.assert_close(found_BN3C, wanted_3BNC.permute(1, 2, 0, 3), atol=1e-5, rtol=1e-4)
+    mixed_BNC = mixed.flatten(2).mT
+    found_BN3C = mixed_BNC.unflatten(2, (3, -1))
+    wanted_BN3C = wanted_3BNC.permute(1, 2, 0, 3)
+    assert_close(found_BN3C, wanted_BN3C, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -228,10 +284,11 @@ def test_attention(size: tuple[int, int, int, int]) -> None:
 )
 def test_compiled() -> None:
     scene = Scene(fewest_layers(), NumberRule())
-    inputs = scene.inputs(BenchCase("", batch=2, views=3))
-    found = FastPsi(scene.psi, compiled=True)(*inputs)
+    inputs = scene.inputs(SEVERAL)
+    compiled = FastPsi(scene.psi, compiled=True)
+    found = compiled(*inputs)
     wanted = FastPsi(scene.psi)(*inputs)
-    torch.testing.assert_close(found.image, wanted.image, atol=1e-4, rtol=1e-4)
+    assert_near(found.image, wanted.image)
 
 
 def test_batches_of_different_heads(scene: Scene) -> None:
@@ -240,10 +297,13 @@ def test_batches_of_different_heads(scene: Scene) -> None:
     images, own, driving, cameras = scene.inputs(case)
     fast = FastPsi(scene.psi)
     source = fast.source(images, own)
-    planes = scene.planes(fast.planes(source, driving), case)
-    planes = torch.cat([planes[:1], torch.zeros_like(planes[1:])])
+    planes = fast.planes(source, driving)
+    planes = scene.planes(planes, case).clone()
+    planes[1] = 0.0
     found = fast.render(planes, source, cameras)
-    own_source = replace(source, background_BFnn=source.background_BFnn[:1])
+    own_background = source.background_BFnn[:1]
+    own_source = replace(source, background_BFnn=own_background)
     alone = fast.render(planes[:1], own_source, cameras[:1])
-    torch.testing.assert_close(found.image[:1], alone.image, atol=1e-4, rtol=1e-4)
+    first = found.image[:1]
+    assert_near(first, alone.image)
     assert found.opacity[1].max() < 1e-3

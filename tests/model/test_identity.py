@@ -8,15 +8,21 @@ from model.sizes import IdentitySizes
 
 def test_points_on_the_template_give_the_picture_itself() -> None:
     picture = torch.rand(2, 3, INPUT, INPUT)
+    # The template counts pixels by their centres, fractions count from the edge.
     points = (torch.tensor(TEMPLATE) + 0.5) / INPUT
-    assert torch.allclose(identity_crop(picture, points.expand(2, -1, -1)), picture, atol=1e-3)
+    crop = identity_crop(picture, points.expand(2, -1, -1))
+    assert torch.allclose(crop, picture, atol=1e-3)
 
 
 def test_gradients_pass_through_the_crop() -> None:
     picture = torch.rand(1, 3, 64, 64, requires_grad=True)
-    points = (torch.tensor(TEMPLATE)[None] / INPUT).requires_grad_()
-    net = IdentityNet(IdentitySizes(blocks=(1, 1, 1, 1), width=8, embedding=32)).eval()
-    found = net(identity_crop(picture, points))
+    points = torch.tensor(TEMPLATE)[None] / INPUT
+    points.requires_grad_()
+    sizes = IdentitySizes(blocks=(1, 1, 1, 1), width=8, embedding=32)
+    network = IdentityNet(sizes).eval()
+    crop = identity_crop(picture, points)
+    found = network(crop)
     assert found.shape == (1, 32)
     found.square().sum().backward()
-    assert picture.grad.abs().sum() > 0 and points.grad.isfinite().all()
+    assert picture.grad.any()
+    assert points.grad.isfinite().all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from model.fast.psi import FastPsi
 from model.psi.network import Psi
@@ -22,20 +23,29 @@ LAYOUTS = ("published", "upright")
 def test_a_pixel_of_the_map_lies_where_the_portrait_shows_it(row: int, column: int) -> None:
     """Column to the right is +x, row down is -y; z takes the columns of (y, z) and the rows of (z, x)."""
     side = 8
-    right, down = ((index + 0.5) / side - 0.5 for index in (column, row))
-    places = {0: (right, -down, 0.0), 1: (0.0, -down, right), 2: (right, 0.0, down)}
-    for plane, place in places.items():
+    right = (column + 0.5) / side - 0.5
+    down = (row + 0.5) / side - 0.5
+    places = [
+        (right, -down, 0.0),
+        (0.0, -down, right),
+        (right, 0.0, down),
+    ]
+    for plane, place in enumerate(places):
         maps = torch.zeros(1, 3, side, side)
         maps[0, plane, row, column] = 3.0
-        points = torch.tensor([[place, (0.41, 0.42, 0.43)]])
-        features = sample_planes_reference(lay_out(maps, "upright"), points, box=1.0)
-        assert features[0, 0, 0] == pytest.approx(1.0, abs=1e-6), plane
-        assert torch.equal(lay_out(maps, "published")[0, plane, 0], maps[0, plane])
+        points = torch.tensor([[place]])
+        upright = lay_out(maps, "upright")
+        published = lay_out(maps, "published")
+        features = sample_planes_reference(upright, points, box=1.0)
+        # The mean over the planes.
+        assert features.item() == pytest.approx(1.0, abs=1e-6), plane
+        assert torch.equal(published[:, :, 0], maps)
 
 
 def psi(layout: str, seed: int = 0) -> Psi:
     torch.manual_seed(seed)
-    network = Psi(replace(SIZES, planes=layout)).eval().requires_grad_(False)
+    sizes = replace(SIZES, planes=layout)
+    network = Psi(sizes).eval().requires_grad_(False)
     # There is something to see.
     torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)
     return network
@@ -48,8 +58,16 @@ def corner_of(
 ) -> Tensor:
     """One of the four corners of a picture (..., N, N), a view."""
     half = picture.shape[-1] // 2
-    top, left = down * half, right * half
-    return picture[..., top : top + half, left : left + half]
+    top = down * half
+    left = right * half
+    rows = slice(top, top + half)
+    columns = slice(left, left + half)
+    return picture[..., rows, columns]
+
+
+def portraits(count: int, generator: torch.Generator) -> Tensor:
+    image = (SIZES.image, SIZES.image)
+    return torch.rand(count, 3, *image, generator=generator) * 2 - 1
 
 
 def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
@@ -58,7 +76,7 @@ def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
     A quarter of the change would be chance.
     """
     generator = torch.Generator().manual_seed(1)
-    source = torch.rand(1, 3, SIZES.image, SIZES.image, generator=generator) * 2 - 1
+    source = portraits(1, generator)
     near = {}
     for layout in LAYOUTS:
         shares = []
@@ -68,24 +86,29 @@ def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
             for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 edited = source.clone()
                 corner_of(edited, down, right).neg_()
-                change = network.planes(edited, None, None, 0) - before
+                after = network.planes(edited, None, None, 0)
+                change = (after - before)[0, 0]
                 # Rows of the plane (x, y) go up.
-                as_a_picture = change[0, 0].square().sum(0).flip(0)
-                in_the_corner = corner_of(as_a_picture, down, right).sum()
-                shares.append(float(in_the_corner / as_a_picture.sum()))
+                as_a_picture = change.square().sum(0).flip(0)
+                in_the_corner = corner_of(as_a_picture, down, right)
+                share = in_the_corner.sum() / as_a_picture.sum()
+                shares.append(share.item())
         near[layout] = np.mean(shares)
-    assert near["upright"] > 0.37 and near["published"] < 0.3
+    assert near["upright"] > 0.37
+    assert near["published"] < 0.3
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_three_paths_agree(layout: str) -> None:
     network = psi(layout)
     generator = torch.Generator().manual_seed(2)
-    source = torch.rand(2, 3, SIZES.image, SIZES.image, generator=generator) * 2 - 1
+    source = portraits(2, generator)
     motions = torch.randn(2, 2, SIZES.motion.dims, generator=generator)
-    views = [look_at(yaw, 0.1, 4.2, np.zeros(3)) for yaw in (-0.3, 0.3)]
-    cameras = torch.from_numpy(np.stack(views))[:, None]
+    centre = np.zeros(3)
+    views = [look_at(yaw, 0.1, 4.2, centre) for yaw in (-0.3, 0.3)]
+    cameras = torch.from_numpy(np.stack(views))
+    cameras = cameras[:, None]
     wanted = network(source, *motions, cameras).image
     for other in (FastPsi(network), ReferencePsi(network)):
         found = other(source, *motions, cameras).image
-        torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
+        assert_close(found, wanted, atol=2e-3, rtol=0)

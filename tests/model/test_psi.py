@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.testing import assert_close
 
 from model.psi.network import Psi
 from model.sizes import MotionSizes, PsiSizes, Sizes
@@ -57,10 +59,12 @@ def psi() -> Psi:
     return network
 
 
-def inputs(batch: int = 2, views: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(batch: int = 2, views: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images, their motions, the driving ones, cameras."""
-    turned = [look_at(0.3 * i, 0.1, 4.2, np.zeros(3)) for i in range(batch * views)]
-    cameras = torch.from_numpy(np.stack(turned)).view(batch, views, 25)
+    centre = np.zeros(3)
+    turned = [look_at(0.3 * i, 0.1, 4.2, centre) for i in range(batch * views)]
+    cameras = torch.from_numpy(np.stack(turned))
+    cameras = cameras.view(batch, views, 25)
     own, driving = torch.randn(2, batch, SMALL.motion.dims)
     images = torch.rand(batch, 3, 64, 64) * 2 - 1
     return images, own, driving, cameras
@@ -69,9 +73,11 @@ def inputs(batch: int = 2, views: int = 2) -> tuple[torch.Tensor, torch.Tensor, 
 def test_published_counts() -> None:
     with torch.device("meta"):
         network = Psi(Sizes())
+    # Tensors and numbers as facts 1.8 has them.
     motion = [parameter.numel() for parameter in network.motion_parameters()]
     base = [parameter.numel() for parameter in network.base_parameters()]
-    assert (len(motion), sum(motion)) == (76, 101_931_008)
+    assert len(motion) == 76
+    assert sum(motion) == 101_931_008
     assert sum(base) == 224_766_123 - 101_931_008
 
 
@@ -86,14 +92,26 @@ def test_shapes_and_ranges(psi: Psi) -> None:
         "depth": (4, 1, 32, 32),
         "feature": (4, 8, 32, 32),
     }
-    assert out.opacity.min() >= 0 and out.opacity.max() <= 1.0 + 1e-6
-    assert out.depth.min() > 3.4 and out.depth.max() < 5.0
-    composed = (out.foreground + 1) / 2 + (1 - out.opacity) * (out.background + 1) / 2
-    torch.testing.assert_close(out.raw, 2 * composed - 1)
+    assert out.opacity.min() >= 0
+    assert out.opacity.max() <= 1.0 + 1e-6
+    assert out.depth.min() > 3.4
+    assert out.depth.max() < 5.0
+    foreground = (out.foreground + 1) / 2
+    background = (out.background + 1) / 2
+    composed = foreground + (1 - out.opacity) * background
+    assert_close(out.raw, 2 * composed - 1)
     assert torch.equal(out.raw, out.feature[:, :3])
 
 
-@pytest.mark.parametrize(("image", "stride", "doublings"), [(32, 1, 1), (64, 2, 1), (64, 4, 2), (128, 1, 2)])
+OTHER_SIZES = [
+    (32, 1, 1),
+    (64, 2, 1),
+    (64, 4, 2),
+    (128, 1, 2),
+]
+
+
+@pytest.mark.parametrize(("image", "stride", "doublings"), OTHER_SIZES)
 def test_other_sizes(
     image: int,
     stride: int,
@@ -110,19 +128,28 @@ def test_other_sizes(
     network = Psi(sizes)
     source = torch.rand(1, 3, image, image)
     planes = network.planes(source, None, None, motion_scale=0)
-    assert planes.shape == (1, 3, 8, image // 2, image // 2)
-    out = network.render(planes, network.background_feature(source), inputs(1, 1)[3])
+    half = image // 2
+    assert planes.shape == (1, 3, 8, half, half)
+    background = network.background_feature(source)
+    _, _, _, cameras = inputs(1, 1)
+    out = network.render(planes, background, cameras)
     assert out.image.shape == (1, 3, image, image)
 
 
 def test_motion_scale_zero_forgets_both_motions(psi: Psi) -> None:
     source, own, driving, _ = inputs()
     still = psi.planes(source, None, None, 0)
-    torch.testing.assert_close(psi.planes(source, own, driving, torch.zeros(2, 1, 1)), still)
+    # A scale for each sample runs all layers, and their results count for nothing.
+    each = torch.zeros(2, 1, 1)
+    forgotten = psi.planes(source, own, driving, each)
+    assert_close(forgotten, still)
     moved = psi.planes(source, own, driving)
-    assert (moved - still).norm() > 1e-3 * still.norm()
-    assert not torch.equal(moved, psi.planes(source, driving, driving))
-    assert not torch.equal(moved, psi.planes(source, own, own))
+    change = moved - still
+    assert change.norm() > 1e-3 * still.norm()
+    other_source = psi.planes(source, driving, driving)
+    other_driving = psi.planes(source, own, own)
+    assert not torch.equal(moved, other_source)
+    assert not torch.equal(moved, other_driving)
     with pytest.raises(ValueError, match="motion embedding is needed"):
         psi.planes(source, None, None)
 
@@ -132,27 +159,38 @@ def test_views_are_rendered_as_if_alone(psi: Psi) -> None:
     planes = psi.planes(source, own, driving)
     background = psi.background_feature(source)
     together = psi.render(planes, background, cameras)
-    alone = psi.render(planes[1:], background[1:], cameras[1:, :1])
-    torch.testing.assert_close(together.image[2:3], alone.image, atol=1e-4, rtol=1e-4)
-    assert torch.equal(together.background[0], together.background[1])
+    # The first view of the second head.
+    view = cameras[1:, :1]
+    alone = psi.render(planes[1:], background[1:], view)
+    assert_close(together.image[2:3], alone.image, atol=1e-4, rtol=1e-4)
+    first, second, *_ = together.background
+    assert torch.equal(first, second)
 
 
 def test_jitter_comes_from_the_generator_alone(psi: Psi) -> None:
     arguments = inputs(1, 1)
-    fixed, repeated = psi(*arguments), psi(*arguments)
+    fixed = psi(*arguments)
+    repeated = psi(*arguments)
     assert torch.equal(fixed.image, repeated.image)
-    jittered = [psi(*arguments, generator=torch.Generator().manual_seed(seed)).image for seed in (1, 1, 2)]
-    assert torch.equal(jittered[0], jittered[1]) and not torch.equal(jittered[0], jittered[2])
+
+    def jittered(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return psi(*arguments, generator=generator).image
+
+    first = jittered(1)
+    assert torch.equal(first, jittered(1))
+    assert not torch.equal(first, jittered(2))
 
 
 def test_deformation_moves_the_points(psi: Psi) -> None:
     arguments = inputs(1, 1)
     calls = []
 
-    def deform(points: torch.Tensor) -> torch.Tensor:
+    def deform(points: Tensor) -> Tensor:
         calls.append(points.shape)
         return points * 0 + 10.0
 
+    # Far outside of the box nothing is left. Both passes ask for all their samples.
     away = psi(*arguments, deform=deform)
     assert calls == [(1, 32 * 32 * 6, 3)] * 2
     same = psi(*arguments, deform=lambda points: points)
@@ -163,11 +201,15 @@ def test_deformation_moves_the_points(psi: Psi) -> None:
 def test_gradients_reach_every_parameter(psi: Psi) -> None:
     # The style of super-resolution: zero in a fresh network, which would hide the weights that read it.
     torch.nn.init.normal_(psi.w_avg)
-    out = psi(*inputs(), generator=torch.Generator().manual_seed(0))
-    (out.image.square().mean() + out.opacity.mean()).backward()
-    gradients = {name: p.grad for name, p in psi.named_parameters() if not name.endswith("noise_strength")}
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
-    assert [name for name, gradient in gradients.items() if not gradient.any()] == []
+    generator = torch.Generator().manual_seed(0)
+    out = psi(*inputs(), generator=generator)
+    loss = out.image.square().mean() + out.opacity.mean()
+    loss.backward()
+    # No noise is added, so that its strength has no gradient.
+    for name, parameter in psi.named_parameters():
+        if not name.endswith("noise_strength"):
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
 
 
 def test_plane_features_and_density(psi: Psi) -> None:
@@ -175,7 +217,7 @@ def test_plane_features_and_density(psi: Psi) -> None:
     points = torch.rand(2, 50, 3) - 0.5
     found = psi.plane_features(planes, points)
     wanted = sample_planes_reference(planes, points, SMALL.box)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert psi.density(planes, points).shape == (2, 50)
 
 
