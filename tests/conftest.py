@@ -38,6 +38,7 @@ def pytest_runtest_protocol(item: pytest.Item):
 
 def refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
     """Python's audit hook: raises when a test without the marker starts a process."""
+    # Fixtures of a module run before its first test and count as a part of it.
     if event not in STARTS or not running or running[-1].get_closest_marker("process"):
         return
     if event != "subprocess.Popen" or Path(arguments[0]).name not in FINDERS:

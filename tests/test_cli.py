@@ -95,6 +95,7 @@ def test_scale_writes_params_and_keeps_changed_ones(folder):
 
 
 def test_other_packages_with_our_names_do_not_matter(folder):
+    # `pipeline` is a common name, and PYTHONPATH comes before what is installed.
     (folder / "elsewhere/pipeline").mkdir(parents=True)
     (folder / "elsewhere/pipeline/__init__.py").write_text("raise RuntimeError")
     result = psi4d(folder, "scale", "smoke", path=f"elsewhere{os.pathsep}{ROOT}")
@@ -129,6 +130,7 @@ def test_doctor_finds_nothing_missing_at_the_demo_scale(folder):
 
 
 def test_doctor_names_what_the_paper_scale_needs(folder):
+    # All that only its owners give away, and the disk: a person should learn it in one go.
     (folder / "params.yaml").write_text(scale_text("paper"))
     result = psi4d(folder, "doctor")
     assert result.returncode == 1
@@ -178,6 +180,7 @@ def test_damaged_weights_end_in_one_message(folder, content):
 
 
 def test_a_stage_started_by_hand_says_that_its_code_was_marked_long_ago(folder):
+    # `dvc repro` renews the marks; a stage that is started by hand meets those of the last run.
     assert call(folder, "-m", "stages.code").returncode == 0
     mark = folder / "data/code/train.txt"
     mark.write_text(re.sub(r"\w+(  pipeline.train.loop)", r"0\1", mark.read_text()))

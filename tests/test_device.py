@@ -123,6 +123,7 @@ def test_every_training_stage_and_evaluate_run_on_the_device(
             sheet=data / "sheet.jpg",
             out=data / "evaluate",
         )
+    # Work on the CPU that should have been on the device would not be counted.
     assert (np.diff([0, *counts]) > 100).all()
     # All losses occur, though not in each row: some are of sparse steps.
     losses = {"identity", "depth", "planes", "adversarial", "discriminator"}
@@ -152,6 +153,7 @@ def test_where_the_pretended_device_computes_like_the_cpu_the_networks_are_the_s
 
 
 def test_a_checkpoint_goes_back_to_the_device(tmp_path: Path) -> None:
+    # Tensors of a checkpoint come from a file and so from the CPU; an optimiser that keeps them there fails.
     with PretendDevice():
         whole = run(tmp_path / "whole", device=NAME)
         with pytest.raises(Stop):
@@ -163,6 +165,7 @@ def test_a_checkpoint_goes_back_to_the_device(tmp_path: Path) -> None:
 
 
 def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
+    # A pretended device that is too kind would let through what fails on a real one.
     with PretendDevice():
         there = torch.ones(3, device=NAME)
         assert (there[torch.tensor([0, 1])] * torch.tensor(2.0)).cpu().tolist() == [2.0, 2.0]
@@ -180,6 +183,7 @@ def test_the_pretended_device_refuses_what_cuda_refuses() -> None:
 
 
 def test_what_is_moved_and_what_is_not() -> None:
+    # Batches are dataclasses within tuples and dicts; what is no tensor has to come through as it is.
     batch = HeadBatch(*(torch.zeros(1) for _ in HeadBatch.__dataclass_fields__))
     moved, index, (first, names) = to_device((batch, np.arange(2), ({"a": torch.ones(1)}, "names")), "meta")
     assert isinstance(moved, HeadBatch) and moved.camera.device.type == first["a"].device.type == "meta"

@@ -126,6 +126,7 @@ def test_every_training_is_better_at_its_end_than_at_its_start(clone, stage, nam
     "network", ("pretrain/perception", "pretrain/motion", "pretrain/genhead", "psi3d", "psi")
 )
 def test_every_layer_learns(clone, network):
+    # A layer that a loss does not reach, or at too small a rate, keeps its random start and spoils the rest.
     moved = json.loads((clone / f"data/{network}/moved.json").read_text())
     still = {name: share for name, share in moved.items() if share < 0.01 and not name.startswith(STILL)}
     assert moved and not still
@@ -133,6 +134,7 @@ def test_every_layer_learns(clone, network):
 
 @pytest.mark.parametrize("stage", ("train_psi3d", "train"))
 def test_superresolution_beats_the_enlarged_raw_picture(clone, stage):
+    # So few steps gain little; an enlargement that is passed on as it is gains nothing.
     assert held_out(clone, stage, "l1")[1] < 0.995 * held_out(clone, stage, "l1_enlarged")[1]
 
 

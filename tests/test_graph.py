@@ -86,6 +86,7 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
 
 
 def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(graph, scale):
+    # The machine changes no result, so that another number of workers must rerun nothing.
     data = scale_data(scale)
     for stage in graph[1:]:
         keys = params_of(stage)
@@ -121,6 +122,7 @@ def test_paths_of_the_code_are_paths_of_the_graph(graph):
 
 def test_a_fingerprint_has_all_paths_that_its_function_reads():
     """Or a stopped run could go on with what was made from other files."""
+    # A search that matches no function would pass for ever.
     checked = 0
     for file in sorted((SOURCE / "pipeline").rglob("*.py")):
         functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]

@@ -57,6 +57,7 @@ def psi4d(*arguments: str) -> str:
 
 
 def wait_for(pattern: str, count: int, run: subprocess.Popen) -> None:
+    # For files and not for a time, as a machine may be slow; a run that has ended would never write them.
     while len(list(Path(".cache").rglob(pattern))) < count:
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.01)

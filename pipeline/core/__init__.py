@@ -12,6 +12,10 @@ readable.readable_bytes  bytes, durations and counts for people
 costs.Costs              seconds and memory of a stage
 pictures.encode_jpeg     images for people; caption, beside and below make contact sheets
 films.encode_mp4         films at any frame rate, in equal bytes
+splits.split_folder      which files of a folder are for training, validation and test
+batches.collate, take    dataclasses of arrays to batches, and rows of them
+curves.write_curves      the history of a training for DVC's plots
+pages.fill_in            HTML from a template, with nothing loaded from elsewhere
 threads                  one thread for NumPy, set before it is loaded
 
 May import nothing of ours.

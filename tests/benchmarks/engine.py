@@ -70,8 +70,10 @@ def make_inputs(
 
 def bare(make, units: list[WorkUnit]) -> float:
     """Frames per second."""
+    # As the engine sets its processes up, or the comparison would be one of threads.
     set_torch(1, not torch.cuda.is_available())
     worker = make()
+    # The first samples pay for what is loaded lazily.
     exhaust(worker, WorkUnit("warm", units[0].items[:4]))
     started = time.monotonic()
     for unit in units:
@@ -98,6 +100,7 @@ def engine(
     started = time.monotonic()
     run_units(units, make, scratch, machine, f"{workers} workers", {"frames": 1})
     whole = time.monotonic() - started
+    # A record is the last file of a unit, and says how long the unit took.
     starts, ends = [], []
     for unit in units:
         end = record_path(unit, scratch).stat().st_mtime
@@ -133,6 +136,7 @@ def main() -> None:
             numbers[str(workers)] = {"working": rates[workers], "whole": whole}
             told = f"{rates[workers]:6.2f} frames/s, {whole:.2f} with start and end"
             print(f"{workers} workers   {told}", flush=True)
+        # Before and after: a machine that got slower meanwhile would look like an overhead.
         again = bare(make, units)
         print(f"bare loop   {again:6.2f} frames/s, again")
         overhead = 2 * rates[1] / (loop + again)

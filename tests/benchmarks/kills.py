@@ -13,6 +13,7 @@ from tests.support import killing
 runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 bad = 0
 with tempfile.TemporaryDirectory() as folder:
+    # What all runs are compared with, made in this process, which nothing kills.
     killing.drive(Path(folder, "undisturbed"), 0)
     wanted = killing.shards(Path(folder, "undisturbed"))
     for seed in range(runs):

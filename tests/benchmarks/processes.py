@@ -67,8 +67,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     params = load_params()
+    # The dearest steps of a run: whole pictures and the discriminator from the first one on.
     section = params.train.model_copy(update={"adversarial_from": 0, "whole_from": 0})
     microbatches = section.batch // section.microbatch
+    # The launcher only waits for the processes that it has started, each of which comes here again.
     if launch(arguments.processes, microbatches):
         return
     timed = task(params.model_copy(update={"train": section}))
@@ -76,6 +78,7 @@ def main() -> None:
         run = Run("benchmark", Path(folder), arguments.steps, section.batch, microbatches)
         trained = train(timed, run)
         only_first(trained.group)
+    # The last time is the beginning of the last step, so that step is not counted.
     first = arguments.steps // 4
     seconds = timed.times[-1] - timed.times[first]
     rate = section.batch * (len(timed.times) - 1 - first) / seconds

@@ -38,6 +38,7 @@ BIG, BIG_FRAMES = 512, 48
 # The paper: 10 pictures a second by a forward pass on an A100. A training sample is at least a forward and a
 # backward pass, three forwards.
 PAPER_A_GPU, GPUS = 10 / 3, 8
+# In a process of its own, whose peak of memory nothing else has raised.
 OPEN = """
 import sys, time
 from pathlib import Path
@@ -62,6 +63,7 @@ print(*opened, time.perf_counter() - began, peak(), before)
 
 def write_rows(folder: Path) -> None:
     """An index of ROWS frames of no shards, sized as the paper's: 200 frames a clip, 256 a shard, 4 views."""
+    # Random sizes and checksums compress as badly as real ones.
     draw = np.random.default_rng(0)
     fields = json.dumps([f"view{i}.png" for i in range(FIELDS)])
     schema = SCHEMA.with_metadata({"fields": fields})
@@ -133,6 +135,7 @@ def enlarged(
     draw: np.random.Generator,
 ) -> bytes:
     """A PNG at BIG x BIG, with grain if it is a photo."""
+    # Masks and coordinates are smooth in a real cache, too, and get no grain.
     image = cv2.resize(decode_png(data), (BIG, BIG), interpolation=cv2.INTER_CUBIC)
     grain = draw.normal(0, 2, image.shape) if image.ndim == 3 and name != "uv.png" else 0
     return encode_png((image + grain).round().clip(0, 255).astype(np.uint8))
@@ -175,6 +178,7 @@ def rates(
     steps: int,
 ) -> dict[str, float]:
     """Samples a CPU second of the loader, and of the same choices from elsewhere."""
+    # One loader draws and decodes for all of them: only where the bytes come from differs.
     batch, index = 4, data.index
     readers = {
         "loader": index,
@@ -201,6 +205,7 @@ def main() -> None:
         write_rows(scratch)
         command = [sys.executable, "-c", OPEN, str(scratch)]
         opened = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        # Its 1.4 GB are not needed any more, and the enlarged samples want space.
         (scratch / NAME).unlink()
         names = ("open_seconds", "open_bytes", "all_places_seconds", "all_places_bytes", "imports_bytes")
         rows = {name: round(float(value), 3) for name, value in zip(names, opened, strict=True)}
@@ -211,6 +216,7 @@ def main() -> None:
         print(f"2,000,000 rows: open in {rows['open_seconds']:.2f} s")
         print(f"  peak memory {peak:.0f} MiB, {places:.0f} with all places loaded, {imports:.0f} of imports")
 
+        # Batches are read before the clock runs, so that the steps alone are timed.
         data = loader(params, arguments.views)
         step = training_step(params, Path("data/pretrain/perception"))
         batches = [data.batch(i, params.train.batch) for i in range(8)]

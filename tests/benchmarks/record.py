@@ -13,5 +13,6 @@ def record(
     numbers: dict[str, Any],
 ) -> None:
     """Writes the numbers of a benchmark to `path`, if there is one."""
+    # A number without the machine and the commit that made it cannot be compared with another one.
     if path:
         write_json(path, {"benchmark": benchmark, "machine": machine_facts(), **numbers})

@@ -35,6 +35,7 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception))
 
     def step(i: int, batch: FrameBatch) -> None:
+        # All optimisers step at the end, as in the stage: the discriminator judges with its old weights.
         optimisers = {"psi": optimiser, "discriminator": adversary.optimiser}
         learning = []
         for loss in objective(i, 0, batch):
@@ -57,6 +58,7 @@ def cpu_seconds(
 
     Set torch to one thread, or threads that wait count, too.
     """
+    # The median, as a garbage collection or a page fault hits some of them.
     taken = []
     for i in range(warm + times):
         began = time.process_time()

@@ -50,6 +50,7 @@ class InsideTheStep:
 
     @torch.inference_mode()
     def __call__(self, i: int) -> None:
+        # The same draws as the loader's, so that as many views are substituted in both.
         chosen = self.data.choose(i, self.size)
         names = ["image.png", "label.npy", "cameras.npy"]
         fields = [self.data.index.read(choice.driving, names) for choice in chosen]
@@ -120,6 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
 
         def make(i: int) -> None:
+            # With PNGs and the tar, which are a part of the price.
             unit = WorkUnit("views", keys[FRAMES * i : FRAMES * (i + 1)])
             write_shard(Path(folder) / "views.tar", worker(unit)[0])
 
@@ -127,6 +129,7 @@ def main() -> None:
     reading = cpu_seconds(lambda i: data.batch(i, batch), 40)
     rendering = cpu_seconds(inside, 15)
     training = cpu_seconds(lambda i: train(i, data.batch(i, batch)), 15) - reading
+    # The cache is paid for once, and each step saves rendering for reading.
     frames = len(data.index)
     steps = frames * a_frame / (rendering - reading)
     results = {
@@ -153,6 +156,7 @@ def main() -> None:
 def print_published(params: Params) -> None:
     """The same for the published sizes, calculated from their operations."""
     p, q = params.train.substitute_p, params.train.substitute_q
+    # Planes are needed unless both views are substituted, which happens with the probability p q.
     sample = (1 - p * q) * PLANES + (2 - p - q) * VIEW
     frame = PLANES + (1 + PAPER_VIEWS) * VIEW
     # A training step is at least a forward and a backward pass: three forwards.

@@ -96,6 +96,7 @@ def test_a_mark_names_every_module_and_package(tree):
     ],
 )
 def test_comments_docstrings_and_layout_change_no_mark(tree, old, new):
+    # Each of these would rerun hours of stages for nothing; the last one is a clone on Windows.
     before = load(tree).code_mark("stages.train")
     path = tree / "model/net.py"
     text = path.read_text()
@@ -134,6 +135,7 @@ def test_code_changes_the_line_of_its_module_alone(tree, file, old, new):
     ],
 )
 def test_an_import_that_leads_to_no_file_is_refused(tree, line, words):
+    # What is not found would be missing from the mark, and a change of it would rerun nothing.
     (tree / "stages/train.py").write_text(f"{line}\n")
     with pytest.raises(UserError, match=words):
         load(tree).code_mark("stages.train")
@@ -240,6 +242,7 @@ def test_dvc_runs_what_imports_the_changed_code(tmp_path):
     assert ran(call(folder, "dvc", "repro")) == ["code", "second"]
     call(folder, *commit)
 
+    # A clone with the line ends of Windows, and an experiment in it.
     clone = tmp_path / "clone"
     call(folder, "git", "clone", "-q", "-c", "core.autocrlf=true", str(folder), str(clone))
     assert b"\r\n" in (clone / "model/shared.py").read_bytes()
