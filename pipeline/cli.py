@@ -284,7 +284,9 @@ Films = Annotated[Path | None, typer.Option("-o", "--out", help="OUT.mp4; a fold
 Beside = Annotated[bool, typer.Option("--beside", help="show source and driver next to the result")]
 Camera = Annotated[str, typer.Option(help="driving, front or orbit")]
 Relative = Annotated[str, typer.Option(metavar="first|neutral", help=RELATIVE)]
-MEASURES = "write OUT.json: steadiness, mouth, eyes, gaze, identity"
+MEASURES = "write OUT.json and OUT.txt: steadiness, mouth, eyes, gaze, identity"
+SMOOTHING = "over how long the driver's crop is smoothed; 0.12 where nothing is said, as in training"
+Smooth = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, max=10, help=SMOOTHING)]
 Measure = Annotated[bool, typer.Option("--measure", help=MEASURES)]
 
 
@@ -297,6 +299,7 @@ def animate(
     size: Size = 0,
     relative: Relative = "",
     measure: Measure = False,
+    smooth: Smooth = None,
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
 ) -> None:
@@ -308,7 +311,7 @@ def animate(
     from pipeline.avatar.animator import Weights
     from pipeline.avatar.film_maker import Look
 
-    look = Look(camera, beside, size, relative, measure)  # pyrefly: ignore[bad-argument-type]
+    look = Look(camera, beside, size, relative, measure, smooth)  # pyrefly: ignore[bad-argument-type]
     for line in animate_files(load_params(PARAMS), Weights(psi, motion), files, out, look):
         typer.echo(line)
 

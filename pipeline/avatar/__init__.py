@@ -11,5 +11,5 @@ studio.Studio            the networks and the front end, for all of these
 front_end.FrontEnd reads a photo and driver.read_driver a video as the stages ingest and fit_flame do;
 animator.Animator is Psi on the fast path.
 
-May import the levels below, ingest and fit_flame.
+May import the levels below, ingest, fit_flame and evaluate.
 """

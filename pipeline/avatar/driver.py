@@ -22,7 +22,7 @@ from pipeline.core.prefetch import write_behind
 from pipeline.core.progress import progress
 from pipeline.fit_flame.solver import fit_chunk
 from pipeline.geometry.landmarks import landmarks_70
-from pipeline.ingest.crop import cut, fit_crop, five_points, smooth_crops
+from pipeline.ingest.crop import SIGMA_SHIFT, cut, fit_crop, five_points, smooth_crops
 from pipeline.ingest.files import PICTURE, Rejected, find_clips, is_wanted
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import kind_of_reason
@@ -203,13 +203,15 @@ def _find_faces(front: FrontEnd, frames: Frames) -> Iterator[_Face]:
 
 
 def _crops(front: FrontEnd, faces: list[_Face], seconds_K: np.ndarray) -> np.ndarray:
-    """The crops (K, 3) of frames with a face, steady if the params of ingest want it."""
+    """The crops (K, 3) of frames with a face, smoothed over `front.smooth` seconds."""
     crops = np.stack([fit_crop(face.five_52) for face in faces])
     if not front.smooth:
         return crops
+    # Ingest smooths over SIGMA_SHIFT seconds of its clock, so a slower clock smooths over more of ours.
+    clock = SIGMA_SHIFT / front.smooth
 
     def smooth(rows: slice) -> np.ndarray:
-        return smooth_crops(crops[rows], seconds_K[rows])
+        return smooth_crops(crops[rows], clock * seconds_K[rows])
 
     return in_sections(len(crops), smooth)
 

@@ -40,6 +40,8 @@ class Look:
 
     `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none.
     With `measure`, films are watched (pipeline/avatar/measures.py), which takes as long as making them.
+    `smooth` is over how many seconds (deviation of a Gaussian) the driver's crop is smoothed, 0 is none;
+    with None it is as in ingest, since networks have learnt from such crops.
     """
 
     camera: Camera = "driving"
@@ -47,6 +49,7 @@ class Look:
     size: int = 0
     relative: str = ""
     measure: bool = False
+    smooth: float | None = None
 
 
 class FilmMaker:
@@ -58,6 +61,8 @@ class FilmMaker:
     def __init__(self, params: Params, weights: Weights, look: Look) -> None:
         """Raises UserError when the networks cannot be used."""
         self.studio, self.look = Studio(params, weights), look
+        if look.smooth is not None:
+            self.studio.front.smooth = look.smooth
         self.size = film_size(look.size, self.studio.animator)
         self.judges = judges_in(paths.PERCEPTION) if look.measure else None
         self.avatars = Remembered(self.studio.avatar)

@@ -11,7 +11,7 @@ from pipeline.fit_flame.landmark_model import LandmarkModel
 from pipeline.fit_flame.solver import fit_chunk
 from pipeline.geometry import head_model
 from pipeline.geometry.landmarks import landmarks_70
-from pipeline.ingest.crop import cut, fit_crop, five_points, to_aligned
+from pipeline.ingest.crop import SIGMA_SHIFT, cut, fit_crop, five_points, to_aligned
 from pipeline.ingest.detector import NOT_UPRIGHT, FaceFinder
 from pipeline.ingest.files import Rejected
 from pipeline.ingest.picture import read_picture
@@ -46,7 +46,9 @@ class FrontEnd:
     def __init__(self, params: Params, size: int) -> None:
         """`size` is that of the aligned pictures, in pixels."""
         self.size, self.settings = size, params.fit_flame
-        self.smooth, self.frame_rate = params.ingest.smooth_crop, params.ingest.frame_rate
+        self.frame_rate = params.ingest.frame_rate
+        # Seconds over which a driver's crop is smoothed: as in training, unless a film wants another value.
+        self.smooth = SIGMA_SHIFT if params.ingest.smooth_crop else 0.0
         self.faces = FaceFinder(params.ingest.detection_score, params.ingest.min_face)
         self.head = LandmarkModel(head_model.load(params.flame.model))
 

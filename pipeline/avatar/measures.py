@@ -5,6 +5,8 @@ that Psi has not learnt from. Landmarks are (N, 70, 2) fractions of the aligned 
 frame in which no face is found is NaN.
 """
 
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -21,6 +23,8 @@ RIGID = [27, 28, 29, 30, 33, 36, 45]
 NAMES = ("mouth_opening", "eye_opening", "gaze")
 # Levels of a mask below which a pixel is background, and the least share of the picture that says something.
 PERSON, LEAST_BACKGROUND = 32, 0.02
+# Degrees of the driver's head to a side, at which likeness is averaged apart.
+YAWS = (0, 10, 20, 90)
 # Of the dense flow: scale and levels of the pyramid, window, iterations, neighbourhood, deviation, flags.
 FARNEBACK = (0.5, 3, 15, 3, 5, 1.1, 0)
 
@@ -95,6 +99,36 @@ def correlations(driver_N702: np.ndarray, result_N702: np.ndarray) -> dict[str, 
     return {name: _correlation(wanted[name], found[name]) for name in NAMES}
 
 
+def identity(
+    source_K: np.ndarray,
+    driver_K: np.ndarray,
+    yaw_K: np.ndarray,
+) -> dict[str, Any]:
+    """Cosines of recognition features of K results to the source and to the driver.
+
+    Their means, the share of results that are `nearer_to_source`, and the means by the yaw of the driver's
+    head (degrees) between two of YAWS; None where there is no such frame.
+    """
+    found: dict[str, Any] = {
+        "source": float(source_K.mean()),
+        "driver": float(driver_K.mean()),
+        "nearer_to_source": float((source_K > driver_K).mean()),
+    }
+    aside = np.abs(yaw_K)
+    for low, high in pairwise(YAWS):
+        there = (aside >= low) & (aside < high)
+        means = [float(values[there].mean()) if there.any() else None for values in (source_K, driver_K)]
+        found[f"yaw_{low}_to_{high}"] = {"frames": int(there.sum()), "source": means[0], "driver": means[1]}
+    return found
+
+
+def table(measures: Mapping[str, Any]) -> str:
+    """All measures for people: a line each, with a blank where there was nothing to measure."""
+    lines = list(_lines(measures, ""))
+    width = max(len(name) for name, _ in lines)
+    return "".join(f"{name:{width}} {value:>9}\n" for name, value in lines)
+
+
 class BackgroundFlow:
     """How far the background moves from frame to frame: the length of the optical flow where no person is."""
 
@@ -118,6 +152,17 @@ class BackgroundFlow:
     def mean(self) -> float | None:
         """Percent of the picture's side a frame; None when there was no background in two frames running."""
         return 100 * float(np.mean(self.lengths)) if self.lengths else None
+
+
+def _lines(measures: Mapping[str, Any], before: str) -> Iterator[tuple[str, str]]:
+    for name, value in measures.items():
+        words = f"{before} {name.replace('_', ' ')}".strip()
+        if isinstance(value, Mapping):
+            yield from _lines(value, words)
+        elif value is None:
+            yield words, ""
+        else:
+            yield words, f"{value}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def _has_face(points_N702: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
+from scipy import ndimage
 from skimage.measure import marching_cubes
 from torch import Tensor
 from trimesh.exchange.gltf import export_glb
@@ -91,8 +92,9 @@ def surface(
 ) -> trimesh.Trimesh:
     """The coloured surface of raw density `level` in a grid of `size` points a side; vertices in metres.
 
-    Only the largest piece is kept. A flat cut closes it where the head leaves the box of the tri-planes, so
-    that it is watertight. Raises UserError when the density is nowhere, or everywhere, above `level`.
+    Only the outer surface of the largest piece is kept. A flat cut closes it where the head leaves the box of
+    the tri-planes, so that it is watertight. Raises UserError when the density is nowhere, or everywhere,
+    above `level`.
     """
     field = HeadField(animator, planes_13CRR)
     step = field.box / size
@@ -107,6 +109,7 @@ def surface(
     # A layer of air all around closes what the box cuts off.
     volume = density.view(size, size, size).numpy()
     closed = np.pad(volume, 1, constant_values=min(low, level - 1.0))
+    fill_cavities(closed, level)
     # Towards higher density is inwards, so that faces look out.
     vertices, faces, _, _ = marching_cubes(closed, level, spacing=(step,) * 3, gradient_direction="ascent")
     vertices += float(places[0]) - step
@@ -118,6 +121,16 @@ def surface(
     mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
     mesh.apply_scale(1 / SCALE)
     return mesh
+
+
+def fill_cavities(volume_NNN: np.ndarray, level: float) -> None:
+    """Make what is below `level` dense unless it is connected to the first point of the volume, in place.
+
+    Rays end at the skin. What is thin behind it was never seen, and would become a second surface within.
+    """
+    air, _ = ndimage.label(volume_NNN <= level)
+    cavities = (air > 0) & (air != air[0, 0, 0])
+    volume_NNN[cavities] = volume_NNN.max()
 
 
 @torch.inference_mode()

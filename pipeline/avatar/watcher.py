@@ -11,8 +11,9 @@ from torch import Tensor
 from pipeline.avatar.animator import Avatar, image_batch
 from pipeline.avatar.driver import Driver
 from pipeline.avatar.front_end import FrontEnd
-from pipeline.avatar.measures import BackgroundFlow, film_measures
+from pipeline.avatar.measures import BackgroundFlow, film_measures, identity
 from pipeline.core.pictures import tile
+from pipeline.evaluate.metrics import aed
 from pipeline.geometry.label import FIVE_POINTS
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.files import Rejected
@@ -36,7 +37,8 @@ class Watcher:
         self.front, self.avatar, self.driver, self.judges = front, avatar, driver, judges
         self.points: list[np.ndarray] = []
         self.flows = {"driver": BackgroundFlow(), "result": BackgroundFlow()}
-        self.likeness: dict[str, list[float]] = {"source": [], "driver": []}
+        # Of every EVERY-th frame: cosines to source and driver, the driver's yaw, the miss of its expression.
+        self.compared: list[tuple[float, float, float, float]] = []
 
     def see(self, result: np.ndarray, face: np.ndarray) -> None:
         """Take in the next frame: Psi's picture and the driver's face, uint8 (S, S, 3) of any sizes."""
@@ -54,14 +56,17 @@ class Watcher:
     def measures(self) -> dict[str, Any]:
         """The measures of the film, see `film_measures`.
 
-        With judges, also the cosines of recognition features of the results to the source and to the driver.
+        With judges, also how alike the results are to source and driver (`identity`), and how far their
+        expression is from the driver's (AED of evaluate).
         """
         # The driver's landmarks are those its camera was fitted to; held frames stand still in both.
         driver = self.driver.points_N702.astype(np.float64)
         values = film_measures(driver, np.stack(self.points), self.driver.seconds_N)
         values["background"] = {name: flow.mean() for name, flow in self.flows.items()}
         if self.judges is not None:
-            values["identity"] = {name: float(np.mean(some)) for name, some in self.likeness.items()}
+            source, driver, yaw, misses = np.transpose(self.compared)
+            values["identity"] = identity(source, driver, yaw)
+            values["expression_error"] = float(misses.mean())
         return values
 
     def _landmarks(self, picture: np.ndarray) -> np.ndarray:
@@ -82,8 +87,13 @@ class Watcher:
         result = _identity(judges, pictures["result"], points)
         source = _identity(judges, portrait.preview_PP3, portrait.points_702)
         driver = _identity(judges, pictures["driver"], points)
-        self.likeness["source"].append(float(result @ source))
-        self.likeness["driver"].append(float(result @ driver))
+        # Both are read at the size that the estimator has learnt from.
+        small = [tile(picture, len(portrait.picture_SS3)) for picture in pictures.values()]
+        wanted, found = judges.expression_pose(image_batch(np.stack(small))).split(1)
+        miss = float(aed(found, wanted))
+        x, _, z = self.driver.labels_N437[number, [3, 7, 11]]
+        yaw = float(np.degrees(np.arctan2(x, z)))
+        self.compared.append((float(result @ source), float(result @ driver), yaw, miss))
 
 
 def _identity(

@@ -14,7 +14,9 @@ from PIL import Image
 
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
+from pipeline.avatar.animate import Film, animate
 from pipeline.avatar.animator import Weights
+from pipeline.avatar.film_maker import Look
 from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.seeds import rng
@@ -23,10 +25,12 @@ from pipeline.synthetic.animation import clip, photo
 from pipeline.synthetic.generator import latent
 from pipeline.synthetic.person import person
 from pipeline.synthetic.raster import render
-from pipeline.synthetic.scene import figure
+from pipeline.synthetic.scene import Figure, figure
 
+LOOK = Look()
 ROOT = Path(__file__).parents[2]
 SIDE = 256  # pixels of photos and videos
+FRAMES = 8  # of a drawn video
 TICK = Fraction(1, 30_000)
 
 
@@ -42,25 +46,78 @@ def save_networks(folder: Path, seed: int = 0) -> Weights:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         psi, encoder = Psi(sizes), MotionEncoder(sizes.motion)
+        # Fresh layers of these kinds are constant: all heads would be one fog that nothing moves.
         torch.nn.init.normal_(psi.decoder.out_sigma.weight, std=20.0)
         torch.nn.init.constant_(psi.decoder.out_sigma.bias, 2.0)
         for block in psi.encoder_canonical.trans_blocks_motion:
             torch.nn.init.normal_(block.attn2.proj.weight)
-    weights = Weights(folder / "psi.safetensors", folder / "motion.safetensors")
-    save_weights(weights.psi, psi.state_dict(), {"network": "psi", "motion": "emot", "sizes": asdict(sizes)})
-    save_weights(weights.motion, encoder.state_dict(), {"sizes": asdict(sizes.motion)})
+    weights = weights_in(folder)
+    facts = {"network": "psi", "motion": "emot", "sizes": asdict(sizes)}
+    save_weights(weights.psi, psi.state_dict(), facts)
+    motion_facts = {"sizes": asdict(sizes.motion)}
+    save_weights(weights.motion, encoder.state_dict(), motion_facts)
     return weights
 
 
+def weights_in(folder: Path) -> Weights:
+    """The networks that `save_networks` wrote there."""
+    return Weights(folder / "psi.safetensors", folder / "motion.safetensors")
+
+
+def film_of(
+    folder: Path,
+    out: str = "a.mp4",
+    look: Look = LOOK,
+    photo: str = "photo.png",
+    driver: str = "first.mp4",
+) -> Film:
+    """The one film of a photo and a driver, which are in `folder` unless they are here."""
+    paths = []
+    for name in (photo, driver):
+        here = Path(name)
+        paths.append(here if here.exists() else folder / name)
+    [film] = animate(
+        params(),
+        weights_in(folder),
+        paths[:1],
+        paths[1:],
+        Path(out),
+        look,
+    )
+    return film
+
+
+def draw_person(who: str) -> Figure:
+    """The geometry of a person who is called `who`."""
+    numbers = latent(3, who)
+    return figure(person(numbers))
+
+
 def draw_photo(path: Path, who: str = "a") -> Path:
-    body, shot = figure(person(latent(3, who))), photo(rng(4, who))
-    Image.fromarray(render(body, shot.moment, shot.camera, SIDE).rgb).save(path)
+    body = draw_person(who)
+    shot = photo(rng(4, who))
+    drawn = render(
+        body,
+        shot.moment,
+        shot.camera,
+        SIDE,
+    )
+    Image.fromarray(drawn.rgb).save(path)
     return path
 
 
 def draw_frames(count: int, who: str = "b") -> list[np.ndarray]:
-    body, shots = figure(person(latent(3, who))), clip(rng(4, who), count, 10)
-    return [render(body, shot.moment, shot.camera, SIDE).rgb for shot in shots]
+    body = draw_person(who)
+    frames = []
+    for shot in clip(rng(4, who), count, 10):
+        drawn = render(
+            body,
+            shot.moment,
+            shot.camera,
+            SIDE,
+        )
+        frames.append(drawn.rgb)
+    return frames
 
 
 def write_clip(path: Path, frames: list[np.ndarray], seconds: list[float], sound: str = "") -> Path:
@@ -71,7 +128,9 @@ def write_clip(path: Path, frames: list[np.ndarray], seconds: list[float], sound
         stream.pix_fmt, stream.thread_count = "yuv420p", 1
         stream.codec_context.time_base = TICK
         tone = container.add_stream(sound, rate=44_100) if sound else None
-        ends = [*seconds[1:], 2 * seconds[-1] - seconds[-2]]
+        # The last frame is shown as long as the one before it.
+        last = 2 * seconds[-1] - seconds[-2]
+        ends = [*seconds[1:], last]
         for picture, second, end in zip(frames, seconds, ends, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = round(second / TICK), TICK
@@ -86,12 +145,22 @@ def write_clip(path: Path, frames: list[np.ndarray], seconds: list[float], sound
 
 def _tone(stream: av.AudioStream, seconds: float) -> list[av.Packet]:
     count = int(44_100 * seconds)
-    wave = (8_000 * np.sin(np.arange(count) / 20)).astype(np.int16)
-    frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+    phase = np.arange(count) / 20
+    wave = 8_000 * np.sin(phase)
+    levels = wave.astype(np.int16)[None]
+    frame = av.AudioFrame.from_ndarray(levels, format="s16", layout="mono")
     frame.rate = 44_100
-    resampler = av.AudioResampler(stream.format.name, stream.layout.name, 44_100, stream.frame_size or 0)
-    frames = [*resampler.resample(frame), *resampler.resample(None)]
-    packets = [packet for part in frames for packet in stream.encode(part)]
+    # An encoder takes its own format, so many values at a time; None is the rest.
+    resampler = av.AudioResampler(
+        stream.format.name,
+        stream.layout.name,
+        44_100,
+        stream.frame_size or 0,
+    )
+    packets = []
+    for sound in (frame, None):
+        for part in resampler.resample(sound):
+            packets += stream.encode(part)
     return packets + stream.encode()
 
 

@@ -5,6 +5,7 @@ of the true surface, in both directions (chamfer), beside that of the copied tem
 fit_flame found. The head alone counts, above the neck.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from model.head.flame import SCALE, Flame
 from pipeline.avatar.animator import Weights
 from pipeline.avatar.mesh import seen_level, surface
 from pipeline.avatar.studio import Studio
-from pipeline.config.params import load_params
+from pipeline.config.params import Params, load_params
 from pipeline.core import paths
 from pipeline.core.seeds import rng
 from pipeline.geometry.head_model import load
@@ -31,7 +32,8 @@ from pipeline.synthetic.scene import figure, pose, shared_parts
 
 POINTS = 20_000
 NECK = -0.08  # metres; the chin is above it
-LEVELS = (5.0, 8.0, 10.0, 12.0, 15.0, 20.0)
+# Of `seen_level`: the density at the skin is less than within, where a soft head becomes opaque.
+SHARES = (1.0, 0.75, 0.6, 0.5, 0.4)
 
 
 def head_points(mesh: trimesh.Trimesh) -> np.ndarray:
@@ -50,46 +52,67 @@ def chamfer(mesh: trimesh.Trimesh, truth: np.ndarray) -> tuple[float, float]:
 
 
 def _both_ways(a: np.ndarray, b: np.ndarray) -> float:
-    there, back = cKDTree(b).query(a)[0].mean(), cKDTree(a).query(b)[0].mean()
-    return 500.0 * float(there + back)
+    there, _ = cKDTree(b).query(a)
+    back, _ = cKDTree(a).query(b)
+    # The mean of both, from metres to millimetres.
+    return 500.0 * float(there.mean() + back.mean())
 
 
-def measured(folder: Path) -> Iterator[dict[str, tuple[float, float]]]:
-    """The distances of each kind of mesh, for each test clip."""
-    params = load_params()
-    studio = Studio(params, Weights())
-    flame = Flame(load(params.flame.model))
-    faces, template = shared_parts().faces, shared_parts().template
-    for file in sorted((paths.GENERATED / "clips").glob("test-*.mp4")):
-        photo = folder / f"{file.stem}.png"
-        with av.open(str(file)) as container:
-            Image.fromarray(next(container.decode(video=0)).to_ndarray(format="rgb24")).save(photo)
-        shot = clip(rng(params.seed, "clip", file.name), params.ingest.frames, params.ingest.fps)[0]
-        body = figure(person(latent(params.seed, f"clip-{file.stem}")))
-        true = trimesh.Trimesh(pose(body, shot.moment) / SCALE, faces, process=False)
-        truth = head_points(true)
-        avatar = studio.avatar(photo)
-        planes = studio.animator.psi.planes(avatar.source, avatar.motion_1M)
-        fitted = head_vertices(flame, torch.from_numpy(avatar.portrait.label_437[None]))[0].numpy()
-        seen = seen_level(studio.animator, avatar, planes)
-        meshes = {
-            "copied template": trimesh.Trimesh(template / SCALE, faces, process=False),
-            "fitted head": trimesh.Trimesh(fitted / SCALE, flame.faces.numpy(), process=False),
-            "level as seen": surface(studio.animator, planes, seen),
-        }
-        for level in LEVELS:
-            meshes[f"level {level:g}"] = surface(studio.animator, planes, level)
-        yield {"seen": (seen, seen)} | {name: chamfer(mesh, truth) for name, mesh in meshes.items()}
+def true_head(name: str, params: Params) -> trimesh.Trimesh:
+    """The head in the first frame of a test clip, metres."""
+    settings = params.ingest
+    file = f"{name}.mp4"
+    shots = clip(rng(params.seed, "clip", file), settings.frames, settings.fps)
+    body = figure(person(latent(params.seed, f"clip-{name}")))
+    vertices = pose(body, shots[0].moment)
+    return mesh_of(vertices, shared_parts().faces)
+
+
+def mesh_of(vertices: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
+    """A mesh in metres of vertices in world units."""
+    return trimesh.Trimesh(vertices / SCALE, faces, process=False)
+
+
+def first_frame(clip_file: Path, folder: Path) -> Path:
+    photo = folder / f"{clip_file.stem}.png"
+    with av.open(str(clip_file)) as container:
+        frame = next(container.decode(video=0))
+        picture = frame.to_ndarray(format="rgb24")
+    Image.fromarray(picture).save(photo)
+    return photo
+
+
+def meshes_of(studio: Studio, photo: Path, flame: Flame) -> Iterator[tuple[str, trimesh.Trimesh]]:
+    """The meshes that are compared, by name."""
+    shared = shared_parts()
+    yield "copied template", mesh_of(shared.template, shared.faces)
+    avatar = studio.avatar(photo)
+    label = torch.from_numpy(avatar.portrait.label_437)[None]
+    fitted = head_vertices(flame, label)[0]
+    yield "fitted head", mesh_of(fitted.numpy(), flame.faces.numpy())
+    animator = studio.animator
+    planes = animator.psi.planes(avatar.source, avatar.motion_1M)
+    for share in SHARES:
+        level = share * seen_level(animator, avatar, planes)
+        yield f"{share:.2f} of the density seen", surface(animator, planes, level)
 
 
 def main() -> None:
+    params = load_params()
+    studio = Studio(params, Weights())
+    flame = Flame(load(params.flame.model))
     folder = Path(".cache/psi4d/measure")
     folder.mkdir(parents=True, exist_ok=True)
-    rows = list(measured(folder))
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        whole, front = values.mean(axis=0)
-        print(f"{name:20} whole {whole:6.2f} mm  front {front:6.2f} mm  ({len(rows)} heads)")
+    clips = sorted((paths.GENERATED / "clips").glob("test-*.mp4"))
+    distances: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for file in clips:
+        truth = head_points(true_head(file.stem, params))
+        photo = first_frame(file, folder)
+        for name, mesh in meshes_of(studio, photo, flame):
+            distances[name].append(chamfer(mesh, truth))
+    for name, values in distances.items():
+        whole, front = np.mean(values, axis=0)
+        print(f"{name:30} whole {whole:6.2f} mm  front {front:6.2f} mm  ({len(values)} heads)")
 
 
 if __name__ == "__main__":

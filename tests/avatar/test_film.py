@@ -1,10 +1,12 @@
 """A film has the times and the sound of its driver, read back by PyAV."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.avatar.driver import frames_of
 from pipeline.avatar.film import with_sound
@@ -33,56 +35,90 @@ def grey(count: int = COUNT) -> list[np.ndarray]:
 
 def film_of(path) -> bytes:
     """What `animate` does with a driver, with its own pictures in place of results."""
-    frames = frames_of(path, 25)
-    read = list(frames.read())
-    seconds = [second for second, _ in read]
-    rate = frame_rate(1 / float(np.median(np.diff(seconds))))
-    film = encode_mp4((picture for _, picture in read), rate, seconds)
+    seconds, pictures = [], []
+    for second, picture in frames_of(path, 25).read():
+        seconds.append(second)
+        pictures.append(picture)
+    step = float(np.median(np.diff(seconds)))
+    film = encode_mp4(pictures, frame_rate(1 / step), seconds)
     return with_sound(film, path) or film
 
 
 def video_facts(path) -> tuple[list[float], float]:
+    """When each frame is shown, and how long the film says it is, in seconds."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         shown = [frame.time for frame in container.decode(video=0)]
         return shown, float(stream.duration * stream.time_base)
 
 
-def sound_packets(path) -> list[tuple[float, bytes]]:
+def sound_packets(path) -> tuple[list[float], list[bytes]]:
+    """When each packet of sound is heard, in seconds, and what it holds."""
+    times, contents = [], []
     with av.open(str(path)) as container:
-        packets = [packet for packet in container.demux(audio=0) if packet.size]
-        return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets]
+        for packet in container.demux(audio=0):
+            if packet.size:
+                times.append(float(packet.pts * packet.time_base))
+                contents.append(bytes(packet))
+    return times, contents
+
+
+def mean_rate(path) -> float:
+    """Frames a second over the whole film."""
+    with av.open(str(path)) as container:
+        return float(container.streams.video[0].average_rate)
+
+
+def has_sound(path) -> bool:
+    with av.open(str(path)) as container:
+        return bool(container.streams.audio)
+
+
+def write_film(driver: Path) -> Path:
+    """The film by `driver`, beside it."""
+    film = driver.with_name("film.mp4")
+    film.write_bytes(film_of(driver))
+    return film
 
 
 @pytest.mark.parametrize("sound", ["", "aac"])
 @pytest.mark.parametrize("kind", list(RATES))
-def test_rate_length_and_sound_are_those_of_the_driver(tmp_path, kind, sound):
+def test_rate_and_length_are_those_of_the_driver(tmp_path, kind, sound):
     driver = write_clip(tmp_path / "driver.mp4", grey(), times(kind), sound)
-    (tmp_path / "film.mp4").write_bytes(film_of(driver))
+    film = write_film(driver)
     wanted, _ = video_facts(driver)
-    found, seconds = video_facts(tmp_path / "film.mp4")
+    found, seconds = video_facts(film)
     # A tick of the film is 1/90,000 s; decord's times have single precision.
     assert np.allclose(found, wanted, atol=2e-5)
-    frame = 1 / float(RATES[kind] or 15)
+    rate = RATES[kind]
+    frame = 1 / float(rate or 15)
     assert abs(seconds - (wanted[-1] + frame)) <= frame
-    with av.open(str(tmp_path / "film.mp4")) as film, av.open(str(driver)) as original:
-        rate, own = film.streams.video[0].average_rate, original.streams.video[0].average_rate
-        # A container may count its last frame in or out.
-        assert float(rate) == pytest.approx(float(own), rel=0.05)
-        assert RATES[kind] is None or float(rate) == pytest.approx(float(RATES[kind]), rel=1e-4)
-        assert bool(film.streams.audio) == bool(sound)
-    if sound:
-        copied, original = sound_packets(tmp_path / "film.mp4"), sound_packets(driver)
-        assert [data for _, data in copied] == [data for _, data in original]
-        assert np.allclose([time for time, _ in copied], [time for time, _ in original], atol=1e-4)
+    # A container may count its last frame in or out.
+    assert mean_rate(film) == pytest.approx(mean_rate(driver), rel=0.05)
+    if rate is not None:
+        assert mean_rate(film) == pytest.approx(float(rate), rel=1e-4)
+    assert has_sound(film) == bool(sound)
+
+
+@pytest.mark.parametrize("kind", list(RATES))
+def test_sound_is_copied_and_keeps_its_place(tmp_path, kind):
+    driver = write_clip(tmp_path / "driver.mp4", grey(), times(kind), "aac")
+    film = write_film(driver)
+    wanted_times, wanted = sound_packets(driver)
+    found_times, found = sound_packets(film)
+    assert found == wanted
+    assert np.allclose(found_times, wanted_times, atol=1e-4)
 
 
 def test_a_sound_that_mp4_does_not_take_is_encoded_anew_and_is_as_long(tmp_path):
     driver = write_clip(tmp_path / "driver.mkv", grey(), times("25"), "pcm_s16le")
-    (tmp_path / "film.mp4").write_bytes(film_of(driver))
-    with av.open(str(tmp_path / "film.mp4")) as film:
-        assert film.streams.audio[0].codec_context.name == "aac"
-        heard = sum(frame.samples / frame.rate for frame in film.decode(audio=0))
+    film = write_film(driver)
+    with av.open(str(film)) as container:
+        sound = container.streams.audio[0]
+        assert sound.codec_context.name == "aac"
+        heard = 0.0
+        for frame in container.decode(audio=0):
+            heard += frame.samples / frame.rate
     assert heard == pytest.approx(times("25")[-1], abs=0.05)
 
 
@@ -92,15 +128,15 @@ def test_equal_inputs_make_equal_bytes(tmp_path):
 
 
 def test_a_folder_of_pictures_is_read_in_the_order_of_its_numbers(tmp_path):
-    import cv2
-
+    # By name, frame10 comes before frame2.
     for number, picture in enumerate(grey(12)):
-        cv2.imwrite(str(tmp_path / f"frame{number}.png"), picture)
+        Image.fromarray(picture).save(tmp_path / f"frame{number}.png")
     frames = frames_of(tmp_path, 10)
-    read = list(frames.read())
-    assert [int(picture[0, 0, 0]) for _, picture in read] == [3 * number for number in range(12)]
-    assert [seconds for seconds, _ in read] == [number / 10 for number in range(12)]
     assert frames.sound is None
+    for number, (second, picture) in enumerate(frames.read()):
+        assert second == number / 10
+        assert picture[0, 0, 0] == 3 * number
+    assert number == 11
 
 
 def test_a_folder_without_pictures_drives_nothing(tmp_path):
