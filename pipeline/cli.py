@@ -285,7 +285,9 @@ Beside = Annotated[bool, typer.Option("--beside", help="show source and driver n
 Camera = Annotated[str, typer.Option(help="driving, front or orbit")]
 Relative = Annotated[str, typer.Option(metavar="first|neutral", help=RELATIVE)]
 MEASURES = "write OUT.json and OUT.txt: steadiness, mouth, eyes, gaze, identity"
-SMOOTHING = "over how long the driver's crop is smoothed; 0.12 where nothing is said, as in training"
+SMOOTHING = (
+    "over how long the driver's place and size are smoothed; 0.12 where nothing is said, as in training"
+)
 Smooth = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, max=10, help=SMOOTHING)]
 Measure = Annotated[bool, typer.Option("--measure", help=MEASURES)]
 

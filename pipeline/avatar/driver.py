@@ -205,15 +205,41 @@ def _find_faces(front: FrontEnd, frames: Frames) -> Iterator[_Face]:
 def _crops(front: FrontEnd, faces: list[_Face], seconds_K: np.ndarray) -> np.ndarray:
     """The crops (K, 3) of frames with a face, smoothed over `front.smooth` seconds."""
     crops = np.stack([fit_crop(face.five_52) for face in faces])
-    if not front.smooth:
-        return crops
+    return _smoothed(crops, seconds_K, front.smooth) if front.smooth else crops
+
+
+def steady_distance(
+    cameras_N25: np.ndarray,
+    seconds_N: np.ndarray,
+    smooth: float,
+) -> np.ndarray:
+    """Cameras (N, 25) at distances from the head that are smoothed like crops; with 0 they are as they were.
+
+    A fit to noisy landmarks finds another distance in each frame, and the head of the result would pulsate.
+    Rotations stay, as a quick nod is real.
+    """
+    if not smooth:
+        return cameras_N25
+    cameras = cameras_N25.astype(np.float64)
+    places = cameras[:, [3, 7, 11]]
+    distance = np.linalg.norm(places, axis=1)
+    # Of a crop that stays in its place and is as large as the camera is far.
+    middle = np.full(len(cameras), 0.5)
+    crops = np.stack([1 / distance, middle, middle], axis=1)
+    steady = _smoothed(crops, seconds_N, smooth)
+    share = 1 / steady[:, 0] / distance
+    cameras[:, [3, 7, 11]] = share[:, None] * places
+    return cameras.astype(np.float32)
+
+
+def _smoothed(crops_N3: np.ndarray, seconds_N: np.ndarray, smooth: float) -> np.ndarray:
     # Ingest smooths over SIGMA_SHIFT seconds of its clock, so a slower clock smooths over more of ours.
-    clock = SIGMA_SHIFT / front.smooth
+    clock = SIGMA_SHIFT / smooth
 
-    def smooth(rows: slice) -> np.ndarray:
-        return smooth_crops(crops[rows], clock * seconds_K[rows])
+    def work(rows: slice) -> np.ndarray:
+        return smooth_crops(crops_N3[rows], clock * seconds_N[rows])
 
-    return in_sections(len(crops), smooth)
+    return in_sections(len(crops_N3), work)
 
 
 def _fit(front: FrontEnd, points_K702: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

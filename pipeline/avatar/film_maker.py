@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.avatar.animator import Avatar, Weights
-from pipeline.avatar.driver import Driver
+from pipeline.avatar.driver import Driver, steady_distance
 from pipeline.avatar.film import with_sound
 from pipeline.avatar.relative import reference_frame, relative_motion
 from pipeline.avatar.studio import Studio, film_size
@@ -40,8 +40,8 @@ class Look:
 
     `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none.
     With `measure`, films are watched (pipeline/avatar/measures.py), which takes as long as making them.
-    `smooth` is over how many seconds (deviation of a Gaussian) the driver's crop is smoothed, 0 is none;
-    with None it is as in ingest, since networks have learnt from such crops.
+    `smooth` is over how many seconds (deviation of a Gaussian) the driver's place is smoothed, and 3.3 times
+    as many its size; 0 is none. With None it is as in ingest, since networks have learnt from such crops.
     """
 
     camera: Camera = "driving"
@@ -102,7 +102,7 @@ class FilmMaker:
         if self.look.relative:
             rest = reference_frame(driver, self.look.relative, self.studio.head_model)
             motion_NM = relative_motion(avatar.motion_1M, motion_NM, rest)
-        cameras = cameras_of(self.look.camera, driver)
+        cameras = cameras_of(self.look.camera, driver, self.studio.front.smooth)
         results = self.studio.animator.pictures(avatar, motion_NM, cameras)
         label = f"{name} by {driver.frames.path.name}"
         watched = progress(results, label=label, total=len(driver), unit="frames")
@@ -191,10 +191,17 @@ def facts_of(driver: Driver) -> dict[str, Any]:
     }
 
 
-def cameras_of(kind: Camera, driver: Driver) -> np.ndarray:
-    """A camera for each frame, float32 (N, 25): as the driver is seen, in front, or going around."""
+def cameras_of(
+    kind: Camera,
+    driver: Driver,
+    smooth: float,
+) -> np.ndarray:
+    """A camera for each frame, float32 (N, 25): as the driver is seen, in front, or going around.
+
+    `smooth`: see `steady_distance`.
+    """
     if kind == "driving":
-        return driver.labels_N437[:, Label.CAMERA]
+        return steady_distance(driver.labels_N437[:, Label.CAMERA], driver.seconds_N, smooth)
     if kind == "front":
         return camera_path.front(len(driver))
     # Round after round for a long film, rather than one slow one.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.avatar import saved
 from pipeline.avatar.animate import animate, animate_files, check_look
-from pipeline.avatar.driver import read_driver, shown_frames
+from pipeline.avatar.driver import read_driver, shown_frames, steady_distance
 from pipeline.avatar.film_maker import Look
 from pipeline.avatar.front_end import FrontEnd
 from pipeline.avatar.studio import Studio
@@ -23,6 +23,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
 from pipeline.engine.work_unit import WorkUnit
 from pipeline.fit_flame.solver import fit
+from pipeline.geometry import camera_path
 from pipeline.geometry.head_model import load
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.worker import Ingester
@@ -83,7 +84,7 @@ def test_a_photo_is_read_as_the_graph_reads_it(place):
     graph = Ingester(own.ingest, own.networks.image, place, place)
     samples, record = graph(WorkUnit("portraits-000000", ["photo.png"]))
     [(_, fields)] = samples
-    [row] = record["portraits"]
+    [row] = record["portraits"].rows
     front = FrontEnd(own, own.networks.image)
     portrait = front.portrait(place / "photo.png")
     wanted = decode_png(fields["image.png"])
@@ -102,7 +103,7 @@ def test_a_driver_is_read_as_the_graph_reads_it(place):
     found = list(driver.faces(own.networks.image))
     assert len(found) == FRAMES
     assert np.array_equal(found, wanted)
-    crops = [row["crop"] for row in record["frames"]]
+    crops = [row["crop"] for row in record["frames"].rows]
     assert np.array_equal(driver.crops_N3, crops)
 
     # The fit of all frames at once, which are one person.
@@ -296,6 +297,26 @@ def test_a_smoothed_crop_is_steadier_and_the_usual_smoothing_is_that_of_ingest(w
         second_difference = np.diff(values, n=2, axis=0)
         shaking[name] = np.abs(second_difference).mean()
     assert shaking[0.5] < shaking[0.12] < shaking[0.0]
+
+
+def test_the_distance_of_cameras_is_steady_and_their_rotation_stays():
+    random = np.random.default_rng(0)
+    seconds = np.arange(50) / 25
+    cameras = camera_path.orbit(50)
+    noise = 1 + 0.02 * random.normal(size=(50, 1))
+    shaking = cameras.copy()
+    shaking[:, [3, 7, 11]] *= noise.astype(np.float32)
+
+    def pulsation(cameras_N25: np.ndarray) -> float:
+        distances = np.linalg.norm(cameras_N25[:, [3, 7, 11]], axis=1)
+        return np.abs(np.diff(distances)).mean()
+
+    # From frame to frame: slow changes are those of a person who leans forward.
+    steady = steady_distance(shaking, seconds, 0.12)
+    assert pulsation(steady) < 0.1 * pulsation(shaking)
+    others = np.delete(np.arange(25), [3, 7, 11])
+    assert np.array_equal(steady[:, others], shaking[:, others])
+    assert np.array_equal(steady_distance(shaking, seconds, 0.0), shaking)
 
 
 def test_held_frames_show_the_last_face_before_them():
