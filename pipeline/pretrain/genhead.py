@@ -296,7 +296,10 @@ def held_out(z_NZ: Tensor) -> np.ndarray:
     _, person_of = z_NZ.cpu().unique(dim=0, return_inverse=True)
     people = person_of.numpy()
     several = np.flatnonzero(np.bincount(people) > 1)
-    last = [np.flatnonzero(people == person)[-1] for person in several[::HELD_OUT]]
+    last = []
+    for person in several[::HELD_OUT]:
+        photos = np.flatnonzero(people == person)
+        last.append(photos[-1])
     return np.array(last, int)
 
 

@@ -398,7 +398,10 @@ class ParameterLoss:
 
     def __call__(self, found_B109: Tensor, wanted_B109: Tensor) -> Tensor:
         parts = self._parts(found_B109 - wanted_B109)
-        errors = [part.abs().mean(1) / unit for part, unit in zip(parts, self.units, strict=True)]
+        errors = []
+        for part, unit in zip(parts, self.units, strict=True):
+            error = part.abs().mean(1)
+            errors.append(error / unit)
         return sum(errors) / len(errors)
 
     def _parts(self, difference_B109: Tensor) -> tuple[Tensor, Tensor, Tensor]:

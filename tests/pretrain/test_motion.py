@@ -191,7 +191,7 @@ def picture(person: int, index: int) -> np.ndarray:
 
 
 def mesh(person: int, index: int) -> list[float]:
-    """478 landmarks, of which those are placed that are looked at."""
+    """478 landmarks; those that are looked at have a place."""
     points = np.zeros((478, 3), np.float32)
     points[MESH_TO_70, :2] = face(0.01 * index, 0.005 * (person - 2))
     return points.reshape(-1).tolist()

@@ -132,7 +132,7 @@ def test_augmented_landmarks_stay_on_their_pixels():
     x = (weight.sum(1) * grid).sum(1)
     y = (weight.sum(2) * grid).sum(1)
     found = torch.stack([x, y], dim=1)
-    # Blur and noise shift the centre by about a pixel of 64, a wrong sign of the shift by many.
+    # 0.02 is a little more than a pixel of 64; with a wrong sign of the shift the dot is many pixels away.
     error = (found - landmarks[:, 0]).abs()
     assert error.max() < 0.02
     shift = (landmarks - points).abs()
