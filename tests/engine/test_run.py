@@ -49,14 +49,20 @@ class Worker:
     """
 
     def __init__(
-        self, calls: Path, bad: tuple[str, ...] = (), deadly: tuple[str, ...] = (), always: bool = False
+        self,
+        calls: Path,
+        bad: tuple[str, ...] = (),
+        deadly: tuple[str, ...] = (),
+        always: bool = False,
     ):
         self.calls, self.bad, self.deadly, self.always = calls, bad, deadly, always
         calls.mkdir(exist_ok=True)
 
     def __call__(self, unit: WorkUnit):
+        # More threads would add up products in another order.
         assert torch.get_num_threads() == 1
-        (self.calls / f"{unit.name}-{len(list(self.calls.iterdir()))}-{os.getpid()}").touch()
+        number = len(list(self.calls.iterdir()))
+        (self.calls / f"{unit.name}-{number}-{os.getpid()}").touch()
         record = {"items": 0}
         return self.samples(unit, record), record
 
@@ -64,18 +70,20 @@ class Worker:
         for place, item in enumerate(unit.items):
             if item in self.bad:
                 raise RuntimeError("nobody expected this")
-            if item in self.deadly and (self.always or not (self.calls / "died").exists()):
-                (self.calls / "died").touch()
+            # The file outlives the process, so that the next one knows of the death.
+            died = self.calls / "died"
+            if item in self.deadly and (self.always or not died.exists()):
+                died.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             record["items"] += 1
-            matrix = torch.from_numpy(rng(0, item).normal(size=(300, 300)).astype(np.float32))
-            yield (
-                item,
-                {
-                    "place.npy": encode_npy(np.array(place)),
-                    "product.npy": encode_npy((matrix @ matrix).numpy()),
-                },
-            )
+            numbers = rng(0, item).normal(size=(300, 300))
+            matrix = torch.from_numpy(numbers.astype(np.float32))
+            product = matrix @ matrix
+            fields = {
+                "place.npy": encode_npy(np.array(place)),
+                "product.npy": encode_npy(product.numpy()),
+            }
+            yield item, fields
 
 
 def run(units, work, scratch: Path, counts=None, item_bytes: float = 0.0, workers: int = 0) -> list[Done]:
@@ -93,6 +101,7 @@ def shards(folder: Path) -> dict[str, str]:
 
 def run_apart(*arguments) -> int:
     """`run_units` in a process of its own, which may die; its exit code."""
+    # A fork, as a fresh interpreter would import torch for seconds each time.
     process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
     process.start()
     process.join()
@@ -125,6 +134,7 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
     problem = "test: the unit part-000001 failed: RuntimeError: nobody expected this"
     with pytest.raises(UserError, match=problem):
         run(UNITS, broken, scratch[3], workers=3)
+    # The workers' processes are others than this one, or nothing was tested.
     processes = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "calls3").iterdir()}
     assert str(os.getpid()) not in processes
     again = run(UNITS, partial(Worker, tmp_path / "again3"), scratch[3])
@@ -213,6 +223,7 @@ def test_a_worker_that_nothing_passes_stops_the_run(tmp_path):
 
 
 def test_a_machine_in_trouble_costs_no_item(tmp_path):
+    # To give up items for want of memory or disk would leave holes in a cache that nothing is wrong with.
     for error in (MemoryError("no more"), OSError(28, "No space left on device")):
         with pytest.raises(UserError, match=f"part-000000 failed: {type(error).__name__}"):
             run(UNITS[:1], partial(Troubled, error), tmp_path / "scratch")
@@ -224,7 +235,8 @@ def test_a_failed_unit_leaves_its_traceback_and_nothing_half_written(tmp_path):
     with pytest.raises(UserError, match="the unit part-000001 failed: RuntimeError"):
         run(UNITS, bad, scratch)
     assert "nobody expected this" in (scratch / "part-000001.error.txt").read_text()
-    assert not list(scratch.glob(".*")) and not list(scratch.glob("*.tries.json"))
+    assert not list(scratch.glob(".*"))
+    assert not list(scratch.glob("*.tries.json"))
     assert len(list(scratch.glob("*.tar"))) == len(UNITS) - 1
 
 
@@ -232,16 +244,18 @@ def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp
     work, scratch = partial(Worker, tmp_path / "calls"), tmp_path / "scratch"
     with pytest.raises(UserError, match=r"takes about 18\.0 TB, but the disk of .* has only .* free"):
         run(UNITS, work, scratch, {"frames": 1, "views": 4}, 1e12)
-    assert not shards(scratch) and not list(tmp_path.glob("calls/*"))
-    assert json.loads((scratch / "plan.json").read_text())["units"] == [
-        {"name": unit.name, "items": unit.items} for unit in UNITS
-    ]
+    assert not shards(scratch)
+    assert not list(tmp_path.glob("calls/*"))
+    plan = json.loads((scratch / "plan.json").read_text())
+    assert plan["units"] == [{"name": unit.name, "items": unit.items} for unit in UNITS]
     said = capfd.readouterr().err
     assert said.startswith("test: 5 of 5 shards to do: 18 frames, 72 views; about 18.0 TB, ")
     assert said.endswith("free; time not known yet\n")
     with Costs("nothing", "smoke") as costs:
         run(UNITS, work, scratch, {"frames": 1})
-    assert costs.work["test"]["items"] == 18 and costs.work["test"]["items_per_second"] > 0
+    told = costs.work["test"]
+    assert told["items"] == 18
+    assert told["items_per_second"] > 0
     record_path(UNITS[0], scratch).unlink()
     capfd.readouterr()
     # What a unit takes is known by now.
@@ -255,7 +269,9 @@ def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     work, scratch = partial(Worker, tmp_path / "calls", deadly=("item-009",)), tmp_path / "scratch"
     assert run_apart(UNITS, work, scratch) == -signal.SIGKILL
-    assert len(list(scratch.glob("*.done.json"))) == 2 and len(list(scratch.glob(".*.tmp"))) == 1
+    # Two units are whole; of the third there is a temporary file, which must not be taken for a shard.
+    assert len(list(scratch.glob("*.done.json"))) == 2
+    assert len(list(scratch.glob(".*.tmp"))) == 1
     done = run(UNITS, partial(Worker, tmp_path / "again"), scratch)
     again = set(begun(tmp_path / "again"))
     assert again == {f"part-00000{number}" for number in (2, 3, 4)}
@@ -295,9 +311,11 @@ def test_only_what_is_whole_and_ours_is_skipped(tmp_path):
     (scratch / "part-000002.done.json").unlink()
     (scratch / "part-000003.done.json").write_text("{")
     again = run(UNITS, partial(Worker, tmp_path / "again"), scratch)
-    assert again == first and shards(scratch) == before
+    assert again == first
+    assert shards(scratch) == before
     repeated = begun(tmp_path / "again")
     assert repeated == [f"part-00000{index}" for index in range(4)]
+    # The same name with other items is other work: only that unit is done anew.
     other = [WorkUnit(UNITS[0].name, UNITS[1].items), *UNITS[1:]]
     changed = run(other, partial(Worker, tmp_path / "other"), scratch)
     assert changed[0].shard != first[0].shard
@@ -388,6 +406,7 @@ def test_fingerprint_sees_every_input(tmp_path):
 
 
 def test_fingerprint_depends_on_the_code_that_is_imported():
+    # Too few modules would keep stale results, too many would throw away hours of work for an edit elsewhere.
     names = set(closure("pipeline.render.views"))
     engine = {"pipeline.engine.run", "pipeline.engine.isolation"}
     assert {"pipeline.render.views", "model.psi.network", *engine} <= names
