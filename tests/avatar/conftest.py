@@ -13,6 +13,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("avatar")
     save_networks(folder)
     draw_photo(folder / "photo.png")
+    # Ten frames a second, as few frames shall hold a movement.
     seconds = [number / 10 for number in range(FRAMES)]
     for name in ("first", "second"):
         frames = draw_frames(FRAMES, name)

@@ -43,6 +43,7 @@ def params(workers: int = 0) -> Params:
 def save_networks(folder: Path, seed: int = 0) -> Weights:
     """Networks that know nothing, but whose density differs from place to place."""
     sizes = params().networks
+    # Other tests shall draw the same numbers before and after.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         psi, encoder = Psi(sizes), MotionEncoder(sizes.motion)
@@ -127,6 +128,7 @@ def write_clip(path: Path, frames: list[np.ndarray], seconds: list[float], sound
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt, stream.thread_count = "yuv420p", 1
         stream.codec_context.time_base = TICK
+        # Without a codec the video is silent.
         tone = container.add_stream(sound, rate=44_100) if sound else None
         # The last frame is shown as long as the one before it.
         last = 2 * seconds[-1] - seconds[-2]

@@ -68,12 +68,14 @@ def mean_of(rows: Sequence[Any]) -> Any:
         for name in rows[0]:
             means[name] = mean_of([row[name] for row in rows])
         return means
+    # A film without a face has None there.
     known = [row for row in rows if row is not None]
     return float(np.mean(known)) if known else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    # Each person more costs about a minute for every look.
     parser.add_argument("--people", type=int, default=2)
     parser.add_argument("--smooth", type=float, nargs="*", default=[0.0, 0.12, 0.5])
     options = parser.parse_args()

@@ -39,6 +39,7 @@ SHARES = (1.0, 0.75, 0.6, 0.5, 0.4)
 def head_points(mesh: trimesh.Trimesh) -> np.ndarray:
     """Points on the surface above the neck, metres."""
     points = mesh.sample(4 * POINTS, seed=0)
+    # The box of the tri-planes cuts the bust, which the true head has.
     above = points[points[:, 1] > NECK]
     return above[:POINTS]
 
@@ -62,6 +63,7 @@ def true_head(name: str, params: Params) -> trimesh.Trimesh:
     """The head in the first frame of a test clip, metres."""
     settings = params.ingest
     file = f"{name}.mp4"
+    # The draws of the graph, so that the same person does the same.
     shots = clip(rng(params.seed, "clip", file), settings.frames, settings.fps)
     body = figure(person(latent(params.seed, f"clip-{name}")))
     vertices = pose(body, shots[0].moment)

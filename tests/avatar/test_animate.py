@@ -266,6 +266,7 @@ def test_a_held_frame_has_motion_and_camera_of_the_one_before(work):
 
 def test_a_watched_film_is_the_same_and_has_measures(work):
     film_of(work, "plain.mp4")
+    # To watch a film may cost time but must change no pixel of it.
     film = film_of(work, "watched.mp4", Look(measure=True))
     assert sha256("plain.mp4") == sha256("watched.mp4")
     written = Path("watched.json").read_text()
@@ -325,6 +326,7 @@ def test_held_frames_show_the_last_face_before_them():
 
 def test_a_picture_drives_a_film_of_one_frame(work):
     photo = work / "photo.png"
+    # The last file drives, whatever it is.
     [line] = lines_of(work, photo, photo)
     assert line == "photo-photo.mp4: 1 frame, 0.04 s, without sound"
     assert len(pictures("photo-photo.mp4")) == 1
@@ -342,6 +344,7 @@ def test_of_several_the_bad_ones_are_named_and_the_others_made(work):
 
 
 def test_threads_do_not_change_a_film(work):
+    # Sums of several threads differ in their last bits, which a film would show.
     torch.set_num_threads(2)
     try:
         film_of(work, "a.mp4")
@@ -353,6 +356,7 @@ def test_threads_do_not_change_a_film(work):
 
 @pytest.mark.process
 def test_the_commands_from_a_photo_to_a_film_and_a_mesh(place, tmp_path):
+    # The command works in a folder with a graph alone.
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     params_file = tmp_path / "params.yaml"
     params_file.write_text(scale_text("smoke"))
@@ -363,6 +367,7 @@ def test_the_commands_from_a_photo_to_a_film_and_a_mesh(place, tmp_path):
 
     own = weights_in(place)
     networks = ["--psi", own.psi, "--motion", own.motion]
+    # The avatar takes the place of its photo from here on.
     made = psi4d(tmp_path, "avatar", photo, "-o", "a.avatar", *networks)
     assert made.returncode == 0
     assert made.stdout == f"the avatar of {photo} is now a.avatar\n"

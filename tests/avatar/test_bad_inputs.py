@@ -47,6 +47,7 @@ def sound_alone(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44_100, layout="mono")
         silence = np.zeros((1, 1024), np.float32)
+        # A single frame of silence makes a container that players open.
         frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
         frame.rate = 44_100
         container.mux(stream.encode(frame))
@@ -90,6 +91,7 @@ def refused(place: Path, files: list[Path], words: str) -> None:
                 Look(),
             )
         )
+    # A person reads it in a terminal.
     assert len(str(raised.value)) < 400
     assert not Path("out.mp4").exists()
 
@@ -122,6 +124,7 @@ def test_files_that_are_not_there(work):
 
 
 def test_avatars_of_other_weights_and_damaged_ones(work):
+    # What one Psi keeps of a photo means nothing to another one.
     studio = Studio(params(), weights_in(work))
     avatar = studio.avatar(work / "photo.png")
     good = Path("good.avatar")
@@ -158,6 +161,7 @@ def test_networks_of_other_sizes(work):
     words = r"do not fit together: .*Make them by one run"
     with pytest.raises(UserError, match=words):
         Animator(Weights(own.motion, own.psi))
+    # Both files are whole, but one was trained beside another Psi.
     sizes = params().networks.motion
     wider = replace(sizes, width=2 * sizes.width)
     encoder = MotionEncoder(wider)
@@ -191,6 +195,7 @@ def test_a_full_disk_leaves_no_half_film(work, tmp_path):
     with small_disk(place, 8192):
         with pytest.raises(UserError, match=words):
             film_of(work, str(place / "a.mp4"))
+        # An orbit ends with a film as well, and is refused alike.
         studio = Studio(params(), weights_in(work))
         avatar = studio.avatar(work / "photo.png")
         with pytest.raises(UserError, match=words):

@@ -47,6 +47,7 @@ def test_fast_motion_counts_what_is_above_five_hertz():
     assert fast == pytest.approx(wanted, rel=0.05)
     slow = fast_motion(shaken(0.2, 1.0), SECONDS)
     assert slow < 0.2
+    # A slow movement through the picture is no jitter, however long it is.
     drift = np.linspace(0, 0.1, COUNT)[:, None, None]
     assert fast_motion(still() + drift, SECONDS) < 0.01
 
@@ -82,12 +83,14 @@ def test_a_result_that_follows_correlates_and_a_still_one_has_no_correlation():
     assert same["mouth_opening"] == pytest.approx(1.0)
     without = correlations(points, still())
     assert without["mouth_opening"] is None
+    # Where no face is found there is nothing to compare.
     lost = correlations(points, np.full_like(points, np.nan))
     assert lost == dict.fromkeys(NAMES)
 
 
 def test_all_of_a_film_at_once():
     driver, result = shaken(0.02, 8.0), shaken(0.01, 8.0)
+    # In one frame of the result the face is lost.
     result[0] = np.nan
     values = film_measures(driver, result, SECONDS)
     assert values["found"] == pytest.approx(1 - 1 / COUNT)

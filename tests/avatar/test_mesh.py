@@ -81,6 +81,7 @@ def test_a_cavity_within_the_head_has_no_surface():
     x, y, z = torch.meshgrid(side, side, side, indexing="ij")
     radius = (x * x + y * y + z * z).sqrt().numpy()
     ball = 0.7 - radius
+    # The same ball with a hollow in its middle.
     shell = np.minimum(ball, radius - 0.3)
     fill_cavities(shell, 0.0)
     assert np.array_equal(shell > 0.0, ball > 0.0)
@@ -111,6 +112,7 @@ def opacity_in_front(animator: Animator, planes: torch.Tensor) -> np.ndarray:
 def outline_in_front(mesh: trimesh.Trimesh, side: int) -> np.ndarray:
     """1 where a viewer in front sees the mesh, (side, side)."""
     points = mesh.sample(20_000, seed=0) * SCALE
+    # Points all over the surface fill its outline.
     places = project(points, front(1)[0]) * side
     columns, rows = places.astype(int).clip(0, side - 1).T
     drawn = np.zeros((side, side))
