@@ -37,80 +37,113 @@ class LandmarkModel:
 
     def __init__(self, head: HeadModel) -> None:
         corners = head.faces_F3[head.landmark_faces]  # (70, 3)
-        skin = head.landmark_weights[..., None] * head.skin_weights[corners]  # (70, 3, 5)
-        joints = head.joint_regressor @ head.template_V3
-        joint_directions = np.einsum("jv,vck->jck", head.joint_regressor, head.directions_V3K)
-        place = np.einsum("lvj,lvc->jlc", skin, head.template_V3[corners])
-        directions = np.einsum("lvj,lvck->jlck", skin, head.directions_V3K[corners])
-        rest = _about_joints(skin, place, joints)
-        # Group 0, which stands still, has the origin at the neck.
-        origin = SCALE * joints[NECK]
-        rest = rest - origin * np.array([1.0, 0, 0, 0]).reshape(4, 1, 1)
-        moves = _about_joints(skin, directions, joint_directions)  # (4, 70, 3, 400)
-        self.shape_basis = _visible(moves[..., :SHAPES])  # (300, s)
-        self.expression_basis = _visible(moves[..., SHAPES:])  # (100, e)
+        corner_weights = head.landmark_weights[..., None]
+        skin = corner_weights * head.skin_weights[corners]  # (70, 3, 5)
+        rest, moves = _rest_and_moves(head, corners, skin)
+        shape_moves = moves[..., :SHAPES]
+        expression_moves = moves[..., SHAPES:]
+        self.shape_basis = _visible(shape_moves)  # (300, s)
+        self.expression_basis = _visible(expression_moves)  # (100, e)
         self.shapes = self.shape_basis.shape[1]
         self.expressions = self.expression_basis.shape[1]
-        by_shape = moves[..., :SHAPES] @ self.shape_basis
-        by_expression = moves[..., SHAPES:] @ self.expression_basis
+        by_shape = shape_moves @ self.shape_basis
+        by_expression = expression_moves @ self.expression_basis
         reduced = np.concatenate([by_shape, by_expression], axis=-1)
         by_landmark = np.ascontiguousarray(reduced.transpose(1, 0, 2, 3))
+        flat = by_landmark.reshape(70, 12, -1)
+        correctives = _correctives(head, corners, skin)
         self.rest = torch.as_tensor(rest)
-        self.moves = torch.as_tensor(by_landmark.reshape(70, 12, -1))  # (70, 4 groups x 3, s + e)
-        self.correctives = torch.as_tensor(_correctives(head, corners, skin))  # (4, 70, 3, 27)
+        self.moves = torch.as_tensor(flat)  # (70, 4 groups x 3, s + e)
+        self.correctives = torch.as_tensor(correctives)  # (4, 70, 3, 27)
 
     def groups(self, coefficients_FK: Tensor) -> Tensor:
         """The landmarks of each joint group before anything turns, (F, 4, 70, 3)."""
-        moved = torch.einsum("lmk,fk->flm", self.moves, coefficients_FK).unflatten(2, (4, 3))
+        flat = torch.einsum("lmk,fk->flm", self.moves, coefficients_FK)
+        moved = flat.unflatten(2, (4, 3))
         return self.rest + moved.transpose(1, 2)
 
     def points(self, groups_FG: Tensor, pose_F12: Tensor) -> Tensor:
         """Landmarks in the head's own frame, (F, 70, 3), world units."""
         turns = self._turns(pose_F12)
         identity = torch.eye(3, dtype=turns.dtype)
-        still = identity.expand(len(turns), 1, 3, 3)
         features = (turns - identity).flatten(1)  # (F, 27)
-        groups = groups_FG + torch.einsum("glcp,fp->fglc", self.correctives, features)
+        corrected = torch.einsum("glcp,fp->fglc", self.correctives, features)
+        groups = groups_FG + corrected
+        still = identity.expand(len(turns), 1, 3, 3)
         every_turn = torch.cat([still, turns], 1)
-        return (groups @ every_turn.transpose(2, 3)).sum(1)
+        turned = groups @ every_turn.transpose(2, 3)
+        return turned.sum(1)
 
     def project(self, groups_FG: Tensor, pose_F12: Tensor) -> Tensor:
         """Image fractions (u right, v down) of the landmarks, (F, 70, 2)."""
-        return _perspective(self._seen(groups_FG, pose_F12))
+        seen = self._seen(groups_FG, pose_F12)
+        return _perspective(seen)
 
     def by_coefficients(self, groups_FG: Tensor, pose_F12: Tensor) -> Tensor:
         """Derivatives of the projected landmarks by shape and expression, (F, 70, 2, s + e) float32."""
-        by_place = _perspective_derivative(self._seen(groups_FG, pose_F12))  # (F, 70, 2, 3)
-        by_turned = by_place @ rotation_matrices(pose_F12[:, None, ROTATION])
+        # The chain rule from the picture back to the coefficients: camera, head rotation, joints, directions.
+        seen = self._seen(groups_FG, pose_F12)
+        by_place = _perspective_derivative(seen)  # (F, 70, 2, 3)
+        rotation = rotation_matrices(pose_F12[:, None, ROTATION])
+        by_turned = by_place @ rotation
+        turns = self._turns(pose_F12)
         still = by_turned[:, None]
-        moving = still @ self._turns(pose_F12)[:, :, None]
-        turned = torch.cat([still, moving], 1)  # (F, 4, 70, 2, 3)
-        by_groups = turned.permute(2, 0, 3, 1, 4).reshape(70, -1, 12).float()
-        flat = by_groups @ self.moves.float()
-        return flat.unflatten(1, (len(pose_F12), 2)).transpose(0, 1)
+        moving = still @ turns[:, :, None]
+        by_groups = torch.cat([still, moving], 1)  # (F, 4, 70, 2, 3)
+        by_landmark = by_groups.permute(2, 0, 3, 1, 4)
+        rows = by_landmark.reshape(70, -1, 12).float()
+        flat = rows @ self.moves.float()
+        by_frame = flat.unflatten(1, (len(pose_F12), 2))
+        return by_frame.transpose(0, 1)
 
     def by_pose(self, groups_FG: Tensor, pose_F12: Tensor) -> tuple[Tensor, Tensor]:
         """Projected landmarks (F, 70, 2) and their derivatives by the pose, (F, 70, 2, 12)."""
         # Central differences are exact to ten digits here, and unlike forward-mode differentiation they may
         # run in several threads.
+        steps = DIFFERENCE * torch.eye(POSE, dtype=pose_F12.dtype)
         slopes = []
-        for step in DIFFERENCE * torch.eye(POSE, dtype=pose_F12.dtype):
+        for step in steps:
             forwards = self.project(groups_FG, pose_F12 + step)
             backwards = self.project(groups_FG, pose_F12 - step)
             slopes.append(forwards - backwards)
         derivatives = torch.stack(slopes, dim=-1) / (2 * DIFFERENCE)
-        return self.project(groups_FG, pose_F12), derivatives
+        projected = self.project(groups_FG, pose_F12)
+        return projected, derivatives
 
     def _turns(self, pose_F12: Tensor) -> Tensor:
         """Rotations of jaw, left and right eye, (F, 3, 3, 3)."""
-        jaw, eyes = pose_F12[:, JAW], pose_F12[:, EYES]
-        return rotation_matrices(torch.stack([jaw, eyes, eyes], dim=1))
+        jaw = pose_F12[:, JAW]
+        eyes = pose_F12[:, EYES]
+        vectors = torch.stack([jaw, eyes, eyes], dim=1)
+        return rotation_matrices(vectors)
 
     def _seen(self, groups_FG: Tensor, pose_F12: Tensor) -> Tensor:
         """Landmarks in the camera's frame, (F, 70, 3)."""
         rotation = rotation_matrices(pose_F12[:, ROTATION])
-        turned = self.points(groups_FG, pose_F12) @ rotation.transpose(1, 2)
+        points = self.points(groups_FG, pose_F12)
+        turned = points @ rotation.transpose(1, 2)
         return turned + pose_F12[:, None, TRANSLATION]
+
+
+def _rest_and_moves(
+    head: HeadModel,
+    corners: np.ndarray,
+    skin: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks of the mean head (4, 70, 3) and their directions (4, 70, 3, 400), both in joint groups."""
+    template = head.template_V3
+    directions = head.directions_V3K
+    joints = head.joint_regressor @ template
+    joint_moves = np.einsum("jv,vck->jck", head.joint_regressor, directions)
+    place = np.einsum("lvj,lvc->jlc", skin, template[corners])
+    landmark_moves = np.einsum("lvj,lvck->jlck", skin, directions[corners])
+    rest = _about_joints(skin, place, joints)
+    moves = _about_joints(skin, landmark_moves, joint_moves)
+    # Group 0, which stands still, has the origin at the neck.
+    still_alone = np.array([1.0, 0, 0, 0])
+    origin = SCALE * joints[NECK]
+    shift = origin * still_alone.reshape(4, 1, 1)
+    return rest - shift, moves
 
 
 def _about_joints(
@@ -123,25 +156,35 @@ def _about_joints(
     A turn is R (x - joint) + joint, and its last term stands still, too. `values` (5, 70, ...) are the
     landmarks as far as they follow each joint, `at_joints` (5, ...) the joints.
     """
-    share = skin.sum(1).T[..., None]  # (5, 70, 1): how much of a landmark follows a joint
-    still = values[0] + values[1]
+    share = skin.sum(1).T  # (5, 70): how much of a landmark follows a joint
     turned = []
     joints = 0
     for j in MOVING:
-        joint = share[j].reshape(70, *[1] * at_joints[j].ndim) * at_joints[j]
+        ones = [1] * at_joints[j].ndim
+        share_j = share[j].reshape(70, *ones)
+        joint = share_j * at_joints[j]
         turned.append(values[j] - joint)
         joints = joints + joint
+    still = values[0] + values[1]
     still = still + joints
     return SCALE * np.stack([still, *turned])
 
 
-def _correctives(head: HeadModel, corners: np.ndarray, skin: np.ndarray) -> np.ndarray:
+def _correctives(
+    head: HeadModel,
+    corners: np.ndarray,
+    skin: np.ndarray,
+) -> np.ndarray:
     """Pose correctives of the landmarks in their groups, (4, 70, 3, 27)."""
     # Nine entries of each joint's rotation; the neck, which comes first, is at rest.
-    vertices = head.pose_directions.reshape(36, -1, 3)[9:, corners]
+    by_entry = head.pose_directions.reshape(36, -1, 3)
+    vertices = by_entry[9:, corners]
     correctives = np.einsum("lvj,plvc->jlcp", skin, vertices)
-    still = SCALE * (correctives[0] + correctives[1])
-    return np.stack([still, *(SCALE * correctives[j] for j in MOVING)])
+    still = correctives[0] + correctives[1]
+    groups = [SCALE * still]
+    for j in MOVING:
+        groups.append(SCALE * correctives[j])
+    return np.stack(groups)
 
 
 def _visible(moves: np.ndarray) -> np.ndarray:
@@ -149,21 +192,28 @@ def _visible(moves: np.ndarray) -> np.ndarray:
 
     `moves` is (..., K).
     """
-    flat = moves.reshape(-1, moves.shape[-1])
+    coefficients = moves.shape[-1]
+    flat = moves.reshape(-1, coefficients)
     _, strengths, rows = np.linalg.svd(flat, full_matrices=False)
-    return rows[strengths > NEGLIGIBLE * strengths[0]].T
+    weakest = NEGLIGIBLE * strengths[0]
+    seen = strengths > weakest
+    return rows[seen].T
 
 
 def _perspective(seen: Tensor) -> Tensor:
     """(u, v) = 0.5 + f (x, -y) / -z."""
-    flipped = FOCAL * seen[..., :2] * seen.new_tensor([1.0, -1.0])
-    return 0.5 + flipped / -seen[..., 2:]
+    down = seen.new_tensor([1.0, -1.0])
+    flipped = FOCAL * seen[..., :2] * down
+    depth = -seen[..., 2:]
+    return 0.5 + flipped / depth
 
 
 def _perspective_derivative(seen: Tensor) -> Tensor:
     """Of `_perspective` by x, y and z, (..., 2, 3)."""
     x, y, z = seen.unbind(-1)
     zero = torch.zeros_like(x)
-    entries = [-1 / z, zero, x / z**2, zero, 1 / z, -y / z**2]
-    rows = torch.stack(entries, dim=-1)
-    return FOCAL * rows.unflatten(-1, (2, 3))
+    u_by = [-1 / z, zero, x / z**2]
+    v_by = [zero, 1 / z, -y / z**2]
+    entries = torch.stack(u_by + v_by, dim=-1)
+    rows = entries.unflatten(-1, (2, 3))
+    return FOCAL * rows

@@ -28,20 +28,29 @@ class Elimination:
         mixed_Fsx: Tensor,
         person: Tensor,
     ) -> None:
+        # The Schur complement of the frames: A - B D^-1 B^T, summed over the frames of a person.
         self.person = person
         self.frames = torch.linalg.cholesky(frames_Fxx)
         self.solved = torch.cholesky_solve(mixed_Fsx.mT, self.frames)  # (F, x, s)
-        explained = add_up(mixed_Fsx @ self.solved, person, len(shapes_Gss))
+        products = mixed_Fsx @ self.solved
+        explained = add_up(products, person, len(shapes_Gss))
         self.shapes = torch.linalg.cholesky(shapes_Gss - explained)
 
     def __call__(self, shape: Tensor, frame: Tensor) -> Unknowns:
         """The solution for this right-hand side."""
         # What the frames explain is taken from the shapes' equations, then the shapes from the frames' ones.
-        explained = add_up(apply(self.solved.mT, frame), self.person, len(shape))
-        reduced = shape - explained
-        shape = torch.cholesky_solve(reduced[..., None], self.shapes)[..., 0]
-        alone = torch.cholesky_solve(frame[..., None], self.frames)[..., 0]
-        return shape, alone - apply(self.solved, shape[self.person])
+        by_frame = apply(self.solved.mT, frame)
+        explained = add_up(by_frame, self.person, len(shape))
+        shape = _solve(self.shapes, shape - explained)
+        alone = _solve(self.frames, frame)
+        by_shape = apply(self.solved, shape[self.person])
+        return shape, alone - by_shape
+
+
+def _solve(factor: Tensor, right: Tensor) -> Tensor:
+    """Solutions (..., n) of systems given by their Cholesky factors (..., n, n)."""
+    column = right[..., None]
+    return torch.cholesky_solve(column, factor)[..., 0]
 
 
 def conjugate_gradients(
@@ -57,9 +66,14 @@ def conjugate_gradients(
     frames, which are left to iteration.
     """
 
-    def along(x: Unknowns, factor: Tensor, direction: Unknowns) -> Unknowns:
+    def along(
+        x: Unknowns,
+        factor: Tensor,
+        direction: Unknowns,
+    ) -> Unknowns:
+        of_frame = factor[person, None]
         shape = x[0] + factor[:, None] * direction[0]
-        frame = x[1] + factor[person, None] * direction[1]
+        frame = x[1] + of_frame * direction[1]
         return shape, frame
 
     def dot(a: Unknowns, b: Unknowns) -> Tensor:
@@ -69,27 +83,32 @@ def conjugate_gradients(
 
     # The preconditioned method of conjugate gradients (Hestenes and Stiefel), with a length for each person.
     x = start
-    minus_one = -torch.ones(len(right[0]), dtype=torch.float64)
+    persons = len(right[0])
+    minus_one = -torch.ones(persons, dtype=torch.float64)
     rest = along(right, minus_one, times(*x))
     direction = precondition(*rest)
     power = dot(rest, direction)
     for _ in range(CONJUGATE_STEPS):
         turned = times(*direction)
-        length = power / dot(direction, turned).clamp(min=TINY)
+        curvature = dot(direction, turned)
+        length = power / curvature.clamp(min=TINY)
         x = along(x, length, direction)
         rest = along(rest, -length, turned)
         conditioned = precondition(*rest)
         fresh = dot(rest, conditioned)
-        direction = along(conditioned, fresh / power.clamp(min=TINY), direction)
+        kept = fresh / power.clamp(min=TINY)
+        direction = along(conditioned, kept, direction)
         power = fresh
     return x
 
 
 def add_up(values_F: Tensor, person: Tensor, count: int) -> Tensor:
     """The sums over the frames of each of `count` persons."""
-    return values_F.new_zeros(count, *values_F.shape[1:]).index_add_(0, person, values_F)
+    sums = values_F.new_zeros(count, *values_F.shape[1:])
+    return sums.index_add_(0, person, values_F)
 
 
 def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """Products of matrices (..., m, n) and vectors (..., n)."""
-    return (matrix @ vector[..., None])[..., 0]
+    column = vector[..., None]
+    return (matrix @ column)[..., 0]

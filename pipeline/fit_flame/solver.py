@@ -26,11 +26,12 @@ CHUNK = 96  # frames solved together: bounds memory, and small enough for the pr
 class Fit:
     """What was found of N frames."""
 
-    labels: np.ndarray  # (N, 437) float32 (facts 5.4); the camera holds the whole head rotation
-    points: np.ndarray  # (N, 70, 2) landmarks of the fitted heads, image fractions
-    errors: (
-        np.ndarray
-    )  # (N,) mean distance of the landmarks in the image, in distances between the eye centres
+    # (N, 437) float32 (facts 5.4); the camera holds the whole head rotation.
+    labels: np.ndarray
+    # (N, 70, 2) landmarks of the fitted heads, image fractions.
+    points: np.ndarray
+    # (N,) mean distance of the landmarks in the image, in distances between the eye centres.
+    errors: np.ndarray
 
 
 def fit(
@@ -50,14 +51,26 @@ def fit(
 
     def solve(bounds: tuple[int, int]) -> Fit:
         rows = slice(*bounds)
-        return fit_chunk(model, points_N70x2[rows], persons[rows], settings)
+        return fit_chunk(
+            model,
+            points_N70x2[rows],
+            persons[rows],
+            settings,
+        )
 
     # Many small products: threads that share one of them wait for each other longer than they work.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            solved = list(progress(pool.map(solve, ranges), total=len(ranges), label="fit_flame"))
+            running = pool.map(solve, ranges)
+            solved = list(
+                progress(
+                    running,
+                    total=len(ranges),
+                    label="fit_flame",
+                )
+            )
     finally:
         torch.set_num_threads(threads)
     return Fit(
@@ -80,8 +93,10 @@ def fit_chunk(
     problem = Problem(model, points_N70x2, persons, settings)
     problem.solve(settings.camera_steps, settings.steps)
     fitted = problem.project()
-    distances = np.linalg.norm(fitted - points_N70x2, axis=-1)
-    errors = distances.mean(1) / interocular(np.asarray(points_N70x2))
+    differences = fitted - points_N70x2
+    distances = np.linalg.norm(differences, axis=-1)
+    unit = interocular(np.asarray(points_N70x2))
+    errors = distances.mean(1) / unit
     return Fit(problem.labels(), fitted, errors)
 
 

@@ -33,19 +33,29 @@ FRAME_BYTES = 4 * Label.SIZE + 8  # a label and an error
 class ClipFitter:
     """The worker of one process: a unit's items are keys of clips. It reads the landmarks of these alone."""
 
-    def __init__(self, settings: FitFlame, model: str, frames: Path) -> None:
-        self.settings, self.frames = settings, frames
-        self.model = LandmarkModel(head_model.load(model))
+    def __init__(
+        self,
+        settings: FitFlame,
+        model: str,
+        frames: Path,
+    ) -> None:
+        self.settings = settings
+        self.frames = frames
+        head = head_model.load(model)
+        self.model = LandmarkModel(head)
         # The numbers of the rows of each clip, in the order of time.
         rows = read_rows(frames, "ingest", ["clip", "index", "status"])
         for number, row in enumerate(rows):
             row["number"] = number
         self.rows: dict[str, list[int]] = {}
-        for row in sorted(usable(rows), key=lambda row: row["index"]):
-            self.rows.setdefault(row["clip"], []).append(row["number"])
+        in_time = sorted(usable(rows), key=lambda row: row["index"])
+        for row in in_time:
+            of_clip = self.rows.setdefault(row["clip"], [])
+            of_clip.append(row["number"])
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
-        return self._samples(list(unit.items)), {}
+        clips = list(unit.items)
+        return self._samples(clips), {}
 
     def _samples(self, clips: list[str]) -> Iterator[Sample]:
         persons: list[str] = []
@@ -53,12 +63,17 @@ class ClipFitter:
         for clip in clips:
             persons += [clip] * len(self.rows[clip])
             rows += self.rows[clip]
-        result = fit_chunk(self.model, landmarks_70(self._landmarks(rows)), persons, self.settings)
+        points = landmarks_70(self._landmarks(rows))
+        result = fit_chunk(self.model, points, persons, self.settings)
         stop = 0
         for clip in clips:
-            start, stop = stop, stop + len(self.rows[clip])
-            labels, errors = result.labels[start:stop], result.errors[start:stop]
-            yield clip, FittedClip.encode(label=labels, error=errors)
+            start = stop
+            stop = start + len(self.rows[clip])
+            sample = FittedClip.encode(
+                label=result.labels[start:stop],
+                error=result.errors[start:stop],
+            )
+            yield clip, sample
 
     def _landmarks(self, rows: list[int]) -> np.ndarray:
         """The meshes (N, 478, 3) float64 of rows of the table.
@@ -66,14 +81,18 @@ class ClipFitter:
         Only the row groups that hold them are read.
         """
         file = pq.ParquetFile(self.frames)
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        groups = range(file.num_row_groups)
+        sizes = [file.metadata.row_group(group).num_rows for group in groups]
         starts = np.cumsum([0, *sizes])
         group_of = np.searchsorted(starts, rows, side="right") - 1
         meshes = np.empty((len(rows), MESH, 3))
         for group in np.unique(group_of).tolist():
-            column = file.read_row_group(group, columns=["landmarks"])["landmarks"]
+            table = file.read_row_group(group, columns=["landmarks"])
+            column = table["landmarks"]
+            first = int(starts[group])
             for place in np.flatnonzero(group_of == group):
-                numbers = column[rows[place] - int(starts[group])].values.to_numpy()
+                cell = column[rows[place] - first]
+                numbers = cell.values.to_numpy()
                 meshes[place] = numbers.reshape(MESH, 3)
         return meshes
 
@@ -87,24 +106,45 @@ def fit_clips(
 
     None and a reason for those of a clip that was given up. `clips` names the clip of each, in that order.
     """
-    # The chunks are those of a fit in one process: the number of workers must not change what is solved
-    # together.
-    units = []
-    for number, (start, stop) in enumerate(chunks(clips, len(clips))):
-        items = list(dict.fromkeys(clips[start:stop]))
-        units.append(WorkUnit(f"clips-{number:06d}", items))
-    scratch = scratch_folder("fit_flame_vfhq", fingerprint(__file__, params.fit_flame, params.flame, frames))
-    fitter = partial(ClipFitter, params.fit_flame, params.flame.model, frames.resolve())
-    size = FRAME_BYTES * len(clips) / len(set(clips))
-    done = run_units(units, fitter, scratch, params.machine, "fit_flame_vfhq", {"clips": 1}, size)
+    mark = fingerprint(__file__, params.fit_flame, params.flame, frames)
+    scratch = scratch_folder("fit_flame_vfhq", mark)
+    fitter = partial(
+        ClipFitter,
+        params.fit_flame,
+        params.flame.model,
+        frames.resolve(),
+    )
+    names = list(dict.fromkeys(clips))
+    done = run_units(
+        _units(clips),
+        fitter,
+        scratch,
+        params.machine,
+        "fit_flame_vfhq",
+        {"clips": 1},
+        FRAME_BYTES * len(clips) / len(names),
+    )
     reasons = {reject.item: reject.reason for unit in done for reject in unit.rejects}
     reader = ShardReader(scratch)
-    for clip in dict.fromkeys(clips):
+    for clip in names:
         if clip in reasons:
-            yield from [(None, reasons[clip])] * clips.count(clip)
+            given_up = (None, reasons[clip])
+            yield from [given_up] * clips.count(clip)
             continue
         sample = reader.read(clip)
-        labels, errors = FittedClip.label.array(sample), FittedClip.error.array(sample)
+        labels = FittedClip.label.array(sample)
+        errors = FittedClip.error.array(sample)
         for label, error in zip(labels, errors, strict=True):
             yield (label, float(error)), ""
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _units(clips: list[str]) -> list[WorkUnit]:
+    # The chunks are those of a fit in one process: the number of workers must not change what is solved
+    # together.
+    units = []
+    ranges = chunks(clips, len(clips))
+    for number, (start, stop) in enumerate(ranges):
+        items = list(dict.fromkeys(clips[start:stop]))
+        units.append(WorkUnit(f"clips-{number:06d}", items))
+    return units
