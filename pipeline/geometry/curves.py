@@ -1,4 +1,4 @@
-"""Smooth steps from 0 to 1."""
+"""Steps from 0 to 1."""
 
 import numpy as np
 
@@ -12,3 +12,8 @@ def smoothstep(x: np.ndarray) -> np.ndarray:
 def step_between(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """0 below `low`, 1 above `high`, smooth between."""
     return smoothstep((x - low) / (high - low))
+
+
+def ramp(x: np.ndarray | float, start: float, width: float) -> np.ndarray:
+    """0 below `start`, 1 above `start + width`, straight between."""
+    return np.clip((x - start) / width, 0, 1)

@@ -5,6 +5,7 @@ It goes from the crown to a hairline that depends on the person, and hangs freel
 
 import numpy as np
 
+from pipeline.geometry.curves import ramp
 from pipeline.geometry.mesh import grid_faces
 from pipeline.geometry.standin_skull import Surface
 from pipeline.synthetic.person import Person
@@ -21,17 +22,19 @@ TEMPLE = [80, 92, 130, 260]
 
 def cover(person: Person) -> float:
     """How much hair there is on the scalp, 0 (bald) to 1."""
-    return float(np.clip((person.trait["length"] - 0.06) / 0.08, 0, 1))
+    length = person.trait["length"]
+    return float(ramp(length, start=0.06, width=0.08))
 
 
 def over_ears(person: Person) -> float:
     """How far the ears are under the hair, 0 to 1."""
-    return float(np.clip((person.trait["length"] - 0.50) / 0.10, 0, 1))
+    length = person.trait["length"]
+    return float(ramp(length, start=0.50, width=0.10))
 
 
 def fringe(person: Person) -> float:
     """How far hair falls into the forehead, 0 to 1."""
-    return np.clip((person.trait["fringe"] - 0.68) / 0.25, 0, 1)
+    return ramp(person.trait["fringe"], start=0.68, width=0.25)
 
 
 def hair_faces() -> np.ndarray:
@@ -49,54 +52,99 @@ def hair_grid() -> np.ndarray:
 
 def hairline(person: Person, turn: np.ndarray) -> np.ndarray:
     """Polar angle from the crown at which the hair ends, for angles around the crown (0 = front)."""
+    side = _from_front(turn)
+    length = person.trait["length"]
+    nape = np.radians(np.interp(length, LENGTHS, NAPE))
+    temple = np.radians(np.interp(length, LENGTHS, TEMPLE))
+    # Hair over the ears leaves the forehead more steeply, so that no ear looks out.
+    rise = 0.62 - 0.22 * over_ears(person)
+    behind_temple = ramp(side, start=1.5, width=0.6)
+    behind_forehead = ramp(side, start=0.88, width=rise)
+    low = _ease(temple, nape, behind_temple)
+    front = _front_line(person, turn)
+    return _ease(front, low, behind_forehead)
+
+
+def _front_line(person: Person, turn: np.ndarray) -> np.ndarray:
+    """The hairline as it would be all around if the head had no temples and no nape."""
     trait = person.trait
     side = _from_front(turn)
+    fallen = fringe(person)
     # Hair recedes above the temples, most with old men, whom a beard betrays.
-    bays = (1 - fringe(person)) * np.exp(-(((side - 0.62) / 0.26) ** 2))
-    recede = bays * (3 + 7 * trait["age"] * np.clip(2 * trait["beard"], 0, 1))
-    uneven = 0.07 * np.sin(turn + 6 * (trait["parting"] - 0.5))
-    front = np.radians(48.5 - recede + 15 * fringe(person)) + uneven
-    nape = np.radians(np.interp(trait["length"], LENGTHS, NAPE))
-    temple = np.radians(np.interp(trait["length"], LENGTHS, TEMPLE))
-    # Smooth steps from the temple to the nape, and from the forehead to both. They are multiplied out from
-    # the left, as the last bits of all people are.
-    back = np.clip((side - 1.5) / 0.6, 0, 1)
-    low = temple + (nape - temple) * back * back * (3 - 2 * back)
-    t = np.clip((side - 0.88) / (0.62 - 0.22 * over_ears(person)), 0, 1)
-    return front + (low - front) * t * t * (3 - 2 * t)
+    male = np.clip(2 * trait["beard"], 0, 1)
+    bays = (1 - fallen) * _bell(side, 0.62, 0.26)
+    recede = bays * (3 + 7 * trait["age"] * male)
+    askew = 6 * (trait["parting"] - 0.5)
+    uneven = 0.07 * np.sin(turn + askew)
+    degrees = 48.5 - recede + 15 * fallen
+    return np.radians(degrees) + uneven
 
 
 def hair_points(person: Person, surface: Surface) -> tuple[np.ndarray, np.ndarray]:
     """Template positions and outward directions of a person's hair, both (ROWS*COLUMNS, 3), world units."""
-    trait = person.trait
     s, turn = hair_grid().T
-    phase = person.phase
-    ragged = 0.035 * np.sin(turn * 23 + phase[0]) * np.sin(turn * 9 + phase[1])
-    polar = s * (hairline(person, turn) + ragged * (0.6 + trait["length"]))
-    direction = _directions(np.minimum(polar, HANG), turn)
+    polar = s * _ends(person, turn)
+    on_skull = np.minimum(polar, HANG)
+    direction = _directions(on_skull, turn)
     thick = _thickness(person, s, turn, polar)
     points = surface(direction) + direction * thick[:, None]
     # What is longer than the skull hangs down: a little wider first, then closer to the neck.
     hang = np.clip(polar - HANG, 0, None)
     points[:, 1] -= 0.19 * hang
-    curl = 0.015 * trait["wave"] * np.sin(6 * hang + 5 * turn)
-    wider = 1 + 0.10 * np.sin(1.1 * hang) - 0.03 * hang + curl
+    curls = np.sin(6 * hang + 5 * turn)
+    curl = 0.015 * person.trait["wave"] * curls
+    bulge = 0.10 * np.sin(1.1 * hang)
+    wider = 1 + bulge - 0.03 * hang + curl
     points[:, [0, 2]] *= wider[:, None]
     return points, direction
 
 
+def _ends(person: Person, turn: np.ndarray) -> np.ndarray:
+    """Polar angle of the tips: the hairline, ragged by uneven strands, the more the longer they are."""
+    phase = person.phase
+    fine = np.sin(turn * 23 + phase[0])
+    coarse = np.sin(turn * 9 + phase[1])
+    ragged = 0.035 * fine * coarse
+    return hairline(person, turn) + ragged * (0.6 + person.trait["length"])
+
+
 def _from_front(turn: np.ndarray) -> np.ndarray:
     """The angle around the crown without its sign, 0 to pi."""
-    return np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
+    wrapped = (turn + np.pi) % (2 * np.pi)
+    return np.abs(wrapped - np.pi)
+
+
+def _bell(x: np.ndarray, centre: float, width: float) -> np.ndarray:
+    """1 at the centre, 1/e at `width` from it."""
+    offset = (x - centre) / width
+    return np.exp(-(offset**2))
+
+
+def _ease(
+    start: np.ndarray | float,
+    end: np.ndarray | float,
+    t: np.ndarray,
+) -> np.ndarray:
+    """From `start` at t = 0 to `end` at t = 1, level at both."""
+    # The product is formed from the left: with `smoothstep` the last bits of all people would change.
+    return start + (end - start) * t * t * (3 - 2 * t)
 
 
 def _directions(polar: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Unit directions (N, 3) from the middle of the skull, about a crown that is tipped backwards."""
     across = np.sin(polar)
-    upright = np.stack([across * np.sin(turn), np.cos(polar), across * np.cos(turn)], axis=-1)
+    x = across * np.sin(turn)
+    y = np.cos(polar)
+    z = across * np.cos(turn)
+    upright = np.stack([x, y, z], axis=-1)
     c = np.cos(TILT)
     n = np.sin(TILT)
-    return upright @ np.array([[1, 0, 0], [0, c, -n], [0, n, c]])
+    tip = [
+        [1, 0, 0],
+        [0, c, -n],
+        [0, n, c],
+    ]
+    return upright @ np.array(tip)
 
 
 def _thickness(
@@ -106,26 +154,71 @@ def _thickness(
     polar: np.ndarray,
 ) -> np.ndarray:
     """How far the surface of the hair is from the skin, (N,) world units."""
-    trait = person.trait
     side = _from_front(turn)
-    on_skull = np.minimum(polar, HANG)
-    fullness = 0.35 + 0.65 * np.clip(trait["length"] * 1.8, 0, 1)
-    volume = 0.012 + 0.055 * trait["volume"] * fullness + 0.018 * over_ears(person)
+    edge = _edge(person, s, side, polar)
+    part = _part(side, polar)
+    waves = _waves(person, turn, polar)
+    bumps = _bumps(person, turn, polar)
+    quiff = _quiff(person, s, side)
+    shape = 1 - 0.35 * part + 0.16 * waves + 0.25 * bumps + 1.1 * quiff
+    return cover(person) * _volume(person) * edge * shape + 0.004
+
+
+def _volume(person: Person) -> float:
+    """The thickness of the hair before its shape is taken into account, world units."""
+    trait = person.trait
+    grown = np.clip(trait["length"] * 1.8, 0, 1)
+    fullness = 0.35 + 0.65 * grown
+    return 0.012 + 0.055 * trait["volume"] * fullness + 0.018 * over_ears(person)
+
+
+def _edge(
+    person: Person,
+    s: np.ndarray,
+    side: np.ndarray,
+    polar: np.ndarray,
+) -> np.ndarray:
+    """How much of the thickness is left towards the tips, 0 to 1."""
     # Hair that ends on the skin thins out there; a fringe does not.
-    ends = np.clip((1 - s) / 0.22, 0, 1) ** 0.6
-    edge = np.where(polar < HANG + 0.1, ends, 1.0)
-    edge = np.maximum(edge, 0.10 + 0.5 * fringe(person) * (side < 1.0))
+    from_tip = np.clip((1 - s) / 0.22, 0, 1)
+    on_skin = polar < HANG + 0.1
+    edge = np.where(on_skin, from_tip**0.6, 1.0)
+    in_front = side < 1.0
+    least = 0.10 + 0.5 * fringe(person) * in_front
+    return np.maximum(edge, least)
+
+
+def _part(side: np.ndarray, polar: np.ndarray) -> np.ndarray:
+    """Depth of the parting, a furrow from the forehead over the top of the head, 0 to 1."""
+    on_skull = np.minimum(polar, HANG)
+    # Meridians meet at the crown: only with the sine the furrow is equally wide everywhere.
     from_parting = (side - 0.12) * np.sin(on_skull) / 0.06
-    on_top = np.exp(-(((on_skull - 0.5) / 0.5) ** 2))
-    part = np.exp(-(from_parting**2)) * (side < 1.4) * on_top
+    furrow = np.exp(-(from_parting**2))
+    in_front = side < 1.4
+    on_top = _bell(on_skull, 0.5, 0.5)
+    return furrow * in_front * on_top
+
+
+def _waves(person: Person, turn: np.ndarray, polar: np.ndarray) -> np.ndarray:
+    """Broad locks that everybody's hair has, -1 to 1."""
     phase = person.phase
-    waves = np.sin(turn * 7 + 5 * polar + phase[2])
-    across = np.sin(3 * turn + 7 * polar + phase[3])
+    steep = np.sin(turn * 7 + 5 * polar + phase[2])
+    flat = np.sin(3 * turn + 7 * polar + phase[3])
+    return steep * flat
+
+
+def _bumps(person: Person, turn: np.ndarray, polar: np.ndarray) -> np.ndarray:
+    """Small curls, which wavy hair alone has, -1 to 1."""
+    phase = person.phase
     around = np.sin(13 * turn + phase[4])
     along = np.sin(17 * polar + phase[5])
-    bumps = trait["wave"] * around * along
-    in_front = np.exp(-(((side - 0.1) / 0.8) ** 2))
-    at_hairline = np.exp(-(((s - 0.75) / 0.22) ** 2))
-    quiff = (1 - trait["fringe"]) * trait["volume"] * in_front * at_hairline
-    shape = 1 - 0.35 * part + 0.16 * (waves * across) + 0.25 * bumps + 1.1 * quiff
-    return cover(person) * volume * edge * shape + 0.004
+    return person.trait["wave"] * around * along
+
+
+def _quiff(person: Person, s: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Hair that stands up above the forehead, 0 to 1: the less it falls into it, the more."""
+    trait = person.trait
+    in_front = _bell(side, 0.1, 0.8)
+    at_hairline = _bell(s, 0.75, 0.22)
+    upright = (1 - trait["fringe"]) * trait["volume"]
+    return upright * in_front * at_hairline
