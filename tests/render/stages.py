@@ -17,7 +17,8 @@ def params_with(**sections: dict[str, Any]) -> Params:
     params = scale_params("smoke")
     changed = {}
     for name, values in sections.items():
-        changed[name] = getattr(params, name).model_copy(update=values)
+        section = getattr(params, name)
+        changed[name] = section.model_copy(update=values)
     return params.model_copy(update=changed)
 
 
@@ -25,7 +26,9 @@ def views(inputs: Path, out: Path, **section: Any) -> dict[str, Any]:
     """Run render_views; two views of a frame, four frames in a shard."""
     params = params_with(render_views={"views": 2, "shard_size": 4} | section)
     paths = [inputs / name for name in VIEW_INPUTS]
-    return render_views(params, *paths, out, out.with_suffix(".jpg"))
+    # The picture of a few frames lies beside what is written.
+    picture = out.with_suffix(".jpg")
+    return render_views(params, *paths, out, picture)
 
 
 def heads(inputs: Path, out: Path, **section: Any) -> dict[str, Any]:

@@ -34,17 +34,22 @@ def own_scratch(tmp_path, monkeypatch):
 
 def row_of(values: np.ndarray, table: np.ndarray) -> int:
     """The first row of a table that has these values, or -1."""
-    rows = np.flatnonzero((table == values).all(1))
-    return int(rows[0]) if len(rows) else -1
+    is_equal = (table == values).all(1)
+    if not is_equal.any():
+        return -1
+    return int(is_equal.argmax())
 
 
 def test_heads(inputs, tmp_path):
     metrics = heads(inputs, tmp_path / "out")
-    assert (metrics["heads"], metrics["images"], metrics["shards"]) == (5, 15, 3)
+    assert metrics["heads"] == 5
+    assert metrics["images"] == 15
+    assert metrics["shards"] == 3
     assert 0.1 < metrics["foreground"] <= 1
     reader = ShardReader(tmp_path / "out")
+    # Heads are counted in their keys.
     numbers = [int(key.rpartition("-")[2]) for key in reader]
-    assert numbers == [0, 1, 2, 3, 4]
+    assert numbers == list(range(5))
     sizes = {
         "image": SIZES.image,
         "rays": SIZES.rays,
@@ -59,13 +64,15 @@ def test_heads(inputs, tmp_path):
         for field in Heads.fields().values():
             for number, (name, form) in enumerate(field.forms(sizes)):
                 values = field.array(sample, number)
-                assert Form(values.dtype.name, values.shape) == form
+                found = Form(values.dtype.name, values.shape)
+                assert found == form
                 assert np.isfinite(values).all()
                 names.append(name)
         assert sorted(names) == sorted(sample)
         own = Heads.label.array(sample)
         cameras = Heads.cameras.array(sample)
-        assert np.array_equal(own[Label.CAMERA], cameras[0])
+        first = cameras[0]
+        assert np.array_equal(own[Label.CAMERA], first)
         # The camera has the rotation of the head.
         assert not own[Label.NECK].any()
 
@@ -73,35 +80,43 @@ def test_heads(inputs, tmp_path):
 def test_portraits_among_the_heads(inputs, tmp_path):
     """View 0 of each is the photo with what is known of it."""
     heads(inputs, tmp_path / "out", portrait_share=1.0)
-    known, _ = load_weights(inputs / "genhead/portraits.safetensors")
+    weights, _ = load_weights(inputs / "genhead/portraits.safetensors")
+    known = {name: tensor.numpy() for name, tensor in weights.items()}
     reader = ShardReader(tmp_path / "out")
     for key in reader:
-        sample = reader.read(key)
-        camera = Heads.cameras.tensor(sample)[0]
-        row = row_of(camera.numpy(), known["camera"].numpy())
         assert key.startswith("photo-")
-        photo = known["image"][row].numpy()
-        assert np.array_equal(Heads.view.array(sample, 0), photo)
-        opacity = known["opacity"][row, 0].numpy()
-        opacities, depths = Heads.opacity.array(sample), Heads.depth.array(sample)
-        assert np.array_equal(opacities[: SIZES.rays], 255 * opacity)
-        assert (depths[0][opacity > 0] == 4.0).all()
+        sample = reader.read(key)
+        camera = Heads.cameras.array(sample)[0]
+        row = row_of(camera, known["camera"])
+        view = Heads.view.array(sample, 0)
+        assert np.array_equal(view, known["image"][row])
+        # The opacities of all views lie below each other in one picture.
+        (opacity,) = known["opacity"][row]
+        opacities = Heads.opacity.array(sample)
+        of_photo = opacities[: SIZES.rays]
+        assert np.array_equal(of_photo, 255 * opacity)
+        depth = Heads.depth.array(sample)[0]
+        assert (depth[opacity > 0] == 4.0).all()
 
 
 def test_training_takes_the_photo_as_the_source_and_any_view_as_the_target(inputs, tmp_path):
     heads(inputs, tmp_path / "out", portrait_share=1.0)
     reader = ShardReader(tmp_path / "out")
-    cameras: dict[bytes, list[np.ndarray]] = {}
+    cameras = {}
     for key in reader:
-        photo = Heads.view.array(reader[key], 0).tobytes()
+        sample = reader[key]
+        photo = Heads.view.array(sample, 0).tobytes()
         # Two heads may be the same portrait.
-        cameras.setdefault(photo, []).extend(Heads.cameras.array(reader[key]))
+        own = cameras.setdefault(photo, [])
+        own.extend(Heads.cameras.array(sample))
     data = SyntheticHeads(tmp_path / "out", 0)
     targets = set()
     for step in range(12):
         batch = data.batch(step, 2)
-        for photo, camera in zip(to_uint8(batch.source), batch.camera, strict=True):
-            row = row_of(camera.numpy(), np.stack(cameras[photo.tobytes()]))
+        photos = to_uint8(batch.source)
+        for photo, camera in zip(photos, batch.camera, strict=True):
+            own = np.stack(cameras[photo.tobytes()])
+            row = row_of(camera.numpy(), own)
             assert row >= 0
             targets.add(row % 3)
     assert targets == {0, 1, 2}
@@ -119,7 +134,8 @@ def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
     for key in first:
         assert one.read(key) == more.read(key)
     # The last one is rendered with a neighbour now, which may change last bits of pictures but no draw.
-    assert one.read(last, "label.npy") == more.read(last, "label.npy")
+    drawn = one.read(last, "label.npy")
+    assert more.read(last, "label.npy") == drawn
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +146,32 @@ def pools(inputs) -> Pools:
 @pytest.fixture(scope="module")
 def known() -> dict[str, np.ndarray]:
     """What is known of three portraits."""
-    labels = np.stack([label(f"known {i}") for i in range(3)])
-    codes = np.random.default_rng(0).normal(size=(3, 512))
-    return {"z": codes.astype(np.float32), "label": labels, "camera": labels[:, Label.CAMERA]}
+    three = [label(f"known {i}") for i in range(3)]
+    labels = np.stack(three)
+    draw = np.random.default_rng(0)
+    codes = draw.normal(size=(3, 512))
+    return {
+        "z": codes.astype(np.float32),
+        "label": labels,
+        "camera": labels[:, Label.CAMERA],
+    }
 
 
 def section_with(**values):
-    shares = {"look_at_share": 0.5, "jaw_share": 0.25, "views": 3, "portrait_share": 0.0}
-    return params_with(render_genhead=shares | {"z": "portraits"} | values).render_genhead
+    section = {
+        "look_at_share": 0.5,
+        "jaw_share": 0.25,
+        "views": 3,
+        "portrait_share": 0.0,
+        "z": "portraits",
+    }
+    params = params_with(render_genhead=section | values)
+    return params.render_genhead
 
 
 @pytest.fixture(scope="module")
 def drawn(pools, known):
+    # Enough for shares to be told from chance by the bounds below.
     section = section_with()
     return [draw_head(index, section, 0, pools, known) for index in range(600)]
 
@@ -156,18 +186,21 @@ def test_expressions_come_from_the_pool_and_some_jaws_are_opened(drawn, pools):
     """Facts 3.4."""
     frames = pools.frames_M437
     jaw = Label.JAW.start
-    opened, same_eyes = [], []
+    expressions = frames[:, Label.EXPRESSION]
+    opened = 0
+    same_eyes = 0
     for head in drawn:
         own = head.label
-        row = row_of(own[Label.EXPRESSION], frames[:, Label.EXPRESSION])
+        row = row_of(own[Label.EXPRESSION], expressions)
         assert row >= 0
         assert own[jaw] <= 0.2
         frame = frames[row]
-        opened.append(own[jaw] != frame[jaw])
-        same_eyes.append(np.array_equal(own[Label.EYES], frame[Label.EYES]))
-    assert abs(np.mean(opened) - 0.25) < 0.06
+        eyes = frame[Label.EYES]
+        opened += own[jaw] != frame[jaw]
+        same_eyes += np.array_equal(own[Label.EYES], eyes)
+    assert opened / len(drawn) == pytest.approx(0.25, abs=0.06)
     # Eyes are drawn by themselves, and so are those of the same frame once in seven.
-    assert abs(np.mean(same_eyes) - 1 / 7) < 0.05
+    assert same_eyes / len(drawn) == pytest.approx(1 / 7, abs=0.05)
 
 
 def test_cameras_come_from_the_pool_or_look_at_the_head(drawn, pools):
@@ -175,17 +208,23 @@ def test_cameras_come_from_the_pool_or_look_at_the_head(drawn, pools):
     from_pool = np.zeros(3)
     for head in drawn:
         from_pool += [row_of(camera, fitted) >= 0 for camera in head.cameras]
-        assert row_of(head.condition[Label.CAMERA], fitted) >= 0
-        assert np.array_equal(head.condition[Label.SHAPE], head.label[Label.SHAPE])
-    assert np.abs(from_pool / len(drawn) - 0.5).max() < 0.08
+        condition = head.condition
+        # What the mapping is told is a camera that was fitted, also where another one looks.
+        assert row_of(condition[Label.CAMERA], fitted) >= 0
+        shape = head.label[Label.SHAPE]
+        assert np.array_equal(condition[Label.SHAPE], shape)
+    share = from_pool / len(drawn)
+    assert np.abs(share - 0.5).max() < 0.08
 
 
 def test_people_are_those_whom_genhead_knows(drawn, pools, known):
-    assert np.array_equal(drawn[7].z, draw_head(7, section_with(), 0, pools, known).z)
+    again = draw_head(7, section_with(), 0, pools, known)
+    assert np.array_equal(drawn[7].z, again.z)
+    shapes = known["label"][:, Label.SHAPE]
     people = set()
     for head in drawn:
         row = row_of(head.z, known["z"])
-        assert np.array_equal(head.label[Label.SHAPE], known["label"][row, Label.SHAPE])
+        assert np.array_equal(head.label[Label.SHAPE], shapes[row])
         people.add(row)
     assert people == {0, 1, 2}
 
@@ -194,20 +233,25 @@ def test_people_may_be_new_ones(pools, known):
     """An imported GenHead knows no portraits."""
     nothing = {name: values[:0] for name, values in known.items()}
     head = draw_head(0, section_with(z="normal"), 0, pools, nothing)
-    assert row_of(head.label[Label.SHAPE], pools.appearance_N437[:, Label.SHAPE]) >= 0
+    shapes = pools.appearance_N437[:, Label.SHAPE]
+    assert row_of(head.label[Label.SHAPE], shapes) >= 0
     assert head.z.shape == (512,)
 
 
 def test_a_share_of_the_heads_are_portraits(pools, known):
     section = section_with(portrait_share=0.4)
-    some = [draw_head(index, section, 0, pools, known) for index in range(300)]
+    some = []
+    for index in range(300):
+        some.append(draw_head(index, section, 0, pools, known))
     photos = [head for head in some if head.photo is not None]
-    assert abs(len(photos) / len(some) - 0.4) < 0.08
+    share = len(photos) / len(some)
+    assert share == pytest.approx(0.4, abs=0.08)
     for head in photos:
-        assert np.array_equal(head.label[APPEARANCE], known["label"][head.photo, APPEARANCE])
+        own = {name: values[head.photo] for name, values in known.items()}
+        assert np.array_equal(head.label[APPEARANCE], own["label"][APPEARANCE])
         assert not head.label[Label.NECK].any()
-        assert np.array_equal(head.z, known["z"][head.photo])
-        assert np.array_equal(head.cameras[0], known["camera"][head.photo])
+        assert np.array_equal(head.z, own["z"])
+        assert np.array_equal(head.cameras[0], own["camera"])
 
 
 def test_points_lie_on_rays_of_the_face():
@@ -217,39 +261,55 @@ def test_points_lie_on_rays_of_the_face():
     opacity = np.ones((1, 8, 8))
     depth = np.full((1, 8, 8), 3.8)
     points = sample_points(camera[None], face, opacity, depth, rng(0, "points"), 400, 1.3)
-    assert np.allclose(project(points, camera), [5.5 / 8, 2.5 / 8], atol=1e-5)
-    distance = np.linalg.norm(points - camera[[3, 7, 11]], axis=1)
-    assert distance.min() > 3.3 and distance.max() < 4.7
+    # All of them lie on the ray of the one pixel that shows the face.
+    places = project(points, camera)
+    assert np.allclose(places, [5.5 / 8, 2.5 / 8], atol=1e-5)
+    origin = camera[[3, 7, 11]]
+    distance = np.linalg.norm(points - origin, axis=1)
+    assert distance.min() > 3.3
+    assert distance.max() < 4.7
     # Every other point lies near the surface, the others do not.
-    assert (distance[::2] - 3.8).std() < 0.1
-    assert distance[1::2].min() < 3.5
-    assert distance[1::2].max() > 4.5
+    near = distance[::2]
+    anywhere = distance[1::2]
+    assert near.std() < 0.1
+    assert anywhere.min() < 3.5
+    assert anywhere.max() > 4.5
 
 
 def test_heads_say_what_is_missing(inputs, tmp_path):
+    params = params_with()
     out = tmp_path / "out"
+    nowhere = tmp_path / "nowhere"
+    labels = inputs / "labels"
+    genhead = inputs / "genhead"
     with pytest.raises(UserError, match=r"ffhq\.parquet is missing"):
-        render_genhead(params_with(), tmp_path / "nowhere", inputs / "genhead", out)
+        render_genhead(params, nowhere, genhead, out)
     with pytest.raises(UserError, match="nowhere is missing"):
-        render_genhead(params_with(), inputs / "labels", tmp_path / "nowhere", out)
-    write_labels(tmp_path / "labels/ffhq.parquet", [("p0", "", "train")], rejected="p0")
+        render_genhead(params, labels, nowhere, out)
+    # A table whose only row was rejected.
+    rejected = tmp_path / "labels"
+    write_labels(rejected / "ffhq.parquet", [("p0", "", "train")], rejected="p0")
     with pytest.raises(UserError, match="no label in"):
-        render_genhead(params_with(), tmp_path / "labels", inputs / "genhead", out)
+        render_genhead(params, rejected, genhead, out)
     assert not out.exists()
 
 
 def test_landmarks_of_a_head_keep_their_bits_whatever_heads_come_with_it():
     """They are those that training computed of a batch before they were stored, one camera of each head."""
     flame = Flame(head_model.load("standin"))
-    several = [label(f"head {i}") for i in range(9)]
-    labels = torch.from_numpy(np.stack(several))
+    several = np.stack([label(f"head {i}") for i in range(9)])
+    labels = torch.from_numpy(several)
     own = labels[:, Label.CAMERA]
-    cameras = torch.stack([own, own.flip(0)], dim=1)
-    wanted = [landmarks(flame, labels, camera[:, None]) for camera in cameras.unbind(1)]
+    reversed_order = own.flip(0)
+    cameras = torch.stack([own, reversed_order], dim=1)
+    views = cameras.split(1, dim=1)
+    wanted = [landmarks(flame, labels, view) for view in views]
+    wanted = torch.cat(wanted, dim=1)
     for size in (1, 2, 3, 5, 9):
         batches = zip(labels.split(size), cameras.split(size), strict=True)
-        found = [view_landmarks(flame, *batch) for batch in batches]
-        assert torch.equal(torch.cat(found), torch.cat(wanted, dim=1))
+        parts = [view_landmarks(flame, *batch) for batch in batches]
+        found = torch.cat(parts)
+        assert torch.equal(found, wanted)
 
 
 def test_the_position_map_shows_the_canonical_place_of_a_landmark():
@@ -260,10 +320,12 @@ def test_the_position_map_shows_the_canonical_place_of_a_landmark():
     [drawn] = position_map(flame, tilted, camera, size)
     corner = flame.landmark_weights[30].argmax()
     nose = int(flame.landmark_vertices[30, corner])
-    position = head_vertices(flame, tilted)[0, nose].numpy()
-    [place] = project(position[None], camera[0].numpy())
+    (vertices,) = head_vertices(flame, tilted).numpy()
+    (view,) = camera.numpy()
+    (place,) = project(vertices[nose, None], view)
     column, row = (place * size).astype(int)
     found = drawn[:, row, column] * EXTENT
-    assert (found - flame.canonical()[nose]).norm() < 0.03
+    wanted = flame.canonical()[nose]
+    assert (found - wanted).norm() < 0.03
     assert drawn.abs().max() <= 1
     assert (drawn[:, 0, 0] == 0).all()

@@ -34,11 +34,13 @@ def test_known_pictures():
     real = picture.repeat(4, 1, 1, 1)
     mask = torch.zeros(4, 1, 32, 32)
     mask[:, :, 8:24, 8:24] = 1.0
-    image, opacity = real.clone(), mask.clone()
+    image = real.clone()
+    opacity = mask.clone()
     # Outside of the mask the second one is far off, which must not count.
     image[1] += torch.where(mask[1] > 0, 0.2, 0.9)
     opacity[2, :, :, 16:] = 0.0
-    image[3], opacity[3] = math.nan, math.nan
+    image[3] = math.nan
+    opacity[3] = math.nan
     with torch.no_grad():
         points = POINTS.expand(4, 5, 2)
         perfect, off, half, broken = measure(judges, image, opacity, real, mask, points)
@@ -63,6 +65,7 @@ def test_the_gate():
 def test_only_the_smoke_scale_keeps_everything(scale):
     """Its networks are hardly trained, so that a gate would leave nothing."""
     section = scale_params(scale).render_views
+    # What a picture gets that is no number at all.
     worst = {"psnr": 0.0, "coverage": 0.0, "identity": -1.0}
     assert (failed_measures(section, worst) == "") == (scale == "smoke")
 
@@ -92,6 +95,7 @@ def test_what_the_metrics_count():
             for i, (clip, split, reason) in enumerate(rows)
         ]
     )
+    # Clip c is of the test split, so that it is not kept out.
     found = gate_summary(index)
     below = {"psnr": 2, "coverage": 0, "identity": 1}
     assert found["kept_out"] == {"frames": 2, "below": below, "clips": 1}
