@@ -33,12 +33,14 @@ class Coat:
 def smooth(x: Array, low: float, high: float) -> Array:
     """0 below `low`, 1 above `high` (or the other way round), smooth between."""
     # One product a point: a division takes longer, and there are dozens of steps for each visible point.
-    return smoothstep((x - low) * (1.0 / (high - low)))
+    steepness = 1.0 / (high - low)
+    return smoothstep((x - low) * steepness)
 
 
 def ridge(x: Array, middle: Array | float, width: float) -> Array:
     """1 where x is `middle`, falling to both sides."""
-    return np.exp(-(((x - middle) / width) ** 2))
+    offset = (x - middle) / width
+    return np.exp(-(offset**2))
 
 
 def blob(
@@ -50,16 +52,33 @@ def blob(
     wy: float,
 ) -> Array:
     """1 at (cx, cy), falling around it."""
-    return np.exp(-(((x - cx) / wx) ** 2) - ((y - cy) / wy) ** 2)
+    across = (x - cx) / wx
+    along = (y - cy) / wy
+    return np.exp(-(across**2) - along**2)
 
 
-def mix(colour: Array, other: Array, amount: Array) -> Array:
+def tint(colour: Array, amount: Array) -> Array:
+    """A `colour` (3,) in the amounts (N,): (N, 3)."""
+    return colour.astype(np.float32) * amount[:, None]
+
+
+def mix(colour: Array, other: Array | tuple, amount: Array) -> Array:
     """`colour` (N, 3) with an `amount` (N,) of another colour."""
-    return colour + amount[:, None] * (np.asarray(other, np.float32) - colour)
+    missing = np.asarray(other, np.float32) - colour
+    return colour + amount[:, None] * missing
+
+
+def absorb(colour: Array, taken: Array | tuple, amount: Array) -> Array:
+    """`colour` (N, 3) less an `amount` (N,) of the shares of red, green and blue that are `taken`."""
+    shares = amount[:, None] * np.asarray(taken, np.float32)
+    return colour * (1 - shares)
 
 
 def noise(x: Array, y: Array, phase: Array) -> Array:
     """Cheap smooth noise in about [-1, 1]: two waves that bend each other."""
-    first = np.sin(x + 1.7 * np.sin(0.7 * y + phase[0]) + phase[1])
-    second = np.sin(1.1 * y + 1.3 * np.sin(0.8 * x + phase[2]) + phase[3])
+    # Without the bends the two waves would be seen as a grid.
+    bend_x = np.sin(0.7 * y + phase[0])
+    bend_y = np.sin(0.8 * x + phase[2])
+    first = np.sin(x + 1.7 * bend_x + phase[1])
+    second = np.sin(1.1 * y + 1.3 * bend_y + phase[3])
     return first * second

@@ -9,18 +9,60 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.synthetic import hair
-from pipeline.synthetic.brushes import Array, Coat, Surfel, blob, mix, noise, ridge, smooth
+from pipeline.synthetic.brushes import Array, Coat, Surfel, absorb, blob, mix, noise, ridge, smooth, tint
 from pipeline.synthetic.person import Person
 from pipeline.synthetic.scene import Moment
 
 _TURNS = np.linspace(-np.pi, np.pi, 121)  # around the crown
-# The upper edge of the brows and of the beard, as y at x.
-BROW_X = np.array([0.0, 0.030, 0.039, 0.0715, 0.1045, 0.1365, 0.164, 0.180], np.float32)
-BROW_Y = np.array([0.135, 0.138, 0.1425, 0.1515, 0.1535, 0.1455, 0.1185, 0.10], np.float32)
-BEARD_X = np.array([0.0, 0.05, 0.09, 0.13, 0.18, 0.215, 0.25], np.float32)
-BEARD_Y = np.array([-0.042, -0.046, -0.066, -0.088, -0.05, 0.03, 0.05], np.float32)
 EYE_LINE = 0.0875  # y between the lids
 LIP_LINE = -0.0915  # y between the lips
+
+# The upper edges of the brows and of the beard: x from the middle of the face, and y.
+BROW = np.array(
+    [
+        (0.0, 0.135),
+        (0.030, 0.138),
+        (0.039, 0.1425),
+        (0.0715, 0.1515),
+        (0.1045, 0.1535),
+        (0.1365, 0.1455),
+        (0.164, 0.1185),
+        (0.180, 0.10),
+    ],
+    np.float32,
+)
+BEARD = np.array(
+    [
+        (0.0, -0.042),
+        (0.05, -0.046),
+        (0.09, -0.066),
+        (0.13, -0.088),
+        (0.18, -0.05),
+        (0.215, 0.03),
+        (0.25, 0.05),
+    ],
+    np.float32,
+)
+
+# Soft spots, the same on both sides: their middles (x, y), and how far they reach along x and y.
+SPOTS = {
+    "cheek": (0.135, -0.015, 0.055, 0.045),
+    "nose": (0.0, 0.0, 0.05, 0.03),
+    "bridge of the nose": (0.0, 0.01, 0.02, 0.05),
+    "freckles": (0.07, 0.015, 0.10, 0.05),
+    "below the lip": (0.0, -0.128, 0.012, 0.008),
+    "dimple": (0.118, -0.075, 0.008, 0.016),
+    "nostril": (0.0205, -0.0265, 0.0105, 0.0052),
+    "wing of the nose": (0.054, -0.010, 0.006, 0.018),
+    "chin": (0.0, -0.135, 0.045, 0.010),
+    "corner of the eye": (0.045, 0.10, 0.014, 0.030),
+    "philtrum": (0.0, -0.04, 0.006, 0.014),
+    "frown": (0.016, 0.135, 0.005, 0.022),
+}
+
+# The shares of red, green and blue that blood and freckles absorb.
+BLOOD = (0.05, 0.32, 0.30)
+FRECKLE = (0.25, 0.45, 0.55)
 
 
 @dataclass(frozen=True)
@@ -38,38 +80,47 @@ class _Face:
     ear: Array  # bool
     speck: Array  # fine noise
 
+    @classmethod
+    def of(cls, person: Person, moment: Moment, points: Surfel) -> "_Face":
+        x, y, z = points.paint.T
+        side = np.abs(x)
+        at_ear = np.abs(z - 0.015) < 0.075
+        return cls(
+            person=person,
+            moment=moment,
+            points=points,
+            x=x,
+            y=y,
+            z=z,
+            side=side,
+            front=smooth(z, 0.08, 0.20),
+            ear=(side > 0.226) & at_ear & (y < 0.14),
+            speck=noise(90 * x + 40 * z, 90 * y, person.phase),
+        )
+
+    def trait(self, name: str) -> float:
+        return self.person.trait[name]
+
+    def spot(self, name: str) -> Array:
+        """One of SPOTS: 1 in its middle, falling around it."""
+        return blob(self.side, self.y, *SPOTS[name])
+
 
 def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Face and ears."""
-    x, y, z = s.paint.T
-    side = np.abs(x)
-    face = _Face(
-        person=person,
-        moment=moment,
-        points=s,
-        x=x,
-        y=y,
-        z=z,
-        side=side,
-        front=smooth(z, 0.08, 0.20),
-        ear=(side > 0.226) & (np.abs(z - 0.015) < 0.075) & (y < 0.14),
-        speck=noise(90 * x + 40 * z, 90 * y, person.phase),
-    )
-    trait = person.trait
-    albedo = _complexion(face)
-    scalp = np.zeros_like(x)
-    above = ((y > 0.02) | (z < 0.12)) & ~face.ear
-    scalp[above] = _scalp(person, x[above], y[above], z[above])
-    albedo = mix(albedo, 0.8 * person.hair, scalp)
-    bearded = trait["beard"] - 0.25 * hair.over_ears(person)
-    if bearded > 0.6:
-        albedo = mix(albedo, 0.75 * person.hair, _beard(face, bearded))
+    face = _Face.of(person, moment, s)
+    scalp = _scalp(face)
     brow, hairs = _brow(face)
-    albedo = mix(albedo, person.brow, brow * hairs * (0.62 + 0.33 * trait["brow_dark"]))
-    albedo = _with_lids(face, albedo)
+    brow_dark = 0.62 + 0.33 * face.trait("brow_dark")
     lips = smooth(s.lip, 0.46, 0.60)
+    # The layers lie on each other: what is painted later covers what is below.
+    albedo = _complexion(face)
+    albedo = mix(albedo, 0.8 * person.hair, scalp)
+    albedo = _with_beard(face, albedo)
+    albedo = mix(albedo, person.brow, brow * hairs * brow_dark)
+    albedo = _with_lids(face, albedo)
     albedo = _with_lips(face, albedo, lips)
-    nose = blob(x, y, 0.0, 0.01, 0.02, 0.05)
+    nose = face.spot("bridge of the nose")
     gloss = 0.10 + 0.08 * nose + 0.22 * lips + 0.03 * face.speck
     return Coat(
         albedo=albedo,
@@ -81,84 +132,102 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
 
 def _complexion(face: _Face) -> Array:
     """Bare skin: specks, red cheeks, nose and ears, freckles."""
-    person = face.person
-    trait = face.person.trait
-    x = face.x
-    y = face.y
-    side = face.side
-    broad = noise(31 * x, 27 * y, person.phase[4:])
+    phase = face.person.phase
+    broad = noise(31 * face.x, 27 * face.y, phase[4:])
     uneven = 1 + 0.035 * face.speck + 0.03 * broad
-    albedo = person.skin.astype(np.float32) * uneven[:, None]
-    cheeks = 0.55 * blob(side, y, 0.135, -0.015, 0.055, 0.045)
-    nose = 0.45 * blob(side, y, 0.0, 0.0, 0.05, 0.03)
+    albedo = tint(face.person.skin, uneven)
+    cheeks = 0.55 * face.spot("cheek")
+    nose = 0.45 * face.spot("nose")
     warm = cheeks + nose + 0.4 * face.ear
-    # Blood takes green and blue away.
-    red = np.array([0.05, 0.32, 0.30], np.float32)
-    blush = 0.20 + 0.35 * trait["blush"]
-    albedo *= 1 - blush * warm[:, None] * face.front[:, None] * red
-    if trait["freckles"] > 0.75:
-        spots = smooth(noise(420 * x, 410 * y, person.phase), 0.55, 0.8)
-        spots = spots * blob(side, y, 0.07, 0.015, 0.10, 0.05) * face.front
-        brown = np.array([0.25, 0.45, 0.55], np.float32)
-        albedo *= 1 - (2.0 * (trait["freckles"] - 0.75)) * spots[:, None] * brown
+    blush = 0.20 + 0.35 * face.trait("blush")
+    albedo = absorb(albedo, BLOOD, blush * warm * face.front)
+    # A quarter of the people have freckles, from hardly any to many.
+    freckled = face.trait("freckles") - 0.75
+    if freckled > 0:
+        dots = noise(420 * face.x, 410 * face.y, phase)
+        dots = smooth(dots, 0.55, 0.8)
+        dots = dots * face.spot("freckles") * face.front
+        albedo = absorb(albedo, FRECKLE, 2.0 * freckled * dots)
     return albedo
 
 
-def _scalp(
-    person: Person,
-    x: Array,
-    y: Array,
-    z: Array,
-) -> Array:
+def _scalp(face: _Face) -> Array:
     """Amount of hair colour on the skin under and next to the hair."""
+    person = face.person
+    around = (face.y > 0.02) | (face.z < 0.12)
+    above = around & ~face.ear
+    polar, turn = _from_crown(face.x[above], face.y[above], face.z[above])
+    hairline = hair.hairline(person, _TURNS)
+    line = np.interp(turn, _TURNS, hairline).astype(np.float32)
+    ragged = 0.025 * np.sin(37 * turn) * np.sin(15 * turn)
+    # Hair longer than the skull hangs from it: no skin further down carries roots.
+    beyond = polar - np.minimum(line, 1.75) - ragged
+    density = 0.30 + 0.6 * hair.cover(person)
+    amount = np.zeros_like(face.x)
+    amount[above] = density * smooth(beyond, 0.05, -0.04)
+    return amount
+
+
+def _from_crown(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+    """Angles of points: from the crown, and around it (0 = front)."""
     c = np.cos(hair.TILT)
     n = np.sin(hair.TILT)
     up = c * y - n * z
     front = c * z + n * y
-    polar = np.arctan2(np.hypot(x, front), up)
-    turn = np.arctan2(x, front)
-    line = np.interp(turn, _TURNS, hair.hairline(person, _TURNS)).astype(np.float32)
-    ragged = 0.025 * np.sin(37 * turn) * np.sin(15 * turn)
-    beyond = polar - np.minimum(line, 1.75) - ragged
-    return (0.30 + 0.6 * hair.cover(person)) * smooth(beyond, 0.05, -0.04)
+    across = np.hypot(x, front)
+    return np.arctan2(across, up), np.arctan2(x, front)
 
 
-def _beard(face: _Face, bearded: float) -> Array:
-    """Amount of beard, with a gap below the lower lip."""
+def _with_beard(face: _Face, albedo: Array) -> Array:
+    """The beard, if there is one; people with long hair have it less often."""
     person = face.person
-    ragged = 0.006 * np.sin(90 * face.x + person.phase[1])
-    line = np.interp(face.side, BEARD_X, BEARD_Y) + ragged
-    gap = 0.9 * blob(face.x, face.y, 0.0, -0.128, 0.012, 0.008)
-    below = smooth(line - face.y, -0.012, 0.016)
-    beside_lips = smooth(face.points.lip, 0.47, 0.34)
-    zone = below * beside_lips * smooth(face.z, 0.03, 0.10) * (1 - gap)
+    bearded = face.trait("beard") - 0.25 * hair.over_ears(person)
+    if bearded <= 0.6:
+        return albedo
     density = np.clip((bearded - 0.6) / 0.3, 0, 1) ** 0.8
     uneven = noise(410 * face.x, 190 * face.y, person.phase)
-    return zone * density * (0.86 + 0.07 * uneven)
+    amount = _beard_zone(face) * density * (0.86 + 0.07 * uneven)
+    return mix(albedo, 0.75 * person.hair, amount)
+
+
+def _beard_zone(face: _Face) -> Array:
+    """Where a beard grows, in [0, 1]: below its edge, around the lips, with a gap below the lower one."""
+    phase = face.person.phase
+    ragged = 0.006 * np.sin(90 * face.x + phase[1])
+    edge = np.interp(face.side, *BEARD.T) + ragged
+    below = smooth(edge - face.y, -0.012, 0.016)
+    beside_lips = smooth(face.points.lip, 0.47, 0.34)
+    in_front = smooth(face.z, 0.03, 0.10)
+    gap = 0.9 * face.spot("below the lip")
+    return below * beside_lips * in_front * (1 - gap)
 
 
 def _brow(face: _Face) -> tuple[Array, Array]:
     """Where the brows are, and how their hairs lie, both in [0, 1]."""
-    y, side = face.y, face.side
-    top = np.interp(side, BROW_X, BROW_Y)
+    y = face.y
+    side = face.side
+    top = np.interp(side, *BROW.T)
     # Brows thin out towards the temple and the nose.
     outer = 1 - 0.55 * smooth(side, 0.10, 0.172)
     inner = smooth(side, 0.022, 0.050)
-    thick = (0.013 + 0.014 * face.person.trait["brow"]) * outer * inner
+    thick = 0.013 + 0.014 * face.trait("brow")
+    bottom = top - thick * outer * inner
     # No edge is sharper than a pixel, or it would flicker.
     soft = max(0.0035, 0.7 * face.points.pixel)
-    stripes = np.sin(380 * side + 200 * (y - top))
-    hairs = (0.92 + 0.08 * stripes) * smooth(side, 0.020, 0.052)
     upper_edge = smooth(top + 0.001 - y, -soft, soft)
-    lower_edge = smooth(y - (top - thick), -soft, soft)
-    brow = upper_edge * lower_edge * smooth(side, 0.176, 0.160) * face.front
+    lower_edge = smooth(y - bottom, -soft, soft)
+    before_temple = smooth(side, 0.176, 0.160)
+    brow = upper_edge * lower_edge * before_temple * face.front
+    stripes = np.sin(380 * side + 200 * (y - top))
+    beside_nose = smooth(side, 0.020, 0.052)
+    hairs = (0.92 + 0.08 * stripes) * beside_nose
     return brow, hairs
 
 
 def _with_lids(face: _Face, albedo: Array) -> Array:
     """Shadow on the lids, the crease above and the fold below, lashes."""
     lid = face.points.lid
-    age = face.person.trait["age"]
+    age = face.trait("age")
     upper = smooth(face.y - EYE_LINE, -0.004, 0.002)
     # Age deepens the crease above the eye, and more so the fold below it.
     shadow = 0.13 * smooth(lid, 0.35, 0.8)
@@ -167,55 +236,79 @@ def _with_lids(face: _Face, albedo: Array) -> Array:
     for dark in (shadow, crease, bag):
         albedo *= (1 - dark)[:, None]
     lash = smooth(lid, 0.80, 0.93) * (0.25 + 0.70 * upper)
-    return mix(albedo, 0.10 * face.person.brow + 0.004, np.clip(lash, 0, 0.95))
+    lash = np.clip(lash, 0, 0.95)
+    return mix(albedo, 0.10 * face.person.brow + 0.004, lash)
 
 
 def _with_lips(face: _Face, albedo: Array, lips: Array) -> Array:
     """Lips with their furrows, and the dark line between them."""
     lip = face.points.lip
-    furrows = 1 + 0.10 * np.sin(430 * face.x) * smooth(lip, 0.5, 0.9)
-    colour = face.person.lips.astype(np.float32) * furrows[:, None]
-    albedo = albedo + lips[:, None] * (colour - albedo)
-    between = 0.45 * smooth(lip, 0.985, 1.0) * ridge(face.y, LIP_LINE, 0.0035)
+    waves = 0.10 * np.sin(430 * face.x)
+    furrows = 1 + waves * smooth(lip, 0.5, 0.9)
+    colour = tint(face.person.lips, furrows)
+    albedo = mix(albedo, colour, lips)
+    touching = 0.45 * smooth(lip, 0.985, 1.0)
+    between = touching * ridge(face.y, LIP_LINE, 0.0035)
     albedo *= (1 - between)[:, None]
     return albedo
 
 
 def _folds(face: _Face) -> Array:
     """How much light folds, hollows and wrinkles keep away, from 0."""
-    x = face.x
+    beyond = face.moment.beyond
+    dark = _smile_fold(face)
+    dark += 0.30 * beyond["dimples"] * face.spot("dimple")
+    dark += 0.85 * face.spot("nostril") * smooth(face.z, 0.25, 0.30)
+    wings = 0.22 * face.spot("wing of the nose")
+    chin = 0.16 * face.spot("chin")
+    dark += wings + chin
+    eye_corner = 0.20 * face.spot("corner of the eye")
+    philtrum = 0.16 * face.spot("philtrum")
+    dark += eye_corner + philtrum
+    dark += _under_jaw(face) + _in_ear(face)
+    # Age draws the lines of the forehead into a face at rest.
+    aged = max(face.trait("age") - 0.6, 0)
+    if beyond["wrinkles"] or aged > 0:
+        depth = 0.42 * np.clip(beyond["wrinkles"], 0, 1.5) + 0.20 * aged
+        dark += depth * _wrinkles(face)
+    if beyond["frown_lines"]:
+        dark += 0.40 * beyond["frown_lines"] * face.spot("frown") * face.front
+    return dark
+
+
+def _smile_fold(face: _Face) -> Array:
+    """The fold from the nose to the corner of the mouth, deeper with age and with smiles."""
     y = face.y
-    z = face.z
-    side = face.side
-    front = face.front
-    age = face.person.trait["age"]
-    extra = face.moment.beyond
-    expression = face.moment.expression
     # Smiles of both corners of the mouth, and of one.
+    expression = face.moment.expression
     one_sided = expression[[19, 20]].mean()
     smile = float(np.clip(expression[0] + 0.6 * one_sided, 0, 2))
-    # From the nose to the corners of the mouth.
-    fold_x = 0.056 + 0.052 * smooth(y, -0.015, -0.10)
-    above_mouth, below_nose = smooth(y, -0.118, -0.09), smooth(y, 0.005, -0.02)
-    fold = ridge(side, fold_x, 0.007) * above_mouth * below_nose
-    dark = (0.08 + 0.22 * age + 0.22 * smile) * fold
-    dark += 0.30 * extra["dimples"] * blob(side, y, 0.118, -0.075, 0.008, 0.016)
-    nostrils = blob(side, y, 0.0205, -0.0265, 0.0105, 0.0052)
-    dark += 0.85 * nostrils * smooth(z, 0.25, 0.30)
-    wings = blob(side, y, 0.054, -0.010, 0.006, 0.018)
-    chin = blob(side, y, 0.0, -0.135, 0.045, 0.010)
-    dark += 0.22 * wings + 0.16 * chin
-    eye_corner = blob(side, y, 0.045, 0.10, 0.014, 0.030)
-    philtrum = blob(x, y, 0.0, -0.04, 0.006, 0.014)
-    dark += 0.20 * eye_corner + 0.16 * philtrum
-    in_ear = 0.30 * (side > 0.225) * blob(z, y, 0.015, 0.025, 0.02, 0.035)
-    under_jaw = 0.35 * smooth(y, -0.20, -0.245) * smooth(z, 0.34, 0.2)
-    dark += under_jaw + in_ear
-    if extra["wrinkles"] or age > 0.6:
-        forehead = smooth(y, 0.185, 0.20) * smooth(y, 0.285, 0.265) * smooth(side, 0.16, 0.08) * front
-        lines = np.sin(235 * y + 0.9 * np.sin(18 * x)) ** 6 * forehead
-        depth = 0.42 * np.clip(extra["wrinkles"], 0, 1.5) + 0.20 * max(age - 0.6, 0)
-        dark += depth * lines
-    if extra["frown_lines"]:
-        dark += 0.40 * extra["frown_lines"] * blob(side, y, 0.016, 0.135, 0.005, 0.022) * front
-    return dark
+    x = 0.056 + 0.052 * smooth(y, -0.015, -0.10)
+    above_mouth = smooth(y, -0.118, -0.09)
+    below_nose = smooth(y, 0.005, -0.02)
+    fold = ridge(face.side, x, 0.007) * above_mouth * below_nose
+    depth = 0.08 + 0.22 * face.trait("age") + 0.22 * smile
+    return depth * fold
+
+
+def _under_jaw(face: _Face) -> Array:
+    low = smooth(face.y, -0.20, -0.245)
+    behind_chin = smooth(face.z, 0.34, 0.2)
+    return 0.35 * low * behind_chin
+
+
+def _in_ear(face: _Face) -> Array:
+    hollow = blob(face.z, face.y, 0.015, 0.025, 0.02, 0.035)
+    return 0.30 * (face.side > 0.225) * hollow
+
+
+def _wrinkles(face: _Face) -> Array:
+    """Lines across the forehead, in [0, 1]."""
+    above_brows = smooth(face.y, 0.185, 0.20)
+    below_hair = smooth(face.y, 0.285, 0.265)
+    between_temples = smooth(face.side, 0.16, 0.08)
+    forehead = above_brows * below_hair * between_temples * face.front
+    wavy = 0.9 * np.sin(18 * face.x)
+    # A high power leaves thin lines of the waves.
+    lines = np.sin(235 * face.y + wavy) ** 6
+    return lines * forehead
