@@ -145,6 +145,8 @@ class Training(Section):
     ema_half_life: Positive  # images
     adversarial_from: Count  # images seen
     checkpoint_every: Positive  # images
+    # Images after which the weights so far are kept in the scratch folder, by their number; 0 is never.
+    snapshot_every: Count
     # A whole picture each so many steps; the others are sparse (pipeline/train/sparse_rays.py). 1 is none of
     # those, as published. Until `whole_from` images all steps are sparse.
     whole_every: Positive

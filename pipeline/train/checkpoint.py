@@ -3,7 +3,7 @@
 `checkpoint-<steps>.safetensors` has the weights, their averages and the state of the optimisers; the
 JSON beside it the number of finished steps, the history, what the next row of it has so far, and the
 checksum. The last three are kept. Which process writes, and when, changes nothing: a run of four
-processes goes on in one.
+processes goes on in one. The last one of a finished run may stay, for a longer run to go on from.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import write_bytes
 from pipeline.core.progress import say
 from pipeline.store.sealed import check_sealed, recover, remove_sealed, write_sealed
 from pipeline.train.distributed import GO_ON, Group
@@ -25,6 +26,7 @@ from pipeline.train.task import Task
 
 History = list[dict[str, float]]
 KEPT = 3
+FINISHED = "finished"  # the file that holds how many steps the run had that finished
 
 
 @dataclass
@@ -86,16 +88,19 @@ class Checkpoints:
             self.writing.result()
             self.writing = None
 
-    def load(self, task: Task) -> Progress:
+    def load(self, task: Task, steps: int) -> Progress:
         """Bring `task` to the last state that is whole; all processes call it together.
 
-        A damaged checkpoint is said, and the one before it taken. Where there is none, `task` stays as it is.
+        A damaged checkpoint is said, and the one before it taken. Those behind `steps` are left alone, and
+        so is the end of a run of `steps` that is finished: that one begins anew. Where there is none, `task`
+        stays as it is.
         """
         if self.group.first:
             for path in self._paths():
                 recover(path)
         self.group.gather(None)
-        for path in reversed(self._paths()):
+        last = steps - 1 if self._finished() == steps else steps
+        for path in reversed(self._paths(last)):
             try:
                 facts = check_sealed(path, "The checkpoint before it is taken.")
             except UserError as error:
@@ -103,6 +108,8 @@ class Checkpoints:
                     say(str(error))
                 continue
             _load(task, path)
+            if self.group.first and facts["done"] == self._finished():
+                say(f"this run goes on from the end of a shorter one, of {facts['done']} steps")
             return Progress(facts["done"], facts["history"], facts["values"])
         return Progress()
 
@@ -111,19 +118,34 @@ class Checkpoints:
         for path in self._paths():
             remove_sealed(path)
 
+    def finish(self, steps: int) -> None:
+        """Keep the last one alone, as the results of `steps` stand where they belong."""
+        write_bytes(self.folder / FINISHED, str(steps).encode())
+        for path in self._paths():
+            if path != self._path(steps):
+                remove_sealed(path)
+
     def _write(self, tensors: Mapping[str, Tensor], facts: Mapping) -> None:
-        path = self.folder / f"checkpoint-{facts['done']:09d}.safetensors"
-        write_sealed(path, save(dict(tensors)), facts)
-        for older in self._paths()[:-KEPT]:
+        done = facts["done"]
+        write_sealed(self._path(done), save(dict(tensors)), facts)
+        for older in self._paths(done)[:-KEPT]:
             remove_sealed(older)
 
-    def _paths(self) -> list[Path]:
-        """The checkpoints that are there, the oldest first.
+    def _path(self, done: int) -> Path:
+        return self.folder / f"checkpoint-{done:09d}.safetensors"
+
+    def _paths(self, last: int | None = None) -> list[Path]:
+        """The checkpoints that are there, up to that of the step `last`, the oldest first.
 
         One whose removal was cut short may have its JSON alone.
         """
-        found = self.folder.glob("checkpoint-*")
-        return sorted({path.with_suffix(".safetensors") for path in found})
+        found = {path.with_suffix(".safetensors") for path in self.folder.glob("checkpoint-*")}
+        return sorted(path for path in found if last is None or path <= self._path(last))
+
+    def _finished(self) -> int | None:
+        """The steps of the run that finished here, if one did."""
+        path = self.folder / FINISHED
+        return int(path.read_text()) if path.is_file() else None
 
 
 def _tensors(task: Task) -> Iterator[tuple[str, Tensor]]:

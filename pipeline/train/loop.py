@@ -50,6 +50,7 @@ class Run:
     half_life: int = 0  # of the moving average, in images
     checkpoint_every: int = 500  # steps
     preview_every: int = 0  # steps; 0 looks at the end alone
+    snapshot_every: int = 0  # steps; 0 is never
     device: torch.device | str = "cpu"
     curves: Path | None = None  # where the history is shown while the run goes on
 
@@ -80,8 +81,8 @@ def train(task: Task, run: Run) -> Trained:
     """Train `task` from its last checkpoint, or from its beginning, to the end.
 
     The networks lie on `run.device`, to which the batches are brought. Held-out people are looked at before
-    the first step, every `preview_every` steps and at the end. The checkpoints stay: call `forget` once the
-    results stand where they belong.
+    the first step, every `preview_every` steps and at the end. The checkpoints stay: call `forget` or
+    `finish` once the results stand where they belong.
 
     A signal (SIGTERM, SIGINT) ends the process after its step and a checkpoint, with status STOPPED. Raises
     UserError when a value stops being finite, with its name, before it changes a weight.
@@ -90,9 +91,9 @@ def train(task: Task, run: Run) -> Trained:
     keep_memory()
     mine = group.share(run.microbatches)
     # Before a checkpoint is loaded: a resumed run has moved from its first weights, too.
-    moves, moved = Moves(task.networks, task.optimisers.values()), {}
+    moves = Moves(task.networks, task.optimisers.values())
     checkpoints = Checkpoints(run.folder, group)
-    progress = checkpoints.load(task)
+    progress = checkpoints.load(task, run.steps)
     if progress.done == 0 and group.first:
         progress.history += _validation(task, run, done=0)
     if group.first:
@@ -106,6 +107,7 @@ def train(task: Task, run: Run) -> Trained:
     batches = prefetch(load, progress.done, run.steps)
     step_sum = StepSum(task, group)
     watch = Watch(run.label, run.steps, run.batch, progress.done, group.first, run.curves)
+    watch.row(progress.history)
     with watch, checkpoints, Stopping() as stopping:
         for step, parts in watch.timed(batches):
             task.set_rates(step)
@@ -139,18 +141,20 @@ def train(task: Task, run: Run) -> Trained:
                 task.preview(run.folder / f"preview-{done:07d}.jpg")
                 progress.history += _validation(task, run, done)
                 watch.row(progress.history)
-                moved = moves.measure()
                 told = "%s, step %d: the layers that have moved least, over their size\n%s"
-                LOG.info(told, run.label, done, moves.table(moved))
+                LOG.info(told, run.label, done, moves.table(moves.measure()))
+            if group.first and run.snapshot_every and done % run.snapshot_every == 0:
+                images = done * run.batch
+                task.snapshot(run.folder / f"snapshot-{images:09d}.safetensors", images)
 
             stop = any(note.stop for note in stepped.notes) and not last
             save = any(note.save for note in stepped.notes) or done % run.checkpoint_every == 0
-            if stop or (save and not last):
+            if stop or save or last:
                 checkpoints.save(task, progress)
                 saved = time.monotonic()
             if stop:
                 _stop(checkpoints, run, done)
-    return Trained(progress.history, moved, group)
+    return Trained(progress.history, moves.measure(), group)
 
 
 def forget(run: Run) -> None:
@@ -165,6 +169,11 @@ def _write_plan(run: Run, start: int) -> None:
     curves = str(run.curves) if run.curves else ""
     plan = {"steps": run.steps, "batch": run.batch, "start": start, "curves": curves}
     write_plan(run.folder, plan)
+
+
+def finish(run: Run) -> None:
+    """The same, but the last one stays: a run of more steps in this folder goes on from it."""
+    Checkpoints(run.folder, Group()).finish(run.steps)
 
 
 def clean_gradients(optimiser: torch.optim.Optimizer) -> int:

@@ -27,9 +27,9 @@ from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
 from pipeline.train.distributed import only_first
-from pipeline.train.loop import forget, train
+from pipeline.train.loop import finish, train
 from pipeline.train.psi_objective import ReenactmentObjective
-from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run
+from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
 from pipeline.train.validation import Pairs, Validation
 from pipeline.train.view_batches import FrameBatch, PseudoMultiView
 
@@ -72,7 +72,7 @@ def train_psi(
     goes on from its last checkpoint. `curves` is where its history is shown meanwhile, if anywhere.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
-    inputs = (section, sizes, params.seed, views, perception, psi3d)
+    inputs = (what_counts(section), sizes, params.seed, views, perception, psi3d)
     folder = scratch_folder("train", fingerprint(__file__, *inputs))
 
     torch.manual_seed(derive_seed(params.seed, "psi") % 2**63)
@@ -99,6 +99,7 @@ def train_psi(
         data,
         validation,
         section,
+        facts={"network": "psi", "sizes": asdict(sizes), "motion": section.motion},
         motion_scale=section.motion_learning_rate_scale,
         recomputing=params.machine.activation_checkpointing,
     )
@@ -107,10 +108,9 @@ def train_psi(
     trained = train(task, run)
     only_first(trained.group)
 
-    facts = {"network": "psi", "sizes": asdict(sizes), "motion": section.motion}
-    save_weights(out / "psi.safetensors", task.average.state_dict(), facts)
+    save_weights(out / "psi.safetensors", task.average.state_dict(), task.facts)
     write_json(out / "moved.json", trained.moved)
-    forget(run)
+    finish(run)
     return {
         "history": trained.history,
         "clips": len(data.names),

@@ -27,9 +27,9 @@ from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
 from pipeline.train.distributed import only_first
-from pipeline.train.loop import forget, train
+from pipeline.train.loop import finish, train
 from pipeline.train.psi3d_objective import StaticObjective
-from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run
+from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
 from pipeline.train.synthetic_batches import HeadBatch, SyntheticHeads
 from pipeline.train.validation import Pairs, Validation
 
@@ -83,7 +83,7 @@ def train_psi3d(
     """
     section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
     inputs = (heads, perception, genhead, ingest, labels)
-    mark = fingerprint(__file__, section, sizes, params.seed, *inputs)
+    mark = fingerprint(__file__, what_counts(section), sizes, params.seed, *inputs)
     folder = scratch_folder("train_psi3d", mark)
 
     torch.manual_seed(derive_seed(params.seed, "psi3d") % 2**63)
@@ -103,6 +103,7 @@ def train_psi3d(
         data,
         validation,
         section,
+        facts={"network": "psi3d", "sizes": asdict(sizes)},
         recomputing=recomputing,
     )
 
@@ -110,12 +111,11 @@ def train_psi3d(
     trained = train(task, run)
     only_first(trained.group)
 
-    facts = {"network": "psi3d", "sizes": asdict(sizes), "images": section.images}
-    save_weights(out / "psi3d.safetensors", task.average.state_dict(), facts)
+    task.snapshot(out / "psi3d.safetensors", section.images)
     facts = {"network": "discriminator", "sizes": asdict(sizes)}
     save_weights(out / "discriminator.safetensors", adversary.network.state_dict(), facts)
     write_json(out / "moved.json", trained.moved)
-    forget(run)
+    finish(run)
     return {
         "history": trained.history,
         "heads": len(data.keys),

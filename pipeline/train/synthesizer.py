@@ -1,14 +1,15 @@
 """What the trainings of Psi and Psi_3d share: a synthesizer, its moving average and its discriminator."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from model.psi.checkpointing import recompute
 from model.psi.network import Psi
+from model.weights import save_weights
 from pipeline.config.params import Training
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
@@ -45,12 +46,17 @@ class SynthesizerTask(Task[Batch]):
         data: Data[Batch],
         validation: Validation,
         section: Training,
+        facts: Mapping[str, Any],
         motion_scale: float = 0.0,
         recomputing: bool = False,
     ) -> None:
-        """`motion_scale` is that of `synthesizer_optimiser`; `recomputing` saves memory and costs time."""
+        """`facts` say what the weights are that come of it.
+
+        `motion_scale` is that of `synthesizer_optimiser`; `recomputing` saves memory and costs time.
+        """
         psi, adversary = objective.psi, objective.adversary
         self.objective, self.data, self.validation, self.section = objective, data, validation, section
+        self.facts = facts
         self.average = copy.deepcopy(psi).requires_grad_(False)
         # Only now: a copy of a network whose parts are wrapped would call the parts of the original.
         if recomputing:
@@ -78,6 +84,14 @@ class SynthesizerTask(Task[Batch]):
     def losses(self, step: int, microbatch: int, batch: Batch) -> Iterator[Loss]:
         return self.objective(step, microbatch, batch)
 
+    def snapshot(self, path: Path, images: int) -> None:
+        save_weights(path, self.average.state_dict(), {**self.facts, "images": images})
+
+
+def what_counts(section: Training) -> dict[str, Any]:
+    """What a run depends on, but for its length: one with more images goes on where a shorter one ended."""
+    return section.model_dump(exclude={"images", "checkpoint_every", "snapshot_every"})
+
 
 def synthesizer_run(
     label: str,
@@ -96,6 +110,7 @@ def synthesizer_run(
         half_life=section.ema_half_life,
         checkpoint_every=max(1, section.checkpoint_every // section.batch),
         preview_every=section.preview_every // section.batch,
+        snapshot_every=-(-section.snapshot_every // section.batch),
         device=device,
         curves=curves,
     )

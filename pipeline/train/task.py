@@ -71,3 +71,6 @@ class Task(ABC, Generic[Batch]):
 
     def preview(self, path: Path) -> None:
         """Draw what the networks make of some training samples, if there is something to draw."""
+
+    def snapshot(self, path: Path, images: int) -> None:
+        """Write to `path` what the training would leave if it ended now, after so many images."""

@@ -55,7 +55,9 @@ def task(params: Params) -> Timed:
     judges = Judges.load(PERCEPTION, device)
     objective = ReenactmentObjective(params, psi, adversary, judges)
     validation = Validation(CachedClips(VIEWS, section.motion, "validation", device), judges)
-    made = Timed(objective, loader(params, VIEWS), validation, section, section.motion_learning_rate_scale)
+    made = Timed(
+        objective, loader(params, VIEWS), validation, section, {}, section.motion_learning_rate_scale
+    )
     made.times = []
     return made
 

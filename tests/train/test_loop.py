@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from pipeline.core.errors import UserError
 from pipeline.core.prefetch import prefetch, write_behind
 from pipeline.core.seeds import rng
-from pipeline.train.checkpoint import Checkpoints
+from pipeline.train.checkpoint import Checkpoints, Progress
 from pipeline.train.distributed import STOPPED, Group
-from pipeline.train.loop import Run, clean_gradients, forget, train, update_averages
+from pipeline.train.loop import Run, clean_gradients, finish, forget, train, update_averages
 from pipeline.train.schedule import half_cosine, set_rates
 from pipeline.train.task import Loss
 from pipeline.train.tree import TreeSum, add_processes, add_right
@@ -47,7 +48,7 @@ def test_of_damaged_checkpoints_the_one_before_is_taken(tmp_path: Path, capsys) 
     assert same(whole[0], resumed[0])
     assert whole[2] == resumed[2]
     assert "checkpoint-000000040.safetensors is damaged" in capsys.readouterr().err
-    assert Checkpoints(tmp_path / "cut", Group()).load(ShortTask()).done == 60
+    assert Checkpoints(tmp_path / "cut", Group()).load(ShortTask(), 80).done == 80
 
 
 def test_the_last_three_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -55,6 +56,64 @@ def test_the_last_three_checkpoints_are_kept(tmp_path: Path) -> None:
         run(tmp_path, stop_at=101, steps=200)
     steps = [int(path.stem[-9:]) for path in sorted(tmp_path.glob("*.safetensors"))]
     assert steps == [60, 80, 100]
+
+
+def test_a_longer_run_goes_on_from_the_end_of_a_finished_one(tmp_path: Path, capsys) -> None:
+    whole = run(tmp_path / "whole", steps=110)
+    run(tmp_path / "grown", steps=70)
+    finish(run_of(tmp_path / "grown", steps=70))
+    kept = [path.name for path in (tmp_path / "grown").glob("*.safetensors")]
+    assert kept == ["checkpoint-000000070.safetensors"]
+    grown = run(tmp_path / "grown", steps=110)
+    assert "goes on from the end of a shorter one, of 70 steps" in capsys.readouterr().err
+    assert same(whole[0], grown[0])
+    assert same(whole[1], grown[1])
+    # Its curve has the points of the shorter run, whose distance was another one.
+    assert grown[2][-1]["step"] == 110
+    assert {row["step"] for row in grown[2] if row["step"] <= 70} == set(range(1, 71))
+
+
+def test_a_finished_run_of_the_same_or_of_fewer_steps_begins_anew(tmp_path: Path) -> None:
+    first = run(tmp_path / "folder", steps=40)
+    # Until its results stand where they belong it is at its end.
+    assert Checkpoints(tmp_path / "folder", Group()).load(ShortTask(), 40).done == 40
+    finish(run_of(tmp_path / "folder", steps=40))
+    for steps in (40, 30):
+        assert Checkpoints(tmp_path / "folder", Group()).load(ShortTask(), steps).done == 0
+    with pytest.raises(Stop):
+        run(tmp_path / "folder", stop_at=30, steps=40)
+    again = run(tmp_path / "folder", steps=40)
+    assert same(first[0], again[0])
+    assert first[2] == again[2]
+
+
+def test_snapshots_are_numbered_by_images(tmp_path: Path) -> None:
+    task = Kept()
+    train(task, replace(run_of(tmp_path), snapshot_every=30))
+    assert task.kept == {"snapshot-000000240.safetensors": 240, "snapshot-000000480.safetensors": 480}
+
+
+class Kept(ShortTask):
+    """Notes its snapshots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, int] = {}
+
+    def snapshot(self, path: Path, images: int) -> None:
+        self.kept[path.name] = images
+
+
+def test_processes_with_different_weights_are_told(tmp_path: Path) -> None:
+    class Apart(Group):
+        """Two processes, the other one with weights of its own."""
+
+        def gather(self, value):
+            return [value, "0123456789ab"]
+
+    checkpoints = Checkpoints(tmp_path, Apart(0, 2))
+    with pytest.raises(UserError, match=r"different weights after step 7: [0-9a-f]{12} 0123456789ab\."):
+        checkpoints.save(ShortTask(), Progress(done=7))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -136,7 +195,7 @@ def test_a_value_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test: 'lpips' is nan at step 31"):
         train(Diverging(), run_of(tmp_path))
     # The checkpoint before it is still there.
-    assert Checkpoints(tmp_path, Group()).load(ShortTask()).done == 20
+    assert Checkpoints(tmp_path, Group()).load(ShortTask(), 80).done == 20
 
 
 def test_gradients_that_are_not_finite_do_no_harm() -> None:
