@@ -9,9 +9,9 @@ import torch
 
 from model.psi.checkpointing import recompute
 from model.psi.network import Psi
-from model.weights import save_weights
 from pipeline.config.params import Training
 from pipeline.networks.judges import Judges
+from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
 from pipeline.train.loop import Run
 from pipeline.train.precision import allow_tf32, use_bfloat16
