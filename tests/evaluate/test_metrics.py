@@ -44,7 +44,8 @@ def test_opacity_iou():
     mask[0, 0, :, 0] = 1.0
     mask[1] = 1.0
     found = metrics.opacity_iou(opacity, mask)
-    assert found.tolist() == pytest.approx([1 / 3, 0.0, 1.0])
+    expected = [1 / 3, 0.0, 1.0]
+    assert found.tolist() == pytest.approx(expected)
 
 
 def test_depth_error_where_both_have_foreground():
@@ -69,23 +70,37 @@ def test_aed_and_apd():
     b[:, 103] = 9.0
     # 0.09 / 3 rad^2 of the head's rotation.
     b[:, 106] = 0.3
-    assert metrics.aed(a, b)[0] == pytest.approx(0.02)
-    assert metrics.apd(a, b)[0] == pytest.approx(30.0)
+    expression = metrics.aed(a, b)
+    assert expression[0] == pytest.approx(0.02)
+    pose = metrics.apd(a, b)
+    assert pose[0] == pytest.approx(30.0)
 
 
 def test_cosine_and_consistency():
-    features = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
-    same = metrics.cosine(features[:1], features[1:2])
+    features = np.array(
+        [
+            [1.0, 0.0],
+            [2.0, 0.0],
+            [0.0, 3.0],
+        ]
+    )
+    first = features[:1]
+    second = features[1:2]
+    same = metrics.cosine(first, second)
     assert same[0] == pytest.approx(1.0)
-    assert metrics.consistency(features) == pytest.approx(1 / 3)
+    # One pair of three points the same way.
+    found = metrics.consistency(features)
+    assert found == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="two drivers"):
-        metrics.consistency(features[:1])
+        metrics.consistency(first)
 
 
 def test_landmark_error_is_relative():
     found = np.zeros((1, 2, 2))
     wanted = found + np.array([3.0, 4.0])
-    error = metrics.landmark_error(found, wanted, np.array([50.0]))
+    # A distance of 5 where the eyes are 50 apart.
+    unit = np.array([50.0])
+    error = metrics.landmark_error(found, wanted, unit)
     assert np.allclose(error, 0.1)
 
 
@@ -103,11 +118,12 @@ def test_head_lpips_looks_at_the_region_alone(judges):
     a = 2 * torch.rand(1, 3, 64, 64) - 1
     b = a.clone()
     b[..., 40:] = 0.0
-    rows = slice(0, 64)
-    left = metrics.head_lpips(judges, a, b, [(rows, slice(0, 40))])
-    whole = metrics.head_lpips(judges, a, b, [(rows, slice(0, 64))])
-    assert left[0] == pytest.approx(0.0, abs=1e-6)
-    assert whole[0] > 0.01
+    whole = slice(0, 64)
+    left = slice(0, 40)
+    of_left = metrics.head_lpips(judges, a, b, [(whole, left)])
+    assert of_left[0] == pytest.approx(0.0, abs=1e-6)
+    of_whole = metrics.head_lpips(judges, a, b, [(whole, whole)])
+    assert of_whole[0] > 0.01
 
 
 def test_concentration_is_one_where_all_changes_alike():
@@ -142,14 +158,16 @@ def test_response_knows_size_and_place():
 def test_a_correlation_within_clips_does_not_see_who_it_is():
     clips = ["a"] * 3 + ["b"] * 3
     driver = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 7.0])
-    people = np.array([9.0] * 3 + [-9.0] * 3)
+    people = np.repeat([9.0, -9.0], 3)
     follower = driver + people
-    assert metrics.within_clips(driver, follower, clips) == pytest.approx(1.0)
+    found = metrics.within_clips(driver, follower, clips)
+    assert found == pytest.approx(1.0)
     # Nothing moves within a clip.
     still = metrics.within_clips(people, driver, clips)
     assert np.isnan(still)
     lost = np.array([np.nan, 1.0, 2.0, 5.0, np.nan, 7.0])
-    assert metrics.within_clips(lost, driver, clips) == pytest.approx(1.0)
+    found = metrics.within_clips(lost, driver, clips)
+    assert found == pytest.approx(1.0)
 
 
 def test_a_thumbnail_has_its_own_lpips(judges):

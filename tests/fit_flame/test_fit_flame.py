@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from torch import Tensor
 
 from model.head.flame import Flame, rotation_matrices
 from model.head.label import join
@@ -66,14 +67,15 @@ def known(count: int, frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
     shapes = random.normal(size=(count, 300))
     labels[:, Label.SHAPE] = np.repeat(shapes, frames, axis=0)
     labels[:, Label.EXPRESSION] = moving(0.7, 100)
-    neck = moving([0.15, 0.3, 0.1], 3)
-    labels[:, Label.NECK] = neck
-    opening = moving(0.15, 1)
-    labels[:, Label.JAW.start] = np.abs(opening)[:, 0]
+    labels[:, Label.NECK] = moving([0.15, 0.3, 0.1], 3)
+    # A jaw opens to one side of zero alone.
+    opening = moving(0.15, 1)[:, 0]
+    labels[:, Label.JAW.start] = np.abs(opening)
     one_eye = moving([0.15, 0.15, 0.0], 3)
     labels[:, Label.EYES] = np.tile(one_eye, 2)
+    neck = labels[:, Label.NECK]
     place = PLACE + moving(0.03, 3)
-    labels[:, Label.CAMERA] = cameras(labels[:, Label.NECK], place)
+    labels[:, Label.CAMERA] = cameras(neck, place)
     heads = torch.as_tensor(labels)
     each_camera = heads[:, None, Label.CAMERA]
     points = landmarks(FLAME, heads, each_camera)
@@ -92,15 +94,15 @@ def cameras(neck: np.ndarray, place: np.ndarray) -> np.ndarray:
     origin = -np.einsum("nij,ni->nj", turn, place)
     cam2world[:, :3, 3] = origin
     intrinsics = INTRINSICS.reshape(1, 9)
-    return join(
-        cam2world.reshape(total, 16),
-        np.tile(intrinsics, (total, 1)),
-    )
+    same_lens = np.tile(intrinsics, (total, 1))
+    matrix = cam2world.reshape(total, 16)
+    return join(matrix, same_lens)
 
 
 def matrices(vectors: np.ndarray) -> np.ndarray:
     """Rotation vectors (N, 3) to matrices (N, 3, 3)."""
-    rotations = rotation_matrices(torch.as_tensor(vectors))
+    tensor = torch.as_tensor(vectors)
+    rotations = rotation_matrices(tensor)
     return rotations.numpy()
 
 
@@ -109,20 +111,22 @@ def people(count: int, frames: int = 1) -> list[str]:
     return [f"person {i // frames}" for i in range(total)]
 
 
-def reduced(model: LandmarkModel, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def reduced(model: LandmarkModel, labels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Coefficients in the bases of the model and poses of labels."""
     head = Label.split(labels)
     coefficients = join(
         head.shape @ model.shape_basis,
         head.expression @ model.expression_basis,
     )
-    cam2world = labels[:, :16].reshape(-1, 4, 4)
-    world2cam = np.linalg.inv(cam2world.astype(np.float64))
+    matrix = labels[:, :16].reshape(-1, 4, 4)
+    cam2world = matrix.astype(np.float64)
+    world2cam = np.linalg.inv(cam2world)
     translation = world2cam[:, :3, 3]
     one_eye = head.eyes[:, :3]
     pose = join(head.neck, head.jaw, one_eye, translation)
     coefficients = torch.as_tensor(coefficients)
     pose = torch.as_tensor(pose)
+    # The solver works in float64: differences of float32 would have three digits.
     return coefficients.double(), pose.double()
 
 
@@ -143,9 +147,10 @@ def test_derivatives_of_the_landmark_model_are_differences() -> None:
     coefficients, pose = reduced(model, labels)
     flat = torch.cat([coefficients, pose], dim=1)
 
-    def at(numbers: torch.Tensor) -> torch.Tensor:
+    def at(numbers: Tensor) -> Tensor:
         groups = model.groups(numbers[:, :-POSE])
-        return model.project(groups, numbers[:, -POSE:])
+        pose = numbers[:, -POSE:]
+        return model.project(groups, pose)
 
     groups = model.groups(coefficients)
     by_coefficients = model.by_coefficients(groups, pose)
@@ -172,8 +177,8 @@ def test_known_heads_come_back() -> None:
     # Landmarks do not tell everything: the rest is what the priors hold at the mean.
     errors = label_errors(
         FLAME,
-        torch.as_tensor(result.labels),
-        torch.as_tensor(labels),
+        fitted_N437=torch.as_tensor(result.labels),
+        true_N437=torch.as_tensor(labels),
     )
     assert errors["rotation_degrees"] < 2.5
     assert errors["jaw_degrees"] < 2
@@ -199,7 +204,8 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
     camera = result.labels[0, Label.CAMERA]
     again = project(in_space.numpy(), camera)
     assert np.allclose(again, result.points[0], atol=1e-5)
-    distances = np.linalg.norm(again - points[0], axis=1)
+    difference = again - points[0]
+    distances = np.linalg.norm(difference, axis=1)
     between_eyes = interocular(points[0])
     error = distances.mean() / between_eyes
     assert result.errors[0] == pytest.approx(error, abs=1e-4)
@@ -229,17 +235,20 @@ def test_a_fit_does_not_depend_on_the_other_people() -> None:
     _, points = known(24)
     names = people(24)
     together = fit(HEAD, points, names, SETTINGS)
-    alone = fit(HEAD, points[5:6], names[5:6], SETTINGS)
+    sixth = slice(5, 6)
+    alone = fit(HEAD, points[sixth], names[sixth], SETTINGS)
     # Products of other sizes round otherwise, so that a chunk's neighbours change last bits alone.
-    assert np.allclose(together.points[5], alone.points[0], atol=1e-4)
+    apart = np.abs(together.points[sixth] - alone.points)
+    assert apart.max() < 1e-4
     again = fit(HEAD, points, names, SETTINGS)
     assert np.array_equal(together.labels, again.labels)
 
 
 def test_the_frames_of_a_person_must_follow_one_another() -> None:
     _, points = known(6)
+    three = points[:3]
     with pytest.raises(ValueError, match="follow one another"):
-        fit(HEAD, points[:3], ["a", "b", "a"], SETTINGS)
+        fit(HEAD, three, ["a", "b", "a"], SETTINGS)
 
 
 def test_mesh_mapping() -> None:
@@ -351,6 +360,7 @@ def test_nothing_to_fit_is_said(tmp_path: Path) -> None:
     write_frames(
         tmp_path,
         points[:1],
+        # One face, which ingest gave up.
         key=["a"],
         clip=["a"],
         split=["train"],

@@ -47,16 +47,31 @@ def machine() -> str:
 def losses(folder: Path) -> Losses:
     """The terms of the first STEPS steps of each training, by its name; all is written below `folder`."""
     os.environ["DVC_ROOT"] = str(folder)
+    # Sums of several threads are in an order of their own.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     training_inputs.build(folder, processes=1, images=8 * STEPS)
     found = _pretrainings(folder / "pretraining")
-    params, data = load_params(folder / "params.yaml"), folder / "data"
+    params = load_params(folder / "params.yaml")
+    data = folder / "data"
     perception = data / "pretrain/perception"
-    clips = (data / "ingest", data / "labels/vfhq.parquet")
-    heads, genhead = data / "genhead/shards", data / "pretrain/genhead"
-    found["train_psi3d"] = train_psi3d(params, heads, perception, genhead, *clips, data / "psi3d")
-    found["train"] = train_psi(params, data / "views", perception, data / "psi3d", data / "psi")
+    psi3d = data / "psi3d"
+    found["train_psi3d"] = train_psi3d(
+        params,
+        data / "genhead/shards",
+        perception,
+        data / "pretrain/genhead",
+        data / "ingest",
+        data / "labels/vfhq.parquet",
+        psi3d,
+    )
+    found["train"] = train_psi(
+        params,
+        data / "views",
+        perception,
+        psi3d,
+        data / "psi",
+    )
     return {name: _rows(metrics) for name, metrics in found.items()}
 
 
@@ -78,13 +93,21 @@ def _few_steps(params: Params) -> Params:
     sections = {}
     for name in ("perception", "motion", "genhead"):
         few = {"steps": STEPS, "batch": 4, "microbatch": 2}
-        sections[name] = getattr(params.pretrain, name).model_copy(update=few)
-    return params.model_copy(update={"pretrain": params.pretrain.model_copy(update=sections)})
+        section = getattr(params.pretrain, name)
+        sections[name] = section.model_copy(update=few)
+    pretrain = params.pretrain.model_copy(update=sections)
+    return params.model_copy(update={"pretrain": pretrain})
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[dict[str, float]]:
     """The rows of a history that are no looks at held-out people: one a step, in so short a run."""
-    return [row for row in metrics["history"] if not any(name.startswith("validation") for name in row)]
+    rows = []
+    for row in metrics["history"]:
+        # A row of a look at held-out people has names of its own.
+        looks = [name for name in row if name.startswith("validation")]
+        if not looks:
+            rows.append(row)
+    return rows
 
 
 def distance(one: Losses, other: Losses) -> float:
@@ -95,12 +118,17 @@ def distance(one: Losses, other: Losses) -> float:
     largest = 0.0
     if one.keys() != other.keys():
         return float("inf")
-    for name in one:
-        if [row.keys() for row in one[name]] != [row.keys() for row in other[name]]:
+    for name, rows in one.items():
+        others = other[name]
+        if len(rows) != len(others):
             return float("inf")
-        for mine, theirs in zip(one[name], other[name], strict=True):
+        for mine, theirs in zip(rows, others, strict=True):
+            if mine.keys() != theirs.keys():
+                return float("inf")
             for key, value in mine.items():
-                largest = max(largest, abs(value - theirs[key]) / max(1.0, abs(value)))
+                difference = abs(value - theirs[key])
+                size = max(1.0, abs(value))
+                largest = max(largest, difference / size)
     return largest
 
 
@@ -113,10 +141,22 @@ def committed() -> tuple[str, Losses]:
 def of_commit(commit: str) -> Losses:
     """The losses of the code of another commit, computed here."""
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True)
+        # No checkout: the working tree stays as it is, and neither caches nor outputs are taken along.
+        archive = subprocess.run(
+            ["git", "archive", commit],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
         subprocess.run(["tar", "x", "-C", folder], input=archive.stdout, check=True)
         command = [sys.executable, "-m", "tests.train.losses", "--print"]
-        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return json.loads(run.stdout)
 
 
@@ -128,10 +168,12 @@ def main(argument: str) -> None:
     elif argument == "--write":
         write_json(FILE, {"machine": machine(), "losses": now})
     elif argument:
-        print(f"this code and {argument}: {distance(now, of_commit(argument)):.3g} apart")
+        apart = distance(now, of_commit(argument))
+        print(f"this code and {argument}: {apart:.3g} apart")
     else:
         kind, before = committed()
-        print(f"{distance(now, before):.3g} from the committed losses of {kind}; this is {machine()}")
+        apart = distance(now, before)
+        print(f"{apart:.3g} from the committed losses of {kind}; this is {machine()}")
 
 
 if __name__ == "__main__":
