@@ -14,41 +14,58 @@ from model.head.label import Array
 from pipeline.geometry.rotations import angles_between
 
 FOCAL = 1.0 / (2.0 * math.tan(math.radians(6.0)))  # vertical field of view of 12 degrees
-INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]], np.float32)
+INTRINSICS = np.array(
+    [
+        [FOCAL, 0.0, 0.5],
+        [0.0, FOCAL, 0.5],
+        [0.0, 0.0, 1.0],
+    ],
+    np.float32,
+)
 
 
 def pack(cam2world_44: np.ndarray, intrinsics_33: np.ndarray = INTRINSICS) -> np.ndarray:
     """The 25 numbers of a camera, float32. Raises ValueError when the rotation is none."""
     rotation = cam2world_44[:3, :3]
-    orthogonal = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
-    if not orthogonal or np.linalg.det(rotation) < 0:
+    # A rotation times its transpose is the identity. So it is for a mirror image, whose determinant is -1.
+    square = rotation @ rotation.T
+    orthogonal = np.allclose(square, np.eye(3), atol=1e-4)
+    mirrored = np.linalg.det(rotation) < 0
+    if mirrored or not orthogonal:
         raise ValueError("the camera-to-world matrix has no proper rotation in it")
-    parts = [np.asarray(cam2world_44).reshape(16), np.asarray(intrinsics_33).reshape(9)]
-    return np.concatenate(parts).astype(np.float32)
+    numbers = np.concatenate([cam2world_44, intrinsics_33], axis=None)
+    return numbers.astype(np.float32)
 
 
 def unpack(camera_25: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Camera-to-world 4x4 and intrinsics 3x3 of 25 numbers."""
     camera = np.asarray(camera_25)
-    return camera[:16].reshape(4, 4), camera[16:].reshape(3, 3)
+    cam2world = camera[:16].reshape(4, 4)
+    intrinsics = camera[16:].reshape(3, 3)
+    return cam2world, intrinsics
 
 
 def rotation(camera_X25: Array) -> Array:
     """Camera-to-world rotations (..., 3, 3) of cameras (..., 25), or of labels, which begin with one."""
-    cam2world = camera_X25[..., :16].reshape(*camera_X25.shape[:-1], 4, 4)
+    leading = camera_X25.shape[:-1]
+    cam2world = camera_X25[..., :16].reshape(*leading, 4, 4)
     return cam2world[..., :3, :3]
 
 
 def rotation_between(a_25: np.ndarray, b_25: np.ndarray) -> float:
     """The angle between two cameras' rotations, degrees."""
-    return float(np.degrees(angles_between(rotation(a_25), rotation(b_25))))
+    angle = angles_between(rotation(a_25), rotation(b_25))
+    return float(np.degrees(angle))
 
 
 def project(points_N3: np.ndarray, camera_25: np.ndarray) -> np.ndarray:
     """World points to image fractions (u right, v down), shape (N, 2), float64."""
-    cam2world, intrinsics = unpack(np.asarray(camera_25, np.float64))
-    local = (points_N3 - cam2world[:3, 3]) @ cam2world[:3, :3]
+    camera = np.asarray(camera_25, np.float64)
+    cam2world, intrinsics = unpack(camera)
+    offset = points_N3 - cam2world[:3, 3]
+    local = offset @ cam2world[:3, :3]
     x, y, z = local.T
+    # The camera looks along -z with y up, an image has v down: both change sign.
     plane = np.stack([x, -y, -z], axis=1)
     image = plane @ intrinsics.T
     return image[:, :2] / image[:, 2:]
@@ -68,16 +85,23 @@ def look_at(
     """
     elevation = math.asin(2.0 * vertical / math.pi)
     across = math.cos(elevation)
-    towards = [-across * math.sin(yaw), math.sin(elevation), across * math.cos(yaw)]
-    origin = radius * np.array(towards)
+    towards = np.array(
+        [
+            -across * math.sin(yaw),
+            math.sin(elevation),
+            across * math.cos(yaw),
+        ]
+    )
+    origin = radius * towards
     # The axes of the camera: it looks along -back.
     back = origin - np.asarray(target, np.float64)
     back /= np.linalg.norm(back)
-    right = np.cross([math.sin(roll), math.cos(roll), 0.0], back)
+    upwards = [math.sin(roll), math.cos(roll), 0.0]
+    right = np.cross(upwards, back)
     right /= np.linalg.norm(right)
     up = np.cross(back, right)
     cam2world = np.eye(4)
-    cam2world[:3, :4] = np.stack([right, up, back, origin], axis=1)
+    cam2world[:3] = np.stack([right, up, back, origin], axis=1)
     return pack(cam2world)
 
 
@@ -92,5 +116,7 @@ def sample_look_at(rng: np.random.Generator) -> np.ndarray:
     radius = rng.uniform(3.65, 4.45)
     x = rng.uniform(-0.03, 0.03)
     y = rng.uniform(-0.03, 0.03)
-    target = np.array([x, y, rng.uniform(0.06, 0.12)])
-    return look_at(yaw, vertical, radius, target, roll=rng.uniform(-0.25, 0.25))
+    z = rng.uniform(0.06, 0.12)
+    roll = rng.uniform(-0.25, 0.25)
+    target = np.array([x, y, z])
+    return look_at(yaw, vertical, radius, target, roll)

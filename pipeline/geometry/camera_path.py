@@ -7,6 +7,7 @@ head. Yaw is in radians, positive for a camera on the left of the picture, as in
 import numpy as np
 
 from pipeline.geometry.camera import look_at, pack
+from pipeline.geometry.curves import circle
 
 # The distance of the published inference, in world units (facts 8).
 RADIUS = 4.2
@@ -29,7 +30,8 @@ def front(count: int) -> np.ndarray:
 def yaw_sweep(count: int, reach: float = REACH) -> np.ndarray:
     """Cameras at one height, evenly spread from yaw -`reach` to `reach`; one alone is at 0.8 `reach`."""
     yaws = sweep_yaws(count, reach)
-    return _path(yaws, np.full(count, VERTICAL))
+    verticals = np.full(count, VERTICAL)
+    return _path(yaws, verticals)
 
 
 def sweep_yaws(count: int, reach: float = REACH) -> np.ndarray:
@@ -50,7 +52,7 @@ def orbit(
     `rise` is in the unit of `look_at`'s `vertical`. The path begins at its highest point, and after
     the last camera comes the first, so that a film of it can be repeated.
     """
-    turns = 2 * np.pi * np.arange(count) / count
+    turns = circle(count)
     yaws = reach * np.sin(turns)
     verticals = VERTICAL + rise * np.cos(turns)
     return _path(yaws, verticals)
@@ -58,11 +60,13 @@ def orbit(
 
 def turntable(count: int) -> np.ndarray:
     """A full turn around the head at one height, from the front to the left of the picture."""
-    turns = 2 * np.pi * np.arange(count) / count
-    return _path(turns, np.full(count, VERTICAL))
+    verticals = np.full(count, VERTICAL)
+    return _path(circle(count), verticals)
 
 
 def _path(yaws_N: np.ndarray, verticals_N: np.ndarray) -> np.ndarray:
     places = zip(yaws_N, verticals_N, strict=True)
     cameras = [look_at(yaw, vertical, RADIUS, FOCUS) for yaw, vertical in places]
-    return np.array(cameras, np.float32).reshape(-1, 25)
+    # Of no cameras at all, too, the width is known.
+    packed = np.array(cameras, np.float32)
+    return packed.reshape(-1, 25)

@@ -1,4 +1,4 @@
-"""Steps from 0 to 1."""
+"""Steps from 0 to 1, and the angles of a circle."""
 
 import numpy as np
 
@@ -11,9 +11,15 @@ def smoothstep(x: np.ndarray) -> np.ndarray:
 
 def step_between(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """0 below `low`, 1 above `high`, smooth between."""
-    return smoothstep((x - low) / (high - low))
+    share = (x - low) / (high - low)
+    return smoothstep(share)
 
 
 def ramp(x: np.ndarray | float, start: float, width: float) -> np.ndarray:
     """0 below `start`, 1 above `start + width`, straight between."""
     return np.clip((x - start) / width, 0, 1)
+
+
+def circle(count: int) -> np.ndarray:
+    """Angles (count,), radians, evenly spread over one turn from 0."""
+    return 2 * np.pi * np.arange(count) / count

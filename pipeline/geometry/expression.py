@@ -21,9 +21,12 @@ class ExpressionOffsets:
 
     def __init__(self, flame: Flame) -> None:
         self.flame = flame
-        points = self._landmarks(flame.template_V3.new_zeros(1, FaceParameters.SIZE))[0]
+        neutral = flame.template_V3.new_zeros(1, FaceParameters.SIZE)
+        (points,) = self._landmarks(neutral)
         self.neutral = points[INNER]
-        self.unit = (points[RIGHT_EYE].mean(0) - points[LEFT_EYE].mean(0)).norm()
+        right = points[RIGHT_EYE].mean(0)
+        left = points[LEFT_EYE].mean(0)
+        self.unit = (right - left).norm()
 
     @torch.no_grad()
     def __call__(self, parameters_B106: Tensor) -> Tensor:
@@ -36,6 +39,7 @@ class ExpressionOffsets:
 
         Offsets of small parameters are `parameters @ linear()`.
         """
+        # Small enough to be straight, large enough for float32.
         step = 0.02
         one_by_one = step * torch.eye(FaceParameters.SIZE, device=self.neutral.device)
         return self(one_by_one).flatten(1) / step
@@ -43,6 +47,8 @@ class ExpressionOffsets:
     def _landmarks(self, parameters_B106: Tensor) -> Tensor:
         face = FaceParameters.split(parameters_B106)
         shape = parameters_B106.new_zeros(len(parameters_B106), 300)
-        pose = torch.cat([torch.zeros_like(face.jaw), face.jaw], dim=1)
-        vertices = self.flame.vertices(shape, face.expression, pose, face.eye.repeat(1, 2))
+        neck = torch.zeros_like(face.jaw)
+        pose = torch.cat([neck, face.jaw], dim=1)
+        eyes = face.eye.repeat(1, 2)
+        vertices = self.flame.vertices(shape, face.expression, pose, eyes)
         return self.flame.landmarks(vertices)

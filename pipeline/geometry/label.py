@@ -70,7 +70,11 @@ class FaceParameters(Generic[Array]):
     @classmethod
     def split(cls, parameters: Array) -> "FaceParameters[Array]":
         """The parts of (..., 106)."""
-        return cls(parameters[..., cls.EXPRESSION], parameters[..., cls.JAW], parameters[..., cls.EYE])
+        return cls(
+            expression=parameters[..., cls.EXPRESSION],
+            jaw=parameters[..., cls.JAW],
+            eye=parameters[..., cls.EYE],
+        )
 
     def pack(self) -> Array:
         """(..., 106)."""
@@ -89,15 +93,15 @@ class Estimate(Generic[Array]):
     ROTATION: ClassVar[slice] = slice(106, 109)
 
     face: FaceParameters[Array]
-    rotation: (
-        Array  # (..., 3): of the head, which is that of the world-to-camera matrix, axis-angle in radians
-    )
+    rotation: Array  # (..., 3): of the head, that of the world-to-camera matrix, axis-angle in radians
 
     @classmethod
     def of(cls, label_N437: np.ndarray) -> "Estimate[np.ndarray]":
         """Of labels (N, 437)."""
+        face = FaceParameters.of(label_N437)
+        # The transpose of a rotation is its inverse.
         world2cam = camera.rotation(label_N437).transpose(0, 2, 1)
-        return Estimate(FaceParameters.of(label_N437), rotation_vectors(world2cam))
+        return Estimate(face, rotation_vectors(world2cam))
 
     def pack(self) -> Array:
         """(..., 109)."""
@@ -122,17 +126,20 @@ def head_vertices(flame: Flame, label_BL: Tensor) -> Tensor:
     The neck is at rest, as the camera holds the rotation of the head.
     """
     parts = Label.split(label_BL)
-    pose = torch.cat([torch.zeros_like(parts.neck), parts.jaw], dim=1)
+    neck = torch.zeros_like(parts.neck)
+    pose = torch.cat([neck, parts.jaw], dim=1)
     return flame.vertices(parts.shape, parts.expression, pose, parts.eyes)
 
 
 def landmarks(flame: Flame, label_BL: Tensor, camera_BV25: Tensor) -> Tensor:
     """The 70 landmarks of labelled heads seen by each camera, image fractions, (B, V, 70, 2)."""
-    points = flame.landmarks(head_vertices(flame, label_BL))
-    views = camera_BV25.shape[1]
+    vertices = head_vertices(flame, label_BL)
+    points = flame.landmarks(vertices)
+    heads, views = camera_BV25.shape[:2]
     of_each_view = points.repeat_interleave(views, 0)
-    flat = project_batch(of_each_view, camera_BV25.reshape(-1, 25))
-    return flat.reshape(len(points), views, *flat.shape[1:])
+    cameras = camera_BV25.reshape(-1, 25)
+    flat = project_batch(of_each_view, cameras)
+    return flat.reshape(heads, views, *flat.shape[1:])
 
 
 def moving_parts(points_B702: Tensor, size: int) -> Tensor:
@@ -140,10 +147,12 @@ def moving_parts(points_B702: Tensor, size: int) -> Tensor:
 
     That is about the landmarks (fractions) of brows, eyes, mouth and pupils.
     """
-    centres = (torch.arange(size, device=points_B702.device) + 0.5) / size
+    pixels = torch.arange(size, device=points_B702.device)
+    centres = (pixels + 0.5) / size
     moving = points_B702[:, MOVING]
-    # exp(-(a + b)) of a column and a row: the largest exponent first, so that there is one exponential a
-    # pixel.
-    across, down = (-0.5 * ((centres - moving[..., axis, None]) / REACH).square() for axis in (0, 1))
+    # Axis by axis, (B, 44, 2, size): the exponent of a pixel is the sum of those of its column and its row.
+    offset = (centres - moving[..., None]) / REACH
+    across, down = (-0.5 * offset.square()).unbind(2)
+    # The largest exponent first, so that there is one exponential a pixel.
     exponents = down[..., :, None] + across[..., None, :]
     return exponents.amax(1, keepdim=True).exp()

@@ -15,7 +15,16 @@ _NOSE = [168, 197, 5, 4, 240, 97, 2, 326, 460]
 _EYES = [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]
 _LIPS = [61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178]
 _PUPILS = [468, 473]
-MESH_TO_70 = np.array([*_CONTOUR, *_BROWS, *_NOSE, *_EYES, *_LIPS, *_PUPILS])
+MESH_TO_70 = np.array(
+    [
+        *_CONTOUR,
+        *_BROWS,
+        *_NOSE,
+        *_EYES,
+        *_LIPS,
+        *_PUPILS,
+    ]
+)
 
 CONTOUR = slice(0, 17)
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)  # of the person
@@ -28,7 +37,8 @@ def landmarks_70(mesh_N478x3: np.ndarray) -> np.ndarray:
 
     The depth, which the mesh only guesses, is left out.
     """
-    return np.asarray(mesh_N478x3)[..., MESH_TO_70, :2]
+    mesh = np.asarray(mesh_N478x3)
+    return mesh[..., MESH_TO_70, :2]
 
 
 def interocular(points_N70x2: np.ndarray) -> np.ndarray:
@@ -38,4 +48,5 @@ def interocular(points_N70x2: np.ndarray) -> np.ndarray:
     """
     right = points_N70x2[..., RIGHT_EYE, :].mean(-2)
     left = points_N70x2[..., LEFT_EYE, :].mean(-2)
-    return np.linalg.norm(left - right, axis=-1)
+    offset = left - right
+    return np.linalg.norm(offset, axis=-1)

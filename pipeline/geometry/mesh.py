@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial import ConvexHull
 
+OTHER_SIDE = np.array([-1.0, 1.0, 1.0])  # what mirrors a point
+
 
 @dataclass
 class Mesh:
@@ -29,50 +31,62 @@ class Mesh:
 
         Returns the numbers of its vertices.
         """
-        index = np.arange(self.count, self.count + len(points_N3))
+        after = self.count + len(points_N3)
+        index = np.arange(self.count, after)
         self.points.append(np.asarray(points_N3, np.float64))
         if faces_F3 is not None:
-            self.faces.append(np.asarray(faces_F3) + self.count)
+            numbered = np.asarray(faces_F3) + self.count
+            self.faces.append(numbered)
         self.part[name] = index
-        self.count += len(points_N3)
+        self.count = after
         return index
 
 
 def unit(points_N3: np.ndarray) -> np.ndarray:
     """The directions of points (..., 3)."""
-    return points_N3 / np.linalg.norm(points_N3, axis=-1, keepdims=True)
+    length = np.linalg.norm(points_N3, axis=-1, keepdims=True)
+    return points_N3 / length
 
 
 def mirror(points_N3: np.ndarray) -> np.ndarray:
     """The same points on the other side of the face."""
-    return np.asarray(points_N3) * np.array([-1.0, 1.0, 1.0])
+    return np.asarray(points_N3) * OTHER_SIDE
 
 
 def hull_faces(directions_N3: np.ndarray) -> np.ndarray:
     """Triangles of the sphere through these unit directions, counter-clockwise seen from outside."""
-    faces = ConvexHull(directions_N3).simplices
-    a, b, c = (directions_N3[faces[:, corner]] for corner in range(3))
+    hull = ConvexHull(directions_N3)
+    faces = hull.simplices
+    corners = directions_N3[faces]
+    a, b, c = corners.swapaxes(0, 1)
+    outwards = a + b + c
     normal = np.cross(b - a, c - a)
-    inwards = np.einsum("ij,ij->i", normal, a + b + c) < 0
-    faces[inwards] = faces[inwards][:, ::-1]
+    # The library turns its triangles either way.
+    inwards = np.einsum("ij,ij->i", normal, outwards) < 0
+    faces[inwards] = faces[inwards, ::-1]
     # The order of the triangles is fixed, whatever the library makes of it.
-    return faces[np.lexsort(faces.T[::-1])]
+    order = np.lexsort(faces.T[::-1])
+    return faces[order]
 
 
 def grid_faces(rows: int, columns: int, closed: bool = True) -> np.ndarray:
     """Triangles of a rows x columns grid of vertices (row-major), closed around the columns."""
     quads = columns if closed else columns - 1
     # Every quad between two rows is cut along the diagonal from its lower left to its upper right corner.
-    row, column = np.meshgrid(np.arange(rows - 1), np.arange(quads), indexing="ij")
-    a = row * columns + column
-    b = row * columns + (column + 1) % columns
+    row, column = np.indices((rows - 1, quads))
+    start = row * columns
+    following = (column + 1) % columns
+    a = start + column
+    b = start + following
     below_a = a + columns
     below_b = b + columns
     first = np.stack([a, below_a, b], axis=-1)
     second = np.stack([b, below_a, below_b], axis=-1)
-    return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])
+    triangles = np.stack([first, second])
+    return triangles.reshape(-1, 3)
 
 
 def fan(tip: int, first_N: np.ndarray, second_N: np.ndarray) -> np.ndarray:
     """Triangles (N, 3) that join one vertex to pairs of others, in this order."""
-    return np.column_stack([np.full(len(first_N), tip), first_N, second_N])
+    tips = np.full_like(first_N, tip)
+    return np.column_stack([tips, first_N, second_N])

@@ -10,9 +10,9 @@ import numpy as np
 
 from model.head.flame import HeadModel
 from pipeline.geometry import standin_directions, standin_surface
-from pipeline.geometry.curves import step_between
+from pipeline.geometry.curves import circle, step_between
 from pipeline.geometry.mesh import Mesh, grid_faces, hull_faces, unit
-from pipeline.geometry.standin_openings import EYE_CENTRE, LIPS, MOUTH_CENTRE
+from pipeline.geometry.standin_openings import LIPS, MOUTH_CENTRE, eye_centre
 from pipeline.geometry.standin_pieces import BUST, BUST_COLUMNS
 
 UNIT = 3.0  # world units a metre
@@ -25,8 +25,8 @@ JOINTS = np.array(
         [0.0, -0.24, -0.05],
         [0.0, 0.0, 0.0],
         [0.0, -0.01, 0.055],
-        EYE_CENTRE,
-        EYE_CENTRE * [-1, 1, 1],
+        eye_centre("left"),
+        eye_centre("right"),
     ]
 )
 
@@ -42,23 +42,25 @@ def standin() -> HeadModel:
     faces = np.concatenate(mesh.faces)
     shapes = standin_directions.shape_directions(mesh, points)
     expressions = standin_directions.expression_directions(mesh, points)
-    weights = skin_weights(mesh, points)
+    directions = np.concatenate([shapes, expressions], axis=2)
     landmark_faces, landmark_weights = _landmarks(mesh, faces)
     simple, simple_faces = _simplified(mesh, points)
+    # The format allows for points within triangles; these ones are vertices.
+    one_corner = np.array([1.0, 0.0, 0.0])
     return HeadModel(
         name="standin",
         template_V3=points / UNIT,
-        directions_V3K=np.concatenate([shapes, expressions], axis=2) / UNIT,
+        directions_V3K=directions / UNIT,
         pose_directions=_pose_directions(points),
         joint_regressor=joint_regressor(mesh, points),
-        skin_weights=weights,
+        skin_weights=skin_weights(mesh, points),
         parents=np.array([-1, 0, 1, 1, 1]),
         faces_F3=faces.astype(np.int64),
         landmark_faces=landmark_faces,
         landmark_weights=landmark_weights,
         regions=_regions(mesh, len(points)),
         simple_vertices=np.repeat(simple[:, None], 3, axis=1),
-        simple_weights=np.tile([1.0, 0.0, 0.0], (len(simple), 1)),
+        simple_weights=np.tile(one_corner, (len(simple), 1)),
         simple_faces=simple_faces,
         neighbours=_neighbours(faces, points),
     )
@@ -77,35 +79,50 @@ def skin_weights(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     weights[:, 2] = jaw
     weights[:, 1] = 1 - jaw
     bust = mesh.part["bust"]
-    weights[bust, 1] = step_between(points_V3[bust, 1], -0.42, -0.10)
-    weights[bust, 0] = 1 - weights[bust, 1]
+    height = points_V3[bust, 1]
+    neck = step_between(height, -0.42, -0.10)
+    weights[bust, 1] = neck
+    weights[bust, 0] = 1 - neck
     for side, joint in EYE_JOINTS.items():
-        weights[mesh.part[f"eye_{side}"]] = np.eye(5)[joint]
+        ball = mesh.part[f"eye_{side}"]
+        weights[ball] = 0.0
+        weights[ball, joint] = 1.0
     return weights
 
 
 def _jaw_weights(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     _, y, z = points_V3.T
     # What follows the jaw lies below a line from the lips up towards the hinge, and not at the nape.
-    line = MOUTH_CENTRE[1] + 0.30 * np.clip(0.29 - z, 0, None)
+    behind_lips = np.clip(0.29 - z, 0, None)
+    line = MOUTH_CENTRE[1] + 0.30 * behind_lips
     below = step_between(line - y, -0.012, 0.035)
     front = step_between(z, 0.02, 0.20)
-    throat = step_between(-y, 0.2, 0.3) * step_between(-z, -0.3, -0.1)
+    under_chin = step_between(-y, 0.2, 0.3)
+    before_nape = step_between(-z, -0.3, -0.1)
+    throat = under_chin * before_nape
     jaw = below * front * (1 - 0.4 * throat)
     for part in ("bust", "ear_left", "ear_right"):
         jaw[mesh.part[part]] = 0.0
-    # The two lips part sharply in the middle, softly at the corners.
-    turn = np.sin(2 * np.pi * np.arange(LIPS) / LIPS)
-    middle = np.clip(np.abs(turn) / 0.55, 0, 1)
-    parted = 0.32 + np.where(turn > 0, -0.32, 0.68) * middle
+    _part_lips(mesh, jaw)
+    return jaw
+
+
+def _part_lips(mesh: Mesh, jaw_V: np.ndarray) -> None:
+    """Set the weights of lips and mouth bag: sharply apart in the middle, softly at the corners."""
+    height = np.sin(circle(LIPS))
+    middle = np.clip(np.abs(height) / 0.55, 0, 1)
+    upper_or_lower = np.where(height > 0, -0.32, 0.68)
+    parted = 0.32 + upper_or_lower * middle
     for level, share in enumerate((1.0, 1.0, 0.9)):
         ring = mesh.rings[f"lip{level}"]
-        jaw[ring] = share * parted + (1 - share) * jaw[ring]
+        skin = (1 - share) * jaw_V[ring]
+        jaw_V[ring] = share * parted + skin
+    # The bag follows the lips less and less, the deeper it is.
     bag = mesh.part["bag"]
+    seam = jaw_V[mesh.rings["lip0"]]
     fading = np.repeat([1.0, 0.95, 0.85], LIPS)
-    jaw[bag[:-1]] = np.tile(jaw[mesh.rings["lip0"]], 3) * fading
-    jaw[bag[-1]] = 0.35
-    return jaw
+    jaw_V[bag[:-1]] = np.tile(seam, 3) * fading
+    jaw_V[bag[-1]] = 0.35
 
 
 def joint_regressor(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
@@ -117,21 +134,44 @@ def joint_regressor(mesh: Mesh, points_V3: np.ndarray) -> np.ndarray:
     regressor = np.zeros((5, len(points_V3)))
     allowed = np.concatenate([mesh.part["skull"], mesh.part["bust"]])
     for joint in range(3):
-        distance = np.linalg.norm(points_V3[allowed] - JOINTS[joint], axis=1)
-        near = allowed[np.argsort(distance, kind="stable")[:200]]
-        system = np.vstack([points_V3[near].T, np.ones(len(near))])
-        regressor[joint, near] = np.linalg.pinv(system) @ np.append(JOINTS[joint], 1.0)
+        place = JOINTS[joint]
+        nearest = _nearest(points_V3[allowed], place, 200)
+        near = allowed[nearest]
+        # A column for each vertex: its three coordinates, and the one that the weights sum to.
+        ones = np.ones(len(near))
+        system = np.vstack([points_V3[near].T, ones])
+        wanted = np.append(place, 1.0)
+        regressor[joint, near] = np.linalg.pinv(system) @ wanted
     for side, joint in EYE_JOINTS.items():
         ball = mesh.part[f"eye_{side}"]
         regressor[joint, ball] = 1.0 / len(ball)
     return regressor
 
 
+def _nearest(
+    points_N3: np.ndarray,
+    place_3: np.ndarray,
+    count: int,
+) -> np.ndarray:
+    """The numbers of the `count` points next to a place, nearest first."""
+    offset = points_N3 - place_3
+    distance = np.linalg.norm(offset, axis=1)
+    order = np.argsort(distance, kind="stable")
+    return order[:count]
+
+
 def _pose_directions(points_V3: np.ndarray) -> np.ndarray:
     """(36, V*3), metres: an open jaw pulls the cheeks in a little; the other rotations need no corrective."""
-    cheeks = standin_directions.bump(points_V3, (0.15, -0.08, 0.22), (0.06, 0.07, 0.09))
-    hollow = cheeks[:, None] * np.array([-1.0, 0, -0.4])
-    hollow[:, 0] *= np.tanh(points_V3[:, 0] / 0.05)
+    cheeks = standin_directions.bump(
+        points_V3,
+        centre=(0.15, -0.08, 0.22),
+        widths=(0.06, 0.07, 0.09),
+    )
+    inwards = np.array([-1.0, 0, -0.4])
+    hollow = cheeks[:, None] * inwards
+    # Sideways displacement changes sign in the middle of the face.
+    x = points_V3[:, 0]
+    hollow[:, 0] *= np.tanh(x / 0.05)
     correctives = np.zeros((36, len(points_V3), 3))
     # Nine entries of each joint's rotation; entry (2, 1) of the jaw's is the sine of its opening.
     correctives[9 + 7] = 0.04 / UNIT * hollow
@@ -141,12 +181,22 @@ def _pose_directions(points_V3: np.ndarray) -> np.ndarray:
 def _landmarks(mesh: Mesh, faces_F3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A triangle of each landmark (70,) and barycentric weights (70, 3); all landmarks are vertices."""
     # The pole of an eyeball, its last vertex but one, is the pupil.
-    pupils = [mesh.part["eye_right"][-2], mesh.part["eye_left"][-2]]
-    vertices = np.concatenate([standin_surface.landmark_vertices(mesh), pupils])
-    touching = [np.flatnonzero((faces_F3 == vertex).any(axis=1)) for vertex in vertices]
-    chosen = np.array([faces[0] for faces in touching])
+    pupils = [
+        mesh.part["eye_right"][-2],
+        mesh.part["eye_left"][-2],
+    ]
+    skin = standin_surface.landmark_vertices(mesh)
+    vertices = np.concatenate([skin, pupils])
+    # The first triangle at the vertex: any of them would do.
+    chosen = [_first_face(faces_F3, vertex) for vertex in vertices]
     corners = faces_F3[chosen] == vertices[:, None]
-    return chosen, corners.astype(np.float64)
+    return np.array(chosen), corners.astype(np.float64)
+
+
+def _first_face(faces_F3: np.ndarray, vertex: int) -> np.intp:
+    """The number of the first triangle with this vertex."""
+    touches = (faces_F3 == vertex).any(axis=1)
+    return np.argmax(touches)
 
 
 def _regions(mesh: Mesh, count: int) -> dict[str, np.ndarray]:
@@ -154,10 +204,11 @@ def _regions(mesh: Mesh, count: int) -> dict[str, np.ndarray]:
     left = mesh.part["eye_left"]
     right = mesh.part["eye_right"]
     eyes = np.concatenate([left, right])
+    everything = np.arange(count)
     lips = [mesh.rings[f"lip{level}"] for level in range(3)]
     lids = [mesh.rings[f"lid{level}_{side}"] for side in EYE_JOINTS for level in range(3)]
     return {
-        "face": np.setdiff1d(np.arange(count), eyes),
+        "face": np.setdiff1d(everything, eyes),
         "eyes": np.sort(eyes),
         "left_eye": left,
         "right_eye": right,
@@ -172,19 +223,30 @@ def _simplified(mesh: Mesh, points_V3: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     It is a closed skull, whose holes are covered, and every other ring of the bust.
     """
-    # Farthest points: each next vertex is the one that is farthest from all before it.
     skull = mesh.part["skull"]
-    spread = [int(skull[0])]
-    distance = np.full(len(skull), np.inf)
-    while len(spread) < SIMPLE:
-        to_last = np.linalg.norm(points_V3[skull] - points_V3[spread[-1]], axis=1)
-        distance = np.minimum(distance, to_last)
-        spread.append(int(skull[np.argmax(distance)]))
-    coarse = np.sort(spread)
-    faces = hull_faces(unit(points_V3[coarse]))
-    bust = mesh.part["bust"].reshape(len(BUST), BUST_COLUMNS)[1::2, ::2]
+    spread = _spread(points_V3[skull], SIMPLE)
+    coarse = np.sort(skull[spread])
+    directions = unit(points_V3[coarse])
+    skull_faces = hull_faces(directions)
+    rings = mesh.part["bust"].reshape(len(BUST), BUST_COLUMNS)
+    bust = rings[1::2, ::2]
     bust_faces = len(coarse) + grid_faces(*bust.shape)
-    return np.concatenate([coarse, bust.ravel()]), np.concatenate([faces, bust_faces])
+    vertices = np.concatenate([coarse, bust.ravel()])
+    faces = np.concatenate([skull_faces, bust_faces])
+    return vertices, faces
+
+
+def _spread(points_N3: np.ndarray, count: int) -> list[int]:
+    """The numbers of `count` points: the first one, then always the one that is farthest from all before."""
+    chosen = [0]
+    distance = np.full(len(points_N3), np.inf)
+    while len(chosen) < count:
+        offset = points_N3 - points_N3[chosen[-1]]
+        to_last = np.linalg.norm(offset, axis=1)
+        distance = np.minimum(distance, to_last)
+        farthest = distance.argmax()
+        chosen.append(int(farthest))
+    return chosen
 
 
 def _neighbours(faces_F3: np.ndarray, points_V3: np.ndarray) -> np.ndarray:
@@ -195,10 +257,10 @@ def _neighbours(faces_F3: np.ndarray, points_V3: np.ndarray) -> np.ndarray:
         for vertex in triangle:
             linked[vertex].update(triangle)
     table = np.full((count, NEIGHBOURS), count)
-    for vertex in range(count):
-        two_edges = set().union(*(linked[other] for other in linked[vertex]))
+    for vertex, place in enumerate(points_V3):
+        one_edge = [linked[other] for other in linked[vertex]]
+        two_edges = set().union(*one_edge)
         around = np.array(sorted(two_edges))
-        distance = np.linalg.norm(points_V3[around] - points_V3[vertex], axis=1)
-        nearest = around[np.argsort(distance, kind="stable")[:NEIGHBOURS]]
-        table[vertex, : len(nearest)] = nearest
+        order = _nearest(points_V3[around], place, NEIGHBOURS)
+        table[vertex, : len(order)] = around[order]
     return table

@@ -12,8 +12,7 @@ import numpy as np
 
 from pipeline.core.seeds import rng
 from pipeline.geometry.mesh import Mesh
-from pipeline.geometry.standin_openings import EYE_CENTRE
-from pipeline.geometry.standin_surface import SIDES
+from pipeline.geometry.standin_openings import SIDES, eye_centre
 
 SHAPES, EXPRESSIONS = 300, 100
 Field = Callable[[np.ndarray], np.ndarray]  # points (N, 3) -> displacement (N, 3)
@@ -293,7 +292,7 @@ def _kept_eyes(
     moved = field(points)
     # The left eye first, as lids between the eyes feel both.
     for side in ("left", "right"):
-        centre = EYE_CENTRE * [SIDES[side], 1, 1]
+        centre = eye_centre(side)
         whole = field(centre[None])
         if lids:
             distance = np.linalg.norm(points - centre - [0, 0, 0.03], axis=1)
@@ -326,7 +325,7 @@ def _lid_motion(
         moved[ring[1:8]] -= close * share * opening
         moved[ring[:8:-1]] += squint * share**2 * opening
     # A lid that closes on a straight line would cut into the eyeball: its middle bulges out.
-    out = points[margin] - EYE_CENTRE * [SIDES[side], 1, 1]
+    out = points[margin] - eye_centre(side)
     middle = (1 - (out[:, 0] / 0.045) ** 2).clip(0)
     bulge = middle[:, None] * out / np.linalg.norm(out, axis=1, keepdims=True)
     moved[margin] += 0.0012 * (abs(close) + squint) * bulge

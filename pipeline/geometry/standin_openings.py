@@ -6,9 +6,11 @@ opening have the same number of vertices, so that lids and lips meet vertex on v
 
 import numpy as np
 
+from pipeline.geometry.curves import circle
 from pipeline.geometry.mesh import Mesh, fan, grid_faces
 from pipeline.geometry.standin_skull import Surface
 
+SIDES = {"right": -1, "left": 1}  # of the person; the sign of x there
 EYE_CENTRE = np.array([0.0910, 0.0875, 0.2165])  # of the eye at x > 0
 EYE_RADIUS = 0.0425
 MOUTH_CENTRE = np.array([0.0, -0.0915, 0.335])
@@ -16,7 +18,12 @@ RING = 16  # vertices around an eye opening
 LIPS = 20  # vertices around the mouth opening
 
 # Of each ring of lids, from the margin outwards: size in openings, height above the eyeball.
-LID_RINGS = ((1.0, 0.0035), (1.28, 0.0075), (1.62, 0.009), (2.1, 0.01))
+LID_RINGS = (
+    (1.0, 0.0035),
+    (1.28, 0.0075),
+    (1.62, 0.009),
+    (2.1, 0.01),
+)
 # Of each ring of lips, from the line between them outwards: half width, height of the upper and of the lower
 # half, how far it stands out, depth of the cupid's bow.
 LIP_RINGS = (
@@ -26,6 +33,17 @@ LIP_RINGS = (
     (0.098, 0.036, 0.045, 0.0, 0.0),
     (0.125, 0.050, 0.062, 0.0, 0.0),
 )
+# Of each ring of the mouth's bag, inwards from the lips: width in lips, how far it opens up and down, depth.
+BAG_RINGS = (
+    (0.96, 0.010, 0.018),
+    (0.9, 0.028, 0.06),
+    (0.85, 0.036, 0.12),
+)
+
+
+def eye_centre(side: str) -> np.ndarray:
+    """The centre (3,) of the left or the right eye."""
+    return EYE_CENTRE * [SIDES[side], 1, 1]
 
 
 def eye_ring(scale: float) -> np.ndarray:
@@ -33,17 +51,22 @@ def eye_ring(scale: float) -> np.ndarray:
 
     A scale of 1 is the lid margin.
     """
-    angle = 2 * np.pi * np.arange(RING) / RING
+    angle = circle(RING)
     x = np.cos(angle)
     y = np.sin(angle)
-    upper = 0.0135 * np.clip(y, 0, 1) ** 0.8
-    lower = -0.0100 * np.clip(-y, 0, 1) ** 0.9
+    above = np.clip(y, 0, 1)
+    below = np.clip(-y, 0, 1)
+    upper = 0.0135 * above**0.8
+    lower = -0.0100 * below**0.9
     # A shear lifts the outer corner; other than a turn it keeps the ring convex.
     tilt = 0.0035 * x
     grow = scale - 1.0
-    around = grow * np.where(y > 0, 0.032, 0.030) * y
-    across = (0.0412 + 0.036 * grow) * x
-    return np.column_stack([across, upper + lower + tilt + around])
+    growth = np.where(y > 0, 0.032, 0.030)
+    around = grow * growth * y
+    half_width = 0.0412 + 0.036 * grow
+    across = half_width * x
+    up = upper + lower + tilt + around
+    return np.column_stack([across, up])
 
 
 def lid_ring(surface: Surface, scale: float, lift: float) -> np.ndarray:
@@ -51,17 +74,23 @@ def lid_ring(surface: Surface, scale: float, lift: float) -> np.ndarray:
 
     It lies on a sphere just above the eyeball near the margin, and on the skull further out.
     """
+    middle = EYE_CENTRE[:2]
+    depth = EYE_CENTRE[2]
     offset = eye_ring(scale)
-    ring = EYE_CENTRE[:2] + offset
+    ring = middle + offset
     outside = surface.at(ring)
     # The offsets again from the places, as the last bits of the head model come from there.
-    offset = ring - EYE_CENTRE[:2]
+    offset = ring - middle
     sphere = EYE_RADIUS + lift
     squares = sphere**2 - (offset**2).sum(1)
-    inside = np.sqrt(np.maximum(squares, (0.55 * sphere) ** 2))
-    on_ball = np.column_stack([ring, EYE_CENTRE[2] + inside])
-    blend = np.clip((scale - 1.0) / 0.8, 0, 1) ** 0.7
-    return (1 - blend) * on_ball + blend * outside
+    # Far from its pole the ball falls away steeply; lids stay at this height there.
+    least = (0.55 * sphere) ** 2
+    height = np.sqrt(np.maximum(squares, least))
+    on_ball = np.column_stack([ring, depth + height])
+    share = np.clip((scale - 1.0) / 0.8, 0, 1)
+    blend = share**0.7
+    near = (1 - blend) * on_ball
+    return near + blend * outside
 
 
 def lid_chart(lids_N3: np.ndarray, level: int) -> np.ndarray:
@@ -70,7 +99,8 @@ def lid_chart(lids_N3: np.ndarray, level: int) -> np.ndarray:
     The rings are evenly spread there, so that each is joined to the next one only.
     """
     flat = lids_N3.copy()
-    flat[:, 2] += (1 - level / 3) * (0.262 - flat[:, 2])
+    to_plane = 0.262 - flat[:, 2]
+    flat[:, 2] += (1 - level / 3) * to_plane
     return flat
 
 
@@ -86,18 +116,26 @@ def lip_ring(
 
     The numbers are those of LIP_RINGS.
     """
-    angle = 2 * np.pi * np.arange(LIPS) / LIPS
-    x = np.cos(angle)
-    s = np.sin(angle)
-    x = np.sign(x) * np.abs(x) ** 0.9
-    profile = np.abs(s) ** 0.9
-    dip = bow * np.exp(-((x / 0.12) ** 2)) * (s > 0.5)
-    y = np.where(s >= 0, up * profile - dip, -down * profile)
+    angle = circle(LIPS)
+    cosine = np.cos(angle)
+    sine = np.sin(angle)
+    x = np.sign(cosine) * np.abs(cosine) ** 0.9
+    profile = np.abs(sine) ** 0.9
+    # The bow is a narrow dip in the middle of the upper lip.
+    narrow = np.exp(-((x / 0.12) ** 2))
+    dip = bow * narrow * (sine > 0.5)
+    upper = up * profile - dip
+    lower = -down * profile
+    y = np.where(sine >= 0, upper, lower)
     sag = 0.002 * (x**2)
-    points = surface.at(np.column_stack([width * x, MOUTH_CENTRE[1] + y - sag]))
+    height = MOUTH_CENTRE[1] + y - sag
+    flat = np.column_stack([width * x, height])
+    points = surface.at(flat)
     # Lips stand out in the middle, and the corners of the inner rings lie deeper than the skin around them.
-    pout = lift * np.sqrt(np.clip(1 - x**2, 0, 1))
-    points[:, 2] += pout - 0.012 * x**4 * (width < 0.09)
+    roundness = np.clip(1 - x**2, 0, 1)
+    pout = lift * np.sqrt(roundness)
+    is_inner = width < 0.09
+    points[:, 2] += pout - 0.012 * x**4 * is_inner
     return points
 
 
@@ -105,20 +143,23 @@ def add_lid_lining(
     mesh: Mesh,
     skull_V3: np.ndarray,
     side: str,
-    sign: int,
 ) -> None:
     """Join a strip behind the lid margin.
 
     It closes the corners of the eye, where the eyeball does not reach.
     """
     margin = mesh.rings[f"lid0_{side}"]
-    centre = EYE_CENTRE * [sign, 1, 1]
-    inwards = centre + (skull_V3[margin] - centre) * [0.8, 0.8, 0.0] - [0, 0, 0.005]
+    centre = eye_centre(side)
+    offset = skull_V3[margin] - centre
+    inwards = centre + offset * [0.8, 0.8, 0.0] - [0, 0, 0.005]
     lining = mesh.add(f"lining_{side}", inwards)
-    following = np.roll(margin, -1)
-    outer = np.column_stack([margin, following, lining])
-    inner = np.column_stack([following, np.roll(lining, -1), lining])
-    mesh.faces.append(np.concatenate([outer, inner])[:, ::sign])
+    # Two triangles between each vertex of the margin and the next.
+    next_margin = np.roll(margin, -1)
+    next_lining = np.roll(lining, -1)
+    outer = np.column_stack([margin, next_margin, lining])
+    inner = np.column_stack([next_margin, next_lining, lining])
+    strip = np.concatenate([outer, inner])
+    mesh.faces.append(strip[:, :: SIDES[side]])
 
 
 def add_mouth_bag(mesh: Mesh, skull_V3: np.ndarray) -> None:
@@ -126,18 +167,27 @@ def add_mouth_bag(mesh: Mesh, skull_V3: np.ndarray) -> None:
     seam = mesh.rings["lip0"]
     lip = skull_V3[seam]
     # Both corners belong to no lip, so that they do not part.
-    height = np.round(lip[:, 1] - np.median(lip[:, 1]), 5)
-    side = np.sign(height)[:, None] * np.array([0, 1.0, 0])
+    y = lip[:, 1]
+    height = np.round(y - np.median(y), 5)
+    upwards = np.array([0, 1.0, 0])
+    side = np.sign(height)[:, None] * upwards
     rows = []
-    for narrow, rise, back in ((0.96, 0.010, 0.018), (0.9, 0.028, 0.06), (0.85, 0.036, 0.12)):
-        rows.append(lip * [narrow, 1, 1] + side * rise - [0, 0, back])
+    for narrow, rise, back in BAG_RINGS:
+        spread = side * rise
+        rows.append(lip * [narrow, 1, 1] + spread - [0, 0, back])
     throat = [[0, MOUTH_CENTRE[1], 0.17]]
-    ring = 2 * LIPS + np.arange(LIPS)
-    cap = fan(3 * LIPS, np.roll(ring, -1), ring)
+    points = np.concatenate([*rows, throat])
+    rings = len(BAG_RINGS)
+    last = (rings - 1) * LIPS + np.arange(LIPS)
+    cap = fan(rings * LIPS, np.roll(last, -1), last)
+    walls = grid_faces(rings, LIPS)
     # The bag is seen from within: its triangles turn the other way.
-    faces = np.concatenate([grid_faces(3, LIPS), cap])[:, ::-1]
-    first = mesh.add("bag", np.concatenate([*rows, throat]), faces)[:LIPS]
-    following = np.roll(seam, -1)
-    outer = np.column_stack([following, first, seam])
-    inner = np.column_stack([np.roll(first, -1), first, following])
-    mesh.faces.append(np.concatenate([outer, inner]))
+    faces = np.concatenate([walls, cap])[:, ::-1]
+    bag = mesh.add("bag", points, faces)
+    first = bag[:LIPS]
+    next_seam = np.roll(seam, -1)
+    next_first = np.roll(first, -1)
+    outer = np.column_stack([next_seam, first, seam])
+    inner = np.column_stack([next_first, first, next_seam])
+    strip = np.concatenate([outer, inner])
+    mesh.faces.append(strip)
