@@ -5,6 +5,12 @@ import pytest
 
 from pipeline.geometry import camera, camera_path
 
+PATHS = [
+    camera_path.yaw_sweep,
+    camera_path.orbit,
+    camera_path.turntable,
+]
+
 
 def places(cameras_N25: np.ndarray) -> np.ndarray:
     return cameras_N25[:, [3, 7, 11]]
@@ -15,14 +21,20 @@ def yaws(cameras_N25: np.ndarray) -> np.ndarray:
     return np.arctan2(-x, z)
 
 
-@pytest.mark.parametrize("path", [camera_path.yaw_sweep, camera_path.orbit, camera_path.turntable])
+def yawed(yaw: float) -> np.ndarray:
+    """A camera that looks at the origin."""
+    return camera.look_at(yaw, 0.0, 4.0, np.zeros(3))
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_paths_look_at_the_head_from_one_distance(path, count):
     cameras = path(count)
     assert cameras.shape == (count, 25)
     assert cameras.dtype == np.float32
+    focus = camera_path.FOCUS[None]
     for one in cameras:
-        (seen,) = camera.project(camera_path.FOCUS[None], one)
+        (seen,) = camera.project(focus, one)
         assert seen == pytest.approx([0.5, 0.5], abs=1e-5)
     distances = np.linalg.norm(places(cameras), axis=1)
     assert np.allclose(distances, camera_path.RADIUS)
@@ -36,28 +48,47 @@ def test_the_frontal_camera_stands_still():
 
 
 def test_a_sweep_goes_from_side_to_side():
-    assert np.allclose(yaws(camera_path.yaw_sweep(3, 0.4)), [-0.4, 0.0, 0.4], atol=1e-6)
-    assert np.allclose(yaws(camera_path.yaw_sweep(5)), camera_path.sweep_yaws(5), atol=1e-6)
+    narrow = camera_path.yaw_sweep(3, 0.4)
+    assert np.allclose(yaws(narrow), [-0.4, 0.0, 0.4], atol=1e-6)
+
+
+def test_the_yaws_of_a_sweep_are_those_of_its_cameras():
+    sweep = camera_path.yaw_sweep(5)
+    said = camera_path.sweep_yaws(5)
+    assert np.allclose(yaws(sweep), said, atol=1e-6)
 
 
 def test_an_orbit_can_be_repeated():
     """The step from the last camera to the first is no longer than the others around it."""
-    cameras = places(camera_path.orbit(40))
-    steps = np.linalg.norm(cameras - np.roll(cameras, 1, axis=0), axis=1)
-    assert steps[0] <= 1.01 * max(steps[1], steps[-1])
-    assert np.abs(yaws(camera_path.orbit(40))).max() == pytest.approx(camera_path.REACH, abs=1e-6)
+    around = places(camera_path.orbit(40))
+    before = np.roll(around, 1, axis=0)
+    steps = np.linalg.norm(around - before, axis=1)
+    longest = max(steps[1], steps[-1])
+    assert steps[0] <= 1.01 * longest
+
+
+def test_an_orbit_reaches_as_far_as_it_says():
+    found = yaws(camera_path.orbit(40))
+    # Of 40 cameras the eleventh is at the far side itself.
+    assert found.max() == pytest.approx(camera_path.REACH, abs=1e-6)
+    assert found.min() == pytest.approx(-camera_path.REACH, abs=1e-6)
 
 
 def test_a_turntable_goes_all_the_way_round():
-    found = np.unwrap(yaws(camera_path.turntable(8)))
-    assert np.allclose(found, np.arange(8) * np.pi / 4, atol=1e-6)
+    found = yaws(camera_path.turntable(8))
+    # A yaw beyond half a turn comes back negative.
+    whole = np.unwrap(found)
+    wanted = np.arange(8) * np.pi / 4
+    assert np.allclose(whole, wanted, atol=1e-6)
 
 
-def test_the_angle_between_cameras():
-    front = camera_path.front(1)[0]
-    also_front = camera.look_at(0.0, 0.0, 4.0, np.zeros(3))
-    assert camera.rotation_between(front, also_front) == pytest.approx(0.0, abs=1e-3)
+def test_the_angle_between_cameras_leaves_out_their_places():
+    (front,) = camera_path.front(1)
+    angle = camera.rotation_between(front, yawed(0.0))
+    assert angle == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_angle_between_cameras_is_in_degrees():
     # Cameras that look at the origin turn by their yaw.
-    left = camera.look_at(0.5, 0.0, 4.0, np.zeros(3))
-    right = camera.look_at(-0.5, 0.0, 4.0, np.zeros(3))
-    assert camera.rotation_between(left, right) == pytest.approx(np.degrees(1.0), abs=1e-3)
+    angle = camera.rotation_between(yawed(0.5), yawed(-0.5))
+    assert angle == pytest.approx(np.degrees(1.0), abs=1e-3)
