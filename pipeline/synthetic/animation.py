@@ -5,7 +5,7 @@ Everything comes from the given generator, so from seeds. Expressions mix FLAME'
 that FLAME does not have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,12 @@ REST_PITCH = 0.15
 NECK_SHARE = 0.35
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
-    "smile": {"smile": 1.0, "cheek raise": 0.4, "squint": 0.3, "dimples": 0.6},
+    "smile": {
+        "smile": 1.0,
+        "cheek raise": 0.4,
+        "squint": 0.3,
+        "dimples": 0.6,
+    },
     "laugh": {
         "smile": 1.25,
         "cheek raise": 0.8,
@@ -33,7 +38,13 @@ MOODS: dict[str, dict[str, float]] = {
         "dimples": 0.8,
         "nostrils": 0.6,
     },
-    "surprise": {"brow raise": 1.3, "lid wide": 1.0, "jaw": 0.17, "pucker": 0.4, "wrinkles": 1.0},
+    "surprise": {
+        "brow raise": 1.3,
+        "lid wide": 1.0,
+        "jaw": 0.17,
+        "pucker": 0.4,
+        "wrinkles": 1.0,
+    },
     "anger": {
         "brow furrow": 1.4,
         "squint": 0.5,
@@ -56,13 +67,41 @@ MOODS: dict[str, dict[str, float]] = {
         "squint": 0.5,
         "asymmetry": 0.5,
     },
-    "doubt": {"brow raise left": 1.3, "mouth right": 0.6, "asymmetry": -0.8, "squint": 0.3, "wrinkles": 0.4},
-    "smirk": {"smile left": 1.1, "asymmetry": 0.8, "brow raise right": 0.7, "dimples": 0.4},
-    "puff": {"puff_left": 1.0, "puff_right": 1.0, "pucker": 0.5, "brow raise": 0.4},
-    "puff aside": {"puff_right": 1.2, "mouth right": 0.5, "lips inwards": 0.4},
+    "doubt": {
+        "brow raise left": 1.3,
+        "mouth right": 0.6,
+        "asymmetry": -0.8,
+        "squint": 0.3,
+        "wrinkles": 0.4,
+    },
+    "smirk": {
+        "smile left": 1.1,
+        "asymmetry": 0.8,
+        "brow raise right": 0.7,
+        "dimples": 0.4,
+    },
+    "puff": {
+        "puff_left": 1.0,
+        "puff_right": 1.0,
+        "pucker": 0.5,
+        "brow raise": 0.4,
+    },
+    "puff aside": {
+        "puff_right": 1.2,
+        "mouth right": 0.5,
+        "lips inwards": 0.4,
+    },
     "kiss": {"pucker": 1.3, "squint": 0.2},
-    "bite": {"lip_bite": 1.0, "inner brow raise": 0.5, "upper lip raise": 0.3},
-    "wink": {"lid close left": 1.0, "smile left": 0.8, "cheek raise": 0.3},
+    "bite": {
+        "lip_bite": 1.0,
+        "inner brow raise": 0.5,
+        "upper lip raise": 0.3,
+    },
+    "wink": {
+        "lid close left": 1.0,
+        "smile left": 0.8,
+        "cheek raise": 0.3,
+    },
 }
 SYLLABLES: tuple[dict[str, float], ...] = (
     {"jaw": 0.25, "lower lip down": 0.4},
@@ -85,112 +124,169 @@ class Shot:
 
 def photo(rng: np.random.Generator) -> Shot:
     """A random photo: pose about the frontal one, some mood, gaze, framing with room around the head."""
-    rotation = _rotation(
-        yaw=float(np.clip(rng.normal(0, 0.28), -0.65, 0.65)),
-        pitch=float(REST_PITCH + np.clip(rng.normal(0, 0.10), -0.22, 0.22)),
-        roll=float(np.clip(rng.normal(0, 0.07), -0.2, 0.2)),
-    )
-    moods = list(MOODS.values())
-    first, second = (moods[number] for number in rng.choice(len(MOODS), 2))
-    # Some people are in the middle of a word, few in the middle of a blink.
-    speech = SYLLABLES[rng.integers(len(SYLLABLES))] if rng.uniform() < 0.35 else {}
-    shut = {"lid close left": 1.0, "lid close right": 1.0} if rng.uniform() < 0.04 else {}
-    weights = _blend(
-        [
-            (rng.uniform(0.2, 1.0), first),
-            (rng.uniform(0, 0.3), second),
-            (rng.uniform(0.4, 1.0), speech),
-            (1.0, shut),
-        ]
-    )
+    yaw = _bounded(rng.normal(0, 0.28), 0.65)
+    nod = _bounded(rng.normal(0, 0.10), 0.22)
+    roll = _bounded(rng.normal(0, 0.07), 0.2)
+    rotation = _rotation(yaw, REST_PITCH + nod, roll)
+    weights = _photo_face(rng)
     weights["sway_side"] = float(rng.normal(0, 0.2))
     weights["sway_depth"] = float(rng.normal(0, 0.2))
-    eyes = _gaze(
-        rotation,
-        yaw=rng.normal(0, 0.14),
-        pitch=rng.normal(0, 0.07),
-    )
+    look = rng.normal(0, [0.14, 0.07])
+    eyes = _gaze(rotation, *look)
     twist = rng.normal(0, 0.008, 2)
     fine = rng.normal(0, 0.22, 100)
     place = _place(rng)
     zoom = rng.uniform(0.70, 0.88)
     centre = 0.5 + rng.uniform(-0.05, 0.05, 2)
-    return Shot(
-        moment=_moment(weights, eyes, rotation, twist, fine),
-        camera=_camera(rotation, place, zoom, centre),
-        rotation=rotation,
-    )
+    moment = _moment(weights, eyes, rotation, twist, fine)
+    return Shot(moment, _camera(rotation, place, zoom, centre), rotation)
+
+
+def _photo_face(rng: np.random.Generator) -> dict[str, float]:
+    """Much of one mood and little of another."""
+    moods = list(MOODS.values())
+    first, second = rng.choice(len(MOODS), 2)
+    # Some people are in the middle of a word, few in the middle of a blink.
+    speech: Weights = {}
+    if rng.uniform() < 0.35:
+        speech = SYLLABLES[rng.integers(len(SYLLABLES))]
+    shut: Weights = {}
+    if rng.uniform() < 0.04:
+        shut = {"lid close left": 1.0, "lid close right": 1.0}
+    parts = [
+        (rng.uniform(0.2, 1.0), moods[first]),
+        (rng.uniform(0, 0.3), moods[second]),
+        (rng.uniform(0.4, 1.0), speech),
+        (1.0, shut),
+    ]
+    return _blend(parts)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What is to happen in a clip: arrays with a row a frame, and one framing."""
+
+    second: np.ndarray  # (frames,)
+    angles: np.ndarray  # (frames, 3) yaw, pitch and roll of the head, radians
+    mood: np.ndarray  # (frames, len(MOODS)) amounts
+    syllable: np.ndarray  # (frames, len(SYLLABLES)) amounts
+    talking: np.ndarray  # (frames,) in [0, 1]
+    look: np.ndarray  # (frames, 2) yaw and pitch of the eyes, radians
+    blink: np.ndarray  # (frames,) closing of the lids in [0, 1]
+    fine: np.ndarray  # (frames, 100) expression
+    twist: np.ndarray  # (frames, 2) of the jaw
+    place: np.ndarray  # (frames, 3) of the neck joint, camera frame
+    zoom: float
+    centre: np.ndarray  # (2,) principal point
 
 
 def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
     """A talking head: `frames` shots, `fps` a second. Head yaw within about 25 degrees, pitch 12, roll 6."""
+    course = _course(rng, frames, fps)
+    straight = [0.0, REST_PITCH]
+    turned = course.angles[:, :2] - straight
+    # Long hair comes after the head: it is where the head was three frames before.
+    before = np.maximum(np.arange(frames) - 3, 0)
+    sway = 2.5 * (turned[before] - turned)
+    return [_shot(course, frame, sway[frame]) for frame in range(frames)]
+
+
+def _course(rng: np.random.Generator, frames: int, fps: float) -> _Course:
+    """Draw a clip."""
     seconds = np.arange(frames) / fps
 
     def drift(slow: float, fast: float) -> np.ndarray:
         return _drift(rng, seconds, slow, fast)
 
-    # All draws come first, in one order, so that what is made of them may change without other people
-    # appearing.
-    yaw = np.clip(rng.normal(0, 0.10) + 0.22 * drift(0.2, 0.8), -0.44, 0.44)
-    nod = np.clip(rng.normal(0, 0.03) + 0.08 * drift(0.25, 1.1), -0.21, 0.21)
-    pitch = REST_PITCH + nod
-    roll = np.clip(0.045 * drift(0.2, 0.7), -0.11, 0.11)
-    moods = _phases(rng, seconds, len(MOODS), length=(0.6, 1.6), change=0.30)
-    syllables = _phases(rng, seconds, len(SYLLABLES), length=(0.13, 0.24), change=0.11)
-    talking = smoothstep(0.7 + 1.4 * drift(0.3, 0.9) + rng.uniform(0, 0.8))
-    look = _saccades(rng, frames, fps)
-    blinks = _blinks(rng, seconds)
-    fine = np.stack([drift(0.4, 1.6) for _ in range(100)], axis=1) * 0.18
-    twist = np.stack([drift(0.5, 2.0) for _ in range(2)], axis=1) * 0.008
-    start = _place(rng)
-    wandering = np.stack([drift(0.2, 0.6), drift(0.2, 0.8), drift(0.15, 0.5)], axis=1)
-    zoom = rng.uniform(0.70, 0.84)
-    centre = 0.5 + rng.uniform(-0.04, 0.04, 2)
+    def drifts(bands: list[tuple[float, float]]) -> np.ndarray:
+        return np.stack([drift(slow, fast) for slow, fast in bands], axis=1)
 
-    places = start + wandering * [0.030, 0.015, 0.04]
-    turned = np.stack([yaw, pitch - REST_PITCH], axis=1)
-    shots = []
-    for k in range(frames):
-        weights = _face(moods[k], syllables[k], talking[k], blinks[k], seconds[k])
-        # Long hair comes after the head.
-        lag = turned[max(0, k - 3)] - turned[k]
-        weights["sway_side"] = float(2.5 * lag[0])
-        weights["sway_depth"] = float(2.5 * lag[1])
-        rotation = _rotation(yaw[k], pitch[k], roll[k])
-        moment = _moment(weights, _gaze(rotation, *look[k]), rotation, twist[k], fine[k])
-        camera = _camera(rotation, places[k], zoom, centre)
-        shots.append(Shot(moment, camera, rotation))
-    return shots
+    # All draws come in one order, so that what is made of them may change without other people appearing.
+    yaw = rng.normal(0, 0.10) + 0.22 * drift(0.2, 0.8)
+    nod = rng.normal(0, 0.03) + 0.08 * drift(0.25, 1.1)
+    roll = 0.045 * drift(0.2, 0.7)
+    angles = [
+        _bounded(yaw, 0.44),
+        REST_PITCH + _bounded(nod, 0.21),
+        _bounded(roll, 0.11),
+    ]
+    mood = _phases(rng, seconds, len(MOODS), length=(0.6, 1.6), change=0.30)
+    syllable = _phases(rng, seconds, len(SYLLABLES), length=(0.13, 0.24), change=0.11)
+    chatter = 0.7 + 1.4 * drift(0.3, 0.9)
+    talking = smoothstep(chatter + rng.uniform(0, 0.8))
+    look = _saccades(rng, frames, fps)
+    blink = _blinks(rng, seconds)
+    fine = 0.18 * drifts([(0.4, 1.6)] * 100)
+    twist = 0.008 * drifts([(0.5, 2.0)] * 2)
+    start = _place(rng)
+    wandering = drifts([(0.2, 0.6), (0.2, 0.8), (0.15, 0.5)])
+    return _Course(
+        second=seconds,
+        angles=np.stack(angles, axis=1),
+        mood=mood,
+        syllable=syllable,
+        talking=talking,
+        look=look,
+        blink=blink,
+        fine=fine,
+        twist=twist,
+        place=start + wandering * [0.030, 0.015, 0.04],
+        zoom=rng.uniform(0.70, 0.84),
+        centre=0.5 + rng.uniform(-0.04, 0.04, 2),
+    )
+
+
+def _shot(course: _Course, frame: int, sway: np.ndarray) -> Shot:
+    """One frame of a clip; `sway` says how far hair is behind, (2,) aside and in depth."""
+    rotation = _rotation(*course.angles[frame])
+    weights = _clip_face(course, frame)
+    weights["sway_side"], weights["sway_depth"] = sway.tolist()
+    moment = _moment(
+        weights,
+        _gaze(rotation, *course.look[frame]),
+        rotation,
+        course.twist[frame],
+        course.fine[frame],
+    )
+    camera = _camera(
+        rotation,
+        course.place[frame],
+        course.zoom,
+        course.centre,
+    )
+    return Shot(moment, camera, rotation)
+
+
+def _clip_face(course: _Course, frame: int) -> dict[str, float]:
+    """What the face of a talking head does: the amounts of all moods and syllables, and a blink."""
+    talking = course.talking[frame]
+    said = course.syllable[frame] * talking
+    # A mood shows less while the mouth is busy.
+    felt = course.mood[frame] * (1 - 0.35 * talking)
+    blink = float(course.blink[frame])
+    # Brows go up with the voice.
+    beat = np.sin(5 * course.second[frame])
+    stress = float(talking * max(0.0, beat))
+    upper = {
+        "lid close left": blink,
+        "lid close right": blink,
+        "brow raise": 0.5 * stress,
+    }
+    parts = [
+        (1.0, _blend(zip(said.tolist(), SYLLABLES, strict=True))),
+        (1.0, _blend(zip(felt.tolist(), MOODS.values(), strict=True))),
+        (1.0, upper),
+    ]
+    return _blend(parts)
 
 
 def with_face_of(moment: Moment, other: Moment) -> Moment:
     """`moment` with the expression, jaw, eyes and wrinkles of `other`; bust and hair stay where they are."""
+    # They follow the head, whose movement is not that of the other moment.
     swaying = [EXTRA.index(name) for name in ("sway_side", "sway_depth")]
     extra = other.extra.copy()
     extra[swaying] = moment.extra[swaying]
     return replace(other, extra=extra, body=moment.body)
-
-
-def _face(
-    mood: np.ndarray,
-    syllable: np.ndarray,
-    talking: float,
-    blink: float,
-    second: float,
-) -> dict[str, float]:
-    """What the face of a talking head does: the amounts of all moods and syllables, and a blink."""
-    spoken = _blend([(float(syllable[j] * talking), weights) for j, weights in enumerate(SYLLABLES)])
-    # A mood shows less while the mouth is busy.
-    shown = 1 - 0.35 * talking
-    felt = _blend([(float(mood[j] * shown), weights) for j, weights in enumerate(MOODS.values())])
-    # Brows go up with the voice.
-    stress = float(talking * max(0.0, np.sin(5 * second)))
-    upper = {
-        "lid close left": float(blink),
-        "lid close right": float(blink),
-        "brow raise": 0.5 * stress,
-    }
-    return _blend([(1.0, spoken), (1.0, felt), (1.0, upper)])
 
 
 def _moment(
@@ -209,23 +305,29 @@ def _moment(
     for number, name in enumerate(EXPRESSION_NAMES):
         expression[number] += weights.get(name, 0.0)
     # Eyelids meet, they do not cross: what the squint already closes is left out.
-    squinted = np.clip(weights.get("squint", 0.0), 0, 1)
+    squint = weights.get("squint", 0.0)
+    squinted = np.clip(squint, 0, 1)
     most = 1.0 - 0.9 * squinted * 0.24
     for side in ("left", "right"):
         number = EXPRESSION_NAMES.index(f"lid close {side}")
         expression[number] = np.clip(expression[number], -0.3, most)
-    opening = np.clip(weights.get("jaw", 0.0), 0, 0.30)
-    upright = Rotation.from_rotvec(rotation).inv() * Rotation.from_euler("x", REST_PITCH)
+    jaw = weights.get("jaw", 0.0)
+    opening = np.clip(jaw, 0, 0.30)
+    extra = [weights.get(name, 0.0) for name in EXTRA]
+    # The bust in the head's frame, if the neck alone turned the head away from straight ahead.
+    straight = Rotation.from_euler("x", REST_PITCH)
+    upright = Rotation.from_rotvec(rotation).inv() * straight
     return Moment(
         expression=expression,
         jaw=np.array([opening, *twist]),
         eyes=np.tile(eyes, 2),
-        extra=np.array([weights.get(name, 0.0) for name in EXTRA]),
+        extra=np.array(extra),
         body=upright.as_rotvec() * NECK_SHARE,
     )
 
 
-def _blend(parts: list[tuple[float, Weights]]) -> dict[str, float]:
+def _blend(parts: Iterable[tuple[float, Weights]]) -> dict[str, float]:
+    """The sum of the motions, each as much as its amount says."""
     total: dict[str, float] = {}
     for amount, weights in parts:
         for name, value in weights.items():
@@ -237,7 +339,8 @@ def _place(rng: np.random.Generator) -> np.ndarray:
     """Where the neck joint is in the camera's frame, (3,) world units."""
     across = rng.normal(0, 0.02)
     up = rng.normal(0, 0.02)
-    return np.array([across, up, -rng.uniform(4.05, 4.35)])
+    away = rng.uniform(4.05, 4.35)
+    return np.array([across, up, -away])
 
 
 def _camera(
@@ -248,6 +351,7 @@ def _camera(
 ) -> np.ndarray:
     """Camera that sees the neck joint at `place` (camera frame), with the head's rotation."""
     turn = Rotation.from_rotvec(rotation).as_matrix()
+    # The head stays and the camera goes around it: a point p is at R p + place for the camera.
     cam2world = np.eye(4)
     cam2world[:3, :3] = turn.T
     cam2world[:3, 3] = -turn.T @ place
@@ -258,6 +362,10 @@ def _camera(
     return pack(cam2world, intrinsics)
 
 
+def _bounded(angle: np.ndarray | float, most: float) -> np.ndarray:
+    return np.clip(angle, -most, most)
+
+
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return Rotation.from_euler("YXZ", [yaw, pitch, roll]).as_rotvec()
 
@@ -265,8 +373,9 @@ def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 def _gaze(head: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     """Rotation of the eyes: where the person looks, partly making up for the turn of the head."""
     yaw_head, pitch_head, _ = Rotation.from_rotvec(head).as_euler("YXZ")
-    up = np.clip(pitch - 0.4 * (pitch_head - REST_PITCH), -0.35, 0.30)
-    side = np.clip(yaw - 0.55 * yaw_head, -0.5, 0.5)
+    nod = pitch_head - REST_PITCH
+    up = np.clip(pitch - 0.4 * nod, -0.35, 0.30)
+    side = _bounded(yaw - 0.55 * yaw_head, 0.5)
     return np.array([up, side, 0.0])
 
 
@@ -280,10 +389,11 @@ def _drift(
     frequency = rng.uniform(slow, fast, 4)
     weight = rng.uniform(0.5, 1.0, 4) / np.sqrt(frequency / slow)
     phase = rng.uniform(0, 2 * np.pi, (4, 1))
-    waves = np.sin(2 * np.pi * frequency[:, None] * seconds + phase)
+    turns = 2 * np.pi * frequency[:, None] * seconds
+    waves = weight[:, None] * np.sin(turns + phase)
     # The variance of a sine is a half.
-    deviation = np.sqrt(0.5 * (weight**2).sum())
-    return (weight[:, None] * waves).sum(0) / deviation
+    variance = 0.5 * (weight**2).sum()
+    return waves.sum(0) / np.sqrt(variance)
 
 
 def _phases(
@@ -304,7 +414,8 @@ def _phases(
         wanted = np.zeros(table)
         wanted[rng.integers(table)] = rng.uniform(0.65, 1.15)
         after = seconds >= time
-        done = smoothstep((seconds[after] - time) / change)
+        since = seconds[after] - time
+        done = smoothstep(since / change)
         amounts[after] = current + (wanted - current) * done[:, None]
         current = wanted
         time += rng.uniform(*length)
@@ -330,7 +441,9 @@ def _blinks(rng: np.random.Generator, seconds: np.ndarray) -> np.ndarray:
     closed = np.zeros(len(seconds))
     time = rng.uniform(0, 1.2)
     while time < seconds[-1] + 0.2:
-        closing = 1.25 * (1 - np.abs(seconds - time) / 0.11)
-        closed = np.maximum(closed, np.clip(closing, 0, 1))
+        # Lids stay shut for a moment: the peak of the triangle is cut off.
+        away = np.abs(seconds - time) / 0.11
+        closing = np.clip(1.25 * (1 - away), 0, 1)
+        closed = np.maximum(closed, closing)
         time += rng.uniform(0.7, 3.0)
     return closed
