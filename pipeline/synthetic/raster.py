@@ -49,46 +49,99 @@ def render(
     cam2world, intrinsics = (matrix.astype(np.float64) for matrix in unpack(camera_25))
     rotation = cam2world[:3, :3]
     centre = cam2world[:3, 3]
+    if room_33 is None:
+        room_33 = rotation
     vertices = pose(body, moment)
     local = (vertices - centre) @ rotation
-    depth_V = -local[:, 2]
-    triangles = _Triangles.project(local, intrinsics, size * SAMPLES)
-    covered_face, inverse = _visible(triangles, _drawn(body, triangles), size * SAMPLES)
-    face = _by_sample(covered_face, size)
-    inverse = _by_sample(inverse, size)
-    covered = face >= 0
-
-    edge = _edges(face, inverse)
-    inner = np.flatnonzero(~edge & covered[0])
-    rim = np.flatnonzero(edge)
-    rim_sample, rim_at = np.nonzero(covered[:, rim])
-    pixel = np.concatenate([inner, rim[rim_at]])
-    chosen = np.concatenate([face[0, inner], face[rim_sample, rim[rim_at]]])
-    # One point in the middle of an inner pixel, one at each covered sample of an edge.
-    middles = np.full((len(inner), 2), SAMPLES / 2)
-    samples = np.stack([rim_sample % SAMPLES, rim_sample // SAMPLES], axis=1) + 0.5
-    corner = np.stack([pixel % size, pixel // size], axis=1) * SAMPLES
-    weight = triangles.weights(chosen, corner + np.concatenate([middles, samples]))
+    fine = size * SAMPLES
+    triangles = _Triangles.project(local, intrinsics, fine)
+    drawn = _drawn(body, triangles)
+    fine_face, fine_inverse = _visible(triangles, drawn, fine)
+    inverse = _by_sample(fine_inverse, size)
+    face = _by_sample(fine_face, size)
+    # Colours take the most time, so that they are computed at visible points alone.
+    points = _Points.of(face, inverse, size)
+    weight = triangles.weights(points.face, points.place)
+    middle_depth = float(np.median(-local[:, 2]))
     view = View(
         normal_V3=normals(vertices),
-        room_33=rotation if room_33 is None else np.asarray(room_33, np.float64),
+        room_33=np.asarray(room_33, np.float64),
         eye_3=centre / np.linalg.norm(centre),
-        pixel=float(np.median(depth_V)) / (intrinsics[0, 0] * size),
+        pixel=middle_depth / (intrinsics[0, 0] * size),
     )
-    colours = shade(body, moment, chosen, weight, triangles.area[chosen] > 0, view)
-
-    behind = srgb(background(body.person, BACKGROUND))
-    image = cv2.resize(behind, (size, size), interpolation=cv2.INTER_LINEAR).reshape(-1, 3)
-    image[inner] = colours[: len(inner)]
-    rims = np.repeat(image[None, rim], SAMPLES**2, axis=0)
-    rims[rim_sample, rim_at] = colours[len(inner) :]
-    image[rim] = rims.mean(0)
-    count = covered.sum(0)
+    back = triangles.area[points.face] > 0
+    colours = shade(body, moment, points.face, weight, back, view)
+    image = _backdrop(body, size)
+    points.draw(colours, image)
+    rgb = (image * 255 + 0.5).astype(np.uint8)
+    count = (face >= 0).sum(0)
+    alpha = (count / SAMPLES**2).astype(np.float32)
     return Picture(
-        rgb=(image * 255 + 0.5).astype(np.uint8).reshape(size, size, 3),
-        alpha=(count / SAMPLES**2).astype(np.float32).reshape(size, size),
+        rgb=rgb.reshape(size, size, 3),
+        alpha=alpha.reshape(size, size),
         depth=_distances(inverse, count, intrinsics, size),
     )
+
+
+def _backdrop(body: Figure, size: int) -> np.ndarray:
+    """The background in sRGB, (size*size, 3)."""
+    # The background is smooth: enlarging a small one costs less than computing it at every pixel.
+    small = srgb(background(body.person, BACKGROUND))
+    image = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
+    return image.reshape(-1, 3)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Where colours are computed, P points in all.
+
+    They are one in the middle of each inner pixel, then one at each covered sample of the pixels on edges.
+    """
+
+    inner: np.ndarray  # (I,) pixels within a surface
+    rim: np.ndarray  # (R,) pixels on edges
+    rim_sample: np.ndarray  # (P - I,) which sample of a pixel
+    rim_at: np.ndarray  # (P - I,) its pixel, as an index into `rim`
+    face: np.ndarray  # (P,) triangles
+    place: np.ndarray  # (P, 2) in samples
+
+    @classmethod
+    def of(
+        cls,
+        face: np.ndarray,
+        inverse: np.ndarray,
+        size: int,
+    ) -> "_Points":
+        """From the triangle (-1: none) and the inverse depth at each sample, (SAMPLES^2, size*size)."""
+        edge = _edges(face, inverse)
+        covered = face >= 0
+        inner = np.flatnonzero(~edge & covered[0])
+        rim = np.flatnonzero(edge)
+        rim_sample, rim_at = np.nonzero(covered[:, rim])
+        rim_pixel = rim[rim_at]
+        pixel = np.concatenate([inner, rim_pixel])
+        corner = np.stack([pixel % size, pixel // size], axis=1) * SAMPLES
+        middles = np.full((len(inner), 2), SAMPLES / 2)
+        column = rim_sample % SAMPLES
+        row = rim_sample // SAMPLES
+        centres = np.stack([column, row], axis=1) + 0.5
+        rim_face = face[rim_sample, rim_pixel]
+        return cls(
+            inner=inner,
+            rim=rim,
+            rim_sample=rim_sample,
+            rim_at=rim_at,
+            face=np.concatenate([face[0, inner], rim_face]),
+            place=corner + np.concatenate([middles, centres]),
+        )
+
+    def draw(self, colour_P3: np.ndarray, image: np.ndarray) -> None:
+        """Put the colours into an image (size*size, 3), whose old colours show between covered samples."""
+        count = len(self.inner)
+        image[self.inner] = colour_P3[:count]
+        rims = np.repeat(image[None, self.rim], SAMPLES**2, axis=0)
+        rims[self.rim_sample, self.rim_at] = colour_P3[count:]
+        image[self.rim] = rims.mean(0)
 
 
 @dataclass(frozen=True)
@@ -114,14 +167,19 @@ class _Triangles:
         across = local_V3[:, 0] / depth_V
         down = -local_V3[:, 1] / depth_V
         plane = np.stack([across, down], axis=1)
-        screen = plane @ intrinsics_33[:2, :2].T + intrinsics_33[:2, 2]
-        return cls.of((screen * fine)[faces], (1.0 / depth_V)[faces])
+        scale = intrinsics_33[:2, :2].T
+        screen = plane @ scale + intrinsics_33[:2, 2]
+        corner = (screen * fine)[faces]
+        inverse = (1.0 / depth_V)[faces]
+        return cls.of(corner, inverse)
 
     @classmethod
     def of(cls, corner_F32: np.ndarray, inverse_F3: np.ndarray) -> "_Triangles":
-        ab = corner_F32[:, 1] - corner_F32[:, 0]
-        ac = corner_F32[:, 2] - corner_F32[:, 0]
-        return cls(corner_F32, inverse_F3, ab, ac, area=_cross(ab, ac))
+        first, second, third = corner_F32.swapaxes(0, 1)
+        ab = second - first
+        ac = third - first
+        area = _cross(ab, ac)
+        return cls(corner_F32, inverse_F3, ab, ac, area)
 
     def some(self, chosen: np.ndarray) -> "_Triangles":
         return self.of(self.corner[chosen], self.inverse[chosen])
@@ -131,13 +189,16 @@ class _Triangles:
 
         They are right in space, not in the picture.
         """
+        area = self.area[chosen]
         to_point = point_N2 - self.corner[chosen, 0]
-        second = _cross(to_point, self.ac[chosen]) / self.area[chosen]
-        third = _cross(self.ab[chosen], to_point) / self.area[chosen]
+        second = _cross(to_point, self.ac[chosen]) / area
+        third = _cross(self.ab[chosen], to_point) / area
+        first = 1 - second - third
         # What is linear in space is linear over the picture only after a division by the depth.
-        flat = np.stack([1 - second - third, second, third], axis=1)
+        flat = np.stack([first, second, third], axis=1)
         weight = flat * self.inverse[chosen]
-        return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+        total = weight.sum(1, keepdims=True)
+        return (weight / total).astype(np.float32)
 
 
 def _cross(a_N2: np.ndarray, b_N2: np.ndarray) -> np.ndarray:
@@ -149,8 +210,12 @@ def _cross(a_N2: np.ndarray, b_N2: np.ndarray) -> np.ndarray:
 def _drawn(body: Figure, triangles: _Triangles) -> np.ndarray:
     """The numbers of the triangles that may be seen."""
     shared = shared_parts()
-    seen = np.where(shared.two_sided, np.abs(triangles.area) > 1e-9, triangles.area < -1e-9)
-    drawn = seen & (triangles.inverse > 0).all(1)
+    # A triangle that is seen edge on covers no sample, and its weights would be divided by zero.
+    front = triangles.area < -1e-9
+    not_edge_on = np.abs(triangles.area) > 1e-9
+    seen = np.where(shared.two_sided, not_edge_on, front)
+    before_camera = (triangles.inverse > 0).all(1)
+    drawn = seen & before_camera
     if hair.cover(body.person) == 0:
         drawn &= shared.material != HAIR
     return np.flatnonzero(drawn)
@@ -163,32 +228,62 @@ def _visible(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Triangle (-1: none) and inverse depth at every sample, both (size*size,)."""
     chosen = every.some(drawn)
-    # The inverse depth is a plane over the picture: its slopes along x and y, by Cramer's rule.
-    first = chosen.inverse[:, 0]
-    rise = chosen.inverse[:, 1] - first
-    rise2 = chosen.inverse[:, 2] - first
-    abx, aby = chosen.ab.T
-    acx, acy = chosen.ac.T
-    by_x = (rise * acy - rise2 * aby) / chosen.area
-    by_y = (rise2 * abx - rise * acx) / chosen.area
+    by_x, by_y = _slopes(chosen)
     face, row, start, last = _spans(chosen.corner, size)
-    origin = chosen.corner[face, 0]
-    along = (start + 0.5 - origin[:, 0]) * by_x[face]
-    down = (row + 0.5 - origin[:, 1]) * by_y[face]
+    origin_x, origin_y = chosen.corner[face, 0].T
+    along = (start + 0.5 - origin_x) * by_x[face]
+    down = (row + 0.5 - origin_y) * by_y[face]
+    first = chosen.inverse[:, 0]
     base = first[face] + along + down
+    # From spans to samples: what a span holds is repeated over its length.
     length = last - start + 1
-    step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    step = _count_up(length)
     change = step * np.repeat(by_x[face], length)
     inverse = (np.repeat(base, length) + change).astype(np.float32)
     place = np.repeat(row * size + start, length) + step
+    number = np.repeat(face + 1, length)
+    winner, depth = _nearest(place, inverse, number, size)
+    return np.where(winner >= 0, drawn[winner], -1), depth
+
+
+def _slopes(triangles: _Triangles) -> tuple[np.ndarray, np.ndarray]:
+    """How the inverse depth of triangles changes a sample to the right and a sample down, (F,) each."""
+    # The inverse depth is a plane over the picture, so that Cramer's rule gives its slopes.
+    first, second, third = triangles.inverse.T
+    rise_b = second - first
+    rise_c = third - first
+    abx, aby = triangles.ab.T
+    acx, acy = triangles.ac.T
+    by_x = (rise_b * acy - rise_c * aby) / triangles.area
+    by_y = (rise_c * abx - rise_b * acx) / triangles.area
+    return by_x, by_y
+
+
+def _nearest(
+    place: np.ndarray,
+    inverse: np.ndarray,
+    number: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest triangle (from 0; -1: none) and its inverse depth at every sample, both (size*size,).
+
+    A candidate has a sample (`place`), a positive inverse depth (float32) and a triangle (`number`, from 1).
+    """
     # Positive floats sort like their bits: one maximum over depth and triangle, joined into 64 bits.
     bits = inverse.view(np.uint32).astype(np.uint64)
-    number = np.repeat(face + 1, length).astype(np.uint64)
+    joined = bits << np.uint64(32) | number.astype(np.uint64)
     best = np.zeros(size * size, np.uint64)
-    np.maximum.at(best, place, bits << np.uint64(32) | number)
-    winner = (best & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
-    depth = (best >> np.uint64(32)).astype(np.uint32).view(np.float32)
-    return np.where(winner >= 0, drawn[winner], -1), depth
+    np.maximum.at(best, place, joined)
+    low_bits = best & np.uint64(0xFFFFFFFF)
+    high_bits = (best >> np.uint64(32)).astype(np.uint32)
+    return low_bits.astype(np.int64) - 1, high_bits.view(np.float32)
+
+
+def _count_up(length_N: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each length, one run after the other, as one array of integers."""
+    ends = np.cumsum(length_N)
+    starts = np.repeat(ends - length_N, length_N)
+    return np.arange(len(starts)) - starts
 
 
 def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -201,8 +296,7 @@ def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, n
     high = np.minimum(bottom_row, size - 1).astype(np.int64)
     count = np.maximum(high - low + 1, 0)
     face = np.repeat(np.arange(len(count)), count)
-    start = np.repeat(np.cumsum(count) - count, count)
-    row = np.arange(len(face)) - start + low[face]
+    row = _count_up(count) + low[face]
     y = row + 0.5
     left = np.full(len(face), np.inf)
     right = np.full(len(face), -np.inf)
@@ -210,42 +304,57 @@ def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, n
     for k in range(3):
         a = corner_F32[:, k]
         b = corner_F32[:, (k + 1) % 3]
-        rise = b[:, 1] - a[:, 1]
-        slope = np.divide(
-            b[:, 0] - a[:, 0],
-            rise,
-            out=np.zeros(len(rise)),
-            where=rise != 0,
-        )
-        top = np.minimum(a[:, 1], b[:, 1])
-        bottom = np.maximum(a[:, 1], b[:, 1])
-        x = a[face, 0] + (y - a[face, 1]) * slope[face]
-        crossing = (y >= top[face]) & (y <= bottom[face]) & (rise[face] != 0)
+        x, crossing = _crossings(a, b, face, y)
         left = np.where(crossing, np.minimum(left, x), left)
         right = np.where(crossing, np.maximum(right, x), right)
     first = _column(left, size).clip(0)
-    last = (_column(right, size) - 1).clip(max=size - 1)
+    last = _column(right, size) - 1
+    last = last.clip(max=size - 1)
     kept = last >= first
     return face[kept], row[kept], first[kept], last[kept]
 
 
+def _crossings(
+    a_F2: np.ndarray,
+    b_F2: np.ndarray,
+    face_N: np.ndarray,
+    y_N: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where rows at heights `y_N` cross the sides from a to b of triangles: x, and whether they do (bool)."""
+    ax, ay = a_F2.T
+    bx, by = b_F2.T
+    rise = by - ay
+    flat = rise == 0
+    slope = np.divide(bx - ax, rise, out=np.zeros(len(rise)), where=~flat)
+    top = np.minimum(ay, by)
+    bottom = np.maximum(ay, by)
+    x = ax[face_N] + (y_N - ay[face_N]) * slope[face_N]
+    crossing = (y_N >= top[face_N]) & (y_N <= bottom[face_N]) & ~flat[face_N]
+    return x, crossing
+
+
 def _column(x: np.ndarray, size: int) -> np.ndarray:
     """The first column whose centre is at or beyond x."""
-    return np.ceil(np.clip(x, -1, size + 1) - 0.5).astype(np.int64)
+    # The clip keeps the ends of empty spans, which are infinite, within the range of integers.
+    near = np.clip(x, -1, size + 1)
+    return np.ceil(near - 0.5).astype(np.int64)
 
 
 def _by_sample(values: np.ndarray, size: int) -> np.ndarray:
     """Values on the fine grid as (SAMPLES^2, size*size): one row per sample of a pixel."""
     grid = values.reshape(size, SAMPLES, size, SAMPLES)
-    return grid.transpose(1, 3, 0, 2).reshape(SAMPLES**2, -1)
+    by_sample = grid.transpose(1, 3, 0, 2)
+    return by_sample.reshape(SAMPLES**2, -1)
 
 
 def _edges(face: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """Which pixels are edges, bool: their samples show several materials, or depths with a jump."""
-    material = np.where(face >= 0, shared_parts().material[face], -1)
+    material_F = shared_parts().material
+    material = np.where(face >= 0, material_F[face], -1)
     several = (material != material[0]).any(0)
     far = inverse.min(0)
     near = inverse.max(0)
+    # A jump of the depth is a jump of the inverse depth, divided by its square.
     return several | (near - far > EDGE * near**2)
 
 
@@ -256,15 +365,16 @@ def _distances(
     size: int,
 ) -> np.ndarray:
     """Distances along the rays (size, size) float32, from the mean inverse depth of the covered samples."""
-    ray = np.linalg.inv(intrinsics_33)
     grid = (np.arange(size) + 0.5) / size
-    # How much longer a ray is than its depth.
-    u, v = grid[None], grid[:, None]
-    across = ray[0, 0] * u + ray[0, 1] * v + ray[0, 2]
-    down = ray[1, 1] * v + ray[1, 2]
-    slope = np.sqrt(across**2 + down**2 + 1)
+    u = grid[None]
+    v = grid[:, None]
+    to_x, to_y, _ = np.linalg.inv(intrinsics_33)
+    across = to_x[0] * u + to_x[1] * v + to_x[2]
+    down = to_y[1] * v + to_y[2]
+    # A ray is longer than its depth, at the sides of the picture most.
+    longer = np.sqrt(across**2 + down**2 + 1).ravel()
     along = np.full(size * size, np.inf, np.float32)
     hit = count > 0
     total = inverse.sum(0)
-    along[hit] = slope.ravel()[hit] * count[hit] / total[hit]
+    along[hit] = longer[hit] * count[hit] / total[hit]
     return along.reshape(size, size)
