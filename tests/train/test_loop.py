@@ -21,15 +21,19 @@ from pipeline.train.task import Loss
 from pipeline.train.tree import TreeSum, add_processes, add_right
 from tests.support.short_training import ShortTask, Stop, run, run_of, same
 
-KINDS = ("json", "safetensors")
-
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     with pytest.raises(Stop):
         run(tmp_path / "cut", stop_at=57)
-    names = sorted(path.name for path in (tmp_path / "cut").glob("checkpoint-*"))
-    assert names == [f"checkpoint-0000000{step}.{kind}" for step in (20, 40) for kind in KINDS]
+    found = (tmp_path / "cut").glob("checkpoint-*")
+    names = sorted(path.name for path in found)
+    assert names == [
+        "checkpoint-000000020.json",
+        "checkpoint-000000020.safetensors",
+        "checkpoint-000000040.json",
+        "checkpoint-000000040.safetensors",
+    ]
     resumed = run(tmp_path / "cut")
     assert same(whole[0], resumed[0])
     assert same(whole[1], resumed[1])
@@ -48,14 +52,19 @@ def test_of_damaged_checkpoints_the_one_before_is_taken(tmp_path: Path, capsys) 
     assert same(whole[0], resumed[0])
     assert whole[2] == resumed[2]
     assert "checkpoint-000000040.safetensors is damaged" in capsys.readouterr().err
-    assert Checkpoints(tmp_path / "cut", Group()).load(ShortTask(), 80).done == 80
+    last = Checkpoints(tmp_path / "cut", Group()).load(ShortTask(), 80)
+    assert last.done == 80
 
 
 def test_the_last_three_checkpoints_are_kept(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         run(tmp_path, stop_at=101, steps=200)
-    steps = [int(path.stem[-9:]) for path in sorted(tmp_path.glob("*.safetensors"))]
-    assert steps == [60, 80, 100]
+    kept = sorted(path.stem for path in tmp_path.glob("*.safetensors"))
+    assert kept == [
+        "checkpoint-000000060",
+        "checkpoint-000000080",
+        "checkpoint-000000100",
+    ]
 
 
 def test_a_longer_run_goes_on_from_the_end_of_a_finished_one(tmp_path: Path, capsys) -> None:
@@ -121,7 +130,9 @@ def test_a_signal_ends_the_run_after_a_step_and_a_checkpoint(tmp_path: Path, num
     whole = run(tmp_path / "whole")
     with pytest.raises(SystemExit) as stopped:
         train(Signalled(number), run_of(tmp_path / "cut"))
-    assert stopped.value.code == STOPPED == 75
+    # The number by which a scheduler knows that the run wants to be started again.
+    assert STOPPED == 75
+    assert stopped.value.code == STOPPED
     assert "test: stopped after step 31 of 80. Run again to go on" in capsys.readouterr().err
     resumed = run(tmp_path / "cut")
     assert same(whole[0], resumed[0])
@@ -143,15 +154,20 @@ class Signalled(ShortTask):
 
 def test_halves_of_the_tree_are_added_as_the_tree_adds_them() -> None:
     """Whatever order a process chose, it would show: one number swallows the other."""
-    values = [[torch.tensor([float(value)]), None] for value in (1e8, 1.0, -1e8, 1.0)]
     tree = TreeSum()
-    for value in values:
-        tree.add(value)
+    for value in (1e8, 1.0, -1e8, 1.0):
+        tree.add([torch.tensor([value]), None])
     # 1e8 + 1 is 1e8 in float32, and so is the other half.
-    assert tree.total() == [torch.tensor([0.0]), None]
-    halves = [add_right([torch.tensor([1e8])], [torch.tensor([1.0])])[0]]
-    halves.append(add_right([torch.tensor([-1e8])], [torch.tensor([1.0])])[0])
-    assert torch.equal(add_processes(halves), tree.total()[0])
+    total, nothing = tree.total()
+    assert total.item() == 0.0
+    assert nothing is None
+    halves = []
+    for value in (1e8, -1e8):
+        larger = torch.tensor([value])
+        (half,) = add_right([larger], [torch.tensor([1.0])])
+        halves.append(half)
+    together = add_processes(halves)
+    assert torch.equal(together, total)
 
 
 def test_a_forgotten_run_begins_anew(tmp_path: Path) -> None:
@@ -180,14 +196,17 @@ def test_the_average_has_its_half_life(tmp_path: Path) -> None:
         images=10**9,
     )
     for parameter in task.average.parameters():
-        assert parameter.unique().item() == pytest.approx(0.5**0.1)
+        # A batch of 100 is a tenth of it.
+        value = parameter.unique().item()
+        assert value == pytest.approx(0.5**0.1)
 
 
 class Diverging(ShortTask):
     """Its loss is no number."""
 
     def losses(self, step: int, microbatch: int, batch: Tensor) -> Iterator[Loss]:
-        loss = self.network(batch).mean() * (torch.nan if step == 30 else 0.0)
+        factor = torch.nan if step == 30 else 0.0
+        loss = factor * self.network(batch).mean()
         yield Loss("o", loss, {"lpips": loss.detach()})
 
 
@@ -195,54 +214,79 @@ def test_a_value_that_is_not_finite_stops_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test: 'lpips' is nan at step 31"):
         train(Diverging(), run_of(tmp_path))
     # The checkpoint before it is still there.
-    assert Checkpoints(tmp_path, Group()).load(ShortTask(), 80).done == 20
+    last = Checkpoints(tmp_path, Group()).load(ShortTask(), 80)
+    assert last.done == 20
 
 
 def test_gradients_that_are_not_finite_do_no_harm() -> None:
     weight = nn.Parameter(torch.ones(3))
     optimiser = torch.optim.SGD([weight], lr=1.0)
-    weight.grad = torch.tensor([torch.nan, torch.inf, 0.5])
+    broken = [torch.nan, torch.inf, 0.5]
+    weight.grad = torch.tensor(broken)
     assert clean_gradients(optimiser) == 1
     assert weight.grad.tolist() == [0.0, 1e5, 0.5]
-    weight.grad = torch.tensor([3e38, -3e38, 0.5])
+    # Their squares are infinite, they are not.
+    large = torch.tensor([3e38, -3e38, 0.5])
+    weight.grad = large.clone()
     assert clean_gradients(optimiser) == 0
-    assert weight.grad.tolist() == torch.tensor([3e38, -3e38, 0.5]).tolist()
+    assert torch.equal(weight.grad, large)
 
 
 def test_batches_come_in_order_one_ahead() -> None:
-    assert list(prefetch(lambda i: i * i, 2, 6)) == [(2, 4), (3, 9), (4, 16), (5, 25)]
-    assert list(prefetch(lambda i: i, 3, 3)) == []
+    results = prefetch(lambda i: i * i, 2, 6)
+    assert list(results) == [(2, 4), (3, 9), (4, 16), (5, 25)]
+    nothing = prefetch(lambda i: i, 3, 3)
+    assert list(nothing) == []
 
 
 def test_results_come_in_order_one_behind() -> None:
-    made = []
-    results = write_behind(lambda i: i * i, (made.append(i) or i for i in range(4)))
+    made: list[int] = []
+
+    def counting() -> Iterator[int]:
+        for i in range(4):
+            made.append(i)
+            yield i
+
+    results = write_behind(lambda i: i * i, counting())
     assert next(results) == 0
+    # The next one is made while the caller has the first.
     assert made == [0, 1]
     assert list(results) == [1, 4, 9]
-    assert not list(write_behind(str, []))
+    nothing = write_behind(str, [])
+    assert list(nothing) == []
+    # What fails in the thread is raised where the results are read.
+    failing = write_behind(lambda i: 1 // i, [1, 0, 1])
     with pytest.raises(ZeroDivisionError):
-        list(write_behind(lambda i: 1 // i, [1, 0, 1]))
+        list(failing)
 
 
 def test_counters_depend_on_names_alone() -> None:
-    assert rng(0, "clip", 3, "view", 1).random() == rng(0, "clip", 3, "view", 1).random()
-    assert rng(0, "a", 12).random() != rng(0, "a1", 2).random()
+    one = rng(0, "clip", 3, "view", 1)
+    again = rng(0, "clip", 3, "view", 1)
+    assert one.random() == again.random()
+    # Names and numbers do not run into each other.
+    twelve = rng(0, "a", 12)
+    two = rng(0, "a1", 2)
+    assert twelve.random() != two.random()
 
 
 def test_rates_rise_and_fall() -> None:
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    weight = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.SGD([weight], lr=2.0)
     rates = {}
     for images in (0, 4, 9, 50, 100, 120):
         set_rates(optimiser, images, warmup=9, decay_until=100)
         rates[images] = optimiser.param_groups[0]["lr"]
+    # Warming up begins with a tenth: a rate of zero would be a step for nothing.
     assert rates[0] == 2.0 * 0.1
     assert rates[4] < rates[9] < 2.0
     assert rates[50] == pytest.approx(1.0)
     assert rates[100] == rates[120] == 0.0
+    # Zero is for never.
     set_rates(optimiser, 120, warmup=0, decay_until=0)
     assert optimiser.param_groups[0]["lr"] == 2.0
 
 
 def test_half_a_cosine_falls_from_one_to_nothing_and_stays_there() -> None:
-    assert [half_cosine(share) for share in (0.0, 0.5, 1.0, 2.0)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    found = [half_cosine(share) for share in (0.0, 0.5, 1.0, 2.0)]
+    assert found == pytest.approx([1.0, 0.5, 0.0, 0.0])

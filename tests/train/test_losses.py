@@ -30,8 +30,10 @@ def test_masked_l1_counts_inside_only():
 def test_depth_ignores_background_and_infinity():
     depth = torch.full((1, 1, 2, 2), 4.0, requires_grad=True)
     # Half a unit off, unknown, right, and background.
-    target = torch.tensor([4.5, math.inf, 4.0, 100.0]).reshape(1, 1, 2, 2)
-    opacity = torch.tensor([1.0, 1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
+    target = torch.tensor([4.5, math.inf, 4.0, 100.0])
+    target = target.reshape(1, 1, 2, 2)
+    opacity = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    opacity = opacity.reshape(1, 1, 2, 2)
     value = losses.depth_l1(depth, target, opacity)
     assert value.item() == pytest.approx(0.25)
     value.sum().backward()
@@ -45,31 +47,51 @@ def test_opacity_is_compared_in_the_official_range():
 
 
 def test_identity_distance_is_one_minus_cosine():
-    one = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-    other = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    # The same way, at right angles, and opposite; lengths do not matter.
+    one = torch.tensor(
+        [
+            [1.0, 0.0],
+            [1.0, 0.0],
+            [2.0, 0.0],
+        ]
+    )
+    other = torch.tensor(
+        [
+            [3.0, 0.0],
+            [0.0, 1.0],
+            [-1.0, 0.0],
+        ]
+    )
     distance = losses.identity_distance(one, other)
     assert distance.tolist() == pytest.approx([0.0, 1.0, 2.0])
 
 
 def test_over_black_keeps_the_foreground():
     image = torch.full((1, 3, 4, 4), 0.5)
-    behind = losses.over_black(image, torch.zeros(1, 1, 2, 2))
+    # A smaller opacity is enlarged to the picture.
+    nothing = torch.zeros(1, 1, 2, 2)
+    behind = losses.over_black(image, nothing)
     assert behind.unique().tolist() == [-1.0]
-    front = losses.over_black(image, torch.ones(1, 1, 4, 4))
+    everything = torch.ones(1, 1, 4, 4)
+    front = losses.over_black(image, everything)
     assert torch.allclose(front, image)
 
 
 def test_adversarial_losses():
     undecided = torch.zeros(2, 1)
+    # softplus(0) = log 2
+    bit = math.log(2)
     synthesizer = losses.generator_adversarial(undecided)
-    assert synthesizer.tolist() == pytest.approx([math.log(2)] * 2)
+    assert synthesizer.tolist() == pytest.approx([bit, bit])
     discriminator = losses.discriminator_adversarial(undecided, undecided)
-    assert discriminator.item() == pytest.approx(2 * math.log(2))
+    assert discriminator.item() == pytest.approx(2 * bit)
 
 
 def test_r1_is_half_gamma_times_the_squared_gradient():
     x = torch.ones(2, 3, requires_grad=True)
     # The gradient (1, 2, 2) is 3 long.
-    logits = (x * torch.tensor([1.0, 2.0, 2.0])).sum(1)
+    gradient = torch.tensor([1.0, 2.0, 2.0])
+    logits = (x * gradient).sum(1)
     penalty = losses.r1_penalty(logits, {"image": (x, 10.0)})
-    assert penalty.item() == pytest.approx(0.5 * 10.0 * 9.0)
+    expected = 0.5 * 10.0 * 9.0
+    assert penalty.item() == pytest.approx(expected)

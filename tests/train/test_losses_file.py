@@ -16,7 +16,9 @@ def test_the_first_losses_of_every_training_are_the_committed_ones(
     now = losses(tmp_path)
     apart = distance(now, before)
     print(f"{apart:.3g} from the losses of {kind}")
-    assert apart == 0 if kind == machine() else apart < ELSEWHERE
+    # Other kernels round otherwise, and thirty steps make that larger.
+    allowed = 0 if kind == machine() else ELSEWHERE
+    assert apart <= allowed
 
 
 def test_the_file_has_all_steps_of_all_trainings() -> None:
@@ -33,4 +35,5 @@ def test_a_small_difference_is_seen() -> None:
     other = {"train": [{"l1": 0.5, "step": 1}, {"l1": 3.000001, "step": 2}]}
     assert distance(one, one) == 0
     assert distance(one, other) == pytest.approx(1e-6 / 3, rel=1e-3)
-    assert distance(one, {"train": [{"l1": 0.5, "step": 1}]}) == float("inf")
+    shorter = {"train": one["train"][:1]}
+    assert distance(one, shorter) == float("inf")

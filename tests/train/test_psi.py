@@ -24,41 +24,63 @@ from pipeline.store.view_index import write_index
 from pipeline.train.adversary import Adversary
 from pipeline.train.psi import start_from_static
 from pipeline.train.psi_objective import ReenactmentObjective
+from pipeline.train.view_batches import PseudoMultiView
 from tests.support.views_cache import PARAMS, SIZES, VIEWS, cache, reader, same
 
 __all__ = ["cache"]  # the fixture
 
 
 def test_substitution_rates(cache):
-    chosen = [choice for step in range(400) for choice in reader(cache).choose(step, 10)]
-    p = np.array([choice.p for choice in chosen])
-    q = np.array([choice.q for choice in chosen])
-    assert np.mean(p == 0) == pytest.approx(0.1, abs=0.015)
-    assert np.mean(q == 0) == pytest.approx(0.8, abs=0.02)
-    assert set(p) == set(q) == set(range(VIEWS + 1))
+    p, q = substitutes(reader(cache), steps=400, batch=10)
+    # Row 0 is the frame itself; 0.1 and 0.8 are the rates of PARAMS.
+    own_motion = np.mean(p == 0)
+    own_target = np.mean(q == 0)
+    assert own_motion == pytest.approx(0.1, abs=0.015)
+    assert own_target == pytest.approx(0.8, abs=0.02)
+    rows = set(range(VIEWS + 1))
+    assert set(p) == rows
+    assert set(q) == rows
 
 
-@pytest.mark.parametrize(("p", "q", "rows"), [(0.0, 1.0, ({1, 2}, {0})), (1.0, 0.0, ({0}, {1, 2}))])
-def test_substitution_at_the_ends(cache, p, q, rows):
-    chosen = [choice for step in range(50) for choice in reader(cache, p, q).choose(step, 4)]
-    p = {choice.p for choice in chosen}
-    q = {choice.q for choice in chosen}
-    assert (p, q) == rows
+def substitutes(data: PseudoMultiView, steps: int, batch: int) -> np.ndarray:
+    """The rows (2, N) of the motion and of the target of all samples of some steps."""
+    rows = []
+    for step in range(steps):
+        for choice in data.choose(step, batch):
+            rows.append((choice.p, choice.q))
+    return np.transpose(rows)
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "of_motion", "of_target"),
+    [
+        (0.0, 1.0, {1, 2}, {0}),
+        (1.0, 0.0, {0}, {1, 2}),
+    ],
+)
+def test_substitution_at_the_ends(cache, p, q, of_motion, of_target):
+    motions, targets = substitutes(reader(cache, p, q), steps=50, batch=4)
+    assert set(motions) == of_motion
+    assert set(targets) == of_target
 
 
 def test_both_frames_are_of_one_training_clip(cache):
     data = reader(cache)
     for step in range(20):
         for choice in data.choose(step, 4):
-            source = data.index.key(choice.source).split("-")[0]
-            driving = data.index.key(choice.driving).split("-")[0]
-            assert source == driving != "clip0"
+            source, _, _ = data.index.key(choice.source).partition("-")
+            driving, _, _ = data.index.key(choice.driving).partition("-")
+            assert source == driving
+            # It is held out.
+            assert source != "clip0"
 
 
 def test_batches_depend_on_the_step_alone(cache):
-    first, again = reader(cache).batch(7, 5), reader(cache).batch(7, 5)
+    first = reader(cache).batch(7, 5)
+    again = reader(cache).batch(7, 5)
     assert same(first, again)
-    assert not torch.equal(first.source, reader(cache).batch(8, 5).source)
+    other = reader(cache).batch(8, 5)
+    assert not torch.equal(first.source, other.source)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -70,19 +92,24 @@ def test_processes_read_disjoint_parts_of_the_same_batches(cache, world):
     whole = reader(cache).batch(5, 8)
     for rank in range(world):
         rows = slice(rank, None, world)
-        data = pickle.loads(pickle.dumps(reader(cache)))
-        assert same(data.batch(5, 8, rows), take(whole, rows))
+        pickled = pickle.dumps(reader(cache))
+        data = pickle.loads(pickled)
+        part = data.batch(5, 8, rows)
+        assert same(part, take(whole, rows))
 
 
 def test_real_targets_are_dealt_evenly(cache):
     """A process whose microbatch had more of the dear samples would let the others wait."""
-    data, uneven = reader(cache, q=0.5), 0
+    data = reader(cache, q=0.5)
+    differences = set()
     for step in range(40):
-        real = [choice.q == 0 for choice in data.choose(step, 8)]
-        counts = [sum(real[microbatch::4]) for microbatch in range(4)]
-        assert max(counts) - min(counts) <= 1
-        uneven += max(counts) != min(counts)
-    assert uneven
+        chosen = data.choose(step, 8)
+        real = np.array([choice.q == 0 for choice in chosen])
+        # Samples of four microbatches in turn.
+        counts = real.reshape(-1, 4).sum(axis=0)
+        differences.add(np.ptp(counts))
+    # Where their number does not divide, some microbatches have one more.
+    assert differences == {0, 1}
 
 
 @pytest.mark.process
@@ -113,86 +140,129 @@ class StepsOf(torch.utils.data.Dataset):
 
 
 def test_a_batch_has_what_the_shards_have(cache):
-    data, shards = reader(cache), ShardReader(cache / "shards")
+    data = reader(cache)
+    shards = ShardReader(cache / "shards")
     for step in range(6):
         batch = data.batch(step, 3)
         for i, choice in enumerate(data.choose(step, 3)):
             source = shards.read(data.index.key(choice.source))
             driving = shards.read(data.index.key(choice.driving))
-            target, mask = "image.png", "mask.png"
+            target = "image.png"
+            mask = "mask.png"
+            # Rows of arrays begin with the frame itself, files of views with the first view.
             if choice.q:
-                target, mask = f"view{choice.q - 1}.png", f"alpha{choice.q - 1}.png"
-            assert torch.equal(batch.source[i], image_tensor(source["image.png"]))
-            assert torch.equal(batch.target[i], image_tensor(driving[target]))
-            assert torch.equal(batch.opacity[i], image_tensor(driving[mask]))
-            assert np.array_equal(batch.motion_source[i], decode_npy(source["motion.npy"])[0])
-            of_p = {"motion_driving": "motion.npy"}
-            of_q = {"camera": "cameras.npy", "landmarks": "landmarks.npy"}
-            for name, field in (of_p | of_q).items():
-                row = choice.p if name in of_p else choice.q
-                expected = decode_npy(driving[field])[row]
-                assert np.array_equal(getattr(batch, name)[i].reshape(expected.shape), expected)
+                view = choice.q - 1
+                target = f"view{view}.png"
+                mask = f"alpha{view}.png"
+            pictures = {
+                "source": source["image.png"],
+                "target": driving[target],
+                "opacity": driving[mask],
+            }
+            for name, png in pictures.items():
+                found = getattr(batch, name)[i]
+                assert torch.equal(found, image_tensor(png)), name
+            arrays = {
+                "motion_source": (source["motion.npy"], 0),
+                "motion_driving": (driving["motion.npy"], choice.p),
+                "camera": (driving["cameras.npy"], choice.q),
+                "landmarks": (driving["landmarks.npy"], choice.q),
+            }
+            for name, (npy, row) in arrays.items():
+                expected = decode_npy(npy)[row]
+                found = getattr(batch, name)[i]
+                assert np.array_equal(found.reshape(expected.shape), expected), name
             assert batch.real[i] == (choice.q == 0)
 
 
-def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(cache, tmp_path):
-    for psnr, names, frames in ((12, ["clip1", "clip2"], 2), (13, ["clip2"], 3)):
-        shutil.copytree(cache, tmp_path / str(psnr))
-        write_index(
-            cache / "shards",
-            tmp_path / str(psnr) / "index.parquet",
-            lambda quality, least=psnr: "psnr" if quality["psnr"] < least else "",
-        )
-        data = reader(tmp_path / str(psnr))
-        assert (data.names, data.clips_left_out, data.frames_left_out) == (names, 2 - len(names), frames)
-        drawn: set[int] = set()
-        for step in range(40):
-            for choice in data.choose(step, 4):
-                drawn |= {choice.source, choice.driving}
-        assert len(drawn) == 8 - frames - (1 if len(names) == 1 else 0)
-    write_index(cache / "shards", tmp_path / "12/index.parquet", lambda quality: "identity")
+@pytest.mark.parametrize(
+    ("least", "names", "gated", "usable"),
+    [
+        (12, ["clip1", "clip2"], 2, 6),
+        # Of the fifth usable frame there is no second one in its clip.
+        (13, ["clip2"], 3, 4),
+    ],
+)
+def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(
+    cache,
+    tmp_path,
+    least,
+    names,
+    gated,
+    usable,
+):
+    folder = tmp_path / "views"
+    shutil.copytree(cache, folder)
+    write_index(
+        cache / "shards",
+        folder / "index.parquet",
+        lambda quality: "psnr" if quality["psnr"] < least else "",
+    )
+    data = reader(folder)
+    assert data.names == names
+    assert data.clips_left_out == 2 - len(names)
+    assert data.frames_left_out == gated
+    drawn: set[int] = set()
+    for step in range(40):
+        for choice in data.choose(step, 4):
+            drawn |= {choice.source, choice.driving}
+    assert len(drawn) == usable
+
+
+def test_a_cache_without_usable_frames_is_refused(cache, tmp_path):
+    folder = tmp_path / "views"
+    shutil.copytree(cache, folder)
+    write_index(
+        cache / "shards",
+        folder / "index.parquet",
+        lambda quality: "identity",
+    )
     with pytest.raises(UserError, match=r"no training clip with 2 usable frames.*render_views\.min_"):
-        reader(tmp_path / "12")
+        reader(folder)
 
 
 def test_a_damaged_sample_is_refused_by_name(cache, tmp_path):
     folder = tmp_path / "views"
     shutil.copytree(cache, folder)
     data = reader(folder, q=1.0)
-    key = data.index.key(data.choose(0, 1)[0].driving)
-    shard = folder / "shards" / ShardReader(folder / "shards").shard(key)
-    whole, place = shard.read_bytes(), read_sidecar(shard)[1][key]["uv.png"]
+    (choice,) = data.choose(0, 1)
+    key = data.index.key(choice.driving)
+    shards = folder / "shards"
+    shard = shards / ShardReader(shards).shard(key)
+    _, places = read_sidecar(shard)
+    begin = places[key]["uv.png"][0]
+    field = rf"{shard.name}: the field uv\.png of the sample {key}"
+    whole = shard.read_bytes()
+    # One bit in the middle of a picture, which a decoder would not see.
     flipped = bytearray(whole)
-    flipped[place[0] + 50] ^= 4
+    flipped[begin + 50] ^= 4
     shard.write_bytes(flipped)
-    with pytest.raises(UserError, match=rf"{shard.name}: the field uv\.png of the sample {key} is altered"):
+    with pytest.raises(UserError, match=f"{field} is altered"):
         data.batch(0, 1)
-    shard.write_bytes(whole[: place[0] + 5])
-    with pytest.raises(UserError, match=rf"{shard.name}: the field uv\.png of the sample {key} is cut short"):
+    cut = whole[: begin + 5]
+    shard.write_bytes(cut)
+    with pytest.raises(UserError, match=f"{field} is cut short"):
         data.batch(0, 1)
     shard.unlink()
     with pytest.raises(UserError, match=rf"cannot read .*{shard.name}: No such file"):
         data.batch(0, 1)
+    # Nothing of the damage is remembered.
     shard.write_bytes(whole)
-    assert same(data.batch(0, 1), reader(cache, q=1.0).batch(0, 1))
+    undamaged = reader(cache, q=1.0)
+    assert same(data.batch(0, 1), undamaged.batch(0, 1))
 
 
 def test_an_index_that_is_damaged_or_old_is_refused(cache, tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*index\.parquet: No such file"):
         reader(tmp_path)
-    (tmp_path / "index.parquet").write_bytes((cache / "index.parquet").read_bytes()[:-9])
+    index = tmp_path / "index.parquet"
+    whole = (cache / "index.parquet").read_bytes()
+    # A Parquet file ends with the place of all else in it.
+    index.write_bytes(whole[:-9])
     with pytest.raises(UserError, match=r"index\.parquet is damaged"):
         reader(tmp_path)
-    write_table(
-        tmp_path / "index.parquet",
-        pa.table(
-            {
-                "key": ["a"],
-                "clip": ["a"],
-                "split": ["train"],
-            }
-        ),
-    )
+    columns = {"key": ["a"], "clip": ["a"], "split": ["train"]}
+    write_table(index, pa.table(columns))
     with pytest.raises(UserError, match="older than all formats"):
         reader(tmp_path)
 
@@ -206,22 +276,36 @@ def test_the_number_of_clips_is_a_limit(cache):
 def test_flame_motion_has_109_numbers(cache):
     batch = reader(cache, motion="flame").batch(0, 3)
     assert batch.motion_driving.shape == (3, 109)
-    planes = Psi(SIZES.driven_by("flame")).planes(batch.source, batch.motion_source, batch.motion_driving)
-    assert planes.shape == (3, 3, SIZES.plane_channels, SIZES.plane_resolution, SIZES.plane_resolution)
+    psi = Psi(SIZES.driven_by("flame"))
+    planes = psi.planes(
+        batch.source,
+        batch.motion_source,
+        batch.motion_driving,
+    )
+    # Three planes for each of three samples.
+    side = SIZES.plane_resolution
+    assert planes.shape == (3, 3, SIZES.plane_channels, side, side)
 
 
 def test_psi_starts_from_the_static_weights_but_for_the_motion_layers():
     torch.manual_seed(0)
-    static, psi = Psi(SIZES).state_dict(), Psi(SIZES)
+    static = Psi(SIZES).state_dict()
+    psi = Psi(SIZES)
     before = {key: value.clone() for key, value in psi.state_dict().items()}
     start_from_static(psi, static)
     for key, value in psi.state_dict().items():
-        assert torch.equal(value, before[key] if is_motion(key) else static[key]), key
+        # Psi_3d has no motion to learn from, so that these layers would be as they were initialised.
+        expected = before if is_motion(key) else static
+        assert torch.equal(value, expected[key]), key
 
 
 @pytest.mark.parametrize(
     ("q", "terms"),
-    [(1.0, {"l1", "lpips", "opacity", "identity", "adversarial"}), (0.0, {"lpips_pseudo"})],
+    [
+        (1.0, {"l1", "lpips", "opacity", "identity", "adversarial"}),
+        # A pseudo view has what Psi_3d thinks of identity and background, which is not to be learnt.
+        (0.0, {"lpips_pseudo"}),
+    ],
 )
 def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(
     cache,
@@ -229,17 +313,25 @@ def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(
     terms,
 ):
     torch.manual_seed(1)
-    section = PARAMS.train.model_copy(update={"adversarial_from": 0, "whole_from": 0})
+    # Every loss is on from the first step, which has all rays.
+    from_the_start = {"adversarial_from": 0, "whole_from": 0}
+    section = PARAMS.train.model_copy(update=from_the_start)
     params = PARAMS.model_copy(update={"train": section})
-    judges = Judges(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
+    sizes = IdentitySizes((1, 1, 1, 1), 8, 16)
+    judges = Judges(IdentityNet(sizes), Trunk(), Regressor())
     psi = Psi(SIZES)
     adversary = Adversary(Discriminator(SIZES), section)
     objective = ReenactmentObjective(params, psi, adversary, judges)
     met: dict[str, set[str]] = {}
-    for loss in objective(0, 0, reader(cache, q=q).batch(0, 2)):
+    batch = reader(cache, q=q).batch(0, 2)
+    for loss in objective(0, 0, batch):
         met[loss.optimiser] = set(loss.terms)
         loss.total.backward()
-    assert met == {"psi": terms} | ({"discriminator": {"discriminator"}} if q else {})
+    expected = {"psi": terms}
+    # The discriminator learns from real targets alone.
+    if q:
+        expected["discriminator"] = {"discriminator"}
+    assert met == expected
     for parameter in psi.motion_parameters():
         assert parameter.grad is not None
         assert torch.isfinite(parameter.grad).all()

@@ -13,32 +13,50 @@ from pipeline.train.sparse_rays import STRIDE, SparseRays, rays_of_step
 
 
 def test_thin_rays_are_some_of_all_rays():
-    camera = torch.from_numpy(look_at(0.3, 0.1, 4.1, np.zeros(3)))[None, None].float()
-    every = camera_rays(camera, 16)[1].view(16, 16, 3).permute(2, 0, 1)
+    aside = look_at(0.3, 0.1, 4.1, np.zeros(3))
+    camera = torch.from_numpy(aside).float()[None, None]
+    every = directions(camera, 16)
     for row in range(STRIDE):
         for column in range(STRIDE):
             sparse = SparseRays(row, column)
-            found = (
-                camera_rays(sparse.cameras(camera, 16), 16 // STRIDE)[1]
-                .view(16 // STRIDE, -1, 3)
-                .permute(2, 0, 1)
-            )
-            assert (found - sparse(every)).abs().max() < 1e-6
+            # Its cameras look through the middles of the pixels that it keeps.
+            cameras = sparse.cameras(camera, 16)
+            found = directions(cameras, 16 // STRIDE)
+            apart = (found - sparse(every)).abs()
+            assert apart.max() < 1e-6
+
+
+def directions(camera: torch.Tensor, side: int) -> torch.Tensor:
+    """Directions of the rays of one camera as a picture, (3, side, side)."""
+    _, rays = camera_rays(camera, side)
+    picture = rays.view(side, side, 3)
+    return picture.permute(2, 0, 1)
 
 
 def test_which_steps_are_thin():
-    steps = [rays_of_step(0, "some", step, 4) for step in range(64)]
-    assert [step for step, thin in enumerate(steps) if thin is None] == list(range(0, 64, 4))
-    assert {(thin.row, thin.column) for thin in steps if thin} == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert steps == [rays_of_step(0, "some", step, 4) for step in range(64)]
-    assert steps != [rays_of_step(1, "some", step, 4) for step in range(64)]
-    assert [rays_of_step(0, "some", step, 1) for step in range(8)] == [None] * 8
-    whole = [step for step in range(16) if rays_of_step(0, "some", step, 4, 6) is None]
-    assert whole == [8, 12]
+    def drawn(seed: int, *settings: int) -> list[SparseRays | None]:
+        return [rays_of_step(seed, "some", step, *settings) for step in range(64)]
+
+    def whole(steps: list[SparseRays | None]) -> list[int]:
+        return [step for step, thin in enumerate(steps) if thin is None]
+
+    steps = drawn(0, 4)
+    assert whole(steps) == list(range(0, 64, 4))
+    places = {(thin.row, thin.column) for thin in steps if thin}
+    assert places == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    # The seed and the step decide, and nothing else.
+    assert steps == drawn(0, 4)
+    assert steps != drawn(1, 4)
+    every_one = drawn(0, 1)
+    assert whole(every_one) == list(range(64))
+    # None is whole before the sixth.
+    late = drawn(0, 4, 6)
+    assert whole(late) == list(range(8, 64, 4))
 
 
 def test_a_perfect_picture_costs_nothing_in_a_thin_step():
-    draw, sparse = torch.Generator().manual_seed(0), SparseRays(1, 0)
+    draw = torch.Generator().manual_seed(0)
+    sparse = SparseRays(1, 0)
     image = torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1
     opacity = torch.rand(2, 1, 16, 16, generator=draw)
     nothing = torch.zeros(2, 1)
@@ -76,6 +94,8 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
         nothing,
     )
     terms = sparse_terms(other, target, sparse)
-    expected = 2 * (2 * raw).abs().flatten(1).mean(1)
+    # Every value is off by twice itself, and the raw picture stands for the final one, too.
+    error = (2 * raw).abs().flatten(1)
+    expected = 2 * error.mean(1)
     assert torch.allclose(terms["l1"], expected)
     assert terms["opacity"].min() > 0.1

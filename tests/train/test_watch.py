@@ -14,10 +14,13 @@ from tests.support.short_training import ShortTask, Stop, run_of
 def test_without_a_terminal_a_line_is_said_now_and_then(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A line for each step instead of one a minute.
     monkeypatch.setattr(watch, "PLAIN_EVERY", 0.0)
     train(ShortTask(), run_of(tmp_path, steps=10))
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("test: step")]
-    assert [line.split(",")[0] for line in lines] == [f"test: step {step} of 10" for step in range(1, 11)]
+    shown = capsys.readouterr().err.splitlines()
+    lines = [line for line in shown if line.startswith("test: step")]
+    begins = [line.split(",")[0] for line in lines]
+    assert begins == [f"test: step {step} of 10" for step in range(1, 11)]
     for part in ("loss ", "images/s", "% waiting for data", " left", "GiB"):
         assert part in lines[-1]
 
@@ -27,8 +30,11 @@ def test_curves_are_there_while_the_run_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(ShortTask(stop_at=57), run)
     rows = json.loads(run.curves.read_text())
-    assert [row["step"] for row in rows] == list(range(2, 57, 2))
-    assert {frozenset(row) for row in rows} == {frozenset({"step", "images", "loss"})}
+    # A point every second step, up to the last one before the end.
+    steps = [row["step"] for row in rows]
+    assert steps == list(range(2, 57, 2))
+    for row in rows:
+        assert row.keys() == {"step", "images", "loss"}
 
 
 def test_zeroed_gradients_are_shown(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
