@@ -39,19 +39,26 @@ def colours(body: Figure) -> np.ndarray:
     return drawn(body, 64).rgb.astype(float)
 
 
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return np.abs(ours - theirs).mean()
+
+
 def test_a_picture_is_sound(someone):
     picture = drawn(someone, 96)
-    assert picture.rgb.shape == (96, 96, 3)
-    assert picture.rgb.dtype == np.uint8
+    rgb = picture.rgb
+    alpha = picture.alpha
+    inside = alpha > 0
+    assert rgb.shape == (96, 96, 3)
+    assert rgb.dtype == np.uint8
     # Four samples a pixel make five values.
-    assert set(np.unique(picture.alpha)) <= {0.0, 0.25, 0.5, 0.75, 1.0}
-    assert np.array_equal(np.isfinite(picture.depth), picture.alpha > 0)
-    assert 3.6 < np.median(picture.depth[picture.alpha > 0]) < 4.4
-    assert picture.alpha[48, 48] == 1
-    assert picture.alpha[0, 0] == 0
-    assert 0.3 < picture.alpha.mean() < 0.8
+    assert set(np.unique(alpha)) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert np.array_equal(np.isfinite(picture.depth), inside)
+    assert 3.6 < np.median(picture.depth[inside]) < 4.4
+    assert alpha[48, 48] == 1
+    assert alpha[0, 0] == 0
+    assert 0.3 < alpha.mean() < 0.8
     again = drawn(someone, 96)
-    assert np.array_equal(picture.rgb, again.rgb)
+    assert np.array_equal(rgb, again.rgb)
 
 
 def test_depth_lies_on_the_mesh(someone):
@@ -59,11 +66,15 @@ def test_depth_lies_on_the_mesh(someone):
     size = 128
     picture = drawn(someone, size)
     vertices = pose(someone, Moment())
+    # The nose is what stands out the most near the middle of the face.
     middle = np.abs(vertices[:, 1]) < 0.08
-    nose = vertices[np.argmax(np.where(middle, vertices[:, 2], -1))]
-    column, row = (project(nose[None], FRONT)[0] * size).astype(int)
+    forwards = np.where(middle, vertices[:, 2], -1)
+    nose = vertices[forwards.argmax()]
+    place = project(nose[None], FRONT)[0]
+    column, row = (place * size).astype(int)
     cam2world, _ = unpack(FRONT)
-    distance = np.linalg.norm(nose - cam2world[:3, 3])
+    centre = cam2world[:3, 3]
+    distance = np.linalg.norm(nose - centre)
     assert abs(picture.depth[row, column] - distance) < 0.01
 
 
@@ -76,17 +87,17 @@ def test_any_intrinsics_show_the_same_points(someone):
     small = drawn(someone, 64, narrow)
     large = drawn(someone, 128)
     cut = large.rgb[32:96, 32:96].astype(float)
-    assert np.abs(small.rgb - cut).mean() < 4
+    assert difference(small.rgb, cut) < 4
 
 
 def test_people_differ_and_nearby_latents_are_nearby_people(someone):
     # Grey values of 255; other people differ in skin, hair, shirt and background.
     here = colours(someone)
-    near = colours(figure(person(latent(0, "someone") + 0.01)))
-    assert np.abs(near - here).mean() < 4
+    near = person(latent(0, "someone") + 0.01)
+    assert difference(colours(figure(near)), here) < 4
     for number in range(4):
-        other = colours(figure(person(latent(0, f"other {number}"))))
-        assert np.abs(other - here).mean() > 20
+        other = person(latent(0, f"other {number}"))
+        assert difference(colours(figure(other)), here) > 20
 
 
 def test_a_shot_holds_the_rotation_of_the_head_twice(someone):
@@ -95,53 +106,62 @@ def test_a_shot_holds_the_rotation_of_the_head_twice(someone):
     assert label.shape == (Label.SIZE,)
     assert label.dtype == np.float32
     neck = Rotation.from_rotvec(label[Label.NECK])
-    assert np.allclose(rotation(label).T, neck.as_matrix(), atol=1e-6)
+    camera = rotation(label)
+    assert np.allclose(camera.T, neck.as_matrix(), atol=1e-6)
 
 
 def test_true_landmarks_lie_in_the_picture_the_right_way_round(someone):
-    points = true_landmarks(someone, photo(rng(0, "test")), 256)
+    shot = photo(rng(0, "test"))
+    points = true_landmarks(someone, shot, 256)
     assert points.shape == (70, 2)
     assert (points > 0).all()
     assert (points < 256).all()
     # The person's right pupil is on the left of the image, the chin below the bridge of the nose.
-    assert points[68, 0] < points[69, 0]
-    assert points[8, 1] > points[27, 1]
+    x, y = points.T
+    assert x[68] < x[69]
+    assert y[8] > y[27]
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_clips_move_within_their_limits(number):
     shots = clip(rng(0, "clip", number), 48, 25.0)
     turns = np.array([shot.rotation for shot in shots])
-    assert np.abs(turns[:, 1]).max() < np.radians(30)
-    assert np.abs(turns[:, 0] - REST_PITCH).max() < np.radians(15)
+    pitch, yaw, _ = np.degrees(turns).T
+    assert np.abs(yaw).max() < 30
+    assert np.abs(pitch - np.degrees(REST_PITCH)).max() < 15
     # Between two frames a head does not jump.
-    assert np.abs(np.diff(turns, axis=0)).max() < np.radians(6)
+    steps = np.diff(turns, axis=0)
+    assert np.abs(steps).max() < np.radians(6)
     jaw = np.array([shot.moment.jaw[0] for shot in shots])
     assert jaw.min() >= 0
     assert jaw.max() > 0.05
     for shot in shots:
         face = shot.moment
-        assert np.isfinite(np.concatenate([face.expression, face.eyes, face.extra])).all()
+        moved = np.concatenate([face.expression, face.eyes, face.extra])
+        assert np.isfinite(moved).all()
+
+
+# The fewest files that have everything: two photos of a person, a clip of every split, of held-out ones a
+# frame with true views.
+FEW = {
+    "identities": 2,
+    "photos": 2,
+    "train_clips": 1,
+    "validation_clips": 1,
+    "test_clips": 1,
+    "frames": FRAMES,
+    "portrait_size": 96,
+    "clip_size": 96,
+    "shard_size": 2,
+}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")
     params = scale_params("smoke")
-    # The fewest files that have everything: two photos of a person, a clip of every split, of held-out ones
-    # a frame with true views.
-    few = {
-        "identities": 2,
-        "photos": 2,
-        "train_clips": 1,
-        "validation_clips": 1,
-        "test_clips": 1,
-        "frames": FRAMES,
-        "portrait_size": 96,
-        "clip_size": 96,
-        "shard_size": 2,
-    }
-    params = params.model_copy(update={"ingest": params.ingest.model_copy(update=few)})
+    ingest = params.ingest.model_copy(update=FEW)
+    params = params.model_copy(update={"ingest": ingest})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         generate(params, folder / "out", folder / "truth")
@@ -149,86 +169,121 @@ def made(tmp_path_factory) -> Path:
 
 
 def rows(made: Path, table: str) -> list[dict]:
-    return pq.read_table(made / f"truth/{table}.parquet").to_pylist()
+    path = made / f"truth/{table}.parquet"
+    return pq.read_table(path).to_pylist()
+
+
+def truth(made: Path, key: str) -> dict[str, bytes]:
+    return ShardReader(made / "truth").read(key)
+
+
+def held_out(split: str) -> str:
+    """The key of the frame of a split that has true views."""
+    clip_key = key_of(f"{split}-0000.mp4")
+    return f"{clip_key}-000004"
+
+
+def values(table: list[dict], column: str) -> set:
+    return {row[column] for row in table}
 
 
 def test_every_portrait_has_a_row_of_truth(made):
     portraits = rows(made, "portraits")
-    files = {path.name for path in (made / "out/portraits").iterdir()}
-    assert files == {row["file"] for row in portraits}
+    folder = made / "out/portraits"
+    files = {path.name for path in folder.iterdir()}
+    assert files == values(portraits, "file")
     assert len(portraits) == 4
-    assert len({row["identity"] for row in portraits}) == 2
+    assert len(values(portraits, "identity")) == 2
 
 
 def test_every_frame_of_a_clip_has_a_row_of_truth(made):
     frames = rows(made, "frames")
     assert len(frames) == 3 * FRAMES
-    assert {row["split"] for row in frames} == {"train", "validation", "test"}
-    for file in {row["file"] for row in frames}:
-        with av.open(str(made / "out/clips" / file)) as container:
-            assert sum(1 for _ in container.decode(video=0)) == FRAMES
+    assert values(frames, "split") == {"train", "validation", "test"}
+    for file in values(frames, "file"):
+        path = made / "out/clips" / file
+        with av.open(str(path)) as container:
+            decoded = list(container.decode(video=0))
+        assert len(decoded) == FRAMES
 
 
 def test_no_person_is_in_two_clips(made):
     frames = rows(made, "frames")
-    in_clips = {row["identity"] for row in frames}
-    assert len(in_clips) == len({row["clip"] for row in frames}) == 3
-    in_portraits = {row["identity"] for row in rows(made, "portraits")}
-    assert {row["identity"] for row in rows(made, "identities")} == in_clips | in_portraits
+    portraits = rows(made, "portraits")
+    identities = rows(made, "identities")
+    in_clips = values(frames, "identity")
+    clips = values(frames, "clip")
+    assert len(in_clips) == len(clips) == 3
+    in_portraits = values(portraits, "identity")
+    assert values(identities, "identity") == in_clips | in_portraits
 
 
 def test_the_truth_of_a_portrait_lies_on_the_head(made):
     row = rows(made, "portraits")[0]
-    fields = ShardReader(made / "truth").read(key_of(row["file"]))
+    fields = truth(made, key_of(row["file"]))
     mask = decode_png(fields["mask.png"])
     depth = decode_png(fields["depth.png"])
-    assert np.array_equal(mask > 0, depth > 0)
+    head = mask > 0
+    assert np.array_equal(head, depth > 0)
     # Cameras of photos stand about 4.2 from the neck.
-    assert 3.5 < np.median(depth[depth > 0]) * DEPTH_UNIT < 4.6
-    column, line = np.array(row["landmarks"]).reshape(70, 2)[30].astype(int)
+    distance = np.median(depth[head]) * DEPTH_UNIT
+    assert 3.5 < distance < 4.6
+    landmarks = np.array(row["landmarks"]).reshape(70, 2)
+    column, line = landmarks[30].astype(int)
     assert mask[line, column] == 255
 
 
 def test_true_views_of_held_out_clips(made):
     reader = ShardReader(made / "truth")
-    keys = [key for key in sorted(reader.keys()) if "cameras.npy" in reader.fields(key)]
-    assert keys == [f"{key_of(f'{split}-0000.mp4')}-000004" for split in ("test", "validation")]
-    fields = reader.read(keys[0])
+    keys = sorted(reader.keys())
+    with_views = [key for key in keys if "cameras.npy" in reader.fields(key)]
+    assert with_views == [held_out("test"), held_out("validation")]
+    fields = reader.read(with_views[0])
     cameras = decode_npy(fields["cameras.npy"])
     assert cameras.shape == (4, 25)
-    assert np.allclose(cameras[:, 16], sample_look_at(rng(0))[16])
+    # All cameras have the one focal length.
+    other = sample_look_at(rng(0))
+    assert np.allclose(cameras[:, 16], other[16])
     side = scale_params("smoke").networks.image
-    assert decode_png(fields["view3.png"]).shape == (side, side, 3)
-    assert decode_npy(fields["depth0.npy"]).dtype == np.float32
+    view = decode_png(fields["view3.png"])
+    assert view.shape == (side, side, 3)
+    depth = decode_npy(fields["depth0.npy"])
+    assert depth.dtype == np.float32
 
 
 def test_the_unmoved_view_differs_in_the_head_alone(made):
-    reader = ShardReader(made / "truth")
-    fields = reader.read(f"{key_of('test-0000.mp4')}-000004")
+    fields = truth(made, held_out("test"))
     moved = decode_png(fields["view0.png"]).astype(float)
     unmoved = decode_png(fields["unmoved.png"]).astype(float)
-    head = decode_png(fields["alpha0.png"]) > 0
+    alpha = decode_png(fields["alpha0.png"])
+    head = alpha > 0
     change = np.abs(moved - unmoved)
     # The background is the same in both: only pixels at the edge of the head mix with it.
-    assert change[head].mean() > 2
-    assert change[head].mean() > 5 * change[~head].mean()
+    inside = change[head].mean()
+    outside = change[~head].mean()
+    assert inside > 2
+    assert inside > 5 * outside
 
 
 def test_the_face_mesh_finds_what_was_drawn():
     """MediaPipe's landmarks against the true ones, the way ingest finds them."""
     mediapipe = pytest.importorskip("mediapipe")
-    mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True)
-    errors, size = [], 256
+    face_mesh = mediapipe.solutions.face_mesh
+    mesh = face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=True)
+    size = 256
+    errors = []
     for number in range(8):
         body = figure(person(latent(1, f"{number}")))
         shot = photo(rng(1, number))
         picture = render(body, shot.moment, shot.camera, size)
         found = mesh.process(picture.rgb).multi_face_landmarks
-        if found:
-            corners = np.array([[point.x, point.y, point.z] for point in found[0].landmark])
-            points = landmarks_70(corners) * size
-            wanted = true_landmarks(body, shot, size)
-            errors.append(np.linalg.norm(points - wanted, axis=1) / interocular(wanted))
+        if not found:
+            continue
+        corners = np.array([[point.x, point.y, point.z] for point in found[0].landmark])
+        points = landmarks_70(corners) * size
+        wanted = true_landmarks(body, shot, size)
+        distances = np.linalg.norm(points - wanted, axis=1)
+        errors.append(distances / interocular(wanted))
     # A face that looks far aside may be missed.
     assert len(errors) >= 7
     assert np.median(errors) < 0.045
