@@ -44,7 +44,8 @@ TRUE_FIELDS = (DrawnPortrait.mask, DrawnPortrait.depth)  # what the truth keeps 
 
 def latent(seed: int, identity: str) -> np.ndarray:
     """The 512 numbers of an identity, N(0, 1)."""
-    return rng(seed, "generated person", identity).normal(size=Z).astype(np.float32)
+    generator = rng(seed, "generated person", identity)
+    return generator.normal(size=Z).astype(np.float32)
 
 
 def true_label(someone: Person, shot: Shot) -> np.ndarray:
@@ -67,10 +68,12 @@ def true_label(someone: Person, shot: Shot) -> np.ndarray:
 def true_landmarks(body: Figure, shot: Shot, size: int) -> np.ndarray:
     """The 70 landmarks in pixels of the raw image, (70, 2) float32."""
     model = standin()
-    vertices = pose(body, shot.moment)[: len(model.template_V3)]
-    corners = vertices[model.faces_F3[model.landmark_faces]]
-    points = (corners * model.landmark_weights[..., None]).sum(1)
-    return (project(points, shot.camera) * size).astype(np.float32)
+    # Teeth and hair come after the head and have no landmarks.
+    head = pose(body, shot.moment)[: len(model.template_V3)]
+    triangles = model.faces_F3[model.landmark_faces]
+    weighted = head[triangles] * model.landmark_weights[..., None]
+    pixels = project(weighted.sum(1), shot.camera) * size
+    return pixels.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Artist:
     seed: int
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
+        # The rows are filled while the samples are taken, and the record is written after the last of them.
         rows: list[dict[str, Any]] = []
         return self._samples(unit, rows), {"rows": rows}
 
@@ -96,12 +100,14 @@ class Artist:
     def _portrait(self, file: str, rows: list[dict]) -> Iterator[Sample]:
         identity = file.rsplit("-", 1)[0]
         size = self.settings.portrait_size
-        body = figure(person(latent(self.seed, identity)))
+        body = self._figure(identity)
         shot = photo(rng(self.seed, "photo", file))
         picture = render(body, shot.moment, shot.camera, size)
-        rows.append({"file": file, "identity": identity} | _truth(body, shot, size))
+        names = {"file": file, "identity": identity}
+        rows.append(names | _truth(body, shot, size))
         # 16 bits hold 6.5 world units, and 0 says that nothing is there.
-        steps = np.where(np.isfinite(picture.depth), picture.depth / DEPTH_UNIT, 0)
+        seen = np.isfinite(picture.depth)
+        steps = np.where(seen, picture.depth / DEPTH_UNIT, 0)
         sample = DrawnPortrait.encode(
             image=picture.rgb,
             mask=_grey(picture.alpha),
@@ -113,19 +119,31 @@ class Artist:
         identity = f"clip-{Path(file).stem}"
         size = self.settings.clip_size
         split = file.split("-")[0]
-        body = figure(person(latent(self.seed, identity)))
-        shots = clip(rng(self.seed, "clip", file), self.settings.frames, self.settings.fps)
+        fps = self.settings.fps
+        body = self._figure(identity)
+        shots = clip(rng(self.seed, "clip", file), self.settings.frames, fps)
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
         # The pictures are drawn while they are encoded: a clip never lies in memory.
-        film = encode_mp4(pictures, self.settings.fps)
+        film = encode_mp4(pictures, fps)
         yield key_of(file), DrawnClip.encode(clip=film)
         for index, shot in enumerate(shots):
-            row = {"file": file, "clip": file, "index": index, "identity": identity, "split": split}
-            row["extra"] = shot.moment.extra.tolist()
+            row = {
+                "file": file,
+                "clip": file,
+                "index": index,
+                "identity": identity,
+                "split": split,
+                "extra": shot.moment.extra.tolist(),
+            }
             rows.append(row | _truth(body, shot, size))
             # Drawing other views of every frame would take longer than all the rest.
-            if split != "train" and index % NOVEL_EVERY == NOVEL_EVERY // 2:
+            middle = index % NOVEL_EVERY == NOVEL_EVERY // 2
+            if split != "train" and middle:
                 yield self._novel(file, index, body, shot, shots[0])
+
+    def _figure(self, identity: str) -> Figure:
+        z = latent(self.seed, identity)
+        return figure(person(z))
 
     def _novel(
         self,
@@ -141,16 +159,18 @@ class Artist:
         motion alone changes in it is known.
         """
         generator = rng(self.seed, "novel views", file, index)
-        cameras = np.stack([sample_look_at(generator) for _ in range(NOVEL_VIEWS)])
+        cameras = [sample_look_at(generator) for _ in range(NOVEL_VIEWS)]
+        # The light stays where it is for the clip's camera, whichever camera looks.
         room = rotation(shot.camera)
         views = [render(body, shot.moment, camera, self.image, room) for camera in cameras]
         still = with_face_of(shot.moment, first.moment)
+        unmoved = render(body, still, cameras[0], self.image, room)
         sample = TrueViews.encode(
-            cameras=cameras,
+            cameras=np.stack(cameras),
             view=[view.rgb for view in views],
             alpha=[_grey(view.alpha) for view in views],
             depth=[view.depth for view in views],
-            unmoved=render(body, still, cameras[0], self.image, room).rgb,
+            unmoved=unmoved.rgb,
         )
         return f"{key_of(file)}-{index:06d}", sample
 
@@ -161,10 +181,12 @@ def _grey(alpha: np.ndarray) -> np.ndarray:
 
 def _truth(body: Figure, shot: Shot, size: int) -> dict[str, Any]:
     """The columns that the tables of portraits and of frames have in common."""
+    label = true_label(body.person, shot)
+    landmarks = true_landmarks(body, shot, size)
     return {
         "camera": shot.camera.tolist(),
-        "label": true_label(body.person, shot).tolist(),
-        "landmarks": true_landmarks(body, shot, size).ravel().tolist(),
+        "label": label.tolist(),
+        "landmarks": landmarks.ravel().tolist(),
     }
 
 
@@ -180,20 +202,12 @@ def generate(
     be drawn.
     """
     settings = params.ingest
-    image = params.networks.image
     portraits = _portraits(settings)
     clips = _clips(settings)
-    units = units_of("portraits", portraits, settings.shard_size) + units_of("clip", clips, 1)
+    image = params.networks.image
     scratch = scratch_folder("generated", fingerprint(__file__, settings, image, params.seed))
-    artist = partial(Artist, settings, image, params.seed)
-    done = run_units(units, artist, scratch, params.machine, "generate", {"files": 1})
-    # Here no file is a user's, which may be broken: a reject is a fault of ours.
-    rejects = [reject for unit in done for reject in unit.rejects]
-    if rejects:
-        first = rejects[0]
-        raise UserError(
-            f"generate: {len(rejects)} files could not be drawn, the first {first.item}: {first.reason}"
-        )
+    done = _draw(params, portraits, clips, scratch)
+    # What an earlier run made stays until all files are drawn.
     for folder in (out / "portraits", out / "clips", truth):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -207,6 +221,28 @@ def generate(
     _write_shards(reader, truth, portraits, clips, settings.shard_size)
     _write_tables(truth, params.seed, _rows(done, "portraits"), _rows(done, "clip"))
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _draw(
+    params: Params,
+    portraits: list[str],
+    clips: list[str],
+    scratch: Path,
+) -> list[Done]:
+    """Draw the files into shards of `scratch`."""
+    settings = params.ingest
+    units = units_of("portraits", portraits, settings.shard_size)
+    units += units_of("clip", clips, 1)
+    artist = partial(Artist, settings, params.networks.image, params.seed)
+    done = run_units(units, artist, scratch, params.machine, "generate", {"files": 1})
+    # Here no file is a user's, which may be broken: a reject is a fault of ours.
+    rejects = [reject for unit in done for reject in unit.rejects]
+    if rejects:
+        first = rejects[0]
+        raise UserError(
+            f"generate: {len(rejects)} files could not be drawn, the first {first.item}: {first.reason}"
+        )
+    return done
 
 
 def _portraits(settings: Ingest) -> list[str]:
@@ -263,4 +299,5 @@ def _write_tables(
         ("portraits", portraits, TRUE_PORTRAITS),
         ("frames", frames, TRUE_FRAMES),
     ):
-        write_table(truth / f"{name}.parquet", pa.Table.from_pylist(rows, schema))
+        table = pa.Table.from_pylist(rows, schema)
+        write_table(truth / f"{name}.parquet", table)

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 
 from pipeline.core.seeds import rng
+from pipeline.geometry.curves import ramp
 from pipeline.geometry.standin_directions import SHAPE_NAMES, SHAPES
 
 Z = 512
@@ -92,7 +93,9 @@ class Person:
 @cache
 def _projection() -> np.ndarray:
     """(512, 400) with orthonormal columns."""
-    return np.linalg.qr(rng(0, "person projection").normal(size=(Z, 400)))[0]
+    # One for all seeds: the same z is the same person in all data sets.
+    generator = rng(0, "person projection")
+    return np.linalg.qr(generator.normal(size=(Z, 400)))[0]
 
 
 def linear(rgb: np.ndarray | tuple) -> np.ndarray:
@@ -105,14 +108,16 @@ def _palette(colours: list[tuple], place: float) -> np.ndarray:
     # Mixed in linear light, as paints of light are.
     at = place * (len(colours) - 1)
     channels = linear(colours).T
-    return np.array([np.interp(at, np.arange(len(colours)), channel) for channel in channels])
+    numbers = np.arange(len(colours))
+    return np.array([np.interp(at, numbers, channel) for channel in channels])
 
 
 def _hue(turn: float, saturation: float, value: float) -> np.ndarray:
     """A colour on a smooth hue circle (turn in revolutions), sRGB in [0, 1], as linear light."""
     thirds = np.array([0, 1 / 3, 2 / 3])
     wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (turn - thirds))
-    return np.clip(value * (1 - saturation + saturation * wheel), 0, 1) ** 2.2
+    colour = value * (1 - saturation + saturation * wheel)
+    return np.clip(colour, 0, 1) ** 2.2
 
 
 def person(z_512: np.ndarray) -> Person:
@@ -124,16 +129,16 @@ def person(z_512: np.ndarray) -> Person:
     rest = raw[len(TRAITS) :]
     skin = _skin(trait)
     hair = _hair(trait)
-    pale = np.array([0.80, 0.50, 0.50])
-    red = np.array([0.86, 0.26, 0.30])
+    # Brows are lighter than hair, as skin shows between them.
+    dark = 0.35 + 0.35 * (1 - trait["brow_dark"])
     return Person(
         shape=_shape(rest),
         trait=trait,
         skin=skin,
         hair=hair,
-        iris=_palette(IRIS, np.clip(trait["iris"] * (1.25 - 0.9 * trait["skin"]), 0, 1)),
-        lips=skin * (pale * (1 - trait["lips"]) + red * trait["lips"]),
-        brow=(0.35 + 0.35 * (1 - trait["brow_dark"])) * hair + 0.04 * skin,
+        iris=_iris(trait),
+        lips=skin * _lips(trait),
+        brow=dark * hair + 0.04 * skin,
         shirt=_shirt(trait),
         background=_background(trait),
         light=_light(trait),
@@ -151,18 +156,35 @@ def _shape(rest: np.ndarray) -> np.ndarray:
 
 
 def _skin(trait: dict[str, float]) -> np.ndarray:
-    warmth = 0.08 * (trait["warmth"] - 0.5) * np.array([1.0, 0.0, -1.6])
-    return _palette(SKIN, trait["skin"]) * (1 + warmth)
+    warmth = 0.08 * (trait["warmth"] - 0.5)
+    tint = warmth * np.array([1.0, 0.0, -1.6])
+    return _palette(SKIN, trait["skin"]) * (1 + tint)
 
 
 def _hair(trait: dict[str, float]) -> np.ndarray:
     # Dark skin goes with dark hair; light skin with any, few of them red, and some people are grey.
-    place = np.clip(trait["hair"] ** 1.6 * (1.1 - 0.75 * trait["skin"]), 0, 1)
-    hair = _palette(HAIR, place)
-    ginger = np.clip((trait["red"] - 0.72) / 0.2, 0, 1) * (1 - trait["skin"])
-    hair = (1 - 0.7 * ginger) * hair + 0.7 * ginger * linear((150, 66, 30))
-    grey = np.clip((trait["grey"] - 0.8) / 0.18, 0, 1) * 0.8
+    lightest = 1.1 - 0.75 * trait["skin"]
+    place = trait["hair"] ** 1.6 * lightest
+    hair = _palette(HAIR, np.clip(place, 0, 1))
+    red = ramp(trait["red"], start=0.72, width=0.2)
+    ginger = 0.7 * (red * (1 - trait["skin"]))
+    hair = (1 - ginger) * hair + ginger * linear((150, 66, 30))
+    grey = 0.8 * ramp(trait["grey"], start=0.8, width=0.18)
     return (1 - grey) * hair + grey * linear((168, 166, 164))
+
+
+def _iris(trait: dict[str, float]) -> np.ndarray:
+    # Dark skin goes with brown eyes.
+    lightest = 1.25 - 0.9 * trait["skin"]
+    place = trait["iris"] * lightest
+    return _palette(IRIS, np.clip(place, 0, 1))
+
+
+def _lips(trait: dict[str, float]) -> np.ndarray:
+    """What takes the colour of the skin to that of the lips, from pale to painted."""
+    pale = np.array([0.80, 0.50, 0.50])
+    red = np.array([0.86, 0.26, 0.30])
+    return pale * (1 - trait["lips"]) + red * trait["lips"]
 
 
 def _shirt(trait: dict[str, float]) -> np.ndarray:
@@ -175,11 +197,13 @@ def _shirt(trait: dict[str, float]) -> np.ndarray:
 def _background(trait: dict[str, float]) -> np.ndarray:
     turn = 1.4 * trait["back_hue"]
     light = 0.25 + 0.65 * trait["back_light"]
+    other = 0.25 * (trait["back_turn"] - 0.5)
+    # Rooms are lit from above, and no wall has one colour.
     corners = [
         (turn, light),
         (turn + 0.1, 0.8 * light),
         (turn - 0.12, 0.75 * light),
-        (turn + 0.25 * (trait["back_turn"] - 0.5), 0.6 * light),
+        (turn + other, 0.6 * light),
     ]
     return np.array([_hue(hue, 0.45, value) for hue, value in corners])
 
@@ -188,4 +212,6 @@ def _light(trait: dict[str, float]) -> np.ndarray:
     azimuth = 1.9 * (trait["light_turn"] - 0.5)
     height = 0.25 + 0.75 * trait["light_height"]
     across = np.cos(height)
-    return np.array([across * np.sin(azimuth), np.sin(height), across * np.cos(azimuth)])
+    x = across * np.sin(azimuth)
+    z = across * np.cos(azimuth)
+    return np.array([x, np.sin(height), z])
