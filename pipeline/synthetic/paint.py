@@ -38,7 +38,8 @@ def paint_bust(person: Person, moment: Moment, s: Surfel) -> Coat:
     hollow = blob(x, y, 0.0, -0.385, 0.02, 0.02)
     hollow = 0.22 * hollow * smooth(z, 0.0, 0.05)
     at_collar = 0.25 * ridge(below, -0.008, 0.01)
-    occlusion = 1 - _under_chin(y, z) - hollow * bare - at_collar
+    chin = _under_chin(y, z)
+    occlusion = 1 - chin - hollow * bare - at_collar
     return Coat(
         albedo=skin + shirt[:, None] * (cloth - skin),
         occlusion=np.clip(occlusion, 0.2, 1),
@@ -53,10 +54,11 @@ def _cloth(person: Person, s: Surfel, below: Array) -> Array:
     across = np.sin(260 * x + 30 * z)
     along = np.sin(260 * y)
     threads = 0.05 * across * along
-    folds = 0.10 * np.sin(17 * x + 9 * y + person.phase[6])
+    hang = 17 * x + 9 * y + person.phase[6]
+    folds = 0.10 * np.sin(hang)
     weave = 1 + threads + folds
-    collar = ridge(below, 0.012, 0.007)
-    return tint(person.shirt, weave * (1 - 0.35 * collar))
+    collar = 1 - 0.35 * ridge(below, 0.012, 0.007)
+    return tint(person.shirt, weave * collar)
 
 
 def _under_chin(y: Array, z: Array) -> Array:
@@ -69,10 +71,12 @@ def _under_chin(y: Array, z: Array) -> Array:
 
 def paint_eye(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Sclera, iris with fibres and limbus, pupil; darker under the upper lid."""
-    x, y, z = eye_offset(s.paint).T
+    offset = eye_offset(s.paint)
+    x, y, z = offset.T
     off_axis = np.hypot(x, y)
     angle = np.arctan2(off_axis, z)
-    iris = _iris(person, angle, np.arctan2(y, x))
+    turn = np.arctan2(y, x)
+    iris = _iris(person, angle, turn)
     veins = 1 - 0.10 * smooth(angle, 0.6, 1.2)
     white = tint(SCLERA, veins)
     # Edges are at least a pixel soft, or they would flicker.
@@ -92,9 +96,11 @@ def paint_eye(person: Person, moment: Moment, s: Surfel) -> Coat:
 
 def _iris(person: Person, angle: Array, turn: Array) -> Array:
     """Fibres along the radius, and the dark ring at the edge."""
-    spokes = 0.30 * np.sin(17 * turn + person.phase[1])
-    spokes = spokes * np.sin(7 * turn)
-    fibres = spokes + 0.35 * smooth(angle, 0.2, 0.4)
+    first = 17 * turn + person.phase[1]
+    second = 7 * turn
+    spokes = 0.30 * np.sin(first) * np.sin(second)
+    outer = 0.35 * smooth(angle, 0.2, 0.4)
+    fibres = spokes + outer
     iris = tint(person.iris, 1 + fibres)
     limbus = smooth(angle, 0.36, IRIS)
     return mix(iris, 0.15 * person.iris, limbus)
@@ -107,7 +113,8 @@ def _under_lids(normal_N3: Array) -> Array:
     upper = 0.62 * smooth(up, 0.05, 0.42)
     sides = 0.22 * smooth(np.abs(across), 0.45, 0.9)
     lower = 0.15 * smooth(-up, 0.15, 0.4)
-    return np.clip(1 - upper - sides - lower, 0.15, 1)
+    occlusion = 1 - upper - sides - lower
+    return np.clip(occlusion, 0.15, 1)
 
 
 def paint_mouth(person: Person, moment: Moment, s: Surfel) -> Coat:
@@ -129,18 +136,21 @@ def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
     x, y, _ = s.paint.T
     upper = y > -0.0975
     # The place along the arc in teeth; the lower ones are smaller.
-    arc = np.arcsin(np.clip(x / 0.061, -1, 1))
-    place = arc * np.where(upper, 6.4, 8.2)
+    sine = np.clip(x / 0.061, -1, 1)
+    per_radian = np.where(upper, 6.4, 8.2)
+    place = np.arcsin(sine) * per_radian
     off_middle = np.abs(place - np.round(place))
-    gap = np.exp(-((off_middle - 0.5) ** 2) / 0.004)
+    to_edge = off_middle - 0.5
+    gap = np.exp(-(to_edge**2) / 0.004)
     upper_gum = smooth(y, -0.079, -0.073)
     lower_gum = smooth(y, -0.114, -0.119)
     gum = np.where(upper, upper_gum, lower_gum)
     enamel = tint(ENAMEL, 1 - 0.40 * gap)
-    sides = 1 - 0.5 * smooth(np.abs(x), 0.022, 0.060)
+    side = smooth(np.abs(x), 0.022, 0.060)
+    open_to_light = np.where(upper, 0.95, 0.62)
     return Coat(
         albedo=mix(enamel, GUM, gum),
-        occlusion=sides * np.where(upper, 0.95, 0.62),
+        occlusion=(1 - 0.5 * side) * open_to_light,
         gloss=0.30,
         sharpness=60.0,
     )
@@ -151,14 +161,16 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     phase = person.phase
     along = s.paint[:, 0]
     turn = _combed(person, s)
-    bend = 0.5 * person.trait["wave"] * np.sin(9 * along + phase[5])
+    wavy = 9 * along + phase[5]
+    bend = 0.5 * person.trait["wave"] * np.sin(wavy)
     # The finer a wave, the more the bend makes it waver.
-    fine = np.sin(61 * turn + 4 * bend + phase[0])
-    coarse = np.sin(23 * turn + 9 * along + 3 * bend)
-    finest = np.sin(140 * turn + 12 * bend + 3 * along)
-    strand = fine * coarse + 0.7 * finest
-    streak = np.sin(11 * turn + phase[3] + 2 * bend)
-    light = 1 + 0.26 * strand + 0.14 * streak
+    streaks = 11 * turn + phase[3] + 2 * bend
+    coarse = 23 * turn + 9 * along + 3 * bend
+    fine = 61 * turn + 4 * bend + phase[0]
+    finest = 140 * turn + 12 * bend + 3 * along
+    strand = np.sin(fine) * np.sin(coarse)
+    strand += 0.7 * np.sin(finest)
+    light = 1 + 0.26 * strand + 0.14 * np.sin(streaks)
     # The band of light that lies across hair, bent by its strands.
     band = ridge(along - 0.42, 0.05 * strand, 0.12)
     shine = 0.10 + 0.16 * band
@@ -194,18 +206,24 @@ def background(person: Person, size: int) -> Array:
     grid = steps.astype(np.float32)
     u = grid[None, :, None]
     v = grid[:, None, None]
-    upper_left, upper_right, lower_left, lower_right = person.background.astype(np.float32)
-    upper = (1 - u) * upper_left + u * upper_right
-    lower = (1 - u) * lower_left + u * lower_right
-    colour = (1 - v) * upper + v * lower
-    sway = np.sin(person.phase)
+    corners = person.background.astype(np.float32)
+    upper_left, upper_right, lower_left, lower_right = corners
+    upper = _between(upper_left, upper_right, u)
+    lower = _between(lower_left, lower_right, u)
+    colour = _between(upper, lower, v)
     # A dark shape, then a bright one.
-    for number, strength in enumerate((-0.30, 0.35)):
-        middle_u = 0.5 + 0.45 * sway[2 * number]
-        middle_v = 0.35 + 0.35 * sway[2 * number + 1]
+    places = np.sin(person.phase[:4]).reshape(2, 2)
+    for (right, down), strength in zip(places, (-0.30, 0.35), strict=True):
+        middle_u = 0.5 + 0.45 * right
+        middle_v = 0.35 + 0.35 * down
         shape = blob(u, v, middle_u, middle_v, 0.20, 0.28)
         colour = colour * (1 + strength * shape)
     return colour
+
+
+def _between(first: Array, second: Array, place: Array) -> Array:
+    """`first` where `place` is 0, `second` where it is 1."""
+    return (1 - place) * first + place * second
 
 
 # By material number.

@@ -46,7 +46,9 @@ def render(
     The camera has 25 numbers in the head's own frame and any intrinsics. `room_33` turns the frame of the
     room, where the lights stand, into the head's; by default the room is the camera's frame.
     """
-    cam2world, intrinsics = (matrix.astype(np.float64) for matrix in unpack(camera_25))
+    cam2world, intrinsics = unpack(camera_25)
+    cam2world = cam2world.astype(np.float64)
+    intrinsics = intrinsics.astype(np.float64)
     rotation = cam2world[:3, :3]
     centre = cam2world[:3, 3]
     if room_33 is None:
@@ -62,7 +64,8 @@ def render(
     # Colours take the most time, so that they are computed at visible points alone.
     points = _Points.of(face, inverse, size)
     weight = triangles.weights(points.face, points.place)
-    middle_depth = float(np.median(-local[:, 2]))
+    depth_V = -local[:, 2]
+    middle_depth = float(np.median(depth_V))
     view = View(
         normal_V3=normals(vertices),
         room_33=np.asarray(room_33, np.float64),
@@ -87,7 +90,8 @@ def _backdrop(body: Figure, size: int) -> np.ndarray:
     """The background in sRGB, (size*size, 3)."""
     # The background is smooth: enlarging a small one costs less than computing it at every pixel.
     small = srgb(background(body.person, BACKGROUND))
-    image = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
+    wanted = (size, size)
+    image = cv2.resize(small, wanted, interpolation=cv2.INTER_LINEAR)
     return image.reshape(-1, 3)
 
 
@@ -117,15 +121,15 @@ class _Points:
         covered = face >= 0
         inner = np.flatnonzero(~edge & covered[0])
         rim = np.flatnonzero(edge)
-        rim_sample, rim_at = np.nonzero(covered[:, rim])
+        on_rim = covered[:, rim]
+        rim_sample, rim_at = np.nonzero(on_rim)
         rim_pixel = rim[rim_at]
-        pixel = np.concatenate([inner, rim_pixel])
-        corner = np.stack([pixel % size, pixel // size], axis=1) * SAMPLES
-        middles = np.full((len(inner), 2), SAMPLES / 2)
-        column = rim_sample % SAMPLES
-        row = rim_sample // SAMPLES
-        centres = np.stack([column, row], axis=1) + 0.5
         rim_face = face[rim_sample, rim_pixel]
+        pixel = np.concatenate([inner, rim_pixel])
+        corner = _column_and_row(pixel, size) * SAMPLES
+        middle = SAMPLES / 2
+        middles = np.full((len(inner), 2), middle)
+        centres = _column_and_row(rim_sample, SAMPLES) + 0.5
         return cls(
             inner=inner,
             rim=rim,
@@ -139,9 +143,18 @@ class _Points:
         """Put the colours into an image (size*size, 3), whose old colours show between covered samples."""
         count = len(self.inner)
         image[self.inner] = colour_P3[:count]
-        rims = np.repeat(image[None, self.rim], SAMPLES**2, axis=0)
-        rims[self.rim_sample, self.rim_at] = colour_P3[count:]
+        behind = image[None, self.rim]
+        rims = np.repeat(behind, SAMPLES**2, axis=0)
+        covered = (self.rim_sample, self.rim_at)
+        rims[covered] = colour_P3[count:]
         image[self.rim] = rims.mean(0)
+
+
+def _column_and_row(number_N: np.ndarray, width: int) -> np.ndarray:
+    """(N, 2) of cells that are numbered row by row."""
+    column = number_N % width
+    row = number_N // width
+    return np.stack([column, row], axis=1)
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,9 @@ class _Triangles:
         return cls(corner_F32, inverse_F3, ab, ac, area)
 
     def some(self, chosen: np.ndarray) -> "_Triangles":
-        return self.of(self.corner[chosen], self.inverse[chosen])
+        corner = self.corner[chosen]
+        inverse = self.inverse[chosen]
+        return self.of(corner, inverse)
 
     def weights(self, chosen: np.ndarray, point_N2: np.ndarray) -> np.ndarray:
         """Barycentric weights (N, 3) float32 of points of the picture in chosen triangles (N,).
@@ -229,21 +244,27 @@ def _visible(
     """Triangle (-1: none) and inverse depth at every sample, both (size*size,)."""
     chosen = every.some(drawn)
     by_x, by_y = _slopes(chosen)
-    face, row, start, last = _spans(chosen.corner, size)
-    origin_x, origin_y = chosen.corner[face, 0].T
-    along = (start + 0.5 - origin_x) * by_x[face]
-    down = (row + 0.5 - origin_y) * by_y[face]
-    first = chosen.inverse[:, 0]
-    base = first[face] + along + down
+    spans = _Spans.of(chosen.corner, size)
+    face = spans.face
+    slope = by_x[face]
+    # The inverse depth at the first sample of each span, from that of the first corner.
+    x = spans.first + 0.5
+    y = spans.row + 0.5
+    corner_x, corner_y = chosen.corner[face, 0].T
+    along = (x - corner_x) * slope
+    down = (y - corner_y) * by_y[face]
+    base = chosen.inverse[face, 0] + along + down
     # From spans to samples: what a span holds is repeated over its length.
-    length = last - start + 1
+    length = spans.last - spans.first + 1
     step = _count_up(length)
-    change = step * np.repeat(by_x[face], length)
+    change = step * np.repeat(slope, length)
     inverse = (np.repeat(base, length) + change).astype(np.float32)
-    place = np.repeat(row * size + start, length) + step
+    first_place = spans.row * size + spans.first
+    place = np.repeat(first_place, length) + step
     number = np.repeat(face + 1, length)
-    winner, depth = _nearest(place, inverse, number, size)
-    return np.where(winner >= 0, drawn[winner], -1), depth
+    winner, nearest = _nearest(place, inverse, number, size)
+    visible = np.where(winner >= 0, drawn[winner], -1)
+    return visible, nearest
 
 
 def _slopes(triangles: _Triangles) -> tuple[np.ndarray, np.ndarray]:
@@ -254,9 +275,9 @@ def _slopes(triangles: _Triangles) -> tuple[np.ndarray, np.ndarray]:
     rise_c = third - first
     abx, aby = triangles.ab.T
     acx, acy = triangles.ac.T
-    by_x = (rise_b * acy - rise_c * aby) / triangles.area
-    by_y = (rise_c * abx - rise_b * acx) / triangles.area
-    return by_x, by_y
+    by_x = rise_b * acy - rise_c * aby
+    by_y = rise_c * abx - rise_b * acx
+    return by_x / triangles.area, by_y / triangles.area
 
 
 def _nearest(
@@ -271,12 +292,15 @@ def _nearest(
     """
     # Positive floats sort like their bits: one maximum over depth and triangle, joined into 64 bits.
     bits = inverse.view(np.uint32).astype(np.uint64)
-    joined = bits << np.uint64(32) | number.astype(np.uint64)
+    low_half = number.astype(np.uint64)
+    joined = bits << np.uint64(32) | low_half
     best = np.zeros(size * size, np.uint64)
     np.maximum.at(best, place, joined)
-    low_bits = best & np.uint64(0xFFFFFFFF)
-    high_bits = (best >> np.uint64(32)).astype(np.uint32)
-    return low_bits.astype(np.int64) - 1, high_bits.view(np.float32)
+    low_half = best & np.uint64(0xFFFFFFFF)
+    high_half = best >> np.uint64(32)
+    winner = low_half.astype(np.int64) - 1
+    depth = high_half.astype(np.uint32)
+    return winner, depth.view(np.float32)
 
 
 def _count_up(length_N: np.ndarray) -> np.ndarray:
@@ -286,32 +310,56 @@ def _count_up(length_N: np.ndarray) -> np.ndarray:
     return np.arange(len(starts)) - starts
 
 
-def _spans(corner_F32: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For every triangle and sample row that it covers: triangle, row, first and last covered column."""
-    heights = corner_F32[..., 1]
-    # Sample rows are at half numbers.
-    top_row = np.ceil(heights.min(1) - 0.5)
-    bottom_row = np.floor(heights.max(1) - 0.5)
-    low = np.maximum(top_row, 0).astype(np.int64)
-    high = np.minimum(bottom_row, size - 1).astype(np.int64)
-    count = np.maximum(high - low + 1, 0)
-    face = np.repeat(np.arange(len(count)), count)
-    row = _count_up(count) + low[face]
-    y = row + 0.5
-    left = np.full(len(face), np.inf)
-    right = np.full(len(face), -np.inf)
+@dataclass(frozen=True)
+class _Spans:
+    """The parts of sample rows that triangles cover, N of them, all integers."""
+
+    face: np.ndarray  # (N,) triangle
+    row: np.ndarray  # (N,)
+    first: np.ndarray  # (N,) covered column
+    last: np.ndarray  # (N,)
+
+    @classmethod
+    def of(cls, corner_F32: np.ndarray, size: int) -> "_Spans":
+        """Of triangles given by their corners in samples, within a picture of `size` x `size` samples."""
+        heights = corner_F32[..., 1]
+        # Sample rows are at half numbers.
+        top_row = np.ceil(heights.min(1) - 0.5)
+        bottom_row = np.floor(heights.max(1) - 0.5)
+        low = np.maximum(top_row, 0).astype(np.int64)
+        high = np.minimum(bottom_row, size - 1).astype(np.int64)
+        rows = np.maximum(high - low + 1, 0)
+        face = np.repeat(np.arange(len(rows)), rows)
+        row = _count_up(rows) + low[face]
+        left, right = _ends(corner_F32, face, row + 0.5)
+        first = _column(left, size).clip(0)
+        last = _column(right, size) - 1
+        last = last.clip(max=size - 1)
+        kept = last >= first
+        return cls(
+            face=face[kept],
+            row=row[kept],
+            first=first[kept],
+            last=last[kept],
+        )
+
+
+def _ends(
+    corner_F32: np.ndarray,
+    face_N: np.ndarray,
+    y_N: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where rows at heights `y_N` enter and leave triangles, x; (inf, -inf) where they miss them."""
+    left = np.full(len(face_N), np.inf)
+    right = np.full(len(face_N), -np.inf)
     # A row enters and leaves a triangle where it crosses its sides.
     for k in range(3):
         a = corner_F32[:, k]
         b = corner_F32[:, (k + 1) % 3]
-        x, crossing = _crossings(a, b, face, y)
+        x, crossing = _crossings(a, b, face_N, y_N)
         left = np.where(crossing, np.minimum(left, x), left)
         right = np.where(crossing, np.maximum(right, x), right)
-    first = _column(left, size).clip(0)
-    last = _column(right, size) - 1
-    last = last.clip(max=size - 1)
-    kept = last >= first
-    return face[kept], row[kept], first[kept], last[kept]
+    return left, right
 
 
 def _crossings(
@@ -320,16 +368,20 @@ def _crossings(
     face_N: np.ndarray,
     y_N: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where rows at heights `y_N` cross the sides from a to b of triangles: x, and whether they do (bool)."""
+    """Where rows cross the sides from a to b of triangles: x, and whether they do (bool)."""
     ax, ay = a_F2.T
     bx, by = b_F2.T
     rise = by - ay
     flat = rise == 0
-    slope = np.divide(bx - ax, rise, out=np.zeros(len(rise)), where=~flat)
+    slope = np.zeros(len(rise))
+    np.divide(bx - ax, rise, out=slope, where=~flat)
     top = np.minimum(ay, by)
     bottom = np.maximum(ay, by)
-    x = ax[face_N] + (y_N - ay[face_N]) * slope[face_N]
-    crossing = (y_N >= top[face_N]) & (y_N <= bottom[face_N]) & ~flat[face_N]
+    below_top = y_N >= top[face_N]
+    above_bottom = y_N <= bottom[face_N]
+    crossing = below_top & above_bottom & ~flat[face_N]
+    from_a = y_N - ay[face_N]
+    x = ax[face_N] + from_a * slope[face_N]
     return x, crossing
 
 
@@ -351,11 +403,13 @@ def _edges(face: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """Which pixels are edges, bool: their samples show several materials, or depths with a jump."""
     material_F = shared_parts().material
     material = np.where(face >= 0, material_F[face], -1)
-    several = (material != material[0]).any(0)
+    differs = material != material[0]
+    several = differs.any(0)
     far = inverse.min(0)
     near = inverse.max(0)
     # A jump of the depth is a jump of the inverse depth, divided by its square.
-    return several | (near - far > EDGE * near**2)
+    jump = near - far > EDGE * near**2
+    return several | jump
 
 
 def _distances(
@@ -369,12 +423,15 @@ def _distances(
     u = grid[None]
     v = grid[:, None]
     to_x, to_y, _ = np.linalg.inv(intrinsics_33)
-    across = to_x[0] * u + to_x[1] * v + to_x[2]
-    down = to_y[1] * v + to_y[2]
+    x_by_u, x_by_v, x_at_0 = to_x
+    _, y_by_v, y_at_0 = to_y
+    across = x_by_u * u + x_by_v * v + x_at_0
+    down = y_by_v * v + y_at_0
     # A ray is longer than its depth, at the sides of the picture most.
-    longer = np.sqrt(across**2 + down**2 + 1).ravel()
-    along = np.full(size * size, np.inf, np.float32)
+    squared = across**2 + down**2 + 1
+    longer = np.sqrt(squared).ravel()
     hit = count > 0
-    total = inverse.sum(0)
-    along[hit] = longer[hit] * count[hit] / total[hit]
+    total = inverse.sum(0)[hit]
+    along = np.full(size * size, np.inf, np.float32)
+    along[hit] = longer[hit] * count[hit] / total
     return along.reshape(size, size)
