@@ -367,12 +367,14 @@ def _bounded(angle: np.ndarray | float, most: float) -> np.ndarray:
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    return Rotation.from_euler("YXZ", [yaw, pitch, roll]).as_rotvec()
+    turn = Rotation.from_euler("YXZ", [yaw, pitch, roll])
+    return turn.as_rotvec()
 
 
 def _gaze(head: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
     """Rotation of the eyes: where the person looks, partly making up for the turn of the head."""
-    yaw_head, pitch_head, _ = Rotation.from_rotvec(head).as_euler("YXZ")
+    turn = Rotation.from_rotvec(head)
+    yaw_head, pitch_head, _ = turn.as_euler("YXZ")
     nod = pitch_head - REST_PITCH
     up = np.clip(pitch - 0.4 * nod, -0.35, 0.30)
     side = _bounded(yaw - 0.55 * yaw_head, 0.5)
@@ -425,7 +427,8 @@ def _phases(
 def _saccades(rng: np.random.Generator, frames: int, fps: float) -> np.ndarray:
     """Where the eyes want to look, yaw and pitch in radians (frames, 2): about three jumps a second."""
     looks = rng.normal(0, 1, (frames, 2)) * [0.16, 0.08]
-    jumps = np.cumsum(rng.uniform(size=frames) < 3.0 / fps)
+    jumped = rng.uniform(size=frames) < 3.0 / fps
+    jumps = np.cumsum(jumped)
     look = np.zeros((frames, 2))
     look[0] = looks[jumps[0] % frames]
     # A frame after a jump sees the eyes on their way.

@@ -101,17 +101,19 @@ class Artist:
         identity = file.rsplit("-", 1)[0]
         size = self.settings.portrait_size
         body = self._figure(identity)
-        shot = photo(rng(self.seed, "photo", file))
+        generator = rng(self.seed, "photo", file)
+        shot = photo(generator)
         picture = render(body, shot.moment, shot.camera, size)
         names = {"file": file, "identity": identity}
         rows.append(names | _truth(body, shot, size))
         # 16 bits hold 6.5 world units, and 0 says that nothing is there.
         seen = np.isfinite(picture.depth)
         steps = np.where(seen, picture.depth / DEPTH_UNIT, 0)
+        depth = np.round(steps)
         sample = DrawnPortrait.encode(
             image=picture.rgb,
             mask=_grey(picture.alpha),
-            depth=np.round(steps).astype(np.uint16),
+            depth=depth.astype(np.uint16),
         )
         yield key_of(file), sample
 
@@ -121,7 +123,8 @@ class Artist:
         split = file.split("-")[0]
         fps = self.settings.fps
         body = self._figure(identity)
-        shots = clip(rng(self.seed, "clip", file), self.settings.frames, fps)
+        generator = rng(self.seed, "clip", file)
+        shots = clip(generator, self.settings.frames, fps)
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
         # The pictures are drawn while they are encoded: a clip never lies in memory.
         film = encode_mp4(pictures, fps)
@@ -176,7 +179,8 @@ class Artist:
 
 
 def _grey(alpha: np.ndarray) -> np.ndarray:
-    return np.round(alpha * 255).astype(np.uint8)
+    levels = np.round(alpha * 255)
+    return levels.astype(np.uint8)
 
 
 def _truth(body: Figure, shot: Shot, size: int) -> dict[str, Any]:
@@ -260,7 +264,11 @@ def _clips(settings: Ingest) -> list[str]:
 
 def _rows(done: list[Done], kind: str) -> list[dict[str, Any]]:
     """The rows of the units whose names begin with `kind`, in their order."""
-    return [row for unit in done if unit.name.startswith(kind) for row in unit.record["rows"]]
+    rows = []
+    for unit in done:
+        if unit.name.startswith(kind):
+            rows += unit.record["rows"]
+    return rows
 
 
 def _write_shards(
@@ -283,7 +291,8 @@ def _write_shards(
 
 
 def _true_fields(reader: ShardReader, key: str) -> Sample:
-    return key, {field.file: reader.read(key, field.file) for field in TRUE_FIELDS}
+    files = [field.file for field in TRUE_FIELDS]
+    return key, {file: reader.read(key, file) for file in files}
 
 
 def _write_tables(

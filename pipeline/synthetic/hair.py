@@ -13,11 +13,17 @@ from pipeline.synthetic.person import Person
 ROWS, COLUMNS = 16, 72
 HANG = np.radians(98)  # polar angle from the crown beyond which hair hangs straight down
 TILT = 0.12  # radians: the crown lies behind the top of the skull
-# Where hair ends at the nape and at the temples, degrees from the crown, for lengths between shaven and long.
-# The leap in the middle is where it begins to cover the ears.
-LENGTHS = [0, 0.45, 0.55, 1.0]
-NAPE = [96, 122, 140, 265]
-TEMPLE = [80, 92, 130, 260]
+# Where hair ends for lengths between shaven and long: length, degrees from the crown at the nape and at the
+# temples. The leap in the middle is where it begins to cover the ears.
+ENDS = np.array(
+    [
+        (0.00, 96, 80),
+        (0.45, 122, 92),
+        (0.55, 140, 130),
+        (1.00, 265, 260),
+    ]
+)
+LENGTHS, NAPE, TEMPLE = ENDS.T
 
 
 def cover(person: Person) -> float:
@@ -54,13 +60,13 @@ def hairline(person: Person, turn: np.ndarray) -> np.ndarray:
     """Polar angle from the crown at which the hair ends, for angles around the crown (0 = front)."""
     side = _from_front(turn)
     length = person.trait["length"]
-    nape = np.radians(np.interp(length, LENGTHS, NAPE))
-    temple = np.radians(np.interp(length, LENGTHS, TEMPLE))
+    nape = np.interp(length, LENGTHS, NAPE)
+    temple = np.interp(length, LENGTHS, TEMPLE)
+    behind_temple = ramp(side, start=1.5, width=0.6)
+    low = _ease(np.radians(temple), np.radians(nape), behind_temple)
     # Hair over the ears leaves the forehead more steeply, so that no ear looks out.
     rise = 0.62 - 0.22 * over_ears(person)
-    behind_temple = ramp(side, start=1.5, width=0.6)
     behind_forehead = ramp(side, start=0.88, width=rise)
-    low = _ease(temple, nape, behind_temple)
     front = _front_line(person, turn)
     return _ease(front, low, behind_forehead)
 
@@ -73,7 +79,8 @@ def _front_line(person: Person, turn: np.ndarray) -> np.ndarray:
     # Hair recedes above the temples, most with old men, whom a beard betrays.
     male = np.clip(2 * trait["beard"], 0, 1)
     bays = (1 - fallen) * _bell(side, 0.62, 0.26)
-    recede = bays * (3 + 7 * trait["age"] * male)
+    old = 7 * trait["age"] * male
+    recede = bays * (3 + old)
     askew = 6 * (trait["parting"] - 0.5)
     uneven = 0.07 * np.sin(turn + askew)
     degrees = 48.5 - recede + 15 * fallen
@@ -88,15 +95,24 @@ def hair_points(person: Person, surface: Surface) -> tuple[np.ndarray, np.ndarra
     direction = _directions(on_skull, turn)
     thick = _thickness(person, s, turn, polar)
     points = surface(direction) + direction * thick[:, None]
-    # What is longer than the skull hangs down: a little wider first, then closer to the neck.
+    # What is longer than the skull hangs down.
     hang = np.clip(polar - HANG, 0, None)
+    width = _hanging_width(person, turn, hang)
     points[:, 1] -= 0.19 * hang
+    points[:, [0, 2]] *= width[:, None]
+    return points, direction
+
+
+def _hanging_width(
+    person: Person,
+    turn: np.ndarray,
+    hang: np.ndarray,
+) -> np.ndarray:
+    """Width of the hair relative to the skull: a little wider first, then closer to the neck."""
+    bulge = 0.10 * np.sin(1.1 * hang)
     curls = np.sin(6 * hang + 5 * turn)
     curl = 0.015 * person.trait["wave"] * curls
-    bulge = 0.10 * np.sin(1.1 * hang)
-    wider = 1 + bulge - 0.03 * hang + curl
-    points[:, [0, 2]] *= wider[:, None]
-    return points, direction
+    return 1 + bulge - 0.03 * hang + curl
 
 
 def _ends(person: Person, turn: np.ndarray) -> np.ndarray:
@@ -105,7 +121,8 @@ def _ends(person: Person, turn: np.ndarray) -> np.ndarray:
     fine = np.sin(turn * 23 + phase[0])
     coarse = np.sin(turn * 9 + phase[1])
     ragged = 0.035 * fine * coarse
-    return hairline(person, turn) + ragged * (0.6 + person.trait["length"])
+    amount = 0.6 + person.trait["length"]
+    return hairline(person, turn) + ragged * amount
 
 
 def _from_front(turn: np.ndarray) -> np.ndarray:
@@ -139,12 +156,14 @@ def _directions(polar: np.ndarray, turn: np.ndarray) -> np.ndarray:
     upright = np.stack([x, y, z], axis=-1)
     c = np.cos(TILT)
     n = np.sin(TILT)
-    tip = [
-        [1, 0, 0],
-        [0, c, -n],
-        [0, n, c],
-    ]
-    return upright @ np.array(tip)
+    tip = np.array(
+        [
+            [1, 0, 0],
+            [0, c, -n],
+            [0, n, c],
+        ]
+    )
+    return upright @ tip
 
 
 def _thickness(
@@ -160,8 +179,10 @@ def _thickness(
     waves = _waves(person, turn, polar)
     bumps = _bumps(person, turn, polar)
     quiff = _quiff(person, s, side)
-    shape = 1 - 0.35 * part + 0.16 * waves + 0.25 * bumps + 1.1 * quiff
-    return cover(person) * _volume(person) * edge * shape + 0.004
+    relief = 1 - 0.35 * part + 0.16 * waves + 0.25 * bumps
+    shape = relief + 1.1 * quiff
+    volume = cover(person) * _volume(person)
+    return volume * edge * shape + 0.004
 
 
 def _volume(person: Person) -> float:
@@ -169,7 +190,10 @@ def _volume(person: Person) -> float:
     trait = person.trait
     grown = np.clip(trait["length"] * 1.8, 0, 1)
     fullness = 0.35 + 0.65 * grown
-    return 0.012 + 0.055 * trait["volume"] * fullness + 0.018 * over_ears(person)
+    styled = 0.055 * trait["volume"] * fullness
+    # Hair over the ears must not let them through.
+    padding = 0.018 * over_ears(person)
+    return 0.012 + styled + padding
 
 
 def _edge(
@@ -192,8 +216,8 @@ def _part(side: np.ndarray, polar: np.ndarray) -> np.ndarray:
     """Depth of the parting, a furrow from the forehead over the top of the head, 0 to 1."""
     on_skull = np.minimum(polar, HANG)
     # Meridians meet at the crown: only with the sine the furrow is equally wide everywhere.
-    from_parting = (side - 0.12) * np.sin(on_skull) / 0.06
-    furrow = np.exp(-(from_parting**2))
+    arc = (side - 0.12) * np.sin(on_skull)
+    furrow = _bell(arc, 0.0, 0.06)
     in_front = side < 1.4
     on_top = _bell(on_skull, 0.5, 0.5)
     return furrow * in_front * on_top

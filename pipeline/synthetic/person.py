@@ -71,6 +71,8 @@ IRIS = [
     (86, 128, 158),
     (120, 148, 170),
 ]
+GINGER = (150, 66, 30)
+GREY = (168, 166, 164)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _projection() -> np.ndarray:
 
 def linear(rgb: np.ndarray | tuple) -> np.ndarray:
     """8-bit sRGB to linear light."""
-    return (np.asarray(rgb, np.float64) / 255.0) ** 2.2
+    signal = np.asarray(rgb, np.float64) / 255.0
+    return signal**2.2
 
 
 def _palette(colours: list[tuple], place: float) -> np.ndarray:
@@ -115,9 +118,11 @@ def _palette(colours: list[tuple], place: float) -> np.ndarray:
 def _hue(turn: float, saturation: float, value: float) -> np.ndarray:
     """A colour on a smooth hue circle (turn in revolutions), sRGB in [0, 1], as linear light."""
     thirds = np.array([0, 1 / 3, 2 / 3])
-    wheel = 0.5 + 0.5 * np.cos(2 * np.pi * (turn - thirds))
-    colour = value * (1 - saturation + saturation * wheel)
-    return np.clip(colour, 0, 1) ** 2.2
+    angles = 2 * np.pi * (turn - thirds)
+    wheel = 0.5 + 0.5 * np.cos(angles)
+    tint = 1 - saturation + saturation * wheel
+    colour = np.clip(value * tint, 0, 1)
+    return colour**2.2
 
 
 def person(z_512: np.ndarray) -> Person:
@@ -167,10 +172,11 @@ def _hair(trait: dict[str, float]) -> np.ndarray:
     place = trait["hair"] ** 1.6 * lightest
     hair = _palette(HAIR, np.clip(place, 0, 1))
     red = ramp(trait["red"], start=0.72, width=0.2)
-    ginger = 0.7 * (red * (1 - trait["skin"]))
-    hair = (1 - ginger) * hair + ginger * linear((150, 66, 30))
+    fair = 1 - trait["skin"]
+    ginger = 0.7 * (red * fair)
+    hair = (1 - ginger) * hair + ginger * linear(GINGER)
     grey = 0.8 * ramp(trait["grey"], start=0.8, width=0.18)
-    return (1 - grey) * hair + grey * linear((168, 166, 164))
+    return (1 - grey) * hair + grey * linear(GREY)
 
 
 def _iris(trait: dict[str, float]) -> np.ndarray:
@@ -182,9 +188,10 @@ def _iris(trait: dict[str, float]) -> np.ndarray:
 
 def _lips(trait: dict[str, float]) -> np.ndarray:
     """What takes the colour of the skin to that of the lips, from pale to painted."""
+    painted = trait["lips"]
     pale = np.array([0.80, 0.50, 0.50])
     red = np.array([0.86, 0.26, 0.30])
-    return pale * (1 - trait["lips"]) + red * trait["lips"]
+    return pale * (1 - painted) + red * painted
 
 
 def _shirt(trait: dict[str, float]) -> np.ndarray:

@@ -269,7 +269,8 @@ def _shift_of_hair(strands: np.ndarray, shift: np.ndarray) -> np.ndarray:
     distance, index = tree.query(strands, k=4)
     near = 1.0 / (distance**2 + 1e-4)
     below = shift[skull[index]]
-    moved = (near[..., None] * below).sum(1)
+    weighted = near[..., None] * below
+    moved = weighted.sum(1)
     return moved / near.sum(1, keepdims=True)
 
 
@@ -278,8 +279,10 @@ def _joints(head_V3: np.ndarray) -> np.ndarray:
     model = standin()
     joints = model.joint_regressor @ head_V3
     # Root, neck and jaw are where they are exactly; the regressor hits them up to rounding alone.
-    regressed = model.joint_regressor[:3] @ (model.template_V3 * UNIT)
-    joints[:3] = JOINTS[:3] + (joints[:3] - regressed)
+    template = model.template_V3 * UNIT
+    regressed = model.joint_regressor[:3] @ template
+    moved = joints[:3] - regressed
+    joints[:3] = JOINTS[:3] + moved
     return joints
 
 
@@ -294,7 +297,8 @@ def pose(body: Figure, moment: Moment) -> np.ndarray:
     turns = Rotation.from_rotvec(np.stack(vectors)).as_matrix()
     points = _unposed(body, moment, turns[JAW]).astype(np.float32)
     # The matrices of the joints are mixed, not the points that they lead to: one product for all vertices.
-    skin = (shared.weights @ _transforms(body.joints, turns)).astype(np.float32)
+    mixed = shared.weights @ _transforms(body.joints, turns)
+    skin = mixed.astype(np.float32)
     matrices = skin[:, :9].reshape(-1, 3, 3)
     turned = np.einsum("vab,vb->va", matrices, points)
     posed = turned + skin[:, 9:]
@@ -308,14 +312,17 @@ def _unposed(body: Figure, moment: Moment, jaw: np.ndarray) -> np.ndarray:
     """Vertices (V', 3) with the face of the moment, before any joint turns; `jaw` is its rotation (3, 3)."""
     shared = shared_parts()
     points = body.rest.copy()
-    points[shared.head] += body.expression @ moment.expression.astype(np.float32)
-    points[shared.head] += _beyond(shared.template[shared.head], moment)
+    head = shared.head
+    expression = moment.expression.astype(np.float32)
+    points[head] += body.expression @ expression
+    points[head] += _beyond(shared.template[head], moment)
     points[shared.teeth] += _hidden_teeth(points, shared)
     # FLAME's pose correctives are linear in R - I, which a closed mouth leaves at zero.
     if moment.jaw.any():
         correctives = standin().pose_directions[9:18]
-        opened = (jaw - np.eye(3)).reshape(9) @ correctives
-        points[shared.head] += UNIT * opened.reshape(-1, 3)
+        turned = (jaw - np.eye(3)).reshape(9)
+        opened = (turned @ correctives).reshape(-1, 3)
+        points[head] += UNIT * opened
     return points
 
 
@@ -324,8 +331,10 @@ def _transforms(joints: np.ndarray, turns: np.ndarray) -> np.ndarray:
     # Each joint turns about itself, the bust about the origin.
     itself = np.array([0, 0, 1, 1, 1])
     pivots = joints * itself[:, None]
-    places = pivots - np.einsum("jab,jb->ja", turns, pivots)
-    return np.concatenate([turns.reshape(5, 9), places], axis=1)
+    turned = np.einsum("jab,jb->ja", turns, pivots)
+    places = pivots - turned
+    matrices = turns.reshape(-1, 9)
+    return np.concatenate([matrices, places], axis=1)
 
 
 def _hung(
@@ -431,8 +440,10 @@ def _hidden_teeth(points_V3: np.ndarray, shared: Shared) -> np.ndarray:
     half_width = 0.5 * (left[0] - right[0])
     narrow = np.clip(half_width / 0.070, 0.35, 1.0)
     teeth = points_V3[shared.teeth]
-    closer = (teeth - teeth.mean(0)) * [narrow - 1, 0, 0]
-    return closer - [0, 0, 0.03 * (1 - narrow)]
+    from_middle = teeth - teeth.mean(0)
+    closer = from_middle * [narrow - 1, 0, 0]
+    back = 0.03 * (1 - narrow)
+    return closer - [0, 0, back]
 
 
 def normals(vertices_V3: np.ndarray) -> np.ndarray:
@@ -440,7 +451,8 @@ def normals(vertices_V3: np.ndarray) -> np.ndarray:
     shared = shared_parts()
     a, b, c = (vertices_V3[shared.faces[:, corner]] for corner in range(3))
     # The cross product is twice the area long, so that large triangles count for more.
-    smooth = shared.normal_sum @ np.cross(b - a, c - a)
+    crossed = np.cross(b - a, c - a)
+    smooth = shared.normal_sum @ crossed
     length = np.linalg.norm(smooth, axis=1, keepdims=True)
     unit = smooth / (length + 1e-12)
     return unit.astype(np.float32)
