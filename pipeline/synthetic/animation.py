@@ -139,7 +139,8 @@ def photo(rng: np.random.Generator) -> Shot:
     zoom = rng.uniform(0.70, 0.88)
     centre = 0.5 + rng.uniform(-0.05, 0.05, 2)
     moment = _moment(weights, eyes, rotation, twist, fine)
-    return Shot(moment, _camera(rotation, place, zoom, centre), rotation)
+    camera = _camera(rotation, place, zoom, centre)
+    return Shot(moment, camera, rotation)
 
 
 def _photo_face(rng: np.random.Generator) -> dict[str, float]:
@@ -241,9 +242,10 @@ def _shot(course: _Course, frame: int, sway: np.ndarray) -> Shot:
     rotation = _rotation(*course.angles[frame])
     weights = _clip_face(course, frame)
     weights["sway_side"], weights["sway_depth"] = sway.tolist()
+    eyes = _gaze(rotation, *course.look[frame])
     moment = _moment(
         weights,
-        _gaze(rotation, *course.look[frame]),
+        eyes,
         rotation,
         course.twist[frame],
         course.fine[frame],
@@ -413,8 +415,10 @@ def _phases(
     time = -rng.uniform(0, length[0])
     current = np.zeros(table)
     while time <= seconds[-1] + length[1]:
+        amount = rng.uniform(0.65, 1.15)
+        entry = rng.integers(table)
         wanted = np.zeros(table)
-        wanted[rng.integers(table)] = rng.uniform(0.65, 1.15)
+        wanted[entry] = amount
         after = seconds >= time
         since = seconds[after] - time
         done = smoothstep(since / change)
@@ -429,13 +433,14 @@ def _saccades(rng: np.random.Generator, frames: int, fps: float) -> np.ndarray:
     looks = rng.normal(0, 1, (frames, 2)) * [0.16, 0.08]
     jumped = rng.uniform(size=frames) < 3.0 / fps
     jumps = np.cumsum(jumped)
+    targets = looks[jumps % frames]
     look = np.zeros((frames, 2))
-    look[0] = looks[jumps[0] % frames]
+    look[0] = targets[0]
     # A frame after a jump sees the eyes on their way.
     for number in range(1, frames):
-        target = looks[jumps[number] % frames]
         before = look[number - 1]
-        look[number] = before + 0.7 * (target - before)
+        way = targets[number] - before
+        look[number] = before + 0.7 * way
     return look
 
 

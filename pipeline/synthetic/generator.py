@@ -209,7 +209,8 @@ def generate(
     portraits = _portraits(settings)
     clips = _clips(settings)
     image = params.networks.image
-    scratch = scratch_folder("generated", fingerprint(__file__, settings, image, params.seed))
+    made_by = fingerprint(__file__, settings, image, params.seed)
+    scratch = scratch_folder("generated", made_by)
     done = _draw(params, portraits, clips, scratch)
     # What an earlier run made stays until all files are drawn.
     for folder in (out / "portraits", out / "clips", truth):
@@ -223,7 +224,9 @@ def generate(
         film = reader.read(key_of(file), DrawnClip.clip.file)
         write_bytes(out / "clips" / file, film)
     _write_shards(reader, truth, portraits, clips, settings.shard_size)
-    _write_tables(truth, params.seed, _rows(done, "portraits"), _rows(done, "clip"))
+    true_portraits = _rows(done, "portraits")
+    true_frames = _rows(done, "clip")
+    _write_tables(truth, params.seed, true_portraits, true_frames)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -51,7 +51,8 @@ def hair_faces() -> np.ndarray:
 def hair_grid() -> np.ndarray:
     """(ROWS*COLUMNS, 2): along the strand in [0, 1] and angle around the crown (0 = front)."""
     along = np.linspace(0, 1, ROWS)
-    around = 2 * np.pi * np.arange(COLUMNS) / COLUMNS
+    columns = np.arange(COLUMNS)
+    around = 2 * np.pi * columns / COLUMNS
     grid = np.meshgrid(along, around, indexing="ij")
     return np.stack(grid, axis=-1).reshape(-1, 2)
 
@@ -94,7 +95,8 @@ def hair_points(person: Person, surface: Surface) -> tuple[np.ndarray, np.ndarra
     on_skull = np.minimum(polar, HANG)
     direction = _directions(on_skull, turn)
     thick = _thickness(person, s, turn, polar)
-    points = surface(direction) + direction * thick[:, None]
+    skin = surface(direction)
+    points = skin + direction * thick[:, None]
     # What is longer than the skull hangs down.
     hang = np.clip(polar - HANG, 0, None)
     width = _hanging_width(person, turn, hang)
@@ -110,9 +112,10 @@ def _hanging_width(
 ) -> np.ndarray:
     """Width of the hair relative to the skull: a little wider first, then closer to the neck."""
     bulge = 0.10 * np.sin(1.1 * hang)
+    closer = 0.03 * hang
     curls = np.sin(6 * hang + 5 * turn)
     curl = 0.015 * person.trait["wave"] * curls
-    return 1 + bulge - 0.03 * hang + curl
+    return 1 + bulge - closer + curl
 
 
 def _ends(person: Person, turn: np.ndarray) -> np.ndarray:
@@ -122,7 +125,8 @@ def _ends(person: Person, turn: np.ndarray) -> np.ndarray:
     coarse = np.sin(turn * 9 + phase[1])
     ragged = 0.035 * fine * coarse
     amount = 0.6 + person.trait["length"]
-    return hairline(person, turn) + ragged * amount
+    even = hairline(person, turn)
+    return even + ragged * amount
 
 
 def _from_front(turn: np.ndarray) -> np.ndarray:
@@ -244,5 +248,6 @@ def _quiff(person: Person, s: np.ndarray, side: np.ndarray) -> np.ndarray:
     trait = person.trait
     in_front = _bell(side, 0.1, 0.8)
     at_hairline = _bell(s, 0.75, 0.22)
-    upright = (1 - trait["fringe"]) * trait["volume"]
+    lifted = 1 - trait["fringe"]
+    upright = lifted * trait["volume"]
     return upright * in_front * at_hairline

@@ -146,12 +146,12 @@ def _faces(upper: int, lower: int, hanging: int) -> tuple[np.ndarray, np.ndarray
     The arguments are the first vertices of the upper teeth, of the lower teeth and of the hair.
     """
     head = standin().faces_F3
-    corners = _head_material(standin_mesh())[head]
+    by_vertex = _head_material(standin_mesh())
     strip = grid_faces(TEETH_ROWS, TEETH_COLUMNS, closed=False)
     strands = hair.hair_faces()
     faces = [head, upper + strip, lower + strip, hanging + strands]
     materials = [
-        corners.max(axis=1),
+        by_vertex[head].max(axis=1),
         np.full(2 * len(strip), TEETH),
         np.full(len(strands), HAIR),
     ]
@@ -171,7 +171,8 @@ def _normal_sum(faces: np.ndarray, count: int) -> csr_matrix:
     """(count, F'): 1 where a vertex is a corner of a triangle."""
     corners = np.ones(faces.size)
     numbers = np.arange(len(faces))
-    place = (faces.ravel(), np.repeat(numbers, 3))
+    columns = np.repeat(numbers, 3)
+    place = (faces.ravel(), columns)
     return csr_matrix((corners, place), shape=(count, len(faces)))
 
 
