@@ -31,8 +31,9 @@ def paint_bust(person: Person, moment: Moment, s: Surfel) -> Coat:
     below = -0.335 - cut - y
     shirt = smooth(below, -0.004, 0.004)
     bare = 1 - shirt
-    uneven = noise(60 * x, 50 * y, person.phase)
-    skin = tint(person.skin, 0.95 + 0.03 * uneven)
+    speck = noise(60 * x, 50 * y, person.phase)
+    uneven = 0.95 + 0.03 * speck
+    skin = tint(person.skin, uneven)
     cloth = _cloth(person, s, below)
     # The collar shades what is next to it.
     hollow = blob(x, y, 0.0, -0.385, 0.02, 0.02)
@@ -110,10 +111,10 @@ def _under_lids(normal_N3: Array) -> Array:
     """Occlusion of the eye: lids and lashes shade what faces them."""
     across = normal_N3[:, 0]
     up = normal_N3[:, 1]
-    upper = 0.62 * smooth(up, 0.05, 0.42)
-    sides = 0.22 * smooth(np.abs(across), 0.45, 0.9)
-    lower = 0.15 * smooth(-up, 0.15, 0.4)
-    occlusion = 1 - upper - sides - lower
+    upper = smooth(up, 0.05, 0.42)
+    sides = smooth(np.abs(across), 0.45, 0.9)
+    lower = smooth(-up, 0.15, 0.4)
+    occlusion = 1 - 0.62 * upper - 0.22 * sides - 0.15 * lower
     return np.clip(occlusion, 0.15, 1)
 
 
@@ -161,13 +162,15 @@ def paint_hair(person: Person, moment: Moment, s: Surfel) -> Coat:
     phase = person.phase
     along = s.paint[:, 0]
     turn = _combed(person, s)
+    wave = person.trait["wave"]
     wavy = 9 * along + phase[5]
-    bend = 0.5 * person.trait["wave"] * np.sin(wavy)
+    bend = 0.5 * wave * np.sin(wavy)
     # The finer a wave, the more the bend makes it waver.
     streaks = 11 * turn + phase[3] + 2 * bend
     coarse = 23 * turn + 9 * along + 3 * bend
     fine = 61 * turn + 4 * bend + phase[0]
     finest = 140 * turn + 12 * bend + 3 * along
+    # The product of two waves looks less regular than either.
     strand = np.sin(fine) * np.sin(coarse)
     strand += 0.7 * np.sin(finest)
     light = 1 + 0.26 * strand + 0.14 * np.sin(streaks)
@@ -211,14 +214,18 @@ def background(person: Person, size: int) -> Array:
     upper = _between(upper_left, upper_right, u)
     lower = _between(lower_left, lower_right, u)
     colour = _between(upper, lower, v)
-    # A dark shape, then a bright one.
-    places = np.sin(person.phase[:4]).reshape(2, 2)
-    for (right, down), strength in zip(places, (-0.30, 0.35), strict=True):
-        middle_u = 0.5 + 0.45 * right
-        middle_v = 0.35 + 0.35 * down
-        shape = blob(u, v, middle_u, middle_v, 0.20, 0.28)
-        colour = colour * (1 + strength * shape)
-    return colour
+    dark = _shape(u, v, person.phase[:2])
+    bright = _shape(u, v, person.phase[2:4])
+    colour = colour * (1 - 0.30 * dark)
+    return colour * (1 + 0.35 * bright)
+
+
+def _shape(u: Array, v: Array, phase: Array) -> Array:
+    """Something out of focus, anywhere but in the lowest part of the picture."""
+    right, down = np.sin(phase)
+    middle_u = 0.5 + 0.45 * right
+    middle_v = 0.35 + 0.35 * down
+    return blob(u, v, middle_u, middle_v, 0.20, 0.28)
 
 
 def _between(first: Array, second: Array, place: Array) -> Array:

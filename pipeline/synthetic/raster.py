@@ -181,7 +181,8 @@ class _Triangles:
         down = -local_V3[:, 1] / depth_V
         plane = np.stack([across, down], axis=1)
         scale = intrinsics_33[:2, :2].T
-        screen = plane @ scale + intrinsics_33[:2, 2]
+        middle = intrinsics_33[:2, 2]
+        screen = plane @ scale + middle
         corner = (screen * fine)[faces]
         inverse = (1.0 / depth_V)[faces]
         return cls.of(corner, inverse)
@@ -205,9 +206,11 @@ class _Triangles:
         They are right in space, not in the picture.
         """
         area = self.area[chosen]
+        ab = self.ab[chosen]
+        ac = self.ac[chosen]
         to_point = point_N2 - self.corner[chosen, 0]
-        second = _cross(to_point, self.ac[chosen]) / area
-        third = _cross(self.ab[chosen], to_point) / area
+        second = _cross(to_point, ac) / area
+        third = _cross(ab, to_point) / area
         first = 1 - second - third
         # What is linear in space is linear over the picture only after a division by the depth.
         flat = np.stack([first, second, third], axis=1)
@@ -263,7 +266,8 @@ def _visible(
     place = np.repeat(first_place, length) + step
     number = np.repeat(face + 1, length)
     winner, nearest = _nearest(place, inverse, number, size)
-    visible = np.where(winner >= 0, drawn[winner], -1)
+    covered = winner >= 0
+    visible = np.where(covered, drawn[winner], -1)
     return visible, nearest
 
 
@@ -292,15 +296,15 @@ def _nearest(
     """
     # Positive floats sort like their bits: one maximum over depth and triangle, joined into 64 bits.
     bits = inverse.view(np.uint32).astype(np.uint64)
-    low_half = number.astype(np.uint64)
-    joined = bits << np.uint64(32) | low_half
+    triangle = number.astype(np.uint64)
+    joined = bits << np.uint64(32) | triangle
     best = np.zeros(size * size, np.uint64)
     np.maximum.at(best, place, joined)
-    low_half = best & np.uint64(0xFFFFFFFF)
-    high_half = best >> np.uint64(32)
-    winner = low_half.astype(np.int64) - 1
-    depth = high_half.astype(np.uint32)
-    return winner, depth.view(np.float32)
+    triangle = best & np.uint64(0xFFFFFFFF)
+    bits = best >> np.uint64(32)
+    winner = triangle.astype(np.int64) - 1
+    nearest = bits.astype(np.uint32).view(np.float32)
+    return winner, nearest
 
 
 def _count_up(length_N: np.ndarray) -> np.ndarray:
@@ -329,7 +333,8 @@ class _Spans:
         low = np.maximum(top_row, 0).astype(np.int64)
         high = np.minimum(bottom_row, size - 1).astype(np.int64)
         rows = np.maximum(high - low + 1, 0)
-        face = np.repeat(np.arange(len(rows)), rows)
+        number = np.arange(len(rows))
+        face = np.repeat(number, rows)
         row = _count_up(rows) + low[face]
         left, right = _ends(corner_F32, face, row + 0.5)
         first = _column(left, size).clip(0)
@@ -381,8 +386,8 @@ def _crossings(
     above_bottom = y_N <= bottom[face_N]
     crossing = below_top & above_bottom & ~flat[face_N]
     from_a = y_N - ay[face_N]
-    x = ax[face_N] + from_a * slope[face_N]
-    return x, crossing
+    aside = from_a * slope[face_N]
+    return ax[face_N] + aside, crossing
 
 
 def _column(x: np.ndarray, size: int) -> np.ndarray:
@@ -402,7 +407,8 @@ def _by_sample(values: np.ndarray, size: int) -> np.ndarray:
 def _edges(face: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """Which pixels are edges, bool: their samples show several materials, or depths with a jump."""
     material_F = shared_parts().material
-    material = np.where(face >= 0, material_F[face], -1)
+    covered = face >= 0
+    material = np.where(covered, material_F[face], -1)
     differs = material != material[0]
     several = differs.any(0)
     far = inverse.min(0)

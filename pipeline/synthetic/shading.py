@@ -85,7 +85,9 @@ def _points(
     """
     values = []
     for k in range(3):
-        values.append(table_VC[corner_N3[:, k]] * weight_N3[:, k, None])
+        value = table_VC[corner_N3[:, k]]
+        value *= weight_N3[:, k, None]
+        values.append(value)
     if around:
         angle_N3 = table_VC[corner_N3, 1]
         turn_N3 = _full_turns(angle_N3) * weight_N3
@@ -151,15 +153,18 @@ def _diffuse(lamp: _Light, normal: np.ndarray) -> np.ndarray:
     red = lamp.wrap + 0.12
     blue = lamp.wrap - 0.04
     wraps = np.array([red, lamp.wrap, blue], np.float32)
-    reach = (facing[:, None] + wraps) / (1 + lamp.wrap)
-    return np.clip(reach, 0, None) * lamp.colour.astype(np.float32)
+    reach = facing[:, None] + wraps
+    reach /= 1 + lamp.wrap
+    colour = lamp.colour.astype(np.float32)
+    return np.clip(reach, 0, None) * colour
 
 
 def _highlight(lamp: _Light, normal: np.ndarray, view: View) -> np.ndarray:
     """1 where the normal lies half way between light and camera, falling around it (Blinn), (N,)."""
     half = lamp.direction + view.eye_3
     half = half / np.linalg.norm(half)
-    return np.clip(normal @ half.astype(np.float32), 0, 1)
+    cosine = normal @ half.astype(np.float32)
+    return np.clip(cosine, 0, 1)
 
 
 def _lights(person: Person, room_33: np.ndarray) -> list[_Light]:
@@ -184,6 +189,7 @@ def _lights(person: Person, room_33: np.ndarray) -> list[_Light]:
 def srgb(colour: np.ndarray) -> np.ndarray:
     """Linear light to sRGB in [0, 1] with soft highlights."""
     # Above 0.7 a curve without a kink leads to 1, so that highlights keep their shape.
-    compressed = 0.7 + 0.3 * np.tanh((colour - 0.7) / 0.3)
+    above = (colour - 0.7) / 0.3
+    compressed = 0.7 + 0.3 * np.tanh(above)
     soft = np.where(colour < 0.7, colour, compressed)
     return np.clip(soft, 0, 1) ** (1 / 2.2)

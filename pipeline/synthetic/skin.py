@@ -101,6 +101,13 @@ class _Face:
     def trait(self, name: str) -> float:
         return self.person.trait[name]
 
+    def smile(self) -> float:
+        """How much the mouth smiles, 0 to 2: both corners of the mouth count, or one of them."""
+        expression = self.moment.expression
+        one_sided = expression[[19, 20]].mean()
+        smile = expression[0] + 0.6 * one_sided
+        return float(np.clip(smile, 0, 2))
+
     def spot(self, name: str) -> Array:
         """One of SPOTS: 1 in its middle, falling around it."""
         return blob(self.side, self.y, *SPOTS[name])
@@ -112,12 +119,13 @@ def paint_skin(person: Person, moment: Moment, s: Surfel) -> Coat:
     scalp = _scalp(face)
     brow, hairs = _brow(face)
     brow_dark = 0.62 + 0.33 * face.trait("brow_dark")
+    brow_hairs = brow * hairs * brow_dark
     lips = smooth(s.lip, 0.46, 0.60)
     # The layers lie on each other: what is painted later covers what is below.
     albedo = _complexion(face)
     albedo = mix(albedo, 0.8 * person.hair, scalp)
     albedo = _with_beard(face, albedo)
-    albedo = mix(albedo, person.brow, brow * hairs * brow_dark)
+    albedo = mix(albedo, person.brow, brow_hairs)
     albedo = _with_lids(face, albedo)
     albedo = _with_lips(face, albedo, lips)
     nose = face.spot("bridge of the nose")
@@ -140,14 +148,16 @@ def _complexion(face: _Face) -> Array:
     nose = 0.45 * face.spot("nose")
     warm = cheeks + nose + 0.4 * face.ear
     blush = 0.20 + 0.35 * face.trait("blush")
-    albedo = absorb(albedo, BLOOD, blush * warm * face.front)
+    red = blush * warm * face.front
+    albedo = absorb(albedo, BLOOD, red)
     # A quarter of the people have freckles, from hardly any to many.
     freckled = face.trait("freckles") - 0.75
     if freckled > 0:
-        dots = noise(420 * face.x, 410 * face.y, phase)
-        dots = smooth(dots, 0.55, 0.8)
+        specks = noise(420 * face.x, 410 * face.y, phase)
+        dots = smooth(specks, 0.55, 0.8)
         dots = dots * face.spot("freckles") * face.front
-        albedo = absorb(albedo, FRECKLE, 2.0 * freckled * dots)
+        amount = 2.0 * freckled * dots
+        albedo = absorb(albedo, FRECKLE, amount)
     return albedo
 
 
@@ -156,26 +166,34 @@ def _scalp(face: _Face) -> Array:
     person = face.person
     around = (face.y > 0.02) | (face.z < 0.12)
     above = around & ~face.ear
-    polar, turn = _from_crown(face.x[above], face.y[above], face.z[above])
+    polar, turn = _from_crown(face, above)
     hairline = hair.hairline(person, _TURNS)
-    line = np.interp(turn, _TURNS, hairline).astype(np.float32)
-    ragged = 0.025 * np.sin(37 * turn) * np.sin(15 * turn)
+    line = np.interp(turn, _TURNS, hairline)
     # Hair longer than the skull hangs from it: no skin further down carries roots.
-    beyond = polar - np.minimum(line, 1.75) - ragged
+    line = np.minimum(line.astype(np.float32), 1.75)
+    wide = np.sin(15 * turn)
+    narrow = np.sin(37 * turn)
+    ragged = 0.025 * narrow * wide
+    within = smooth(polar - line - ragged, 0.05, -0.04)
     density = 0.30 + 0.6 * hair.cover(person)
     amount = np.zeros_like(face.x)
-    amount[above] = density * smooth(beyond, 0.05, -0.04)
+    amount[above] = density * within
     return amount
 
 
-def _from_crown(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-    """Angles of points: from the crown, and around it (0 = front)."""
+def _from_crown(face: _Face, chosen: Array) -> tuple[Array, Array]:
+    """Angles of the chosen points (bool): from the crown, and around it (0 = front)."""
+    x = face.x[chosen]
+    y = face.y[chosen]
+    z = face.z[chosen]
     c = np.cos(hair.TILT)
     n = np.sin(hair.TILT)
     up = c * y - n * z
     front = c * z + n * y
     across = np.hypot(x, front)
-    return np.arctan2(across, up), np.arctan2(x, front)
+    polar = np.arctan2(across, up)
+    turn = np.arctan2(x, front)
+    return polar, turn
 
 
 def _with_beard(face: _Face, albedo: Array) -> Array:
@@ -185,15 +203,17 @@ def _with_beard(face: _Face, albedo: Array) -> Array:
     if bearded <= 0.6:
         return albedo
     density = np.clip((bearded - 0.6) / 0.3, 0, 1) ** 0.8
-    uneven = noise(410 * face.x, 190 * face.y, person.phase)
-    amount = _beard_zone(face) * density * (0.86 + 0.07 * uneven)
+    hairs = noise(410 * face.x, 190 * face.y, person.phase)
+    uneven = 0.86 + 0.07 * hairs
+    amount = _beard_zone(face) * density * uneven
     return mix(albedo, 0.75 * person.hair, amount)
 
 
 def _beard_zone(face: _Face) -> Array:
     """Where a beard grows, in [0, 1]: below its edge, around the lips, with a gap below the lower one."""
     phase = face.person.phase
-    ragged = 0.006 * np.sin(90 * face.x + phase[1])
+    wave = 90 * face.x + phase[1]
+    ragged = 0.006 * np.sin(wave)
     edge = np.interp(face.side, *BEARD.T) + ragged
     below = smooth(edge - face.y, -0.012, 0.016)
     beside_lips = smooth(face.points.lip, 0.47, 0.34)
@@ -218,10 +238,10 @@ def _brow(face: _Face) -> tuple[Array, Array]:
     lower_edge = smooth(y - bottom, -soft, soft)
     before_temple = smooth(side, 0.176, 0.160)
     brow = upper_edge * lower_edge * before_temple * face.front
-    stripes = np.sin(380 * side + 200 * (y - top))
+    slanted = 380 * side + 200 * (y - top)
+    stripes = 0.92 + 0.08 * np.sin(slanted)
     beside_nose = smooth(side, 0.020, 0.052)
-    hairs = (0.92 + 0.08 * stripes) * beside_nose
-    return brow, hairs
+    return brow, stripes * beside_nose
 
 
 def _with_lids(face: _Face, albedo: Array) -> Array:
@@ -231,13 +251,17 @@ def _with_lids(face: _Face, albedo: Array) -> Array:
     upper = smooth(face.y - EYE_LINE, -0.004, 0.002)
     # Age deepens the crease above the eye, and more so the fold below it.
     shadow = 0.13 * smooth(lid, 0.35, 0.8)
-    crease = (0.34 + 0.2 * age) * ridge(lid, 0.52, 0.11) * upper
-    bag = (0.10 + 0.24 * age) * ridge(lid, 0.30, 0.16) * (1 - upper)
+    crease_depth = 0.34 + 0.2 * age
+    crease = crease_depth * ridge(lid, 0.52, 0.11) * upper
+    bag_depth = 0.10 + 0.24 * age
+    bag = bag_depth * ridge(lid, 0.30, 0.16) * (1 - upper)
     for dark in (shadow, crease, bag):
         albedo *= (1 - dark)[:, None]
-    lash = smooth(lid, 0.80, 0.93) * (0.25 + 0.70 * upper)
+    margin = smooth(lid, 0.80, 0.93)
+    lash = margin * (0.25 + 0.70 * upper)
     lash = np.clip(lash, 0, 0.95)
-    return mix(albedo, 0.10 * face.person.brow + 0.004, lash)
+    colour = 0.10 * face.person.brow + 0.004
+    return mix(albedo, colour, lash)
 
 
 def _with_lips(face: _Face, albedo: Array, lips: Array) -> Array:
@@ -257,8 +281,11 @@ def _folds(face: _Face) -> Array:
     """How much light folds, hollows and wrinkles keep away, from 0."""
     beyond = face.moment.beyond
     dark = _smile_fold(face)
-    dark += 0.30 * beyond["dimples"] * face.spot("dimple")
-    dark += 0.85 * face.spot("nostril") * smooth(face.z, 0.25, 0.30)
+    dimpled = 0.30 * beyond["dimples"]
+    dark += dimpled * face.spot("dimple")
+    # The spot of a nostril reaches through the head: only its front is one.
+    nostril = 0.85 * face.spot("nostril")
+    dark += nostril * smooth(face.z, 0.25, 0.30)
     wings = 0.22 * face.spot("wing of the nose")
     chin = 0.16 * face.spot("chin")
     dark += wings + chin
@@ -269,25 +296,26 @@ def _folds(face: _Face) -> Array:
     # Age draws the lines of the forehead into a face at rest.
     aged = max(face.trait("age") - 0.6, 0)
     if beyond["wrinkles"] or aged > 0:
-        depth = 0.42 * np.clip(beyond["wrinkles"], 0, 1.5) + 0.20 * aged
+        raised = np.clip(beyond["wrinkles"], 0, 1.5)
+        depth = 0.42 * raised + 0.20 * aged
         dark += depth * _wrinkles(face)
-    if beyond["frown_lines"]:
-        dark += 0.40 * beyond["frown_lines"] * face.spot("frown") * face.front
+    frown = 0.40 * beyond["frown_lines"]
+    if frown:
+        dark += frown * face.spot("frown") * face.front
     return dark
 
 
 def _smile_fold(face: _Face) -> Array:
     """The fold from the nose to the corner of the mouth, deeper with age and with smiles."""
     y = face.y
-    # Smiles of both corners of the mouth, and of one.
-    expression = face.moment.expression
-    one_sided = expression[[19, 20]].mean()
-    smile = float(np.clip(expression[0] + 0.6 * one_sided, 0, 2))
-    x = 0.056 + 0.052 * smooth(y, -0.015, -0.10)
+    # The fold runs outwards and down.
+    outwards = smooth(y, -0.015, -0.10)
+    line = ridge(face.side, 0.056 + 0.052 * outwards, 0.007)
     above_mouth = smooth(y, -0.118, -0.09)
     below_nose = smooth(y, 0.005, -0.02)
-    fold = ridge(face.side, x, 0.007) * above_mouth * below_nose
-    depth = 0.08 + 0.22 * face.trait("age") + 0.22 * smile
+    fold = line * above_mouth * below_nose
+    age = face.trait("age")
+    depth = 0.08 + 0.22 * age + 0.22 * face.smile()
     return depth * fold
 
 
@@ -310,5 +338,6 @@ def _wrinkles(face: _Face) -> Array:
     forehead = above_brows * below_hair * between_temples * face.front
     wavy = 0.9 * np.sin(18 * face.x)
     # A high power leaves thin lines of the waves.
-    lines = np.sin(235 * face.y + wavy) ** 6
+    waves = np.sin(235 * face.y + wavy)
+    lines = waves**6
     return lines * forehead
