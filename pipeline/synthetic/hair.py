@@ -5,7 +5,7 @@ It goes from the crown to a hairline that depends on the person, and hangs freel
 
 import numpy as np
 
-from pipeline.geometry.curves import ramp
+from pipeline.geometry.curves import circle, ramp
 from pipeline.geometry.mesh import grid_faces
 from pipeline.geometry.standin_skull import Surface
 from pipeline.synthetic.person import Person
@@ -51,9 +51,7 @@ def hair_faces() -> np.ndarray:
 def hair_grid() -> np.ndarray:
     """(ROWS*COLUMNS, 2): along the strand in [0, 1] and angle around the crown (0 = front)."""
     along = np.linspace(0, 1, ROWS)
-    columns = np.arange(COLUMNS)
-    around = 2 * np.pi * columns / COLUMNS
-    grid = np.meshgrid(along, around, indexing="ij")
+    grid = np.meshgrid(along, circle(COLUMNS), indexing="ij")
     return np.stack(grid, axis=-1).reshape(-1, 2)
 
 
