@@ -169,7 +169,8 @@ def read_driver(front: FrontEnd, path: Path) -> Driver:
     found = [faces[number] for number in known]
     seconds = np.array([face.seconds for face in faces])
     crops = _crops(front, found, seconds[known])
-    points = np.stack([aligned_landmarks(*pair) for pair in zip(_landmarks(found), crops, strict=True)])
+    pairs = zip(_landmarks(found), crops, strict=True)
+    points = np.stack([aligned_landmarks(*pair) for pair in pairs])
     labels, errors = _fit(front, points)
 
     # A face that the head model does not fit is lost as well: its camera would make the head jump.

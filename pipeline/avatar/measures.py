@@ -39,12 +39,17 @@ def film_measures(
     `found`: share of the frames in which a face is found. `fast_motion` and `size_change`: see there, of both
     films and their ratio. `correlation`: see `correlations`. None where there is nothing to measure.
     """
-    fast = [fast_motion(points, seconds_N) for points in (driver_N702, result_N702)]
-    size = [size_change(points) for points in (driver_N702, result_N702)]
+    found = _has_face(result_N702)
     return {
-        "found": float(_has_face(result_N702).mean()),
-        "fast_motion": _compared(*fast),
-        "size_change": _compared(*size),
+        "found": float(found.mean()),
+        "fast_motion": _compared(
+            fast_motion(driver_N702, seconds_N),
+            fast_motion(result_N702, seconds_N),
+        ),
+        "size_change": _compared(
+            size_change(driver_N702),
+            size_change(result_N702),
+        ),
         "correlation": correlations(driver_N702, result_N702),
     }
 
@@ -62,9 +67,12 @@ def fast_motion(points_N702: np.ndarray, seconds_N: np.ndarray) -> float | None:
     # A filter wants even steps, which a telephone's film does not have.
     even = np.linspace(seconds_N[0], length, len(seconds_N))
     faces = points_N702[known]
-    tracks = faces.reshape(len(faces), -1).T
-    places = np.stack([np.interp(even, seconds_N[known], track) for track in tracks])
-    rate = 1 / (even[1] - even[0])
+    flat = faces.reshape(len(faces), -1)
+    seconds = seconds_N[known]
+    tracks = [np.interp(even, seconds, track) for track in flat.T]
+    places = np.stack(tracks)
+    step = even[1] - even[0]
+    rate = 1 / step
     high_pass = butter(4, FAST, "highpass", fs=rate, output="sos")
     # Forwards and backwards, so that the filter shifts nothing in time.
     fast = sosfiltfilt(high_pass, places, axis=1)
@@ -80,13 +88,16 @@ def size_change(points_N702: np.ndarray) -> float | None:
     The size is the spread of RIGID about its middle.
     """
     rigid = points_N702[:, RIGID]
-    spread = rigid - rigid.mean(axis=1, keepdims=True)
-    size = np.sqrt(np.square(spread).sum(axis=(1, 2)))
+    middle = rigid.mean(axis=1, keepdims=True)
+    squares = np.square(rigid - middle)
+    size = np.sqrt(squares.sum(axis=(1, 2)))
+    # The logarithm, so that the change is a share of the size.
     change = np.diff(np.log(size))
     known = change[np.isfinite(change)]
     if not len(known):
         return None
-    return 100 * float(np.sqrt(np.square(known).mean()))
+    power = np.square(known).mean()
+    return 100 * float(np.sqrt(power))
 
 
 def correlations(driver_N702: np.ndarray, result_N702: np.ndarray) -> dict[str, float | None]:
@@ -117,8 +128,11 @@ def identity(
     aside = np.abs(yaw_K)
     for low, high in pairwise(YAWS):
         there = (aside >= low) & (aside < high)
-        means = [float(values[there].mean()) if there.any() else None for values in (source_K, driver_K)]
-        found[f"yaw_{low}_to_{high}"] = {"frames": int(there.sum()), "source": means[0], "driver": means[1]}
+        found[f"yaw_{low}_to_{high}"] = {
+            "frames": int(there.sum()),
+            "source": _mean(source_K[there]),
+            "driver": _mean(driver_K[there]),
+        }
     return found
 
 
@@ -145,13 +159,15 @@ class BackgroundFlow:
             both = free & free_before
             if both.mean() > LEAST_BACKGROUND:
                 flow = cv2.calcOpticalFlowFarneback(last, grey_SS, None, *FARNEBACK)
-                length = np.linalg.norm(flow, axis=2)[both].mean()
-                self.lengths.append(float(length) / len(grey_SS))
+                lengths = np.linalg.norm(flow, axis=2)
+                mean = float(lengths[both].mean())
+                self.lengths.append(mean / len(grey_SS))
         self.before = grey_SS, free
 
     def mean(self) -> float | None:
         """Percent of the picture's side a frame; None when there was no background in two frames running."""
-        return 100 * float(np.mean(self.lengths)) if self.lengths else None
+        mean = _mean(np.array(self.lengths))
+        return None if mean is None else 100 * mean
 
 
 def _lines(measures: Mapping[str, Any], before: str) -> Iterator[tuple[str, str]]:
@@ -165,14 +181,20 @@ def _lines(measures: Mapping[str, Any], before: str) -> Iterator[tuple[str, str]
             yield words, f"{value}" if isinstance(value, int) else f"{value:.3f}"
 
 
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
 def _has_face(points_N702: np.ndarray) -> np.ndarray:
-    return np.isfinite(points_N702).all(axis=(1, 2))
+    known = np.isfinite(points_N702)
+    return known.all(axis=(1, 2))
 
 
 def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
     if min(a_N.std(), b_N.std()) < 1e-9:
         return None
-    return float(np.corrcoef(a_N, b_N)[0, 1])
+    matrix = np.corrcoef(a_N, b_N)
+    return float(matrix[0, 1])
 
 
 def _compared(driver: float | None, result: float | None) -> dict[str, float | None]:

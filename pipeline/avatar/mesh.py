@@ -68,15 +68,23 @@ class HeadField:
 
     def density(self, points_M3: Tensor) -> Tensor:
         """Raw densities (M,) on the CPU of points in world units."""
-        parts = [self.decoder.sigma(self._hidden(points)).cpu() for points in points_M3.split(POINTS)]
+        parts = []
+        for points in points_M3.split(POINTS):
+            hidden = self._hidden(points)
+            parts.append(self.decoder.sigma(hidden).cpu())
         return torch.cat(parts)
 
     def colour(self, points_M3: Tensor) -> np.ndarray:
         """sRGB, uint8 (M, 3)."""
-        parts = [self.decoder.colour(self._hidden(points)).cpu() for points in points_M3.split(POINTS)]
+        parts = []
+        for points in points_M3.split(POINTS):
+            hidden = self._hidden(points)
+            parts.append(self.decoder.colour(hidden).cpu())
+        features = torch.cat(parts)
         # The first three features of a point are its colour; the others are for super-resolution.
-        colours = torch.cat(parts)[:, :3].clamp(0, 1)
-        return (colours * 255).round().byte().numpy()
+        colours = features[:, :3].clamp(0, 1)
+        levels = (colours * 255).round()
+        return levels.byte().numpy()
 
     def _hidden(self, points_m3: Tensor) -> Tensor:
         features = self.texels.features(points_m3.to(self.device), None)
@@ -111,9 +119,15 @@ def surface(
     closed = np.pad(volume, 1, constant_values=min(low, level - 1.0))
     fill_cavities(closed, level)
     # Towards higher density is inwards, so that faces look out.
-    vertices, faces, _, _ = marching_cubes(closed, level, spacing=(step,) * 3, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(
+        closed,
+        level,
+        spacing=(step, step, step),
+        gradient_direction="ascent",
+    )
     vertices += float(places[0]) - step
-    pieces = trimesh.Trimesh(vertices, faces).split(only_watertight=False)
+    whole = trimesh.Trimesh(vertices, faces)
+    pieces = whole.split(only_watertight=False)
     mesh = max(pieces, key=lambda piece: len(piece.faces))
     # On the surface itself the colour is half that of the air before it.
     inside = mesh.vertices - SKIN * mesh.vertex_normals
@@ -140,14 +154,19 @@ def seen_level(animator: Animator, avatar: Avatar, planes_13CRR: Tensor) -> floa
     Networks that were trained for minutes build softer heads than published ones, so that no fixed level
     suits all. Raises UserError when the head is transparent.
     """
-    camera = torch.from_numpy(camera_path.front(1))[None].to(planes_13CRR.device)
+    front = torch.from_numpy(camera_path.front(1))
+    camera = front[None].to(planes_13CRR.device)
     rendering = animator.psi.render(planes_13CRR, avatar.source, camera)
-    depth, opaque = rendering.depth.flatten(), rendering.opacity.flatten() > OPAQUE
+    depth = rendering.depth.flatten()
+    opaque = rendering.opacity.flatten() > OPAQUE
     if not opaque.any():
         raise UserError("this head is transparent from the front: there is no surface to extract.")
     origins, directions = camera_rays(camera, animator.sizes.rays)
-    points = origins[0, 0] + depth[opaque, None] * directions[0, 0, opaque]
-    return float(HeadField(animator, planes_13CRR).density(points).median())
+    along = depth[opaque, None] * directions[0, 0, opaque]
+    points = origins[0, 0] + along
+    field = HeadField(animator, planes_13CRR)
+    density = field.density(points)
+    return float(density.median())
 
 
 def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
@@ -155,14 +174,15 @@ def write_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
 
     Raises UserError for another suffix, or when the place cannot be written.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(
-            f"{path}: a mesh is written as {', '.join(FORMATS)}; name it {path.with_suffix('.glb')}."
-        )
-    if path.suffix.lower() == ".glb":
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        known = ", ".join(FORMATS)
+        example = path.with_suffix(".glb")
+        raise UserError(f"{path}: a mesh is written as {known}; name it {example}.")
+    if suffix == ".glb":
         data = _glb(mesh)
     else:
-        data = mesh.export(file_type=path.suffix.lower()[1:])
+        data = mesh.export(file_type=suffix[1:])
     write_bytes(path, data.encode() if isinstance(data, str) else data)
 
 
@@ -171,7 +191,8 @@ def _glb(mesh: trimesh.Trimesh) -> bytes:
     # The caller's mesh keeps its sRGB.
     mesh = mesh.copy()
     srgb = vertex_colours(mesh) / 255
-    light = np.round(255 * linear_light(srgb)).astype(np.uint8)
+    levels = np.round(255 * linear_light(srgb))
+    light = levels.astype(np.uint8)
     mesh.visual = ColorVisuals(mesh, vertex_colors=light)
     # Without normals, viewers shade triangles instead of a skin.
     return export_glb(mesh, include_normals=True, tree_postprocessor=_make_matt)
@@ -194,4 +215,6 @@ def vertex_colours(mesh: trimesh.Trimesh) -> np.ndarray:
 
 def linear_light(srgb: np.ndarray) -> np.ndarray:
     """sRGB values in [0, 1] as linear light (IEC 61966-2-1)."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    dark = srgb / 12.92
+    bright = ((srgb + 0.055) / 1.055) ** 2.4
+    return np.where(srgb <= 0.04045, dark, bright)

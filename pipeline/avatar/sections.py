@@ -16,12 +16,15 @@ def in_sections(count: int, work: Callable[[slice], np.ndarray]) -> np.ndarray:
     """
     if count <= SECTION:
         return work(slice(0, count))
-    total, weight = 0.0, np.zeros((count, 1))
+    total = 0.0
+    weight = np.zeros((count, 1))
     for start in range(0, count - OVERLAP, SECTION - OVERLAP):
-        rows = slice(start, min(start + SECTION, count))
+        stop = min(start + SECTION, count)
+        rows = slice(start, stop)
         values = work(rows)
         if start == 0:
-            total = np.zeros((count, values.shape[1]))
+            _, width = values.shape
+            total = np.zeros((count, width))
         share = _share(len(values))
         total[rows] += share * values
         weight[rows] += share
@@ -32,7 +35,9 @@ def _share(count: int) -> np.ndarray:
     """How much each frame of a section counts, (count, 1): it rises over OVERLAP frames and falls again."""
     rising = np.arange(1, count + 1) / OVERLAP
     falling = rising[::-1]
-    return np.minimum(1.0, np.minimum(rising, falling))[:, None]
+    nearer_end = np.minimum(rising, falling)
+    share = np.minimum(1.0, nearer_end)
+    return share[:, None]
 
 
 def with_rotations(labels_N437: np.ndarray) -> np.ndarray:
@@ -40,7 +45,8 @@ def with_rotations(labels_N437: np.ndarray) -> np.ndarray:
     labels = labels_N437.astype(np.float64)
     cameras = labels[:, :16].reshape(-1, 4, 4)
     # The mean of two rotations shrinks a little; without its singular values it is a rotation.
-    left, _, right = np.linalg.svd(cameras[:, :3, :3])
+    faded = cameras[:, :3, :3]
+    left, _, right = np.linalg.svd(faded)
     cameras[:, :3, :3] = left @ right
     labels[:, :16] = cameras.reshape(-1, 16)
     return labels.astype(np.float32)

@@ -268,15 +268,18 @@ class HeadRenderer:
                 self._show_photo(head.photo, images[i], opacity[i], depth[i])
 
         # Of eyes and mouth the face planes know nothing, so no point lies on their rays.
-        face = (state.eye_mask_BVnn + state.mouth_mask_BVnn == 0).cpu().numpy()
+        inner = state.eye_mask_BVnn + state.mouth_mask_BVnn
+        face = (inner == 0).cpu().numpy()
         points = []
         for i, (index, head) in enumerate(zip(indices, heads, strict=True)):
             draw = rng(self.seed, "genhead-points", index)
             chosen = self._points(draw, head, face[i], opacity[i], depth[i])
             points.append(chosen)
         where = self._stack(points)
-        features = self.genhead.plane_features(planes, where, state).cpu().numpy()
-        landmarks = view_landmarks(self.flame, label, cameras).cpu().numpy()
+        on_planes = self.genhead.plane_features(planes, where, state)
+        features = on_planes.cpu().numpy()
+        seen = view_landmarks(self.flame, label, cameras)
+        landmarks = seen.cpu().numpy()
         label_of_views = label.repeat_interleave(shape[1], 0)
         uv = position_map(
             self.flame,
@@ -304,7 +307,8 @@ class HeadRenderer:
             yield fields, float(opacity[i].mean())
 
     def _stack(self, rows: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(rows)).to(self.device)
+        stacked = np.stack(rows)
+        return torch.from_numpy(stacked).to(self.device)
 
     def _show_photo(
         self,
@@ -340,7 +344,8 @@ class HeadRenderer:
 
 def _maps(values_N1nn: Tensor, shape: torch.Size) -> np.ndarray:
     """B * V maps of one channel as (B, V, n, n)."""
-    return values_N1nn[:, 0].unflatten(0, shape).cpu().numpy()
+    maps = values_N1nn[:, 0].unflatten(0, shape)
+    return maps.cpu().numpy()
 
 
 def _pictures(image_NCSS: Tensor, shape: torch.Size) -> np.ndarray:
@@ -372,12 +377,15 @@ def sample_points(
     origins_1V3, directions_1VR3 = camera_rays(cameras, side)
     origins = origins_1V3[0].numpy()
     directions = directions_1VR3[0].numpy()
-    nearest = coarse_depths(cameras, 2, box, None)[0, view, 0].numpy()
+    depths = coarse_depths(cameras, 2, box, None)
+    nearest = depths[0, view, 0].numpy()
     anywhere = nearest + draw.uniform(0.0, box, count)
     # Where a ray misses the head there is no surface to lie near.
-    opacity = opacity_Vnn.reshape(len(opacity_Vnn), -1)[view, pixel]
-    surface = depth_Vnn.reshape(len(depth_Vnn), -1)[view, pixel]
-    close = (np.arange(count) % 2 == 0) & (opacity > 0.5)
+    views = len(face_Vnn)
+    opacity = opacity_Vnn.reshape(views, -1)[view, pixel]
+    surface = depth_Vnn.reshape(views, -1)[view, pixel]
+    every_other = np.arange(count) % 2 == 0
+    close = every_other & (opacity > 0.5)
     about = surface + draw.normal(0.0, NEAR_SURFACE, count)
     distance = np.where(close, about, anywhere)
     along = distance[:, None] * directions[view, pixel]

@@ -50,27 +50,36 @@ def measure(
     """
     area = mask_B1SS.sum((1, 2, 3)).clamp_min(1.0)
     squares = (image_B3SS - real_B3SS).square().mean(1, keepdim=True)
-    error = (squares * mask_B1SS).sum((1, 2, 3)) / area
+    in_mask = (squares * mask_B1SS).sum((1, 2, 3))
+    error = in_mask / area
     features = judges.identity(image_B3SS, points_B52)
     real_features = judges.identity(real_B3SS, points_B52)
+    # The range of values is 2, so its square is 4; 60 dB and 0 dB at the ends.
+    ratio = 4.0 / error.clamp(4e-6, 4.0)
+    covered = (opacity_B1SS * mask_B1SS).sum((1, 2, 3))
     found = {
-        # The range of values is 2, so its square is 4; 60 dB and 0 dB at the ends.
-        "psnr": 10.0 * torch.log10(4.0 / error.clamp(4e-6, 4.0)),
-        "coverage": (opacity_B1SS * mask_B1SS).sum((1, 2, 3)) / area,
+        "psnr": 10.0 * torch.log10(ratio),
+        "coverage": covered / area,
         "identity": F.cosine_similarity(features, real_features),
     }
     # A broken reconstruction has the worst quality, as NaN would pass every threshold.
     columns = []
     for name, values in found.items():
-        numbers = values.nan_to_num(nan=WORST[name]).tolist()
-        columns.append([round(number, DIGITS[name]) for number in numbers])
-    return [dict(zip(found, values, strict=True)) for values in zip(*columns, strict=True)]
+        numbers = values.nan_to_num(nan=WORST[name])
+        digits = DIGITS[name]
+        columns.append([round(number, digits) for number in numbers.tolist()])
+    rows = zip(*columns, strict=True)
+    return [dict(zip(found, row, strict=True)) for row in rows]
 
 
 def failed_measures(thresholds: Thresholds, quality: Mapping[str, float]) -> str:
     """The measures by which a frame is too bad to be trained on, separated by commas; "" for none."""
-    least = {name: getattr(thresholds, f"min_{name}") for name in QUALITY}
-    return ", ".join(name for name in QUALITY if quality[name] < least[name])
+    failed = []
+    for name in QUALITY:
+        least = getattr(thresholds, f"min_{name}")
+        if quality[name] < least:
+            failed.append(name)
+    return ", ".join(failed)
 
 
 def gate_summary(index: pa.Table) -> dict[str, Any]:

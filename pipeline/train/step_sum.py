@@ -1,6 +1,7 @@
 """What the microbatches of a step add up to: gradients, terms of losses, statistics of BatchNorm."""
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,9 +35,12 @@ class StepSum:
     """
 
     def __init__(self, task: Task, group: Group) -> None:
-        self.task, self.group = task, group
+        self.task = task
+        self.group = group
         # A walk through all modules takes some milliseconds; it is done once for all steps.
-        self.parameters = {name: _parameters(optimiser) for name, optimiser in task.optimisers.items()}
+        self.parameters = {}
+        for name, optimiser in task.optimisers.items():
+            self.parameters[name] = _parameters(optimiser)
         self.buffers = _moving_buffers(task)
         self.begin()
 
@@ -74,20 +78,27 @@ class StepSum:
 
     def finish(self, note: Any) -> Stepped:
         """Give the parameters the gradients of the whole batch; `note` is shown to all processes."""
-        totals = {name: tree.total() for name, tree in self.gradients.items()}
-        present = {name: [value is not None for value in values] for name, values in totals.items()}
-        shown = self.group.gather((self.terms, present, note))
+        totals = {}
+        present = {}
+        for name, tree in self.gradients.items():
+            totals[name] = tree.total()
+            present[name] = [value is not None for value in totals[name]]
+        gathered = self.group.gather((self.terms, present, note))
+        terms_of, flags_of, notes = zip(*gathered, strict=True)
         learning = []
         for name, optimiser in self.task.optimisers.items():
-            somewhere = _any_of([flags[name] for _, flags, _ in shown])
-            gradients = self.group.add(totals[name], somewhere, self.parameters[name])
-            for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
+            parameters = self.parameters[name]
+            # A process adds zeros to what another one has, or they would wait for each other for ever.
+            somewhere = _any_of([flags[name] for flags in flags_of])
+            gradients = self.group.add(totals[name], somewhere, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             if any(somewhere):
                 learning.append(optimiser)
-        microbatches = [terms for each, _, _ in shown for terms in each]
+        microbatches = list(chain.from_iterable(terms_of))
         self._set_buffers(len(microbatches))
-        return Stepped(_sum_terms(microbatches), learning, [note for _, _, note in shown])
+        terms = _sum_terms(microbatches)
+        return Stepped(terms, learning, list(notes))
 
     def _set_buffers(self, count: int) -> None:
         """Leave the mean over the microbatches."""
@@ -100,7 +111,10 @@ class StepSum:
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    found: list[torch.nn.Parameter] = []
+    for group in optimiser.param_groups:
+        found += group["params"]
+    return found
 
 
 def _moving_buffers(task: Task) -> list[Tensor]:

@@ -5,6 +5,7 @@ How near a picture comes, and how far the motion moves it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -47,8 +48,12 @@ class Validation:
         per_clip = -(-PAIRS // len(clips.clips))
         keys = clips.self_pairs(per_clip)[:PAIRS]
         # A source is in several pairs, and is read once.
-        frames = {key: clips.frame(key) for key in sorted({key for pair in keys for key in pair})}
-        self.pairs = collate([Pairs.one(frames[source], frames[driving]) for source, driving in keys])
+        needed = sorted(set(chain.from_iterable(keys)))
+        frames = {key: clips.frame(key) for key in needed}
+        pairs = []
+        for source, driving in keys:
+            pairs.append(Pairs.one(frames[source], frames[driving]))
+        self.pairs = collate(pairs)
 
     @torch.no_grad()
     def __call__(
@@ -69,7 +74,10 @@ class Validation:
         for start in range(0, len(self.pairs.source), BATCH):
             part = take(self.pairs, slice(start, start + BATCH))
             rows.append(self._measure(part, enlarge, draw, draw_still))
-        means = {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
+        means = {}
+        for name in rows[0]:
+            values = torch.cat([row[name] for row in rows])
+            means[name] = float(values.mean())
         # The root of the mean, not the mean of the roots.
         if "response" in means:
             means["response"] **= 0.5
@@ -83,7 +91,8 @@ class Validation:
         draw_still: Draw | None,
     ) -> dict[str, Tensor]:
         """Each number for each pair, (B,); the response still squared."""
-        drawn, target = draw(pairs), pairs.target
+        drawn = draw(pairs)
+        target = pairs.target
         enlarged = enlarge(drawn.raw)
         found = {
             "l1": losses.l1(drawn.image, target),
