@@ -56,6 +56,7 @@ def doctor() -> None:
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         typer.echo(f"{finding.state:7}  {finding.what:{width}}  {finding.detail}")
+    # The status tells a script, as DVC would, that the run cannot come to its end.
     missing = sum(finding.state == "missing" for finding in findings)
     if missing:
         raise UserError(f"{missing} of the things above are missing; `dvc repro` would stop there.")
@@ -74,6 +75,7 @@ def parity(folder: FixtureFolder, salt: Salt = "") -> None:
     from pipeline.parity.check import check
     from pipeline.parity.numbers import NumberRule
 
+    # Each line is shown at once: it takes a while to build the next network.
     counts: Counter[str] = Counter()
     for line in check(folder, NumberRule(salt)):
         typer.echo(line)
@@ -110,9 +112,12 @@ def inspect(
     cache = Cache(folder)
     entries = cache.chosen(clip, frame)
     if sheet:
-        typer.echo(f"{write_sheet(cache, entries, sheet)} of {len(entries):,} frames are now in {sheet}")
+        shown = write_sheet(cache, entries, sheet)
+        typer.echo(f"{shown} of {len(entries):,} frames are now in {sheet}")
     if html:
-        typer.echo(f"{len(entries):,} frames are now in {write_page(cache, entries, html)}")
+        page = write_page(cache, entries, html)
+        typer.echo(f"{len(entries):,} frames are now in {page}")
+    # A file was asked for, so the screen stays free of text.
     if sheet or html:
         return
     if clip is None and frame is None:
@@ -164,6 +169,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = Fals
 
     found = leftovers()
     for leftover in found:
+        # Results of other inputs or code are never used again, those of the last run may be.
         state = "of other inputs or code"
         if leftover.current:
             state = "kept: of the last run"
@@ -265,6 +271,7 @@ def import_(file: PublishedFile, out: OutFolder = OFFICIAL) -> None:
     if result.dropped:
         listed = f"{result.path.with_suffix('.json')} lists them"
         typer.echo(f"left out: {len(result.dropped)} tensors that it does not need; {listed}")
+    # Published networks are found by their names, a head model by its path in params.yaml.
     if result.network == "flame":
         typer.echo(f"set flame.model to {result.path} in params.yaml to use it")
 
@@ -405,6 +412,7 @@ def view(
 
     viewer = serve(Studio(load_params(PARAMS), Weights(psi, motion)), photo, driving, port)
     typer.echo(f"the head is at http://{HOST}:{port} until Ctrl-C")
+    # This lasts until Ctrl-C.
     viewer.play()
 
 

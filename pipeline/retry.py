@@ -28,6 +28,7 @@ from pipeline.engine.scratch import (
 from pipeline.engine.work_unit import Done, WorkUnit, finished, record_path, table_path
 from pipeline.store.shards import read_sidecar, sidecar_path
 
+# The stages whose work is in units: what their caches look like, and where they are published.
 PLACES = {
     kinds.INGEST.stage: (kinds.INGEST, INGEST),
     kinds.GENHEAD.stage: (kinds.GENHEAD, HEADS),
@@ -58,6 +59,7 @@ def retry(params: Params, stage: str) -> Retry:
         known = ", ".join(PLACES)
         advice = f"`dvc repro -f -s {stage}` does it as a whole."
         raise UserError(f"{stage} cannot be retried in parts, only {known}. {advice}")
+    # The last run knows its units; another one may have other params, and so other units.
     layout, out = PLACES[stage]
     last = last_folder(stage)
     if last is None or not read_plan(last):

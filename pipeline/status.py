@@ -84,10 +84,13 @@ class _Work:
 
 
 def _status(stage: str) -> Status:
-    folder, error = last_folder(stage), last_error(stage)
+    folder = last_folder(stage)
+    error = last_error(stage)
     plan = read_plan(folder) if folder else {}
     if not folder or not plan:
-        return Status(stage, FAILED if error else STOPPED, "nothing is known of it", error=error)
+        state = FAILED if error else STOPPED
+        return Status(stage, state, "nothing is known of it", error=error)
+    # Only trainings count in steps.
     work = _training(folder, plan) if "steps" in plan else _units(folder, plan)
     state = _state(folder, plan, work, error)
     given_up = f"{work.given_up:,} given up" if work.given_up else ""
@@ -96,6 +99,7 @@ def _status(stage: str) -> Status:
 
 
 def _state(folder: Path, plan: Mapping[str, Any], work: _Work, error: str) -> str:
+    # Records lie there once the results are published, so that nothing is left to do.
     published = folder == records_folder(folder.name)
     if not published and work.left and is_running(plan):
         return RUNNING
@@ -111,7 +115,10 @@ def _pause(folder: Path, plan: Mapping[str, Any], work: _Work, state: str) -> st
     last = max(path.stat().st_mtime for path in folder.iterdir())
     clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(last))
     pace = f" at {work.speed:.3g} {work.noun}/s" if work.speed else ""
-    return f"{work.left:,} {work.noun} left{pace}; nothing since {clock}, process {plan.get('pid', '?')}"
+    left = f"{work.left:,} {work.noun} left{pace}"
+    # The number of the process tells on a shared machine whose run it was.
+    process = plan.get("pid", "?")
+    return f"{left}; nothing since {clock}, process {process}"
 
 
 def _units(folder: Path, plan: Mapping[str, Any]) -> _Work:
@@ -145,13 +152,18 @@ def _training(folder: Path, plan: Mapping[str, Any]) -> _Work:
     """A training: its curves and its checkpoints tell the steps that are done."""
     steps, batch = plan["steps"], plan["batch"]
     step, seen = plan["start"], plan["started"]
+    # Both are written at times of their own: the later step is how far the run is.
     for path, found in [*_curve_steps(plan), *_checkpoint_steps(folder)]:
         if found > step:
-            step, seen = found, path.stat().st_mtime
+            step = found
+            seen = path.stat().st_mtime
     took = seen - plan["started"]
-    speed = (step - plan["start"]) * batch / took if took > 0 else 0.0
-    progress = f"step {step:,} of {steps:,}, {step * batch:,} of {steps * batch:,} images"
-    return _Work(progress, (steps - step) * batch, speed, "images")
+    images = (step - plan["start"]) * batch
+    speed = images / took if took > 0 else 0.0
+    of_images = f"{step * batch:,} of {steps * batch:,} images"
+    progress = f"step {step:,} of {steps:,}, {of_images}"
+    left = (steps - step) * batch
+    return _Work(progress, left, speed, "images")
 
 
 def _curve_steps(plan: Mapping[str, Any]) -> list[tuple[Path, int]]:
@@ -160,7 +172,9 @@ def _curve_steps(plan: Mapping[str, Any]) -> list[tuple[Path, int]]:
     try:
         if path.stat().st_mtime < plan["started"]:
             return []
-        return [(path, json.loads(path.read_bytes())[-1]["step"])]
+        rows = json.loads(path.read_bytes())
+        return [(path, rows[-1]["step"])]
+    # The file of another version, or of another program, says nothing.
     except (OSError, ValueError, LookupError, TypeError):
         return []
 
@@ -178,5 +192,8 @@ def _checkpoint_steps(folder: Path) -> list[tuple[Path, int]]:
 def _last_log(folder: Path) -> str:
     """The last line of the traceback of the unit that failed last."""
     logs = sorted(folder.glob("*.error.txt"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_text().strip().splitlines() if logs else []
-    return f"{lines[-1]} ({logs[-1]})" if lines else ""
+    if not logs:
+        return ""
+    newest = logs[-1]
+    lines = newest.read_text().strip().splitlines()
+    return f"{lines[-1]} ({newest})" if lines else ""
