@@ -9,8 +9,10 @@ from tests.ingest.films import write_film
 
 def scene(place, seed=0, speed=2):
     """A bar that moves to and fro before a background of its own."""
-    colours = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
-    picture = np.kron(colours, np.ones((16, 16, 1), np.uint8))
+    random = np.random.default_rng(seed)
+    colours = random.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    block = np.ones((16, 16, 1), np.uint8)
+    picture = np.kron(colours, block)
     left = abs((place * speed) % 80 - 40)
     picture[16:48, left : left + 16] = 250
     return picture
@@ -21,7 +23,8 @@ def scenes(start, end, seed=0):
 
 
 def shots_of(path, pictures):
-    scan = Video(write_film(path, pictures)).scan()
+    film = write_film(path, pictures)
+    scan = Video(film).scan()
     return scan, find_shots(scan)
 
 
@@ -38,6 +41,7 @@ def test_cuts(tmp_path):
     film += scenes(0, 30, seed=2)
     film += scenes(20, 30, seed=1)
     _, shots = shots_of(tmp_path / "x.mp4", film)
+    # The longest shot comes first.
     assert shots.spans == [range(20, 50), range(20), range(50, 60)]
     assert shots.cuts == 2
 
@@ -45,7 +49,9 @@ def test_cuts(tmp_path):
 def test_black_and_cards(tmp_path):
     black = np.zeros((64, 64, 3), np.uint8)
     card = np.full((64, 64, 3), 180, np.uint8)
-    film = [*[black] * 10, *scenes(0, 30), *[card] * 5]
+    film = [black] * 10
+    film += scenes(0, 30)
+    film += [card] * 5
     _, shots = shots_of(tmp_path / "x.mp4", film)
     assert shots.spans == [range(10, 40)]
     assert shots.cuts == 0
@@ -59,7 +65,12 @@ def test_a_photo_as_a_film_does_not_move(tmp_path):
         grain = noise.normal(0, 3, (64, 64, 3))
         photo = np.clip(scene(3) + grain, 0, 255)
         photos.append(photo.astype(np.uint8))
-    for name, pictures in (("still.mp4", [scene(3)] * 50), ("noisy.mp4", photos)):
+    films = {
+        "still.mp4": [scene(3)] * 50,
+        # The grain of a real photo that was filmed.
+        "noisy.mp4": photos,
+    }
+    for name, pictures in films.items():
         scan, shots = shots_of(tmp_path / name, pictures)
         assert shots.spans == [range(50)]
         assert not moves(scan, range(50))
@@ -77,24 +88,35 @@ def test_a_film_that_stands_still_in_the_middle(tmp_path):
 
 
 def test_frames_are_spread_over_the_span():
-    assert choose_frames(range(5), 24) == [0, 1, 2, 3, 4]
-    assert choose_frames(range(24), 24) == list(range(24))
-    assert choose_frames(range(10, 1010), 4) == [135, 385, 635, 885]
-    assert choose_frames(range(0), 24) == []
-    chosen = choose_frames(range(7, 1003), 200)
-    assert len(set(chosen)) == 200 and chosen[0] >= 7 and chosen[-1] < 1003
-    assert set(np.diff(chosen)) <= {4, 5}
+    for count in (0, 5, 24):
+        assert choose_frames(range(count), 24) == list(range(count))
+    # The middles of four equal parts.
+    quarters = choose_frames(range(10, 1010), 4)
+    assert quarters == [135, 385, 635, 885]
+    span = range(7, 1003)
+    chosen = choose_frames(span, 200)
+    assert len(chosen) == 200
+    assert set(chosen) <= set(span)
+    steps = np.diff(chosen)
+    assert set(steps) <= {4, 5}
 
 
 def test_dissolves_and_fades(tmp_path):
     film = scenes(0, 30, seed=1)
     for place in range(30, 50):
         share = (place - 29) / 21
-        mixed = scene(place, 1) * (1 - share) + scene(place, 2) * share
+        before = scene(place, 1)
+        after = scene(place, 2)
+        mixed = before * (1 - share) + after * share
         film.append(mixed.astype(np.uint8))
     film += scenes(50, 80, seed=2)
     _, shots = shots_of(tmp_path / "x.mp4", film)
-    early, late = sorted(shots.spans[:2], key=lambda span: span.start)
-    assert early.start == 0 and 20 <= early.stop <= 36
-    assert 44 <= late.start <= 66 and late.stop == 80
-    assert shots.cuts > 0 and shots.left_out["transition"] > 10
+    longest = shots.spans[:2]
+    early, late = sorted(longest, key=lambda span: span.start)
+    # Where a dissolve begins and ends is not seen to the frame.
+    assert early.start == 0
+    assert 20 <= early.stop <= 36
+    assert 44 <= late.start <= 66
+    assert late.stop == 80
+    assert shots.cuts > 0
+    assert shots.left_out["transition"] > 10
