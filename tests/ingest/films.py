@@ -19,10 +19,12 @@ def picture_of(number, width=SIDE, height=SIDE):
     picture = np.full((height, width, 3), 90, np.uint8)
     picture[: height // 4, : width // 4] = (250, 0, 0)
     picture[-height // 4 :] = 16
+    # Bits from left to right, the lowest first: blocks this large survive every codec.
     block = width // BITS
     for bit in range(BITS):
         if number >> bit & 1:
-            picture[-height // 4 :, bit * block : (bit + 1) * block] = 235
+            left = bit * block
+            picture[-height // 4 :, left : left + block] = 235
     return picture
 
 
@@ -31,8 +33,10 @@ def number_of(picture):
     height, width = picture.shape[:2]
     block = width / BITS
     places = [int((bit + 0.5) * block) for bit in range(BITS)]
-    bright = picture[height - height // 8, places].mean(axis=-1) > 128
-    return sum(1 << bit for bit in range(BITS) if bright[bit])
+    row = height - height // 8
+    brightness = picture[row, places].mean(axis=-1)
+    bits = np.packbits(brightness > 128, bitorder="little")
+    return int(bits[0])
 
 
 def write_film(
@@ -53,13 +57,16 @@ def write_film(
     with av.open(str(path), "w", format=container, options=mux or {}) as film:
         stream = film.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt, stream.thread_count = pixels, 1
+        stream.pix_fmt = pixels
+        # Several threads would write other bytes.
+        stream.thread_count = 1
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect
         for name, value in (tags or {}).items():
             setattr(stream.codec_context, name, value)
         for place, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            pixels_in_rows = np.ascontiguousarray(picture)
+            frame = av.VideoFrame.from_ndarray(pixels_in_rows, format="rgb24")
             if change:
                 frame = change(frame, place)
             frame.pts = times[place] if times else place
@@ -88,6 +95,13 @@ def set_matrix(source, target, a, b, c, d, x=0, y=0):
     data = source.read_bytes()
     place = data.index(b"tkhd") + 44
     one = 1 << 16
-    numbers = (a * one, b * one, 0, c * one, d * one, 0, x * one, y * one, 1 << 30)
-    target.write_bytes(data[:place] + struct.pack(">9i", *numbers) + data[place + 36 :])
+    # Numbers have 16 bits behind the point, those of the last column 30.
+    rows = [
+        (a * one, b * one, 0),
+        (c * one, d * one, 0),
+        (x * one, y * one, 1 << 30),
+    ]
+    matrix = b"".join(struct.pack(">3i", *row) for row in rows)
+    end = place + len(matrix)
+    target.write_bytes(data[:place] + matrix + data[end:])
     return target

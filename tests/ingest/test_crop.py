@@ -28,7 +28,8 @@ def rng():
 def centres_of(crops_N3):
     """The centres of squares, (N, 2), in pixels of the picture."""
     scale_N1 = crops_N3[:, :1]
-    return (0.5 - crops_N3[:, 1:]) / scale_N1
+    shift_N2 = crops_N3[:, 1:]
+    return (0.5 - shift_N2) / scale_N1
 
 
 def crops_of(centres_N2, sides_N):
@@ -86,7 +87,9 @@ def test_head_rotation_in_the_picture_is_not_undone():
 
 
 def test_five_points_order():
-    mesh = np.arange(478)[:, None] * np.ones(3)
+    # Each point has its number for all of its coordinates.
+    numbers = np.arange(478)
+    mesh = np.stack([numbers] * 3, axis=1)
     points = five_points(mesh)
     np.testing.assert_array_equal(points[:, 0], [468, 473, 2.5, 61, 291])
 
@@ -103,11 +106,13 @@ def test_cut_puts_a_point_where_the_crop_says():
     image[120:124, 200:204] = 255
     crop = np.array([1 / 80, 0.5 - 190 / 80, 0.5 - 130 / 80])
     small = cut(image, crop, 160).astype(float)
-    rows, columns = np.mgrid[:160, :160] + 0.5
-    x = (small * columns).sum() / small.sum()
-    y = (small * rows).sum() / small.sum()
-    wanted = to_aligned(np.array([202.0, 122.0]), crop)
-    np.testing.assert_allclose([x / 160, y / 160], wanted, atol=0.002)
+    weight = small / small.sum()
+    centres = (np.arange(160) + 0.5) / 160
+    x = weight.sum(axis=0) @ centres
+    y = weight.sum(axis=1) @ centres
+    middle = np.array([202.0, 122.0])
+    wanted = to_aligned(middle, crop)
+    np.testing.assert_allclose([x, y], wanted, atol=0.002)
 
 
 def test_cut_repeats_the_border():
@@ -120,7 +125,8 @@ def test_cut_repeats_the_border():
 
 
 def test_antialiasing():
-    stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))
+    pair = np.array([0, 255], np.uint8)
+    stripes = np.tile(pair, (256, 128))
     whole = np.array([1 / 256, 0, 0])
     small = cut(stripes, whole, 32, Image.Resampling.LANCZOS)
     inner = small[:, 2:-2].astype(int)
@@ -131,20 +137,26 @@ def test_widen_keeps_the_centre():
     crop = np.array([0.01, -0.3, 0.1])
     centre = (0.5 - crop[1:]) / crop[0]
     wide = widen(crop, 1.5)
-    np.testing.assert_allclose(to_aligned(centre, wide), [0.5, 0.5])
+    found = to_aligned(centre, wide)
+    np.testing.assert_allclose(found, [0.5, 0.5])
     assert wide[0] == pytest.approx(crop[0] / 1.5)
 
 
 def test_smoothing_keeps_even_motion_and_removes_jitter(rng):
     # The frame rate varies.
-    seconds = np.cumsum(rng.uniform(0.02, 0.06, 60))
+    steps = rng.uniform(0.02, 0.06, 60)
+    seconds = np.cumsum(steps)
     sides = 200 * np.exp(0.1 * seconds)
-    centres = np.stack([100 + 30 * seconds, 80 - 10 * seconds], axis=1)
-    even = smooth_crops(crops_of(centres, sides), seconds)
+    x = 100 + 30 * seconds
+    y = 80 - 10 * seconds
+    centres = np.stack([x, y], axis=1)
+    crops = crops_of(centres, sides)
+    even = smooth_crops(crops, seconds)
     np.testing.assert_allclose(centres_of(even), centres, atol=1e-6)
     np.testing.assert_allclose(1 / even[:, 0], sides, rtol=1e-9)
     jitter = rng.normal(0, 2, (60, 2))
-    calm = smooth_crops(crops_of(centres + jitter, sides), seconds)
+    shaken = crops_of(centres + jitter, sides)
+    calm = smooth_crops(shaken, seconds)
     error = np.abs(centres_of(calm) - centres)
     assert error[5:-5].mean() < 1.0
 
@@ -153,12 +165,15 @@ def test_smoothing_stops_at_a_cut():
     frames = np.arange(20)
     x = np.where(frames < 10, 100.0, 300.0)
     centres = np.stack([x, x], axis=1)
-    crops = crops_of(centres, np.full(20, 150.0))
-    np.testing.assert_allclose(smooth_crops(crops, frames / 25), crops, atol=1e-9)
+    sides = np.full(20, 150.0)
+    crops = crops_of(centres, sides)
+    smoothed = smooth_crops(crops, frames / 25)
+    np.testing.assert_allclose(smoothed, crops, atol=1e-9)
 
 
 def test_smoothing_of_one_frame():
-    crops = crops_of(np.array([[5.0, 6.0]]), np.array([50.0]))
+    centre = np.array([[5.0, 6.0]])
+    crops = crops_of(centre, np.array([50.0]))
     alone = smooth_crops(crops, np.array([0.4]))
     np.testing.assert_allclose(alone, crops)
 
@@ -170,22 +185,32 @@ def test_how_much_of_the_square_the_picture_fills():
     np.testing.assert_allclose(seen[0], [0.5] + [1.0] * 15)
     np.testing.assert_allclose(seen[:, 8], [1.0] * 12 + [0.0] * 4)
     whole = np.array([1 / 40, 0, 0])
-    np.testing.assert_allclose(inside(whole, 40, 40, 7), np.ones((7, 7)))
+    everything = inside(whole, 40, 40, 7)
+    np.testing.assert_allclose(everything, np.ones((7, 7)))
 
 
 @pytest.mark.parametrize("degrees", [0, 30])
 def test_the_share_of_a_head_outside(degrees):
     turn = np.deg2rad(degrees)
-    up, right = np.array([np.sin(turn), -np.cos(turn)]), np.array([np.cos(turn), np.sin(turn)])
+    sine = np.sin(turn)
+    cosine = np.cos(turn)
+    # The rows of a picture count downwards.
+    up = np.array([sine, -cosine])
+    right = np.array([cosine, sine])
     middle = np.array([200.0, 200.0])
     # From the chin to the crown and from ear to ear are 100 pixels.
     mesh = np.tile(middle, (478, 1))
     mesh[CHIN] = middle - 50 * up
-    mesh[FOREHEAD] = mesh[CHIN] + 100 / (1 + CROWN) * up
-    mesh[0], mesh[1] = middle - 50 * right, middle + 50 * right
+    face = 100 / (1 + CROWN)
+    mesh[FOREHEAD] = mesh[CHIN] + face * up
+    mesh[0] = middle - 50 * right
+    mesh[1] = middle + 50 * right
     assert outside_share(mesh, 400, 400) == 0
-    assert outside_share(mesh, 200, 400) == pytest.approx(0.5, abs=0.02)
-    assert outside_share(mesh - [0, 200], 400, 400) == pytest.approx(0.5, abs=0.02)
+    half_beside = outside_share(mesh, 200, 400)
+    assert half_beside == pytest.approx(0.5, abs=0.02)
+    half_above = outside_share(mesh - [0, 200], 400, 400)
+    assert half_above == pytest.approx(0.5, abs=0.02)
     # A circular segment of a quarter of the height.
-    assert outside_share(mesh, 400, 225) == pytest.approx(0.1955, abs=0.02)
+    segment = outside_share(mesh, 400, 225)
+    assert segment == pytest.approx(0.1955, abs=0.02)
     assert outside_share(mesh, 400, 100) == 1

@@ -56,49 +56,86 @@ MACHINE = Machine(
 # A photograph of a person that comes with scikit-image.
 FACE = astronaut()[:300, 80:380]
 # The same head with its crown cut off, and with its left half.
-CUT, HALF = astronaut()[50:250, 100:350], astronaut()[:300, 210:380]
+CUT = astronaut()[50:250, 100:350]
+HALF = astronaut()[:300, 210:380]
+CLOSE = astronaut()[30:180, 150:300]
 GREY = np.full((200, 200, 3), 90, np.uint8)
 
 
 def film(count, start=0):
     """A camera that moves over the photograph."""
-    crops = [np.array([1 / 280, -(80 + start + 2 * place) / 280, 0.0]) for place in range(count)]
-    return [cut(astronaut(), crop, 200) for crop in crops]
+    pictures = []
+    for place in range(count):
+        left = 80 + start + 2 * place
+        crop = np.array([1 / 280, -left / 280, 0.0])
+        pictures.append(cut(astronaut(), crop, 200))
+    return pictures
+
+
+def between_pupils(mesh):
+    """Their distance in the picture."""
+    right, left = mesh[[468, 473], :2]
+    return np.linalg.norm(right - left)
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("real")
-    portraits, clips = root / "portraits", root / "clips"
-    (portraits / "more").mkdir(parents=True)
-    clips.mkdir()
-    Image.fromarray(FACE).save(portraits / "person.png")
-    Image.fromarray(FACE).convert("L").save(portraits / "more" / "grey.jpg", quality=95)
-    Image.fromarray(np.concatenate([FACE, FACE], axis=1)).save(portraits / "twins.png")
-    Image.fromarray(FACE).resize((90, 90)).save(portraits / "far.png")
-    Image.fromarray(CUT).save(portraits / "cut.png")
-    Image.fromarray(HALF).save(portraits / "half.png")
-    Image.fromarray(coffee()).save(portraits / "coffee.png")
-    Image.new("RGB", (1, 1)).save(portraits / "dot.png")
-    (portraits / "nothing.png").touch()
-    (portraits / "readme.txt").write_text("x")
-    write_video(clips / "one.mp4", film(8))
-    write_video(clips / "two.mkv", film(12, start=10))
-    write_video(clips / "short.mp4", film(2))
-    write_video(clips / "blank.mp4", [np.full((96, 96, 3), 90, np.uint8)] * 6)
-    write_video(clips / "mixed.mp4", [*[GREY] * 6, *film(12), *[GREY] * 4])
-    write_video(clips / "fallen.mp4", [np.rot90(picture) for picture in film(8)])
-    mirrored = [picture[:, ::-1] // 2 for picture in film(14)]
-    write_video(clips / "joined.mp4", [*film(8), *mirrored])
-    write_video(clips / "still.mp4", [film(1)[0]] * 8)
-    (clips / "numbered").mkdir()
-    for number, picture in enumerate(film(8, start=4)):
-        Image.fromarray(picture).save(clips / "numbered" / f"{number + 7:04d}.png")
-    os.mkfifo(clips / "pipe.mp4")
-    whole = write_video(clips / "cut.mp4", film(40)).read_bytes()
-    (clips / "cut.mp4").write_bytes(whole[: len(whole) // 2])
-    (clips / "text.mp4").write_text("no film")
+    portraits = root / "portraits"
+    clips = root / "clips"
+    write_portraits(portraits)
+    write_clips(clips)
     return portraits, clips
+
+
+def write_portraits(folder):
+    (folder / "more").mkdir(parents=True)
+    face = Image.fromarray(FACE)
+    twins = np.concatenate([FACE, FACE], axis=1)
+    pictures = {
+        "person.png": face,
+        "twins.png": Image.fromarray(twins),
+        "far.png": face.resize((90, 90)),
+        "cut.png": Image.fromarray(CUT),
+        "half.png": Image.fromarray(HALF),
+        "coffee.png": Image.fromarray(coffee()),
+        "dot.png": Image.new("RGB", (1, 1)),
+    }
+    for name, picture in pictures.items():
+        picture.save(folder / name)
+    face.convert("L").save(folder / "more/grey.jpg", quality=95)
+    (folder / "nothing.png").touch()
+    (folder / "readme.txt").write_text("x")
+
+
+def write_clips(folder):
+    folder.mkdir()
+    # A cut to another place, which is the same one in a mirror and half as bright.
+    mirrored = [picture[:, ::-1] // 2 for picture in film(14)]
+    (first,) = film(1)
+    films = {
+        "one.mp4": film(8),
+        "two.mkv": film(12, start=10),
+        "short.mp4": film(2),
+        "blank.mp4": [GREY] * 6,
+        "mixed.mp4": [*[GREY] * 6, *film(12), *[GREY] * 4],
+        "fallen.mp4": [np.rot90(picture) for picture in film(8)],
+        "joined.mp4": [*film(8), *mirrored],
+        "still.mp4": [first] * 8,
+        "cut.mp4": film(40),
+    }
+    for name, pictures in films.items():
+        write_video(folder / name, pictures)
+    cut_off = folder / "cut.mp4"
+    whole = cut_off.read_bytes()
+    cut_off.write_bytes(whole[: len(whole) // 2])
+    numbered = folder / "numbered"
+    numbered.mkdir()
+    for number, picture in enumerate(film(8, start=4), start=7):
+        Image.fromarray(picture).save(numbered / f"{number:04d}.png")
+    # Who opens a pipe waits for ever.
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "text.mp4").write_text("no film")
 
 
 def table(path, key="file"):
@@ -142,104 +179,139 @@ def test_every_file_has_a_row_with_a_reason(result):
         "still.mp4": "nothing moves",
     }
     for file, start in reasons.items():
-        assert rows[file]["status"] == "rejected"
-        assert rows[file]["reason"].startswith(start), (file, rows[file]["reason"])
-    for file, reason in {"readme.txt": "not a picture", "pipe.mp4": "a FIFO, not a file"}.items():
-        assert (rows[file]["status"], rows[file]["reason"]) == ("passed over", reason)
-    assert len(rows) == len(used) + len(reasons) + 2
-    cut_head = "head cut by the edge of the picture"
-    rejected = ["empty file", "face too small", cut_head, "image too small", "no face", "two faces"]
-    assert metrics["portraits"]["rejected"] == dict.fromkeys(rejected, 1)
-    assert metrics["portraits"]["ok"] == 3 and metrics["portraits"]["ignored_files"] == 1
-    assert metrics["portraits"]["face_share"] == 0.8571
-    assert metrics["clips"]["ok"] == 5 and metrics["clips"]["ignored_files"] == 1
-    assert sum(metrics["clips"][split] for split in ("train", "validation", "test")) == 5
-    assert metrics["clips"]["cuts"] == 1
-    assert metrics["clips"]["frames_left_out"] == {"other shots": 8, "uniform": 10 + 6}
+        row = rows[file]
+        assert row["status"] == "rejected"
+        assert row["reason"].startswith(start), (file, row["reason"])
+    passed_over = {
+        "readme.txt": "not a picture",
+        "pipe.mp4": "a FIFO, not a file",
+    }
+    for file, reason in passed_over.items():
+        row = rows[file]
+        assert row["status"] == "passed over"
+        assert row["reason"] == reason
+    assert len(rows) == len(used) + len(reasons) + len(passed_over)
+    # The metrics count what the rows say; files without a picture count in no share.
+    portraits = metrics["portraits"]
+    assert portraits["rejected"] == {
+        "empty file": 1,
+        "face too small": 1,
+        "head cut by the edge of the picture": 1,
+        "image too small": 1,
+        "no face": 1,
+        "two faces": 1,
+    }
+    assert portraits["ok"] == 3
+    assert portraits["ignored_files"] == 1
+    assert portraits["face_share"] == 0.8571
+    clips = metrics["clips"]
+    assert clips["ok"] == 5
+    assert clips["ignored_files"] == 1
+    assert clips["train"] + clips["validation"] + clips["test"] == 5
+    assert clips["cuts"] == 1
+    assert clips["frames_left_out"] == {"other shots": 8, "uniform": 10 + 6}
 
 
 def test_frames_and_splits(result):
     out, _ = result
-    frames, clips = table(out / "frames.parquet", "key"), table(out / "clips.parquet")
+    frames = table(out / "frames.parquet", "key").values()
+    clips = table(out / "clips.parquet")
     usable = [row for row in clips.values() if row["status"] == "ok"]
     assert {row["split"] for row in usable} == {"train", "validation", "test"}
-    assert clips["mixed.mp4"]["frames_ok"] == clips["mixed.mp4"]["frames_decoded"] == 6
-    rows = {name: [] for name in ("mixed.mp4", "two.mkv", "joined.mp4", "numbered")}
-    for row in frames.values():
-        for name, mine in rows.items():
-            if row["clip"] == clips[name]["key"]:
-                mine.append(row)
-    assert [row["index"] for row in rows["mixed.mp4"]] == [7, 9, 11, 13, 15, 17]
-    assert [row["index"] for row in rows["two.mkv"]] == [1, 3, 5, 7, 9, 11]
-    assert [row["index"] for row in rows["joined.mp4"]] == [9, 11, 13, 16, 18, 20]
-    assert [row["index"] for row in rows["numbered"]] == [0, 2, 3, 4, 6, 7]
-    for mine in rows.values():
-        times = [row["seconds"] for row in mine]
-        np.testing.assert_allclose(times, np.array([row["index"] for row in mine]) / 25, atol=2e-3)
-    assert {row["split"] for row in rows["two.mkv"]} == {clips["two.mkv"]["split"]}
+    mixed = clips["mixed.mp4"]
+    assert mixed["frames_ok"] == 6
+    assert mixed["frames_decoded"] == 6
+    # Six frames each, spread over the shot that is used; numbers count all frames of the file.
+    indices = {
+        "mixed.mp4": [7, 9, 11, 13, 15, 17],
+        "two.mkv": [1, 3, 5, 7, 9, 11],
+        "joined.mp4": [9, 11, 13, 16, 18, 20],
+        "numbered": [0, 2, 3, 4, 6, 7],
+    }
+    for name, expected in indices.items():
+        clip = clips[name]
+        rows = [row for row in frames if row["clip"] == clip["key"]]
+        assert [row["index"] for row in rows] == expected
+        assert {row["split"] for row in rows} == {clip["split"]}
+        seconds = [row["seconds"] for row in rows]
+        np.testing.assert_allclose(seconds, np.array(expected) / 25, atol=2e-3)
 
 
 def test_shards_hold_what_the_tables_say(result):
     out, _ = result
     reader = ShardReader(out / "shards")
-    rows = [*table(out / "portraits.parquet", "key").values(), *table(out / "frames.parquet", "key").values()]
-    usable = [row for row in rows if row["status"] == "ok"]
-    assert sorted(reader.keys()) == sorted(row["key"] for row in usable)
-    for row in usable:
-        assert reader.shard(row["key"]) == row["shard"]
-        image, mask = (decode_png(reader.read(row["key"], field)) for field in ("image.png", "mask.png"))
-        assert image.shape == (64, 64, 3) and mask.shape == (64, 64) and image.dtype == mask.dtype == np.uint8
+    rows = table(out / "portraits.parquet", "key")
+    rows |= table(out / "frames.parquet", "key")
+    usable = {key: row for key, row in rows.items() if row["status"] == "ok"}
+    assert sorted(reader.keys()) == sorted(usable)
+    for key, row in usable.items():
+        assert reader.shard(key) == row["shard"]
+        image = decode_png(reader.read(key, "image.png"))
+        assert image.shape == (64, 64, 3)
+        assert image.dtype == np.uint8
+        mask = decode_png(reader.read(key, "mask.png"))
+        assert mask.shape == (64, 64)
+        assert mask.dtype == np.uint8
         # The face belongs to the person.
         assert mask[30:40, 28:36].mean() > 200
-        points = np.array(row["landmarks"], np.float32).reshape(478, 3)
-        assert (points[:, :2] > 0.15).all() and (points[:, :2] < 0.95).all()
+        flat = np.array(row["landmarks"], np.float32)
+        mesh = flat.reshape(478, 3)
+        assert mesh[:, :2].min() > 0.15
+        assert mesh[:, :2].max() < 0.95
         # It is 112 of 512 pixels in the official frame.
-        assert 0.18 < np.linalg.norm(points[468, :2] - points[473, :2]) < 0.26
+        assert 0.18 < between_pupils(mesh) < 0.26
 
 
 def test_nothing_to_read(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
+    portraits, clips = folders
+    out = tmp_path / "out"
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(UserError, match=r"ingest\.portraits.*is empty.*generated"):
-        ingest(SETTINGS, 64, MACHINE, tmp_path / "empty", folders[1], tmp_path / "out")
+        ingest(SETTINGS, 64, MACHINE, empty, clips, out)
+    absent = tmp_path / "absent"
     with pytest.raises(UserError, match=r"ingest\.clips.*does not exist"):
-        ingest(SETTINGS, 64, MACHINE, folders[0], tmp_path / "absent", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        ingest(SETTINGS, 64, MACHINE, portraits, absent, out)
+    assert not out.exists()
 
 
 def test_nothing_usable(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    portraits, clips = folders
+    out = tmp_path / "out"
     one = tmp_path / "one"
     one.mkdir()
-    shutil.copy(folders[1] / "one.mp4", one)
-    with pytest.raises(
-        UserError, match="1 clips 1 can be used, but training, validation and testing need one each"
-    ):
-        ingest(SETTINGS, 64, MACHINE, folders[0], one, tmp_path / "out")
+    shutil.copy(clips / "one.mp4", one)
+    too_few = "1 clips 1 can be used, but training, validation and testing need one each"
+    with pytest.raises(UserError, match=too_few):
+        ingest(SETTINGS, 64, MACHINE, portraits, one, out)
     bad = tmp_path / "bad"
     bad.mkdir()
-    shutil.copy(folders[0] / "coffee.png", bad)
-    with pytest.raises(UserError, match=r"none of the 1 portraits .* 1 x no face \(for example coffee.png"):
-        ingest(SETTINGS, 64, MACHINE, bad, folders[1], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    shutil.copy(portraits / "coffee.png", bad)
+    no_face = r"none of the 1 portraits .* 1 x no face \(for example coffee.png"
+    with pytest.raises(UserError, match=no_face):
+        ingest(SETTINGS, 64, MACHINE, bad, clips, out)
+    assert not out.exists()
 
 
 def test_a_face_that_fills_the_picture_is_found():
     finder = FaceFinder(0.5, 48)
-    close = astronaut()[30:180, 150:300]
-    face = finder.find(close)
-    again = finder.find(close)
+    face = finder.find(CLOSE)
+    again = finder.find(CLOSE)
     np.testing.assert_array_equal(face.mesh_478, again.mesh_478)
-    assert np.linalg.norm(face.mesh_478[468, :2] - face.mesh_478[473, :2]) > 20
+    assert between_pupils(face.mesh_478) > 20
     with pytest.raises(Rejected, match="no face"):
-        finder.find(np.full((64, 64, 3), 128, np.uint8))
+        finder.find(GREY)
 
 
 def test_faces_that_are_not_upright():
     finder = FaceFinder(0.5, 48)
     finder.check_upright(FACE, finder.find(FACE))
     for turns, angle in ((1, -90), (3, 90)):
-        turned = np.ascontiguousarray(np.rot90(FACE, turns))
+        view = np.rot90(FACE, turns)
+        # The detector reads memory row by row.
+        turned = np.ascontiguousarray(view)
         face = finder.find(turned)
         assert roll_of(face.mesh_478) == pytest.approx(angle, abs=15)
         with pytest.raises(Rejected, match="face not upright: turned by"):
@@ -248,22 +320,24 @@ def test_faces_that_are_not_upright():
 
 def test_a_panorama_is_not_padded_at_its_full_size():
     finder = FaceFinder(0.5, 48)
-    close = Image.fromarray(astronaut()[30:180, 150:300]).resize((3000, 3000))
+    large = Image.fromarray(CLOSE).resize((3000, 3000))
     tracemalloc.start()
-    face = finder.find(np.asarray(close))
+    face = finder.find(np.asarray(large))
     wide = np.zeros((400, 12_000, 3), np.uint8)
     with pytest.raises(Rejected, match="no face"):
         finder.find(wide)
-    peak = tracemalloc.get_traced_memory()[1]
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert np.linalg.norm(face.mesh_478[468, :2] - face.mesh_478[473, :2]) > 400
+    assert between_pupils(face.mesh_478) > 400
     # A border of half its length on each side would take 900 MB.
     assert peak < 200e6
 
 
 def test_clips_in_no_list_are_passed_over(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for split, name in (("train", "one.mp4"), ("validation", "two"), ("test", "numbered")):
+    # Names may be with or without a suffix.
+    lists = {"train": "one.mp4", "validation": "two", "test": "numbered"}
+    for split, name in lists.items():
         (tmp_path / f"{split}.txt").write_text(f"{name}\n")
     settings = SETTINGS.model_copy(update={"split": str(tmp_path)})
     metrics = ingest(settings, 64, MACHINE, *folders, tmp_path / "out")
@@ -282,10 +356,14 @@ def test_a_head_that_is_cut_by_the_edge(result):
     row = rows["cut.png"]
     assert 0.02 < row["outside"] < 0.2
     # The rows of the square above the picture repeat its first one, and belong to nobody.
-    mask = decode_png(ShardReader(out / "shards").read(row["key"], "mask.png"))
-    above = int(row["crop"][2] * 64)
+    reader = ShardReader(out / "shards")
+    mask = decode_png(reader.read(row["key"], "mask.png"))
+    _, _, shift = row["crop"]
+    above = int(shift * 64)
     assert above > 3
-    assert (mask[:above] == 0).all() and mask[above + 1 : 40, 28:36].mean() > 200
+    assert (mask[:above] == 0).all()
+    head = mask[above + 1 : 40, 28:36]
+    assert head.mean() > 200
 
 
 def test_rows_go_from_the_worker_to_the_table_unchanged(folders, result):
@@ -294,16 +372,24 @@ def test_rows_go_from_the_worker_to_the_table_unchanged(folders, result):
     face = finder.find(FACE)
     crop = fit_crop(five_points(face.mesh_478))
     row = table(out / "portraits.parquet")["person.png"]
-    wanted = to_aligned(face.mesh_478, crop).astype(np.float32)
-    assert np.array_equal(np.array(row["landmarks"], np.float32), wanted.ravel())
-    assert np.array_equal(np.array(row["crop"], np.float32), crop.astype(np.float32))
-    for name, schema in (("portraits", PORTRAITS), ("clips", CLIPS), ("frames", FRAMES)):
-        found = pq.read_table(out / f"{name}.parquet")
-        assert found.schema == schema
-        files = found["key" if name == "frames" else "file"].to_pylist()
-        # Frames lie by clips, as those are listed.
-        assert name == "frames" or files == sorted(files)
+    # Tables hold float32.
+    aligned = to_aligned(face.mesh_478, crop)
+    landmarks = np.array(row["landmarks"], np.float32)
+    assert np.array_equal(landmarks, aligned.astype(np.float32).ravel())
+    found_crop = np.array(row["crop"], np.float32)
+    assert np.array_equal(found_crop, crop.astype(np.float32))
+    portraits, clips, frames = (
+        pq.read_table(out / f"{name}.parquet") for name in ("portraits", "clips", "frames")
+    )
+    assert portraits.schema == PORTRAITS
+    assert clips.schema == CLIPS
+    assert frames.schema == FRAMES
+    # Frames lie by clips, as those are listed.
+    for found in (portraits, clips):
+        files = found["file"].to_pylist()
+        assert files == sorted(files)
     # A frame has no landmarks exactly where it was rejected.
-    frames = table(out / "frames.parquet", "key").values()
-    assert all((row["landmarks"] is None) == (row["status"] != "ok") for row in frames)
-    assert {row["status"] for row in frames} == {"ok", "rejected"}
+    for row in frames.to_pylist():
+        accepted = row["landmarks"] is not None
+        assert row["status"] == ("ok" if accepted else "rejected")
+    assert set(frames["status"].to_pylist()) == {"ok", "rejected"}

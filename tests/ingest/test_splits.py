@@ -1,5 +1,7 @@
 """Clips of one recording are never on both sides."""
 
+from collections import Counter
+
 import pytest
 
 from pipeline.core.errors import UserError
@@ -8,32 +10,45 @@ from tests.ingest.test_ingest import SETTINGS
 
 
 def rows_of(files, contents=None):
-    rows = [{"key": file, "file": file, "status": "ok", "reason": ""} for file in files]
+    """Rows of usable clips; equal `contents` are equal bytes."""
+    rows = []
+    for file in files:
+        rows.append({"key": file, "file": file, "status": "ok", "reason": ""})
     for row, content in zip(rows, contents or [], strict=False):
         row["content"] = content
     return rows
 
 
 def test_generated_clips_say_their_split_in_the_name():
-    names = ["test-000", "train-000", "train-001", "validation-000"]
+    expected = {
+        "test-000.mp4": "test",
+        "train-000.mp4": "train",
+        "train-001.mp4": "train",
+        "validation-000.mp4": "validation",
+    }
     settings = SETTINGS.model_copy(update={"source": "generated"})
-    splits = split_clips(rows_of([f"{name}.mp4" for name in names]), settings)
-    assert splits == {f"{name}.mp4": name.split("-")[0] for name in names}
+    splits = split_clips(rows_of(expected), settings)
+    assert splits == expected
 
 
 def test_splits_do_not_move_when_clips_are_added():
     rows = rows_of([f"{number}.mp4" for number in range(200)])
-    few, many = split_clips(rows[:150], SETTINGS), split_clips(rows, SETTINGS)
-    assert all(many[key] == split for key, split in few.items())
-    for name in ("validation", "test"):
-        assert 8 < sum(split == name for split in many.values()) < 35
+    few = split_clips(rows[:150], SETTINGS)
+    many = split_clips(rows, SETTINGS)
+    assert few.items() <= many.items()
+    # A tenth of 200 is wanted; what a hash deals out is not even.
+    counts = Counter(many.values())
+    assert 8 < counts["validation"] < 35
+    assert 8 < counts["test"] < 35
 
 
 def test_each_split_has_a_clip_or_the_run_stops():
     rows = rows_of(["0.mp4", "1.mp4", "2.mp4"])
     for share in (0.0, 0.1, 0.9):
-        settings = SETTINGS.model_copy(update={"validation_share": 0.0, "test_share": share})
-        assert sorted(split_clips(rows, settings).values()) == ["test", "train", "validation"]
+        shares = {"validation_share": 0.0, "test_share": share}
+        settings = SETTINGS.model_copy(update=shares)
+        splits = split_clips(rows, settings)
+        assert sorted(splits.values()) == ["test", "train", "validation"]
     with pytest.raises(UserError, match="training, validation and testing need one each"):
         split_clips(rows[:2], SETTINGS)
 
@@ -51,52 +66,74 @@ def test_each_split_has_a_clip_or_the_run_stops():
 )
 def test_rules(rule, together, apart):
     found = recordings_of(rows_of([*together, apart]), rule)
-    assert found[together[0]] == found[together[1]] != found[apart]
+    first, second = (found[file] for file in together)
+    assert first == second
+    assert first != found[apart]
 
 
 def test_rules_leave_other_names_alone():
     files = ["1.mp4", "2.mp4", "interview 3.mp4", "a/1.mp4"]
     for rule in ("name", "auto", "celebv"):
-        assert recordings_of(rows_of(files), rule) == {file: file for file in files}
+        found = recordings_of(rows_of(files), rule)
+        assert found == dict(zip(files, files, strict=True))
 
 
 def test_equal_bytes_join_recordings():
     files = ["a_part1.mp4", "a_part2.mp4", "copy.mp4", "other.mp4", "c.mp4"]
-    found = recordings_of(rows_of(files, ["1", "2", "2", "3", "3"]), "auto")
-    assert found["a_part1.mp4"] == found["a_part2.mp4"] == found["copy.mp4"]
-    assert found["other.mp4"] == found["c.mp4"] != found["copy.mp4"]
+    rows = rows_of(files, ["1", "2", "2", "3", "3"])
+    found = recordings_of(rows, "auto")
+    # The copy is that of a part, and so belongs to the other part as well.
+    part, other_part, copy, other, same_as_other = (found[file] for file in files)
+    assert part == other_part == copy
+    assert other == same_as_other
+    assert other != copy
     many = [f"{number}.mp4" for number in range(100)]
     contents = [str(number // 2) for number in range(100)]
     splits = split_clips(rows_of(many, contents), SETTINGS)
-    assert all(splits[many[n]] == splits[many[n + 1]] for n in range(0, 100, 2))
+    for first, second in zip(many[::2], many[1::2], strict=True):
+        assert splits[first] == splits[second]
 
 
 def lists(folder, **names):
     folder.mkdir()
     for split, lines in names.items():
-        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+        text = "".join(f"{line}\n" for line in lines)
+        (folder / f"{split}.txt").write_text(text)
     return SETTINGS.model_copy(update={"split": str(folder)})
 
 
 def test_lists(tmp_path):
-    settings = lists(tmp_path / "s", train=["a", "b.mp4"], validation=["x/c.mp4"], test=["d"])
-    files = ["a.mp4", "b.mp4", "x/c.mp4", "d"]
-    splits = split_clips(rows_of(files), settings)
-    assert splits == dict(zip(files, ["train", "train", "validation", "test"], strict=True))
+    settings = lists(
+        tmp_path / "s",
+        train=["a", "b.mp4"],
+        validation=["x/c.mp4"],
+        test=["d"],
+    )
+    expected = {
+        "a.mp4": "train",
+        "b.mp4": "train",
+        "x/c.mp4": "validation",
+        "d": "test",
+    }
+    files = list(expected)
+    assert split_clips(rows_of(files), settings) == expected
+    # Lists of people may be wrong; equal bytes on both sides would spoil the evaluation.
     with pytest.raises(UserError, match=r"a.mp4 and d are the same file.*train.*test"):
         split_clips(rows_of(files, ["1", "2", "3", "1"]), settings)
 
 
 def test_bad_lists(tmp_path):
     settings = lists(tmp_path / "s", train=["a"], validation=["b"])
+    third = tmp_path / "s/test.txt"
+    rows = rows_of(["a"])
     with pytest.raises(UserError, match=r"test\.txt cannot be read"):
-        split_clips(rows_of(["a"]), settings)
-    (tmp_path / "s" / "test.txt").write_text("a\n")
+        split_clips(rows, settings)
+    third.write_text("a\n")
     with pytest.raises(UserError, match=r"a is in train\.txt and test\.txt"):
-        split_clips(rows_of(["a"]), settings)
-    (tmp_path / "s" / "test.txt").write_text("\n")
+        split_clips(rows, settings)
+    third.write_text("\n")
     with pytest.raises(UserError, match="names no clip"):
-        split_clips(rows_of(["a"]), settings)
+        split_clips(rows, settings)
 
 
 @pytest.mark.parametrize(("rule", "problem"), [("[", "no regular expression"), ("talk", "without a group")])
