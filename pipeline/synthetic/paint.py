@@ -26,6 +26,7 @@ def paint_bust(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Neck and shirt."""
     x, y, z = s.paint.T
     depth = 0.02 + 0.16 * person.trait["neckline"]
+    # A neckline is cut out at the front alone: the back of a shirt is straight.
     in_front = smooth(z, -0.05, 0.12)
     cut = depth * in_front * ridge(x, 0.0, 0.16)
     below = -0.335 - cut - y
@@ -136,7 +137,7 @@ def paint_teeth(person: Person, moment: Moment, s: Surfel) -> Coat:
     """Teeth with gaps and gums; darker at the sides of the mouth."""
     x, y, _ = s.paint.T
     upper = y > -0.0975
-    # The place along the arc in teeth; the lower ones are smaller.
+    # The place along the arc of the jaw, in teeth; the lower ones are smaller.
     sine = np.clip(x / 0.061, -1, 1)
     per_radian = np.where(upper, 6.4, 8.2)
     place = np.arcsin(sine) * per_radian

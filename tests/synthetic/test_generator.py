@@ -53,9 +53,11 @@ def test_a_picture_is_sound(someone):
     assert rgb.shape == (96, 96, 3)
     assert rgb.dtype == np.uint8
     # Four samples a pixel make five values.
-    assert set(np.unique(alpha)) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    shares = {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert set(np.unique(alpha)) <= shares
     assert np.array_equal(np.isfinite(picture.depth), inside)
-    assert 3.6 < np.median(picture.depth[inside]) < 4.4
+    distance = np.median(picture.depth[inside])
+    assert 3.6 < distance < 4.4
     assert alpha[48, 48] == 1
     assert alpha[0, 0] == 0
     assert 0.3 < alpha.mean() < 0.8
@@ -97,11 +99,13 @@ def test_any_intrinsics_show_the_same_points(someone):
 def test_people_differ_and_nearby_latents_are_nearby_people(someone):
     # Other people differ in skin, hair, shirt and background.
     here = colours(someone)
-    near = person(latent(0, "someone") + 0.01)
-    assert difference(colours(figure(near)), here) < 4
+    z = latent(0, "someone")
+    near = figure(person(z + 0.01))
+    assert difference(colours(near), here) < 4
     for number in range(4):
-        other = person(latent(0, f"other {number}"))
-        assert difference(colours(figure(other)), here) > 20
+        z = latent(0, f"other {number}")
+        other = figure(person(z))
+        assert difference(colours(other), here) > 20
 
 
 def test_a_shot_holds_the_rotation_of_the_head_twice(someone):
@@ -234,8 +238,10 @@ def test_the_truth_of_a_portrait_lies_on_the_head(made):
     # Cameras of photos stand about 4.2 from the neck.
     distance = np.median(depth[head]) * DEPTH_UNIT
     assert 3.5 < distance < 4.6
+    # Landmark 30 is the tip of the nose.
     landmarks = np.array(row["landmarks"]).reshape(70, 2)
-    column, line = landmarks[30].astype(int)
+    tip = landmarks[30]
+    column, line = tip.astype(int)
     assert mask[line, column] == 255
 
 
@@ -248,8 +254,9 @@ def test_true_views_of_held_out_clips(made):
     cameras = decode_npy(fields["cameras.npy"])
     assert cameras.shape == (4, 25)
     # All cameras have the one focal length.
+    focal = cameras[:, 16]
     other = sample_look_at(rng(0))
-    assert np.allclose(cameras[:, 16], other[16])
+    assert np.allclose(focal, other[16])
     side = scale_params("smoke").networks.image
     view = decode_png(fields["view3.png"])
     assert view.shape == (side, side, 3)
@@ -259,11 +266,11 @@ def test_true_views_of_held_out_clips(made):
 
 def test_the_unmoved_view_differs_in_the_head_alone(made):
     fields = truth(made, held_out("test"))
-    moved = decode_png(fields["view0.png"]).astype(float)
-    unmoved = decode_png(fields["unmoved.png"]).astype(float)
+    moved = decode_png(fields["view0.png"])
+    unmoved = decode_png(fields["unmoved.png"])
     alpha = decode_png(fields["alpha0.png"])
     head = alpha > 0
-    change = np.abs(moved - unmoved)
+    change = np.abs(moved.astype(float) - unmoved)
     # The background is the same in both: only pixels at the edge of the head mix with it.
     inside = change[head].mean()
     outside = change[~head].mean()
@@ -279,7 +286,8 @@ def test_the_face_mesh_finds_what_was_drawn():
     size = 256
     errors = []
     for number in range(8):
-        body = figure(person(latent(1, f"{number}")))
+        z = latent(1, f"{number}")
+        body = figure(person(z))
         shot = photo(rng(1, number))
         picture = render(body, shot.moment, shot.camera, size)
         found = mesh.process(picture.rgb).multi_face_landmarks
