@@ -100,13 +100,15 @@ class LandmarkModel:
         """Projected landmarks (F, 70, 2) and their derivatives by the pose, (F, 70, 2, 12)."""
         # Central differences are exact to ten digits here, and unlike forward-mode differentiation they may
         # run in several threads.
-        steps = DIFFERENCE * torch.eye(POSE, dtype=pose_F12.dtype)
+        directions = torch.eye(POSE, dtype=pose_F12.dtype)
+        steps = DIFFERENCE * directions
         slopes = []
         for step in steps:
             forwards = self.project(groups_FG, pose_F12 + step)
             backwards = self.project(groups_FG, pose_F12 - step)
             slopes.append(forwards - backwards)
-        derivatives = torch.stack(slopes, dim=-1) / (2 * DIFFERENCE)
+        changes = torch.stack(slopes, dim=-1)
+        derivatives = changes / (2 * DIFFERENCE)
         projected = self.project(groups_FG, pose_F12)
         return projected, derivatives
 
@@ -203,7 +205,8 @@ def _visible(moves: np.ndarray) -> np.ndarray:
 def _perspective(seen: Tensor) -> Tensor:
     """(u, v) = 0.5 + f (x, -y) / -z."""
     down = seen.new_tensor([1.0, -1.0])
-    flipped = FOCAL * seen[..., :2] * down
+    across = seen[..., :2]
+    flipped = FOCAL * across * down
     depth = -seen[..., 2:]
     return 0.5 + flipped / depth
 
@@ -212,8 +215,10 @@ def _perspective_derivative(seen: Tensor) -> Tensor:
     """Of `_perspective` by x, y and z, (..., 2, 3)."""
     x, y, z = seen.unbind(-1)
     zero = torch.zeros_like(x)
-    u_by = [-1 / z, zero, x / z**2]
-    v_by = [zero, 1 / z, -y / z**2]
+    # u and v by x, y and z.
+    square = z**2
+    u_by = [-1 / z, zero, x / square]
+    v_by = [zero, 1 / z, -y / square]
     entries = torch.stack(u_by + v_by, dim=-1)
     rows = entries.unflatten(-1, (2, 3))
     return FOCAL * rows

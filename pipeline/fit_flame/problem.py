@@ -234,13 +234,15 @@ class Problem:
         residuals = self._residuals(uv).flatten(1)
         slope = by.mT @ residuals[..., None]
         step = torch.linalg.solve(damped, slope)
-        turn, shift = step[..., 0].split(3, dim=1)
+        step = step[..., 0]
+        turn, shift = step.split(3, dim=1)
         pose[:, ROTATION] -= turn
         pose[:, TRANSLATION] -= shift
 
     def _weigh(self, by: Tensor) -> Tensor:
         """Derivatives of the landmarks (F, 70, 2, k) to those of the residuals (F, 2R, k)."""
-        scale = self.scale[:, None, None].to(by.dtype)
+        scale = self.scale.to(by.dtype)
+        scale = scale[:, None, None]
         rows = self.rows.to(by.dtype)
         scaled = by.flatten(2) * scale
         weighted = rows @ scaled
@@ -260,7 +262,8 @@ class Problem:
         uv, by_pose = self.model.by_pose(groups, pose)
         by_coefficients = self.model.by_coefficients(groups, pose)
         derivatives = [by_coefficients, by_pose.float()]
-        by = self._weigh(torch.cat(derivatives, dim=-1))
+        by_all = torch.cat(derivatives, dim=-1)
+        by = self._weigh(by_all)
         residuals = self._residuals(uv).flatten(1)
         squares = residuals.square().sum(1)
         weight = 1 / (1 + squares / TOLERANCE)
@@ -410,7 +413,8 @@ def _start(model: LandmarkModel, target: Tensor) -> Tensor:
     points = _mean_landmarks(model)[inner]
     middle = points.mean(0)
     up = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    flipped = (target[:, inner] - 0.5) * up
+    from_middle = target[:, inner] - 0.5
+    flipped = from_middle * up
     centre = flipped.mean(1)
     centred = flipped - flipped.mean(1, keepdim=True)
     inverse = torch.linalg.pinv(points - middle)
