@@ -36,7 +36,9 @@ def test_expression_truth_reads_what_it_was_calibrated_with():
     generator = torch.Generator().manual_seed(1)
     parameters = torch.zeros(400, 106)
     parameters[:, :10] = torch.randn(400, 10, generator=generator)
-    estimates = torch.cat([parameters * 3.0 + 1.0, torch.zeros(400, 3)], dim=1)
+    read = parameters * 3.0 + 1.0
+    rotation = torch.zeros(400, 3)
+    estimates = torch.cat([read, rotation], dim=1)
     instrument.calibrate(estimates[:300], parameters[:300])
     error = instrument(estimates[300:], parameters[300:])
     offsets = instrument.offsets(parameters[300:]).norm(dim=2)
@@ -70,11 +72,16 @@ def test_the_reader_reads_an_opening_mouth():
     shot = photo(rng(0, "reader"))
     images = []
     for jaw in (0.0, 0.15, 0.3):
-        moment = replace(shot.moment, jaw=np.array([jaw, 0.0, 0.0]))
-        images.append(render(body, moment, shot.camera, 64).rgb)
-    levels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+        turned = np.array([jaw, 0.0, 0.0])
+        moment = replace(shot.moment, jaw=turned)
+        picture = render(body, moment, shot.camera, 64)
+        images.append(picture.rgb)
+    stacked = torch.from_numpy(np.stack(images))
+    levels = stacked.permute(0, 3, 1, 2).float()
+    faces = levels / 127.5 - 1.0
     blank = torch.zeros(1, 3, 64, 64)
-    found = FaceReader()(torch.cat([levels / 127.5 - 1.0, blank]))
+    read = FaceReader()
+    found = read(torch.cat([faces, blank]))
     opening = found["mouth_opening"]
     assert opening[0] < opening[1]
     assert opening[1] < opening[2]

@@ -35,6 +35,9 @@ SETTINGS = FitFlame(
     max_error=0.1,
 )
 
+Known = tuple[np.ndarray, np.ndarray]
+Reduced = tuple[Tensor, Tensor]
+
 PARAMS = scale_params("smoke").model_copy(update={"fit_flame": SETTINGS})
 HEAD = standin()
 FLAME = Flame(HEAD)
@@ -49,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @cache
-def known(count: int, frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def known(count: int, frames: int = 1) -> Known:
     """Labels (N, 437) of random heads, `frames` of each person, and their landmarks (N, 70, 2)."""
     random = rng(0, "fit", count, frames)
     total = count * frames
@@ -60,10 +63,12 @@ def known(count: int, frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Goes from one random value to another in the course of a clip."""
         ends = random.normal(size=(2, count, 1, width))
         first, last = ends * scale
-        values = first + (last - first) * time
+        change = last - first
+        values = first + change * time
         return values.reshape(total, width)
 
-    labels = np.zeros((total, Label.SIZE), np.float32)
+    size = (total, Label.SIZE)
+    labels = np.zeros(size, np.float32)
     shapes = random.normal(size=(count, 300))
     label = Label.split(labels)
     label.shape[:] = np.repeat(shapes, frames, axis=0)
@@ -74,8 +79,8 @@ def known(count: int, frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
     label.jaw[:, :1] = np.abs(opening)
     one_eye = moving([0.15, 0.15, 0.0], 3)
     label.eyes[:] = np.tile(one_eye, 2)
-    place = PLACE + moving(0.03, 3)
-    label.camera[:] = cameras(label.neck, place)
+    shift = moving(0.03, 3)
+    label.camera[:] = cameras(label.neck, PLACE + shift)
     heads = torch.as_tensor(labels)
     each_camera = heads[:, None, Label.CAMERA]
     points = landmarks(FLAME, heads, each_camera)
@@ -89,7 +94,8 @@ def cameras(neck: np.ndarray, place: np.ndarray) -> np.ndarray:
     turn = matrices(neck)
     identity = np.eye(4)
     cam2world = np.tile(identity, (total, 1, 1))
-    cam2world[:, :3, :3] = turn.transpose(0, 2, 1)
+    back = turn.transpose(0, 2, 1)
+    cam2world[:, :3, :3] = back
     # A camera that sees the origin at t is itself at -R^T t.
     origin = -np.einsum("nij,ni->nj", turn, place)
     cam2world[:, :3, 3] = origin
@@ -111,7 +117,7 @@ def people(count: int, frames: int = 1) -> list[str]:
     return [f"person {i // frames}" for i in range(total)]
 
 
-def reduced(model: LandmarkModel, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+def reduced(model: LandmarkModel, labels: np.ndarray) -> Reduced:
     """Coefficients in the bases of the model and poses of labels."""
     head = Label.split(labels)
     coefficients = join(
@@ -201,7 +207,8 @@ def test_a_label_says_the_rotation_twice_and_projects_to_the_fit() -> None:
     eyes = labels[:, Label.EYES]
     left, right = eyes.chunk(2, dim=1)
     assert torch.equal(left, right)
-    vertices = head_vertices(FLAME, labels[:1])
+    first = labels[:1]
+    vertices = head_vertices(FLAME, first)
     in_space = FLAME.landmarks(vertices)[0]
     camera = result.labels[0, Label.CAMERA]
     again = project(in_space.numpy(), camera)
@@ -258,7 +265,8 @@ def test_mesh_mapping() -> None:
     mesh = random.uniform(size=(3, 478, 3))
     points = landmarks_70(mesh)
     assert points.shape == (3, 70, 2)
-    assert len(np.unique(MESH_TO_70)) == 70
+    different = np.unique(MESH_TO_70)
+    assert len(different) == 70
     # The pupil of the person's right eye, left in the image.
     pupil = mesh[:, 468, :2]
     assert np.array_equal(points[:, 68], pupil)
@@ -339,6 +347,7 @@ def test_clips_are_fitted_in_units_as_all_at_once(folder: Path) -> None:
     result = fit(HEAD, landmarks_70(meshes), clips, SETTINGS)
     labels = labels_of(fitted.to_pylist())
     assert np.array_equal(labels, result.labels)
+    # Tables hold float32.
     errors = fitted["error"].to_numpy()
     expected = result.errors.astype(np.float32)
     assert np.array_equal(errors, expected)
