@@ -4,8 +4,9 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -226,14 +227,21 @@ def retry(stage: RetryStage) -> None:
 
 ScaleName = Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))]
 JsonFile = Annotated[Path | None, typer.Option(metavar="FILE", help="write the numbers there, too")]
+Train = Annotated[bool, typer.Option("--train", help="the trainings, with the inputs of this project")]
 Compile = Annotated[bool, typer.Option("--compile", help="the networks of the fast path by torch.compile")]
 
 
 @app.command()
-def bench(scale: ScaleName = "paper", json: JsonFile = None, compile: Compile = False) -> None:
+def bench(
+    scale: ScaleName = "paper",
+    json: JsonFile = None,
+    compile: Compile = False,
+    train: Train = False,
+) -> None:
     """Time the fast path of Psi beside the reference path and the floor of this machine.
 
-    Ten minutes and 9 GB of memory at paper size.
+    Ten minutes and 9 GB of memory at paper size. With --train it is the trainings that are timed, at the
+    scale of params.yaml: by one and by two processes, in float32 and bfloat16, beside a plain loop.
     """
     # Both are read when torch is loaded. For the first see stages/__init__.py. Without the large pages of the
     # second fresh memory costs more than filling it.
@@ -243,14 +251,25 @@ def bench(scale: ScaleName = "paper", json: JsonFile = None, compile: Compile = 
     if compile and not any(map(shutil.which, compilers)):
         advice = "Install g++, or leave --compile out."
         raise UserError(f"bench --compile: torch.compile needs a C++ compiler and found none. {advice}")
-    from pipeline.bench.inference import bench as run
     from pipeline.core.files import write_json
 
-    for line in run(scale_params(scale).networks, compiled=compile):
+    for line in _bench_lines(scale, compile, train):
         if isinstance(line, str):
             typer.echo(line)
         elif json:
             write_json(json, line)
+
+
+def _bench_lines(scale: str, compiled: bool, train: bool) -> Iterator[str | dict[str, Any]]:
+    """What the benchmark says, and its numbers."""
+    # Only now, as the environment above counts when torch is loaded.
+    if train:
+        from pipeline.bench.training import bench_training
+
+        return bench_training()
+    from pipeline.bench.inference import bench as run
+
+    return run(scale_params(scale).networks, compiled=compiled)
 
 
 PUBLISHED = (

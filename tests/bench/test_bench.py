@@ -17,9 +17,12 @@ from pipeline.bench.clock import Seconds, Timed, counted, measured
 from pipeline.bench.floor import Rates, floor, operations
 from pipeline.bench.inference import TYPES
 from pipeline.bench.scene import CASES, BenchCase, Scene
+from pipeline.bench.training import TrainingCase, bench_training
+from pipeline.core.errors import UserError
 from pipeline.parity.numbers import NumberRule
 from tests.benchmarks.record import record
 from tests.benchmarks.tables import table
+from tests.support import training_inputs
 from tests.support.sizes import SMOKE_SIZES
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +120,33 @@ def test_other_benchmarks_have_tables() -> None:
     rows = table({"benchmark": "worth", "machine": MACHINE, **worth}).splitlines()
     assert "| a step that renders its views | 0.7100 |" in rows
     assert rows[-1] == "A CPU, 2 threads, torch 9.9, commit abc+."
+    plain = {"network": "psi", "precision": "float32", "processes": 0}
+    results = [
+        plain | {"images_per_second": 9.96, "share": None},
+        plain | {"processes": 2, "images_per_second": 30.0, "share": 0.71},
+    ]
+    rows = table({"benchmark": "training", "machine": MACHINE, "results": results}).splitlines()
+    assert rows[2:4] == ["| psi | float32 | plain loop | 10.0 |  |", "| psi | float32 | 2 | 30.0 | 0.71 |"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("case", ["psi3d-float32-0", "psi-float32-1", "psi-bfloat16-2"])
+def test_a_training_is_timed_with_the_inputs_of_the_project(tmp_path: Path, case: str) -> None:
+    training_inputs.build(tmp_path, processes=0)
+    command = [sys.executable, "-m", "pipeline.bench.training", case, "result.json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert str(TrainingCase(found["network"], found["precision"], found["processes"])) == case
+    assert found["images_per_second"] > 0
+    # The plain loop has no floor of its own: it is what the others are compared with.
+    assert (found["share"] is None) == (found["processes"] == 0)
+
+
+def test_a_benchmark_of_trainings_names_the_stage_that_is_missing(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="dvc repro render_genhead"):
+        next(bench_training())
 
 
 @pytest.mark.process

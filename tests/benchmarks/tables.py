@@ -1,7 +1,7 @@
 """The tables of README.md and NOTES.md: `python -m tests.benchmarks.tables FILE...` prints Markdown.
 
-FILE is what a benchmark wrote: `psi4d bench --json FILE`, `python -m tests.benchmarks.engine --json FILE`,
-and `reading` and `worth` likewise.
+FILE is what a benchmark wrote: `psi4d bench [--train] --json FILE`, `python -m tests.benchmarks.engine
+--json FILE`, and `reading` and `worth` likewise.
 """
 
 import json
@@ -48,11 +48,23 @@ def worth(run: dict[str, Any]) -> str:
     )
 
 
+def training(run: dict[str, Any]) -> str:
+    """Images a second of each training, and the share of the floor."""
+    rows = ["| training | precision | processes | images a second | of the floor |", "|" + " --- |" * 5]
+    for result in run["results"]:
+        processes = result["processes"] or "plain loop"
+        share = f"{result['share']:.2f}" if result["share"] else ""
+        rate = f"{result['images_per_second']:.1f}"
+        rows.append(f"| {result['network']} | {result['precision']} | {processes} | {rate} | {share} |")
+    return "\n".join(rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "inference": markdown,
     "engine": engine,
     "reading": reading,
     "worth": worth,
+    "training": training,
 }
 
 
