@@ -30,6 +30,7 @@ from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.synthetic_batches import HeadBatch
 from pipeline.train.view_batches import FrameBatch
 from tests.support.footprint import Footprint, size
+from tests.support.sizes import SMOKE_SIZES
 
 GPU, KERNELS = 24e9, 4e9  # bytes of the GPU; of those, left for what the calculation does not see
 STAGES = ("train_psi3d", "train")
@@ -37,8 +38,10 @@ STAGES = ("train_psi3d", "train")
 
 def every_loss(scale: str) -> Params:
     own = scale_params(scale)
-    static = {"identity_from": 0, "adversarial_from": 0, "batch": 1}
-    moving = {"adversarial_from": 0, "whole_from": 0, "batch": 1}
+    # The memory is that of float32, the most there can be: tensors without numbers know no autocast.
+    every = {"adversarial_from": 0, "batch": 1, "precision": "float32"}
+    static = every | {"identity_from": 0}
+    moving = every | {"whole_from": 0}
     sections = {
         "train_psi3d": own.train_psi3d.model_copy(update=static),
         "train": own.train.model_copy(update=moving),
@@ -169,7 +172,10 @@ def step_memory(
         average = copy.deepcopy(psi).requires_grad_(False)
         if saving:
             recompute(psi)
-        adversary = Adversary(discriminator, getattr(params, stage))
+        # The fused Adam of an adversary refuses tensors without numbers; a plain one has the same moments.
+        adversary = Adversary(Discriminator(SMOKE_SIZES), getattr(params, stage))
+        adversary.network = discriminator
+        adversary.optimiser = torch.optim.Adam(discriminator.parameters(), lr=1e-4)
         optimiser = torch.optim.Adam(trained(stage, psi), lr=1e-4)
         run = objective(stage, params, psi, adversary, judges)
         batch = to_device(random_batch(stage, sizes, 1), "meta")
