@@ -4,109 +4,30 @@ The fixtures are described in section 4 of tests/published/parity/README.md. A c
 number rule and of the fixture; it returns an array for every name that the fixture should have.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
 from model.genhead import GenHead, HeadState, Samples, blend_parts, fuse_by_mask
-from model.head.deform import NeckField
 from model.head.flame import Flame
 from model.judges.identity import FIVE_OF_70, IdentityNet
 from model.judges.identity import TEMPLATE as IDENTITY_TEMPLATE
 from model.layers.warp import alignment, cut, similarity
 from model.psi.motion_encoder import EYES_AND_MOUTH, MotionEncoder, eyes_and_mouth, motion_crop
 from model.psi.network import EQUALISED, Psi
-from model.sizes import Sizes
 from model.volume.colour_decoder import ColourDecoder
 from model.volume.planes import sample_planes
-from model.volume.renderer import Deform, camera_rays, render_rays
+from model.volume.renderer import camera_rays, render_rays
 from model.volume.superresolution import SuperResolution
 from pipeline.geometry.camera import project
 from pipeline.geometry.standin import standin
-from pipeline.parity.file import Stored
+from pipeline.parity.fixture import PAPER, Fixture, Found, ParityCase, recorded, statistics
 from pipeline.parity.head import fake_head, landmark_embedding
 from pipeline.parity.numbers import AS_CONSTRUCTED, EVERY_LAYER, NumberRule, camera
+from pipeline.parity.psi_cases import PSI_CASES
 
-PAPER = Sizes()
 CAMERA_B = camera(-0.5, -0.2, 4.0, 0.0)  # of the renderer; the other one is the default
-# Stored inputs of psi_v2_posed and their shapes. No rule makes them, so that a thinned fixture keeps them
-# whole.
-NECK_GRIDS = {
-    "grid24_offset": (3, 24, 24, 24),
-    "grid24_dist2": (1, 24, 24, 24),
-    "grid8_offset": (3, 8, 8, 8),
-}
-
-Found = Tensor | np.ndarray | str  # a text says which file of others the array cannot be made without
-
-
-@dataclass
-class Fixture:
-    """A fixture as it was read. A case asks it for what is stored because no rule makes it."""
-
-    folder: Path
-    arrays: dict[str, Stored]
-    inputs: set[str] = field(default_factory=set)  # names of the arrays that were asked for as such
-
-    def given(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A stored input with a batch of one in front, float32.
-
-        Raises ValueError when it is missing or has another shape.
-        """
-        values = np.zeros(0)
-        if name in self.arrays:
-            values = self.arrays[name].values
-        fits = values.shape == shape and values.dtype.kind == "f"
-        if not fits or not np.isfinite(values).all():
-            expected = f"no array {shape} of finite floats"
-            raise ValueError(f"the input {name} is missing or is {expected}, so that nothing can be compared")
-        self.inputs.add(name)
-        single = values.astype(np.float32)
-        return torch.from_numpy(single)[None]
-
-
-ParityCase = Callable[[NumberRule, Fixture], dict[str, Found]]
-
-
-@contextmanager
-def recorded(**modules: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects the last output of each module, by name, while it is entered."""
-    seen: dict[str, Tensor] = {}
-
-    def record(
-        name: str,
-        _module: nn.Module,
-        _inputs: tuple,
-        output: Tensor,
-    ) -> None:
-        seen[name] = output.detach()
-
-    hooks = []
-    for name, module in modules.items():
-        hook = module.register_forward_hook(partial(record, name))
-        hooks.append(hook)
-    # A hook that stayed would keep the output of every later forward.
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def statistics(image_XHW: Tensor) -> Tensor:
-    """Mean, population deviation and absolute maximum of each channel, (..., 3), in double precision."""
-    x = image_XHW.double().flatten(-2)
-    mean = x.mean(-1)
-    deviation = x.std(-1, correction=0)
-    largest = x.abs().amax(-1)
-    return torch.stack([mean, deviation, largest], -1)
 
 
 def rule_check(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
@@ -267,101 +188,6 @@ def discriminator(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
 
 
-@lru_cache(maxsize=1)
-def made_psi(rule: NumberRule) -> Psi:
-    """Psi with weights by the rule, kept for the next case: they take some seconds to make."""
-    return rule.fill(Psi(PAPER), EQUALISED)
-
-
-@lru_cache(maxsize=1)
-def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, dict[str, Found]]:
-    """Planes, background feature and what the fixtures hold of the way there."""
-    psi = made_psi(rule)
-    source = rule.image("img_app", 512)
-    canonical = psi.encoder_canonical
-    layers = {
-        "encoder_global": psi.encoder_global,
-        "encoder_detail": psi.encoder_detail,
-        "background_logits": psi.background,
-    }
-    own = rule.tensor("motion_app", (1, PAPER.motion.dims))
-    driving = rule.tensor("motion", (1, PAPER.motion.dims))
-    with recorded(**layers, canonical_lr=canonical.shuffle, canonical_sr=canonical) as seen:
-        planes = psi.planes(source, own, driving, motion_scale)
-        background = psi.background_feature(source)
-    # The fixtures hold every second or eighth pixel of a feature map, to be small.
-    steps = {
-        "encoder_global": 2,
-        "encoder_detail": 8,
-        "canonical_lr": 2,
-        "canonical_sr": 8,
-        "background_logits": 8,
-        "planes": 8,
-    }
-    layers_and_planes = seen | {"planes": planes}
-    found: dict[str, Found] = {}
-    for name, step in steps.items():
-        value = layers_and_planes[name][0]
-        found[name] = value[..., ::step, ::step].clone()
-        found[f"{name}_stats"] = statistics(value)
-    return planes, background, found
-
-
-def forget_psi() -> None:
-    """Frees Psi, nearly a gigabyte, and its planes."""
-    made_psi.cache_clear()
-    _psi_planes.cache_clear()
-
-
-def _psi_picture(
-    rule: NumberRule,
-    motion_scale: float,
-    deform: Deform | None = None,
-) -> dict[str, Found]:
-    planes, background, _ = _psi_planes(rule, motion_scale)
-    out = made_psi(rule).render(planes, background, camera()[None], deform)
-    transmittance = 1 - out.opacity[0]
-    # The background counts twice, as pictures go from -1 to 1.
-    feature = out.feature[0]
-    return {
-        "camera": camera(),
-        "feature": feature,
-        "feature_wobg": feature - 2 * (transmittance * background[0]),
-        "transmittance": transmittance,
-        "depth": out.depth[0],
-        "image": out.raw[0],
-        "image_sr": out.image[0],
-        "image_sr_exact": out.image[0, :, ::8, ::8],
-    }
-
-
-def psi_v2(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    """Psi from the portrait to the picture."""
-    _, _, layers = _psi_planes(rule, 1.0)
-    return layers | _psi_picture(rule, 1.0)
-
-
-def psi_3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    """Psi_3d: motion scale 0."""
-    _, _, layers = _psi_planes(rule, 0.0)
-    # Encoders and background are the same as in psi_v2, and stored there.
-    found = _psi_picture(rule, 0.0)
-    for name, value in layers.items():
-        if not name.startswith(("encoder", "background")):
-            found[name] = value
-    return found
-
-
-def psi_v2_posed(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
-    """Psi with a posed neck, from stored grids of the neck field."""
-    grids = [fixture.given(name, shape) for name, shape in NECK_GRIDS.items()]
-    neck = NeckField(*grids, PAPER.box)
-    picture = _psi_picture(rule, 1.0, neck)
-    del picture["feature"], picture["image_sr_exact"]
-    points = rule.tensor("deform_points", (1, 4096, 3), 0.35)
-    return picture | {"points_out": neck(points)[0]}
-
-
 def flame(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """The head model as a function, with a head model from a formula."""
     embedding, needed = landmark_embedding(fixture.folder)
@@ -489,11 +315,6 @@ def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
 
 
-PSI_CASES: dict[str, ParityCase] = {
-    "psi_v2": psi_v2,
-    "psi_3d": psi_3d,
-    "psi_v2_posed": psi_v2_posed,
-}
 CASES: dict[str, ParityCase] = PSI_CASES | {
     "rule_check": rule_check,
     "renderer": renderer,

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.parity.cases import CASES, PSI_CASES, Fixture, Found, forget_psi
+from pipeline.parity.cases import CASES
 from pipeline.parity.file import Stored, read_fixture
+from pipeline.parity.fixture import Fixture, Found
 from pipeline.parity.numbers import NumberRule
+from pipeline.parity.psi_cases import PSI_CASES, forget_psi
 
 EXACT, HALF, GRADIENT = 1e-4, 2e-3, 1e-3  # largest relative L2 error: float32, stored as float16, gradients
 

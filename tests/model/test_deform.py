@@ -16,9 +16,9 @@ from model.head.deform import (
 )
 from model.head.flame import Flame, rotation_matrices
 from pipeline.geometry.standin import standin
-from pipeline.parity.cases import NECK_GRIDS
 from pipeline.parity.file import kept_places, read_fixture, relative_error
 from pipeline.parity.numbers import NumberRule
+from pipeline.parity.psi_cases import NECK_GRIDS
 from tests.published import PARITY
 
 

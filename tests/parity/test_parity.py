@@ -26,15 +26,7 @@ from model.sizes import Sizes
 from pipeline.cli import main
 from pipeline.core.errors import UserError
 from pipeline.geometry.standin import standin
-from pipeline.parity.cases import (
-    CASES,
-    NECK_GRIDS,
-    PSI_CASES,
-    Fixture,
-    forget_psi,
-    made_psi,
-    rule_check,
-)
+from pipeline.parity.cases import CASES, rule_check
 from pipeline.parity.check import EXACT, HALF, check, check_fixture
 from pipeline.parity.file import (
     KEPT,
@@ -45,7 +37,9 @@ from pipeline.parity.file import (
     thinned,
     write_fixture,
 )
+from pipeline.parity.fixture import Fixture
 from pipeline.parity.numbers import NumberRule, camera
+from pipeline.parity.psi_cases import NECK_GRIDS, PSI_CASES, forget_psi, made_psi
 from tests.published import MANIFESTS, PARITY, thin
 
 ROOT = Path(__file__).parents[2]

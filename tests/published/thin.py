@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from pipeline.parity.cases import NECK_GRIDS
 from pipeline.parity.file import Stored, read_fixture, thinned, write_fixture
+from pipeline.parity.psi_cases import NECK_GRIDS
 from tests.published import PARITY
 
 

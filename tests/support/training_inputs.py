@@ -1,6 +1,7 @@
 """What the two training stages read, in the layout of the graph: noise and untrained networks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk, Trunk
 from model.sizes import Sizes
+from pipeline.config.params import load_params
 from pipeline.config.scales import scale_data, scale_params
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import look_at
@@ -19,6 +21,8 @@ from pipeline.store.samples import Aligned, Heads, Views
 from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
+from pipeline.train.psi import train_psi
+from pipeline.train.psi3d import train_psi3d
 
 OUT = {"train_psi3d": "psi3d", "train": "psi"}
 POINTS = 4000
@@ -135,3 +139,23 @@ def build(folder: Path, processes: int, **changes: object) -> None:
     # The stage train looks at the folder, though it starts from random weights.
     (folder / "data/psi3d").mkdir()
     YAML().dump(data, folder / "params.yaml")
+
+
+def train_stage(stage: str, folder: Path) -> dict[str, Any]:
+    """Run the training of a stage on what `build` wrote; returns its metrics.
+
+    `train` starts from random weights and needs nothing of `train_psi3d`.
+    """
+    params, data = load_params(folder / "params.yaml"), folder / "data"
+    perception, psi3d = data / "pretrain/perception", data / "psi3d"
+    if stage == "train":
+        return train_psi(params, data / "views", perception, psi3d, data / "psi")
+    return train_psi3d(
+        params,
+        data / "genhead/shards",
+        perception,
+        data / "pretrain/genhead",
+        data / "ingest",
+        data / "labels/vfhq.parquet",
+        psi3d,
+    )

@@ -20,13 +20,11 @@ from typing import Any
 
 import torch
 
-from pipeline.config.params import Params, load_params
+from pipeline.config.params import Params
 from pipeline.core.files import write_json
 from pipeline.pretrain.genhead import pretrain_genhead
 from pipeline.pretrain.motion import pretrain_motion
 from pipeline.pretrain.perception import pretrain_perception
-from pipeline.train.psi import train_psi
-from pipeline.train.psi3d import train_psi3d
 from tests.support import small_run, training_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -52,26 +50,8 @@ def losses(folder: Path) -> Losses:
     torch.use_deterministic_algorithms(True)
     training_inputs.build(folder, processes=1, images=8 * STEPS)
     found = _pretrainings(folder / "pretraining")
-    params = load_params(folder / "params.yaml")
-    data = folder / "data"
-    perception = data / "pretrain/perception"
-    psi3d = data / "psi3d"
-    found["train_psi3d"] = train_psi3d(
-        params,
-        data / "genhead/shards",
-        perception,
-        data / "pretrain/genhead",
-        data / "ingest",
-        data / "labels/vfhq.parquet",
-        psi3d,
-    )
-    found["train"] = train_psi(
-        params,
-        data / "views",
-        perception,
-        psi3d,
-        data / "psi",
-    )
+    for stage in ("train_psi3d", "train"):
+        found[stage] = training_inputs.train_stage(stage, folder)
     return {name: _rows(metrics) for name, metrics in found.items()}
 
 

@@ -8,10 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config.params import load_params
 from pipeline.train.precision import allow_tf32
-from pipeline.train.psi import train_psi
-from pipeline.train.psi3d import train_psi3d
 from tests.support import training_inputs
 
 STEPS = 12
@@ -39,29 +36,8 @@ def run(
         images=8 * STEPS,
         precision=precision,
     )
-    params = load_params(folder / "params.yaml")
-    data = folder / "data"
-    perception = data / "pretrain/perception"
-    psi3d = data / "psi3d"
-    if stage == "train":
-        metrics = train_psi(
-            params,
-            data / "views",
-            perception,
-            psi3d,
-            data / "psi",
-        )
-    else:
-        metrics = train_psi3d(
-            params,
-            data / "genhead/shards",
-            perception,
-            data / "pretrain/genhead",
-            data / "ingest",
-            data / "labels/vfhq.parquet",
-            psi3d,
-        )
-    weights = load_file(data / WEIGHTS[stage])
+    metrics = training_inputs.train_stage(stage, folder)
+    weights = load_file(folder / "data" / WEIGHTS[stage])
     return metrics, weights
 
 
