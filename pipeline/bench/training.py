@@ -115,7 +115,8 @@ def bench_training() -> Iterator[str | dict[str, Any]]:
 
 def line(result: dict[str, Any]) -> str:
     """One case as people read it."""
-    processes = f"{result['processes']} processes" if result["processes"] else "the plain loop"
+    joined = {0: "the plain loop", 1: "1 process"}
+    processes = joined.get(result["processes"], f"{result['processes']} processes")
     share = f", {result['share']:.2f} of the floor" if result["share"] else ""
     name = f"{result['network']} {result['precision']}, {processes}"
     return f"  {name:32} {result['images_per_second']:8.1f}{share}"

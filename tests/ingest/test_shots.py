@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.core.films import X264
 from pipeline.ingest.shots import choose_frames, find_shots, moves
 from pipeline.ingest.video import Video
 from tests.ingest.films import write_film
@@ -23,7 +24,8 @@ def scenes(start, end, seed=0):
 
 
 def shots_of(path, pictures):
-    film = write_film(path, pictures)
+    # Otherwise x264 makes other bytes each time, and where a dissolve begins moves with them.
+    film = write_film(path, pictures, options=X264)
     scan = Video(film).scan()
     return scan, find_shots(scan)
 
