@@ -1,13 +1,14 @@
 """Stage ingest: folders of portraits and clips, or generated ones, as tables and shards of aligned faces."""
 
 from pipeline.config.params import Params
-from pipeline.core.paths import GENERATED, INGEST, TRUTH
-from pipeline.ingest.worker import ingest, source_folders
+from pipeline.core.paths import GENERATED, INGEST, INPUTS, TRUTH
+from pipeline.ingest.manifest import source_folders
+from pipeline.ingest.worker import ingest
 from pipeline.stage import run_stage, write_metrics
 from pipeline.synthetic.generator import generate
 
-# The folders of the user alone, which params.yaml names.
-READS = ()
+# The manifest stands for the folders of the user, which params.yaml names.
+READS = (INPUTS,)
 
 
 def main(params: Params) -> None:

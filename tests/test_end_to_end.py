@@ -172,7 +172,7 @@ def test_the_driving_motion_changes_the_picture(clone):
 def test_a_second_time_there_is_nothing_to_do(clone):
     """Apart from looking at the code, which takes a second."""
     lock = (clone / "dvc.lock").read_bytes()
-    assert ran(call(clone, "dvc", "repro")) == ["code"]
+    assert ran(call(clone, "dvc", "repro")) == ["code", "inputs"]
     assert (clone / "dvc.lock").read_bytes() == lock
     assert call(clone, "git", "status", "--porcelain") == ""
 
@@ -193,7 +193,7 @@ def test_the_report_needs_no_network(clone):
 def test_an_ablation_runs_only_what_it_touches(clone):
     """A short one, as the next test repeats it."""
     changes = [argument for change in ABLATION for argument in ("-S", f"train.{change}")]
-    assert ran(call(clone, "dvc", "exp", "run", *changes)) == ["code", "train", "evaluate"]
+    assert ran(call(clone, "dvc", "exp", "run", *changes)) == ["code", "inputs", "train", "evaluate"]
     assert "metrics/train.json" in call(clone, "dvc", "metrics", "diff")
     assert load_params(clone / "params.yaml").train.substitute_q == 0.0
 
@@ -207,6 +207,6 @@ def test_the_machine_changes_nothing_and_a_second_run_makes_the_same_bytes(clone
         params = yaml.load(clone / "params.yaml")
         params["machine"] |= {"workers": 2, "ray_address": address}
         yaml.dump(params, clone / "params.yaml")
-        assert ran(call(clone, "dvc", "repro")) == ["code"]
+        assert ran(call(clone, "dvc", "repro")) == ["code", "inputs"]
         assert ran(call(clone, "dvc", "repro", "-f"))[-1] == "evaluate"
     assert (clone / "dvc.lock").read_bytes() == lock

@@ -21,6 +21,7 @@ from pipeline.engine.code_mark import SOURCE, stage_marks, stage_names
 
 STAGES = [
     "code",
+    "inputs",
     "ingest",
     "fit_flame",
     "pretrain",
@@ -31,7 +32,10 @@ STAGES = [
     "evaluate",
 ]
 # Keys of params.yaml that name folders of the user.
-FOLDERS = {"ingest": ["portraits", "clips"], "pretrain": ["official"]}
+FOLDERS = {"pretrain": ["official"]}
+
+# Paths of the code that are no outs: what a run notes for the next one.
+NO_OUTS = ("CHECKSUMS", "COSTS")
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])
@@ -67,13 +71,13 @@ def params_of(stage: PipelineStage) -> list[str]:
 
 def test_the_stages_are_those_of_the_design(graph):
     assert list(dict.fromkeys(map(name_of, graph))) == STAGES
-    assert sorted(stage_names()) == sorted(STAGES[1:])
+    assert sorted(stage_names()) == sorted(STAGES[2:])
 
 
 def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
-    # The first stage is `code`, which reads all modules and is run each time.
+    # The first two are run each time: `code` reads all modules, `inputs` the files of the user.
     data = scale_data(scale)
-    for stage in graph[1:]:
+    for stage in graph[2:]:
         name, _, item = stage.name.partition("@")
         marks = [name]
         if name == "pretrain":
@@ -88,7 +92,7 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
 def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(graph, scale):
     # The machine changes no result, so that another number of workers must rerun nothing.
     data = scale_data(scale)
-    for stage in graph[1:]:
+    for stage in graph[2:]:
         keys = params_of(stage)
         assert len(set(keys)) == len(keys)
         for path in keys:
@@ -113,7 +117,7 @@ def test_every_read_is_written_by_an_earlier_stage(graph):
 def test_paths_of_the_code_are_paths_of_the_graph(graph):
     """Also those that no stage reads, such as the folders of `evaluate`."""
     outs = [Path(out.def_path) for stage in graph for out in stage.outs]
-    mine = {name: path for name, path in vars(paths).items() if name.isupper() and name != "COSTS"}
+    mine = {name: path for name, path in vars(paths).items() if name.isupper() and name not in NO_OUTS}
     assert len(mine) > 15
     for name, path in mine.items():
         known = any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs)

@@ -17,11 +17,12 @@ from pipeline.caches.kinds import Layout
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.core.paths import CLIP_LABELS, GENHEAD, INGEST, LABELS, MOTION, PERCEPTION, PSI3D
+from pipeline.core.paths import CLIP_LABELS, GENHEAD, INGEST, INPUTS, LABELS, MOTION, PERCEPTION, PSI3D
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import scratch_folder
 from pipeline.ingest import worker as ingester
-from pipeline.ingest.worker import ingest, source_folders
+from pipeline.ingest.manifest import source_folders, write_manifest
+from pipeline.ingest.worker import ingest
 from pipeline.render import genhead, views
 
 SHOWN = 3  # of many names
@@ -39,6 +40,9 @@ def repair(params: Params, folder: Path, verdict: Verdict) -> list[str]:
             f"nothing was repaired: {folder} has files that do not belong there ({_some(extra)}). "
             "Move them away, then run again."
         )
+    if verdict.layout is kinds.INGEST:
+        # DVC knows the user's files by their manifest, which is as old as its last run.
+        write_manifest(params.ingest, INPUTS)
     if changed := changed_inputs(folder):
         raise UserError(
             f"nothing was repaired: {folder} was made from other inputs than there are now "

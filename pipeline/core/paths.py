@@ -7,6 +7,7 @@ from pathlib import Path
 
 DATA = Path("data")
 MARKS = DATA / "code"  # of the stage `code`
+INPUTS = DATA / "inputs.jsonl"  # the manifest of the user's files
 GENERATED = DATA / "generated"
 TRUTH = DATA / "truth"
 INGEST = DATA / "ingest"
@@ -30,3 +31,17 @@ CONTACT_SHEET = METRICS / "contact_sheet.jpg"
 WORST_FRAMES = METRICS / "worst_frames.jpg"
 
 COSTS = Path(".cache/psi4d/costs")
+CHECKSUMS = Path(".cache/psi4d/checksums.json")
+
+
+def in_project(path: str | Path) -> Path:
+    """Where a path of params.yaml leads: a relative one begins at the project.
+
+    `dvc exp run --temp` and `--queue` work in a copy below .dvc/tmp/exps, which has what git knows alone.
+    There the path begins at the project itself, where the user's files are.
+    """
+    here = Path.cwd()
+    for folder in here.parents:
+        if here.is_relative_to(folder / ".dvc/tmp/exps"):
+            return folder / path
+    return Path(path)

@@ -43,6 +43,7 @@ PLUMBING = (
     "pipeline.engine.scratch",
     "pipeline.stage",
 )
+ALWAYS = ("code", "inputs")
 FILE_NAME = re.compile(r"\w[\w/.-]*\.\w+")
 
 
@@ -89,9 +90,9 @@ def closure(name: str, function: str | None = None) -> list[str]:
 
 
 def stage_names() -> list[str]:
-    """The stages that have a mark: the modules of `stages`, apart from `code` itself."""
+    """The stages that have a mark: the modules of `stages`, apart from those that DVC runs each time."""
     names = [path.stem for path in sorted((SOURCE / "stages").glob("[!_]*.py"))]
-    return [name for name in names if name != "code"]
+    return [name for name in names if name not in ALWAYS]
 
 
 def stage_marks(stage: str) -> dict[str, str]:

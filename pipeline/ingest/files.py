@@ -123,11 +123,11 @@ def _walk(folder: Path, listing: Listing) -> list[tuple[str, Path]]:
     visited: dict[str, str] = {}
 
     def refuse(error: OSError) -> None:
-        name = _relative(Path(error.filename), folder)
+        name = relative_name(Path(error.filename), folder)
         listing.passed_over[name] = f"a folder that cannot be read: {error.strerror}"
 
     for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        place = _relative(Path(here), folder)
+        place = relative_name(Path(here), folder)
         first = visited.setdefault(os.path.realpath(here), place)
         if first != place:
             listing.passed_over[place] = f"a link to a folder that is read already: {first}"
@@ -136,11 +136,11 @@ def _walk(folder: Path, listing: Listing) -> list[tuple[str, Path]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in [*folders, *files]:
             if not _is_text(name):
-                readable = _relative(Path(here) / name, folder)
+                readable = relative_name(Path(here) / name, folder)
                 listing.passed_over[readable] = "its name is not UTF-8: rename it"
         folders[:] = filter(_is_text, folders)
         visible = [name for name in files if _is_text(name) and not name.startswith(".")]
-        found += [(_relative(Path(here) / name, folder), Path(here) / name) for name in visible]
+        found += [(relative_name(Path(here) / name, folder), Path(here) / name) for name in visible]
     return found
 
 
@@ -149,7 +149,8 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative_name(path: Path, folder: Path) -> str:
+    """The path of a file in `folder` as text; bytes that are not UTF-8 are written out."""
     text = path.relative_to(folder).as_posix()
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.config.params import Ingest
 from pipeline.core.errors import UserError
+from pipeline.core.paths import in_project
 from pipeline.core.splits import SPLITS, split_folder
 from pipeline.ingest.files import SUFFIXES, VIDEO, plain_words
 from pipeline.ingest.report import most_frequent
@@ -110,7 +111,7 @@ def listed_split(file: str, lists: Mapping[str, str]) -> str | None:
 
 def _split_by_lists(rows: Sequence[Mapping[str, Any]], settings: Ingest) -> dict[str, str]:
     """The splits of the lists. Raises UserError when clips with equal bytes are in two of them."""
-    lists = read_lists(Path(settings.split))
+    lists = read_lists(in_project(settings.split))
     splits: dict[str, str] = {}
     seen: dict[str, Mapping[str, Any]] = {}
     for row in rows:

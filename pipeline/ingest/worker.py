@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.config.params import Ingest, Machine
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of, sha256
-from pipeline.core.paths import GENERATED
+from pipeline.core.paths import in_project
 from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
@@ -137,13 +137,6 @@ def _job(
         changed=partial(_changed, portraits, clips),
         rejected=rejected_files,
     )
-
-
-def source_folders(settings: Ingest) -> tuple[Path, Path]:
-    """Where portraits and clips are read: the generated ones or those of the user."""
-    if settings.source == "generated":
-        return GENERATED / "portraits", GENERATED / "clips"
-    return Path(settings.portraits), Path(settings.clips)
 
 
 class Ingester:
@@ -299,7 +292,7 @@ def _listings(
     check_rule(settings.recordings)
     pictures, films = find_files(portraits, PICTURE), find_clips(clips)
     if settings.source == "folder" and settings.split != HASH:
-        lists = read_lists(Path(settings.split))
+        lists = read_lists(in_project(settings.split))
         for file in list(films.files):
             if listed_split(file, lists) is None:
                 films.files.remove(file)

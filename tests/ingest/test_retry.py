@@ -8,7 +8,8 @@ from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
 from pipeline.core.paths import INGEST
-from pipeline.ingest.worker import ingest, source_folders
+from pipeline.ingest.manifest import source_folders
+from pipeline.ingest.worker import ingest
 from pipeline.retry import retry
 from tests.ingest.test_ingest import FACE, MACHINE, SETTINGS, film, table
 from tests.support.videos import write_video
