@@ -67,6 +67,8 @@ class Ingest(Section):
     split: PathText
     # name, folder, auto, vfhq, celebv, part, or a regular expression (pipeline/ingest/splits.py).
     recordings: PathText
+    # Whether each photo shows another person, or all of a subfolder one.
+    people: Literal["file", "folder"]
     # Pictures a second of a folder of numbered pictures.
     frame_rate: Positive
     shard_size: Positive

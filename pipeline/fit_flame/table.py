@@ -13,15 +13,15 @@ from pipeline.fit_flame.solver import fit
 from pipeline.fit_flame.worker import fit_clips
 from pipeline.geometry.head_model import load
 from pipeline.geometry.landmarks import landmarks_70
-from pipeline.store.tables import LABELS, OK, meshes, read_rows, usable
+from pipeline.store.tables import LABELS, OK, meshes, photographed, read_rows, usable
 
 PORTRAITS, FRAMES = ITEMS = ("ffhq", "vfhq")  # the parts of the stage
 Fitted = tuple[np.ndarray, float]  # label (437,), error
 
 
 def fit_table(params: Params, item: str, ingested: Path) -> tuple[pa.Table, dict]:
-    """Fit every face that ingest accepted; `item` is ffhq (portraits, each a person) or vfhq (frames, one
-    person a clip).
+    """Fit every face that ingest accepted; `item` is ffhq (portraits, one person each, or a subfolder) or
+    vfhq (frames, one person a clip).
 
     Returns the table `data/labels/<item>.parquet` and the metrics: errors of landmarks in interocular
     distances (between the eye centres). Raises UserError when there is nothing to fit.
@@ -42,12 +42,19 @@ def fit_table(params: Params, item: str, ingested: Path) -> tuple[pa.Table, dict
 
 def _fit_portraits(params: Params, ingested: Path) -> Iterator[dict[str, Any]]:
     rows = _accepted(ingested / "portraits.parquet", ["key", "status", "landmarks"])
+    persons = [row["key"] for row in rows]
+    settings = params.fit_flame
+    # Photos of a person share a shape, but they follow each other in no time that would be smooth.
+    if people := photographed(ingested):
+        rows.sort(key=lambda row: (people[row["key"]], row["key"]))
+        persons = [people[row["key"]] for row in rows]
+        settings = settings.model_copy(update={"temporal_weight": 0.0})
     points = landmarks_70(meshes(rows).astype(np.float64))
     result = fit(
         load(params.flame.model),
         points,
-        [row["key"] for row in rows],
-        params.fit_flame,
+        persons,
+        settings,
     )
     for row, label, error in zip(rows, result.labels, result.errors, strict=True):
         yield _verdict(row, (label, float(error)), params.fit_flame)

@@ -133,7 +133,7 @@ def recordings_of(rows: Sequence[Mapping[str, Any]], rule: str) -> dict[str, str
     RULES), or a regular expression for the path whose first group is the recording. Rows may have `content`,
     a hash of the file.
     """
-    names = {row["key"]: _recording(row["file"], rule) for row in rows}
+    names = {row["key"]: recording_of(row["file"], rule) for row in rows}
     # Equal contents join two recordings; the alphabetically first name stands for all that are joined.
     parents = {name: name for name in names.values()}
 
@@ -154,7 +154,8 @@ def recordings_of(rows: Sequence[Mapping[str, Any]], rule: str) -> dict[str, str
     return {key: root(name) for key, name in names.items()}
 
 
-def _recording(file: str, rule: str) -> str:
+def recording_of(file: str, rule: str) -> str:
+    """The recording of a file by a rule of `recordings_of`: itself where the rule says nothing."""
     path = PurePosixPath(file)
     if rule == NAME:
         return file

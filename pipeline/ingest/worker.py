@@ -44,10 +44,18 @@ from pipeline.ingest.look import ClipLook
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import GOOD, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
 from pipeline.ingest.sequence import open_clip
-from pipeline.ingest.splits import HASH, check_rule, listed_split, read_lists, split_clips
+from pipeline.ingest.splits import (
+    FOLDER,
+    HASH,
+    check_rule,
+    listed_split,
+    read_lists,
+    recording_of,
+    split_clips,
+)
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import Sample
-from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS, Rows, write_parts, write_table
+from pipeline.store.tables import CLIPS, FRAMES, PEOPLE, PORTRAITS, Rows, write_parts, write_table
 
 
 def ingest(
@@ -80,6 +88,7 @@ def ingest(
     films = sorted(films + ignored_films, key=lambda row: row["file"])
     rows = pa.concat_tables([portrait_faces, pa.Table.from_pylist(ignored, PORTRAITS)]).sort_by("file")
     write_table(out / "portraits.parquet", rows)
+    _write_people(out / "people.parquet", rows, settings)
     write_table(out / "clips.parquet", pa.Table.from_pylist(films, CLIPS))
     # The frames of a clip go with it.
     write_parts(out / "frames.parquet", FRAMES, frame_tables(done, scratch, splits))
@@ -254,6 +263,18 @@ class Ingester:
     def _fields(self, picture: np.ndarray, crop: np.ndarray) -> dict[str, bytes]:
         mask = self.faces.mask(picture, crop, self.image)
         return Aligned.encode(image=cut(picture, crop, self.image), mask=mask)
+
+
+def _write_people(path: Path, portraits: pa.Table, settings: Ingest) -> None:
+    """Whom the usable portraits show, when their folders say it; otherwise there is no such table."""
+    if settings.source == "generated" or settings.people == "file":
+        path.unlink(missing_ok=True)
+        return
+    people = []
+    for row in portraits.select(["key", "file", "status"]).to_pylist():
+        if is_ok(row):
+            people.append({"key": row["key"], "person": recording_of(row["file"], FOLDER)})
+    write_table(path, pa.Table.from_pylist(people, PEOPLE))
 
 
 def _content(path: Path) -> str:

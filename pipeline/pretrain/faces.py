@@ -15,6 +15,10 @@ from pipeline.geometry.label import Estimate, Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import ShardReader
+from pipeline.store.tables import photographed
+
+# What a person is known by; its name begins with it.
+CLIP, PORTRAIT, PERSON = "clip", "portrait", "person"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Faces:
     people: np.ndarray  # (N,) class of each image
     targets: np.ndarray  # (N, 109) `Estimate`
     fitted: np.ndarray  # (N,) bool: `targets` is known
+    names: list[str]  # of the classes
 
     def batch(self, rows: np.ndarray, step: np.ndarray | None = None) -> FaceBatch:
         """Some of them, and of which rows a whole step consists, if of more than these."""
@@ -62,16 +67,20 @@ def read_faces(
 ) -> Faces:
     """All usable faces of a split: of "train" portraits and frames, of the others frames.
 
-    A person is an identity of the generator, a portrait or a clip. Raises UserError when there is no face.
+    A person is an identity of the generator, a folder of portraits, a portrait or a clip. Raises UserError
+    when there is no face.
     """
     rows = _usable(ingest / "frames.parquet", split=split)
-    people = [f"clip {row['clip']}" for row in rows]
-    # A real portrait is taken for the only one of its person: the folder does not say who it is.
+    people = [f"{CLIP} {row['clip']}" for row in rows]
+    # A real portrait is taken for the only one of its person, unless its folder says who it is.
     if split == "train":
         identities = _identities(truth / "portraits.parquet")
+        photos = photographed(ingest)
         for row in _usable(ingest / "portraits.parquet"):
+            key = row["key"]
+            own = f"{PERSON} {photos[key]}" if key in photos else f"{PORTRAIT} {key}"
             rows.append(row)
-            people.append(identities.get(row["file"], f"portrait {row['key']}"))
+            people.append(identities.get(row["file"], own))
     if not rows:
         raise UserError(
             f"pretrain perception: {ingest} holds no usable face of the {split} split. "
@@ -95,6 +104,7 @@ def read_faces(
         people=np.array([numbers[person] for person in people]),
         targets=Estimate.of(label).pack().astype(np.float32),
         fitted=np.array([row["key"] in fits for row in rows]),
+        names=known,
     )
 
 

@@ -32,6 +32,7 @@ from pipeline.geometry.expression import ExpressionOffsets
 from pipeline.geometry.label import FIVE_POINTS, Estimate
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
+from pipeline.pretrain.alike import warn_of_alike
 from pipeline.pretrain.faces import FaceBatch, Faces, augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.unseen import Numbers, Unseen, measure_unseen
@@ -287,6 +288,7 @@ def pretrain_perception(
     trainer.finish()
     judges = Judges(identity, trunk, regressor)
     measured = measure_unseen(judges, unseen)
+    measured |= warn_of_alike(judges, ingest, labels, truth, out)
     return note | trainer.losses | measured | {"history": trainer.history}
 
 

@@ -23,6 +23,7 @@ from pipeline.geometry.camera import pack, unpack
 from pipeline.geometry.label import Label
 from pipeline.store.samples import DEPTH_UNIT, Aligned, DrawnPortrait
 from pipeline.store.shards import ShardReader
+from pipeline.store.tables import photographed
 from pipeline.train.image_terms import shrink
 
 Fields = dict[str, bytes]
@@ -60,7 +61,7 @@ def load_portraits(
     if (truth / "portraits.parquet").exists():
         heads = TrueHeads(truth, sizes.rays)
     else:
-        heads = FittedHeads(fitted, sizes, seed)
+        heads = FittedHeads(fitted, photographed(ingested), sizes, seed)
     images = ShardReader(ingested / "shards", Aligned.stage)
     return collate([heads(rows[key], images.read(key)) for key in keys])
 
@@ -98,23 +99,26 @@ class TrueHeads:
 class FittedHeads:
     """Real portraits.
 
-    They have the mask that ingest found, no depth, the fitted label, and a code for every portrait.
+    They have the mask that ingest found, no depth, the fitted label, and a code for every person: each
+    portrait shows another one, but for those in `people`, by key.
     """
 
     def __init__(
         self,
         fitted: dict[str, list[float]],
+        people: dict[str, str],
         sizes: Sizes,
         seed: int,
     ) -> None:
-        self.fitted, self.sizes, self.seed = fitted, sizes, seed
+        self.fitted, self.people, self.sizes, self.seed = fitted, people, sizes, seed
 
     def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
         """A portrait, without the axis of the batch."""
         opacity = shrink(Aligned.mask.tensor(fields)[None], self.sizes.rays)[0]
         label = torch.tensor(self.fitted[row["key"]])
-        # The code follows from the key, so that other portraits in the folder do not change it.
-        draw = rng(self.seed, "portrait code", row["key"])
+        # The code follows from the name, so that other portraits in the folder do not change it.
+        person = self.people.get(row["key"], row["key"])
+        draw = rng(self.seed, "portrait code", person)
         code = draw.normal(size=self.sizes.genhead.z_dim)
         return Portraits(
             image=Aligned.image.tensor(fields),

@@ -19,6 +19,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.networks.judges import Judges
 from pipeline.networks.published import NEEDED, load_imported, weights_path
 from pipeline.networks.weights import save_weights
+from pipeline.pretrain.alike import warn_of_alike
 from pipeline.pretrain.faces import read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.perception import PerceptionTrainer
@@ -114,7 +115,8 @@ def perception(
     facts = note | {"network": "regressor"}
     save_weights(out / "regressor.safetensors", regressor.state_dict(), facts)
     trainer.finish()
-    measured = measure_unseen(Judges(identity, trunk, regressor), unseen)
+    judges = Judges(identity, trunk, regressor)
+    measured = measure_unseen(judges, unseen) | warn_of_alike(judges, ingest, labels, truth, out)
     return _report(states) | note | trainer.losses | measured | {"history": trainer.history}
 
 

@@ -70,6 +70,7 @@ FRAMES = pa.schema(
     }
 )
 
+PEOPLE = pa.schema({"key": _TEXT, "person": _TEXT})  # whom a photo shows, where a user says it
 LABELS = pa.schema(
     {
         "key": _TEXT,
@@ -152,6 +153,14 @@ def read_rows(
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is damaged: {error}. Make it again: dvc repro {stage}.") from error
     return table.to_pylist()
+
+
+def photographed(ingested: Path) -> dict[str, str]:
+    """Whom the portraits show, by key: what their folders say. Without ingest.people: folder it is empty."""
+    path = ingested / "people.parquet"
+    if not path.exists():
+        return {}
+    return {row["key"]: row["person"] for row in read_rows(path, "ingest")}
 
 
 def usable(rows: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -322,6 +322,34 @@ def test_tables(folder: Path) -> None:
     assert metrics["fitted"] == statuses.count("ok")
 
 
+def labels_by_key(table: pa.Table) -> dict[str, np.ndarray]:
+    rows = table.to_pylist()
+    keys = [row["key"] for row in rows]
+    return dict(zip(keys, labels_of(rows), strict=True))
+
+
+def test_photos_of_a_person_share_a_shape(folder: Path) -> None:
+    """The folders put photos 0 and 2 together, which do not follow each other in the table."""
+    _, points = known(4)
+    meshes = np.zeros((4, 478, 3), np.float32)
+    meshes[:, MESH_TO_70, :2] = points
+    keys = [f"p{number}" for number in range(4)]
+    columns = {"key": keys, "status": ["ok"] * 4, "landmarks": list(meshes.reshape(4, -1))}
+    write_table(folder / "portraits.parquet", pa.table(columns))
+    apart, _ = fit_table(PARAMS, "ffhq", folder)
+    people = {"key": keys, "person": ["a", "b", "a", "c"]}
+    write_table(folder / "people.parquet", pa.table(people))
+    together, _ = fit_table(PARAMS, "ffhq", folder)
+    before = labels_by_key(apart)
+    after = labels_by_key(together)
+    shapes = {key: label[Label.SHAPE] for key, label in after.items()}
+    assert np.array_equal(shapes["p0"], shapes["p2"])
+    assert not np.allclose(before["p0"][Label.SHAPE], before["p2"][Label.SHAPE], atol=1e-3)
+    # Nothing is smoothed over time, and people of one photo stay as they are.
+    assert not np.allclose(after["p0"][Label.CAMERA], after["p2"][Label.CAMERA], atol=1e-3)
+    assert np.allclose(before["p1"], after["p1"], atol=1e-4)
+
+
 def eight_clips(folder: Path, points: np.ndarray) -> pa.Table:
     count = len(points)
     return write_frames(

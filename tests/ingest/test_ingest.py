@@ -42,6 +42,7 @@ SETTINGS = Ingest(
     test_share=0.1,
     split="hash",
     recordings="auto",
+    people="folder",
     frame_rate=25,
     shard_size=2,
 )
@@ -260,6 +261,18 @@ def test_shards_hold_what_the_tables_say(result):
         assert mesh[:, :2].max() < 0.95
         # It is 112 of 512 pixels in the official frame.
         assert 0.18 < between_pupils(mesh) < 0.26
+
+
+def test_a_subfolder_says_whom_a_photo_shows(result):
+    out, _ = result
+    portraits = table(out / "portraits.parquet", "key")
+    people = {row["key"]: row["person"] for row in table(out / "people.parquet", "key").values()}
+    usable = {key for key, row in portraits.items() if row["status"] == "ok"}
+    assert people.keys() == usable
+    for key, person in people.items():
+        file = portraits[key]["file"]
+        assert person == ("more" if file.startswith("more/") else file)
+    assert "more" in people.values()
 
 
 def test_nothing_to_read(folders, tmp_path, monkeypatch):

@@ -227,6 +227,28 @@ def test_odd_exif_numbers_lose_no_photo(tmp_path):
     assert read_picture(path).shape == (32, 48, 3)
 
 
+@pytest.mark.parametrize("name", ["phone.heic", "named.jpg"])
+def test_heic_is_read_as_a_phone_shows_it(tmp_path, name):
+    """A phone writes how it was held into the container; the orientation in EXIF then says nothing more."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    wide = Image.new("RGB", (96, 64), "white")
+    wide.paste(COLOUR, (0, 0, 96, 32))
+    lying = wide.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / name
+    pillow_heif.from_pillow(lying).save(path, quality=95, exif=exif.tobytes())
+    image = read_picture(path)
+    assert image.shape == (64, 96, 3)
+    assert distance(image[:24], COLOUR).max() <= 8
+    assert distance(image[40:], (255, 255, 255)).max() <= 8
+    # Half of it is no picture, and has a reason.
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Rejected, match="cannot be read"):
+        read_picture(path)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_large_pictures_are_shrunk(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(module, "KEPT_PIXELS", 3000)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.ingest.splits import check_rule, recordings_of, split_clips
+from pipeline.ingest.splits import FOLDER, check_rule, recording_of, recordings_of, split_clips
 from tests.ingest.test_ingest import SETTINGS
 
 
@@ -76,6 +76,11 @@ def test_rules_leave_other_names_alone():
     for rule in ("name", "auto", "celebv"):
         found = recordings_of(rows_of(files), rule)
         assert found == dict(zip(files, files, strict=True))
+
+
+def test_a_subfolder_is_a_person():
+    files = ("anna/1.jpg", "anna/2.jpg", "ben/1.jpg", "alone.jpg")
+    assert [recording_of(file, FOLDER) for file in files] == ["anna", "anna", "ben", "alone.jpg"]
 
 
 def test_equal_bytes_join_recordings():

@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pytest
 import torch
 from torch.nn.functional import interpolate
@@ -17,9 +19,11 @@ from pipeline.evaluate.instruments import FaceRecognition
 from pipeline.geometry.label import FIVE_POINTS
 from pipeline.geometry.rotations import rotation_vectors
 from pipeline.networks.judges import Judges
+from pipeline.pretrain.alike import warn_of_alike
 from pipeline.pretrain.faces import augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.perception import arcface_loss, pretrain_perception
+from pipeline.store.tables import PEOPLE, write_table
 from tests.support import small_run
 
 FIVE = torch.tensor(small_run.FIVE)
@@ -219,6 +223,33 @@ def test_without_the_truth_every_portrait_is_a_person_of_its_own(tmp_path):
     assert len(set(faces.people)) == 8 + 2
     five = faces.landmarks[0, list(FIVE_POINTS)]
     assert np.allclose(five, small_run.FIVE)
+
+
+def test_people_who_look_alike_are_named(trained):
+    # Portraits 0 and 1 are one picture, so are 2 and 3, and so on.
+    _, folder, _ = trained
+    real = folder / "real"
+    small_run.build(real, small_run.params(), truth=False)
+    judges = Judges.load(folder / "perception")
+    found = warn_of_alike(judges, *inputs(real), real)
+    pairs = pyarrow.csv.read_csv(real / "alike.csv").to_pylist()
+    assert found["alike_people"] == len(pairs)
+    most = [(row["file"], row["other"]) for row in pairs if row["cosine"] > 0.9999]
+    twins = {(f"p{number}.png", f"p{number + 1}.png") for number in (0, 2, 4, 6)}
+    assert twins <= set(most)
+    assert found["alike_across_splits"] == sum(row["split"] != row["other_split"] for row in pairs)
+    # Folders that say it make one person of them, and of the pairs there is nothing left to say.
+    people = [{"key": f"p{number}", "person": f"folder{number // 2}"} for number in range(8)]
+    write_table(real / "ingest/people.parquet", pa.Table.from_pylist(people, PEOPLE))
+    faces = read_faces(*inputs(real), "train")
+    assert faces.names == ["clip c3", "clip c4", *(f"person folder{number}" for number in range(4))]
+    warn_of_alike(judges, *inputs(real), real)
+    pairs = pyarrow.csv.read_csv(real / "alike.csv").to_pylist()
+    named = {row["file"] for row in pairs} | {row["other"] for row in pairs}
+    assert not any(name.startswith("p") and name.endswith(".png") for name in named)
+    # Of generated people the truth is known, and nothing is written.
+    assert warn_of_alike(judges, *inputs(folder), folder / "none") == {}
+    assert not (folder / "none").exists()
 
 
 def test_missing_networks_end_in_a_clear_message(tmp_path):
