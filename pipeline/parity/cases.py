@@ -24,6 +24,7 @@ from pipeline.geometry.camera import project
 from pipeline.geometry.standin import standin
 from pipeline.parity.fixture import PAPER, Fixture, Found, ParityCase, recorded, statistics
 from pipeline.parity.head import fake_head, landmark_embedding
+from pipeline.parity.instrument_cases import INSTRUMENT_CASES
 from pipeline.parity.numbers import AS_CONSTRUCTED, EVERY_LAYER, NumberRule, camera
 from pipeline.parity.psi_cases import PSI_CASES
 
@@ -315,14 +316,18 @@ def preprocess(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     }
 
 
-CASES: dict[str, ParityCase] = PSI_CASES | {
-    "rule_check": rule_check,
-    "renderer": renderer,
-    "superresolution": superresolution,
-    "pdfgc_motion_encoder": pdfgc_motion_encoder,
-    "arcface_iresnet18": arcface_iresnet18,
-    "discriminator": discriminator,
-    "flame": flame,
-    "genhead": genhead,
-    "preprocess": preprocess,
-}
+CASES: dict[str, ParityCase] = (
+    PSI_CASES
+    | INSTRUMENT_CASES
+    | {
+        "rule_check": rule_check,
+        "renderer": renderer,
+        "superresolution": superresolution,
+        "pdfgc_motion_encoder": pdfgc_motion_encoder,
+        "arcface_iresnet18": arcface_iresnet18,
+        "discriminator": discriminator,
+        "flame": flame,
+        "genhead": genhead,
+        "preprocess": preprocess,
+    }
+)

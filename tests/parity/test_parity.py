@@ -19,6 +19,11 @@ from model.fast.psi import FastPsi
 from model.genhead import GenHead
 from model.head.flame import Flame
 from model.head.flame_file import EMBEDDING
+from model.instruments.arcface import RESNETS
+from model.instruments.deep3d import Deep3D
+from model.instruments.emotion import EmotionNet
+from model.instruments.inception import FidInception
+from model.instruments.syncnet import SyncNet
 from model.judges.identity import IdentityNet
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.network import Psi
@@ -38,21 +43,27 @@ from pipeline.parity.file import (
     write_fixture,
 )
 from pipeline.parity.fixture import Fixture
+from pipeline.parity.instrument_cases import INSTRUMENT_CASES
 from pipeline.parity.numbers import NumberRule, camera
 from pipeline.parity.psi_cases import NECK_GRIDS, PSI_CASES, forget_psi, made_psi
-from tests.published import MANIFESTS, PARITY, thin
+from tests.published import INSTRUMENTS, MANIFESTS, PARITY, thin
 
 ROOT = Path(__file__).parents[2]
 LANDMARKS = {"flame.landmarks3d", "flame.landmarks2d_512"}
-# Entries of the official checkpoints that we leave out: data of FLAME, and a statistic that the official
-# training loop hangs on.
-FOREIGN = ("deformer.", "dataset_label_std")
+# Entries of the official checkpoints that we leave out: data of FLAME, a statistic that the official training
+# loop hangs on, and the people of VGGFace2.
+FOREIGN = ("deformer.", "dataset_label_std", "backbone.fc.")
 NETWORKS = {
     "psi": (Psi, 224_766_123),  # of Psi_3d as well
     "discriminator": (Discriminator, 31_360_000),
     "genhead_generator": (lambda sizes: GenHead(sizes, Flame(standin())), None),
     "pdfgc_motion_encoder": (lambda sizes: MotionEncoder(sizes.motion), None),
     "arcface_iresnet18": (lambda sizes: IdentityNet(sizes.identity), None),
+    "arcface_iresnet50": (lambda sizes: IdentityNet(RESNETS["iresnet50"]), 43_590_848),
+    "deep3d_resnet50": (lambda sizes: Deep3D(), None),
+    "fid_inception": (lambda sizes: FidInception(), None),
+    "emoca_emotion_resnet50": (lambda sizes: EmotionNet(), None),
+    "syncnet_v2": (lambda sizes: SyncNet(), None),
 }
 
 
@@ -77,7 +88,7 @@ def test_published_layout(name: str) -> None:
 
 def test_every_manifest_and_fixture_is_met() -> None:
     manifests = {path.stem for path in MANIFESTS.glob("*.json")}
-    fixtures = {path.stem for path in PARITY.glob("*.npz")}
+    fixtures = {path.stem for folder in (PARITY, INSTRUMENTS) for path in folder.glob("*.npz")}
     assert manifests == set(NETWORKS)
     assert fixtures == set(CASES)
     assert Sizes().motion.dims == 548
@@ -90,7 +101,7 @@ def _free_psi():
     fast_psi.cache_clear()
 
 
-SLOW = {"discriminator", "superresolution", *PSI_CASES}
+SLOW = {"discriminator", "superresolution", *PSI_CASES, *INSTRUMENT_CASES} - {"rule_check_instruments"}
 MARKED = []
 for case in sorted(CASES):
     marks = pytest.mark.slow if case in SLOW else ()
@@ -99,12 +110,13 @@ for case in sorted(CASES):
 
 @pytest.mark.parametrize("name", MARKED)
 def test_fixture(name: str) -> None:
-    path = PARITY / f"{name}.npz"
+    folder = INSTRUMENTS if name in INSTRUMENT_CASES else PARITY
+    path = folder / f"{name}.npz"
     lines = check_fixture(path, NumberRule())
     good = ("pass", "input", "skipped")
     bad = [str(line) for line in lines if line.verdict not in good]
     assert not bad
-    found = verdicts(path)
+    found = {line.name: line.verdict for line in lines}
     assert with_verdict(found, "pass")
     # The embedding of FLAME's landmarks is not ours to publish.
     assert with_verdict(found, "skipped") <= LANDMARKS
@@ -366,10 +378,27 @@ def test_full_fixtures_are_thinned_to_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_the_files_are_small() -> None:
-    paths = [*PARITY.iterdir(), *MANIFESTS.iterdir()]
+    paths = [*PARITY.iterdir(), *INSTRUMENTS.iterdir(), *MANIFESTS.iterdir()]
     sizes = [path.stat().st_size for path in paths]
     assert max(sizes) < 300_000
-    assert sum(sizes) < 1_200_000
+    assert sum(sizes) < 2_000_000
+
+
+def test_a_difference_of_two_items_is_compared_too(tmp_path: Path) -> None:
+    """Both items are off by little, in opposite directions."""
+    name, key = "rule_check_instruments", "pair_face224_every32"
+    arrays = read_fixture(INSTRUMENTS / f"{name}.npz")
+    pair = arrays[key].values.astype(np.float64)
+    first, second = pair
+    apart = np.stack([second - first, first - second])
+    step = 0.8 * EXACT * np.linalg.norm(pair) / np.linalg.norm(apart)
+    changed = pair + step * apart
+    assert relative_error(pair, changed) < EXACT
+    arrays[key] = Stored(changed)
+    path = tmp_path / f"{name}.npz"
+    write_fixture(path, arrays)
+    found = verdicts(path)
+    assert with_verdict(found, "fail") == {f"{name}.{key}"}
 
 
 def test_landmarks_need_a_file_of_others(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ import sys
 from pathlib import Path
 
 from pipeline.parity.file import Stored, read_fixture, thinned, write_fixture
+from pipeline.parity.instrument_cases import CROPS
 from pipeline.parity.psi_cases import NECK_GRIDS
 from tests.published import PARITY
+
+INPUTS = {*NECK_GRIDS, CROPS}
 
 
 def thin(path: Path) -> dict[str, Stored]:
@@ -13,7 +16,7 @@ def thin(path: Path) -> dict[str, Stored]:
     # Thinning what was thinned would pick other places than those that the fixtures mean.
     arrays = read_fixture(path)
     for name, stored in arrays.items():
-        if name not in NECK_GRIDS and stored.thinned_from is None:
+        if name not in INPUTS and stored.thinned_from is None:
             arrays[name] = thinned(stored.values)
     return arrays
 
