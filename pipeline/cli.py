@@ -109,6 +109,8 @@ def inspect(
     from pipeline.caches.inspect import frames_of, sample, summary
     from pipeline.caches.page import write_page
     from pipeline.caches.sheet import write_sheet
+    from pipeline.core.bad_frames import find_bad_frames
+    from pipeline.core.paths import MARKED, in_project
 
     cache = Cache(folder)
     entries = cache.chosen(clip, frame)
@@ -116,7 +118,7 @@ def inspect(
         shown = write_sheet(cache, entries, sheet)
         typer.echo(f"{shown} of {len(entries):,} frames are now in {sheet}")
     if html:
-        page = write_page(cache, entries, html)
+        page = write_page(cache, entries, html, find_bad_frames(in_project(MARKED)))
         typer.echo(f"{len(entries):,} frames are now in {page}")
     # A file was asked for, so the screen stays free of text.
     if sheet or html:

@@ -1,7 +1,9 @@
 """Stage evaluate: numbers, pictures, videos and a page about people that no network has seen."""
 
 from pipeline.config.params import Params
+from pipeline.core.bad_frames import read_bad_frames
 from pipeline.core.paths import (
+    BAD_FRAMES,
     CONTACT_SHEET,
     EVALUATE,
     INGEST,
@@ -16,7 +18,7 @@ from pipeline.evaluate.protocol import evaluate
 from pipeline.evaluate.report import rounded, write_report
 from pipeline.stage import run_stage, write_metrics
 
-READS = (INGEST, TRUTH, LABELS, PERCEPTION, PSI3D, PSI, VIEWS)
+READS = (INGEST, TRUTH, LABELS, PERCEPTION, PSI3D, PSI, VIEWS, BAD_FRAMES)
 
 
 def main(params: Params) -> None:
@@ -29,6 +31,7 @@ def main(params: Params) -> None:
         views=VIEWS,
         psi=PSI,
         truth=TRUTH,
+        bad=read_bad_frames(BAD_FRAMES),
     )
     write_metrics("evaluate", rounded(result.scores))
     write_report(

@@ -1,4 +1,5 @@
-"""Stage inputs: the manifest of the user's portraits and clips, on which `ingest` depends.
+"""Stage inputs: the manifest of the user's portraits and clips, on which `ingest` depends, and the frames
+that the user has marked as bad, which `train` and `evaluate` leave out.
 
 DVC runs it each time, so that files that came, went or changed are seen (pipeline/ingest/manifest.py). It
 imports nothing that is slow to load.
@@ -7,13 +8,15 @@ imports nothing that is slow to load.
 import sys
 
 from pipeline.config.params import load_params
+from pipeline.core.bad_frames import find_bad_frames, write_bad_frames
 from pipeline.core.errors import UserError
-from pipeline.core.paths import INPUTS
+from pipeline.core.paths import BAD_FRAMES, INPUTS, MARKED, in_project
 from pipeline.ingest.manifest import write_manifest
 
 
 def main() -> None:
     write_manifest(load_params().ingest, INPUTS)
+    write_bad_frames(BAD_FRAMES, find_bad_frames(in_project(MARKED)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A page to browse a cache: one HTML file with all numbers; its JPEG sheets are loaded when shown."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.caches.cache import Cache, Entry, angles, view_names
+from pipeline.caches.kinds import VIEWS
 from pipeline.core.files import write_bytes
 from pipeline.core.pages import fill_in
 from pipeline.core.pictures import below, beside, encode_jpeg, tile
@@ -25,10 +26,12 @@ def write_page(
     cache: Cache,
     entries: Sequence[Entry],
     out: Path,
+    bad: Collection[str] = (),
 ) -> Path:
     """Write the page to `out` (a folder, or the name of an .html file); returns the page.
 
-    Its sheets go into a folder beside it.
+    Its sheets go into a folder beside it. Frames of clips can be marked as bad on it and saved as a table
+    (pipeline/core/bad_frames.py); those with the keys in `bad` are marked from the beginning.
     """
     path = out if out.suffix == ".html" else out / "index.html"
     sheets = path.with_name(f"{path.stem}-sheets")
@@ -51,6 +54,8 @@ def write_page(
         "qualities": cache.qualities,
         "pictures": [*names, "mask" if cache.has_real else "opacity 0"],
         "framesPerSheet": FRAMES_PER_SHEET,
+        "bad": sorted(bad),
+        "marks": cache.layout is VIEWS,
         "clips": listed,
     }
     page = fill_in(TEMPLATE, title=f"{cache.folder}: {cache.layout.name}", content=content)

@@ -1,7 +1,7 @@
 """Real frames of the clips of people who no network is trained on, and which of them are looked at."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +39,20 @@ class HeldOutClips(ABC):
         rows: Iterable[Mapping[str, str]],
         split: str,
         device: torch.device | str = "cpu",
+        bad: Collection[str] = (),
     ) -> None:
-        """`rows` have key, clip and split of each usable frame.
+        """`rows` have key, clip and split of each usable frame; those with the keys in `bad` are left out.
 
         Raises UserError when there is no such clip.
         """
-        self.device = device
+        self.device, self.marked_bad = device, 0
         frames: dict[str, list[str]] = {}
         for row in rows:
-            if row["split"] == split:
+            if row["split"] != split:
+                continue
+            if row["key"] in bad:
+                self.marked_bad += 1
+            else:
                 frames.setdefault(row["clip"], []).append(row["key"])
         # A single frame has nothing that it could be driven by, or drive.
         self.clips = {clip: sorted(keys) for clip, keys in sorted(frames.items()) if len(keys) > 1}
@@ -117,11 +122,12 @@ class CachedClips(HeldOutClips):
         motion: str,
         split: str,
         device: torch.device | str = "cpu",
+        bad: Collection[str] = (),
     ) -> None:
-        """`motion` is emot or flame."""
+        """`motion` is emot or flame; `bad` are keys of frames that are left out."""
         self.reader, self.motion = ShardReader(views / "shards", Views.stage), motion
         rows = pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist()
-        super().__init__(rows, split, device)
+        super().__init__(rows, split, device, bad)
 
     def frame(self, key: str) -> Frame:
         sample = self.reader[key]

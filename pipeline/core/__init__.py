@@ -14,6 +14,7 @@ pictures.encode_jpeg     images for people; caption, beside and below make conta
 films.encode_mp4         films at any frame rate, in equal bytes
 splits.split_folder      which files of a folder are for training, validation and test
 batches.collate, take    dataclasses of arrays to batches, and rows of them
+bad_frames.find_bad_frames  frames that a person has marked as bad
 curves.write_curves      the history of a training for DVC's plots
 pages.fill_in            HTML from a template, with nothing loaded from elsewhere
 threads                  one thread for NumPy, set before it is loaded

@@ -8,6 +8,7 @@ from pathlib import Path
 DATA = Path("data")
 MARKS = DATA / "code"  # of the stage `code`
 INPUTS = DATA / "inputs.jsonl"  # the manifest of the user's files
+BAD_FRAMES = DATA / "bad_frames.csv"  # all that people have marked
 GENERATED = DATA / "generated"
 TRUTH = DATA / "truth"
 INGEST = DATA / "ingest"
@@ -24,6 +25,8 @@ PSI3D = DATA / "psi3d"
 VIEWS = DATA / "views"
 PSI = DATA / "psi"
 EVALUATE = DATA / "evaluate"
+
+MARKED = DATA / "bad_frames"  # the tables of the user
 
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"

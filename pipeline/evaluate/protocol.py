@@ -5,7 +5,7 @@ driving camera, without motion; `copy`, the source frame as it is. `real`, the d
 themselves, shows what the instruments read when there is nothing to find.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,17 +69,19 @@ def evaluate(
     views: Path,
     psi: Path,
     truth: Path,
+    bad: Collection[str] = (),
 ) -> Evaluation:
     """Measure Psi, Psi_3d and the copied source on the clips of `evaluate.split`.
 
     The paths are folders of the graph. `truth` is empty for real input; then what needs it is left
-    out. Raises UserError when a network cannot be read or there is no clip.
+    out. Frames with the keys in `bad` are not looked at. Raises UserError when a network cannot be read
+    or there is no clip.
     """
     section = params.evaluate
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
     instruments = Instruments(params, perception, known)
     synthesizers = Synthesizers(params.networks, psi, psi3d, instruments.device)
-    clips = CachedClips(views, synthesizers.motion, section.split, instruments.device)
+    clips = CachedClips(views, synthesizers.motion, section.split, instruments.device, bad)
 
     self_keys = clips.self_pairs(section.self_frames)
     cross_keys = clips.cross_pairs(section.cross_pairs, params.seed)
@@ -94,7 +96,8 @@ def evaluate(
     # FID compares with all real frames that are looked at, each once, in the order of their keys.
     real = torch.stack([frame.image for frame in frames.values()])
 
-    scores: dict[str, Any] = {}
+    # Only where there are some, as the report shows all scores.
+    scores: dict[str, Any] = {"frames_marked_bad": clips.marked_bad} if clips.marked_bad else {}
     scores["self"], per_pair = _reenact(instruments, synthesizers, self_pairs, real, same=True)
     if cross_pairs:
         scores["cross"], _ = _reenact(instruments, synthesizers, cross_pairs, real, same=False)

@@ -3,7 +3,7 @@
 The losses are those of Eq. 5 (psi_objective), the batches those of the cache (view_batches).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,16 @@ def train_psi(
     psi3d: Path,
     out: Path,
     curves: Path | None = None,
+    bad: Collection[str] = (),
 ) -> dict[str, Any]:
     """Train Psi on the cache in `views` and write its average to `out`/psi.safetensors; returns the metrics.
 
-    `psi3d` is the folder of Psi_3d, whose weights Psi starts from when train.init is psi3d. A killed run
-    goes on from its last checkpoint. `curves` is where its history is shown meanwhile, if anywhere.
+    Frames of the cache with the keys in `bad` are left out. `psi3d` is the folder of Psi_3d, whose weights
+    Psi starts from when train.init is psi3d. A killed run goes on from its last checkpoint. `curves` is
+    where its history is shown meanwhile, if anywhere.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
-    inputs = (what_counts(section), sizes, params.seed, views, perception, psi3d)
+    inputs = (what_counts(section), sizes, params.seed, views, perception, psi3d, sorted(bad))
     folder = scratch_folder("train", fingerprint(__file__, *inputs))
 
     torch.manual_seed(derive_seed(params.seed, "psi") % 2**63)
@@ -90,10 +92,11 @@ def train_psi(
         motion=section.motion,
         substitute_p=section.substitute_p,
         substitute_q=section.substitute_q,
+        bad=bad,
     )
     judges = Judges.load(perception, device)
     objective = ReenactmentObjective(params, psi, adversary, judges)
-    validation = Validation(CachedClips(views, section.motion, "validation", device), judges)
+    validation = Validation(CachedClips(views, section.motion, "validation", device, bad), judges)
     task = ReenactmentTask(
         objective,
         data,
@@ -116,6 +119,7 @@ def train_psi(
         "clips": len(data.names),
         "clips_left_out": data.clips_left_out,
         "frames_left_out": data.frames_left_out,
+        "frames_marked_bad": data.frames_marked_bad,
         "parameters": sum(parameter.numel() for parameter in psi.parameters()),
         **_real_shares(data, run.steps, section.batch),
     }

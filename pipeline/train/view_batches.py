@@ -4,10 +4,13 @@ What a batch consists of follows from (seed, step) alone, so a position in the d
 process can make any part of any batch.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -63,10 +66,12 @@ class PseudoMultiView:
         motion: str,
         substitute_p: float,
         substitute_q: float,
+        bad: Collection[str] = (),
     ) -> None:
         """Open the cache in `folder` (or at an address that fsspec knows): `index.parquet` and `shards`.
 
-        `clips` limits how many training clips are used (0: all); `motion` is emot or flame.
+        `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Frames with the
+        keys in `bad` are not used.
 
         Raises UserError when the index cannot be read, or has not so many clips with frames enough that
         passed the quality gate.
@@ -76,6 +81,7 @@ class PseudoMultiView:
         self.substitute_p, self.substitute_q = substitute_p, substitute_q
         # A clip of which one frame is left has no pair.
         found, self.frames_left_out = self.index.clips("train")
+        found, self.frames_marked_bad = self._without(found, bad)
         self.clips = {name: frames for name, frames in found.items() if len(frames) >= FEWEST_FRAMES}
         self.clips_left_out = len(found) - len(self.clips)
         names = sorted(self.clips)
@@ -91,6 +97,19 @@ class PseudoMultiView:
                 "Look into metrics/ingest.json and metrics/render_views.json for what was rejected and why; "
                 "render_views.min_* are the thresholds of quality."
             )
+
+    def _without(
+        self, clips: dict[str, np.ndarray], bad: Collection[str]
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """The frames of each clip but for those with the keys in `bad`, and how many these are."""
+        # A cache of paper scale has millions of keys, which are only read for somebody who has marked some.
+        if not bad:
+            return clips, 0
+        keys = self.index.columns(["key"])["key"]
+        marked = pc.is_in(keys, pa.array(sorted(bad), pa.string())).to_numpy()
+        left = {name: frames[~marked[frames]] for name, frames in clips.items()}
+        removed = sum(int(marked[frames].sum()) for frames in clips.values())
+        return left, removed
 
     def choose(self, step: int, size: int) -> list[Choice]:
         """The samples of `step`, those of all microbatches: first the ones with real targets.

@@ -146,7 +146,7 @@ def test_the_page_holds_all_numbers_and_loads_its_pictures(project, monkeypatch)
     # Three frames a sheet, so that the clip of four needs a second one.
     monkeypatch.setattr("pipeline.caches.page.FRAMES_PER_SHEET", 3)
     cache = Cache(VIEWS)
-    page = write_page(cache, cache.entries, Path("out/page"))
+    page = write_page(cache, cache.entries, Path("out/page"), bad=["b-000001"])
     text = page.read_text()
     assert page == Path("out/page/index.html") and len(text) < 40_000 and "base64" not in text
     # People open it from a disk, often on a machine without a network.
@@ -165,6 +165,9 @@ def test_the_page_holds_all_numbers_and_loads_its_pictures(project, monkeypatch)
         ("c", "test", 4),
     ]
     assert [len(clip["sheets"]) for clip in content["clips"]] == [1, 1, 2]
+    # Marks that were saved before are on the page, and buttons to change and save them.
+    assert content["bad"] == ["b-000001"] and content["marks"]
+    assert {"bad", "save"} <= set(re.findall(r'<button id="(\w+)"', text))
     side = 32
     for clip in content["clips"]:
         for number, name in enumerate(clip["sheets"]):
@@ -191,5 +194,10 @@ def test_the_command(project):
     assert "cameras.npy" in inspect("data/genhead", "--frame", "3")
     assert "4 of 4 frames are now in s.png" in inspect("data/views", "--clip", "c", "--sheet", "s.png")
     assert "5 frames are now in page/index.html" in inspect("data/genhead", "--html", "page")
+    assert '"marks":false' in Path("page/index.html").read_text()
+    Path("data/bad_frames").mkdir()
+    Path("data/bad_frames/x.csv").write_text("key\nc-000000\n")
+    inspect("data/views", "--html", "page")
+    assert '"bad":["c-000000"]' in Path("page/index.html").read_text()
     (VIEWS / "index.parquet").unlink()
     assert "psi4d verify data/views" in str(CliRunner().invoke(app, ["inspect", "data/views"]).exception)

@@ -125,6 +125,17 @@ def test_no_test_clip_ends_in_a_clear_message(world, tmp_path):
         CachedClips(tmp_path, "emot", "test")
 
 
+def test_frames_marked_as_bad_are_not_measured(world):
+    whole = CachedClips(world.folder / "views", "emot", "test")
+    first = next(iter(whole.clips))
+    source, *others = whole.clips[first]
+    train = pq.read_table(world.folder / "views/index.parquet", filters=[("split", "=", "train")])
+    clips = CachedClips(world.folder / "views", "emot", "test", bad=[source, train["key"][0].as_py()])
+    assert clips.clips == whole.clips | {first: others}
+    assert clips.marked_bad == 1
+    assert whole.marked_bad == 0
+
+
 def test_missing_weights_end_in_a_clear_message(world, tmp_path):
     places = a_world.places(world.folder)
     with pytest.raises(UserError, match="synthesizers"):

@@ -209,6 +209,21 @@ def test_gated_frames_are_not_drawn_and_a_clip_with_one_left_is_left_out(
     assert len(drawn) == usable
 
 
+def test_frames_marked_as_bad_are_not_drawn(cache):
+    # Of clip 2 a single frame is left, which has no second one; one mark is of a test frame, one of none.
+    bad = ["clip1-000002", *(f"clip2-{index:06d}" for index in range(3)), "clip0-000001", "gone-000001"]
+    data = reader(cache, bad=bad)
+    assert data.names == ["clip1"]
+    assert (data.frames_marked_bad, data.clips_left_out, data.frames_left_out) == (4, 1, 0)
+    drawn: set[str] = set()
+    for step in range(40):
+        for choice in data.choose(step, 4):
+            drawn |= {data.index.key(choice.source), data.index.key(choice.driving)}
+    assert drawn == {"clip1-000000", "clip1-000001", "clip1-000003"}
+    # Without a mark everything is drawn as before.
+    assert reader(cache, bad=[]).choose(3, 4) == reader(cache).choose(3, 4)
+
+
 def test_a_cache_without_usable_frames_is_refused(cache, tmp_path):
     folder = tmp_path / "views"
     shutil.copytree(cache, folder)
