@@ -33,6 +33,8 @@ class PsiSizes:
     # tokens a hundred times smaller than they are, and needs millions of images to be heard. routed: see
     # CanonicalEncoder.
     motion_start: Literal["published", "routed"] = "published"
+    # Channels of the projected source features, 0 without, as published: see PortraitFeatures.
+    projected: int = 0
 
 
 @dataclass(frozen=True)

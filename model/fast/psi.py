@@ -9,7 +9,8 @@ Source: paper section 4.1; what the parts do is in the modules that they are mad
 in tests/benchmarks/NOTES.md.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from model.fast.renderer import NOTHING, SHARE, FastRenderer
 from model.fast.superresolution import FastSuperResolution
 from model.psi.encoders import with_coordinates
 from model.psi.network import Psi
-from model.volume.planes import lay_out
+from model.volume.planes import Planes, lay_out
 from model.volume.renderer import Deform, Rendering, compose
 
 
@@ -34,6 +35,9 @@ class Source:
     detail_BWRR: Tensor  # its half of the tri-plane decoder's first convolution
     background_BFnn: Tensor  # in [0, 1]
     scale: float | Tensor  # of the motion
+    # Where source features are projected: those of the portrait alone, and its camera.
+    seen_BWSS: Tensor | None = None
+    camera_B25: Tensor | None = None
 
 
 class FastPsi:
@@ -63,7 +67,12 @@ class FastPsi:
         self.triplane = FastTriplaneDecoder(psi.generator_triplane, dtype)
         self.background = FastBackground(psi.background, dtype)
         # Rays and samples are float32 whatever the networks are: depths need more than eight bits.
-        self.renderer = FastRenderer(psi.decoder, own.rays, own.samples, own.samples_fine, own.box)
+        sizes = (own.rays, own.samples, own.samples_fine, own.box)
+        gate = copy.deepcopy(psi.projection)
+        self.renderer = FastRenderer(psi.decoder, *sizes, gate)
+        self.projection = copy.deepcopy(psi.projection)
+        if self.projection is not None:
+            self.projection.to(dtype, memory_format=torch.channels_last)
         self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
         # The renderer stays as it is: what it skips depends on the numbers, which a compiler cannot know.
         if compiled:
@@ -77,6 +86,7 @@ class FastPsi:
         source_B3SS: Tensor,
         motion_source_BM: Tensor | None,
         motion_scale: float | Tensor = 1.0,
+        camera_source_B25: Tensor | None = None,
     ) -> Source:
         """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
         # All feature maps keep the layout of the image: channels last, as oneDNN's convolutions want them.
@@ -88,25 +98,35 @@ class FastPsi:
         colour = torch.sigmoid(self.background(image))
         size = (self.sizes.rays, self.sizes.rays)
         background = F.interpolate(colour, size, mode="bilinear", align_corners=False)
-        return Source(tokens, detail, background.float(), motion_scale)
+        known = Source(tokens, detail, background.float(), motion_scale)
+        if self.projection is None:
+            return known
+        if camera_source_B25 is None:
+            raise ValueError("the source's camera is needed where source features are projected")
+        seen = self.projection.seen(image[:, :3])
+        return replace(known, seen_BWSS=seen, camera_B25=camera_source_B25)
 
     @torch.inference_mode()
-    def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Tensor:
-        """Tri-planes (B, 3, C, R, R), float32, of the driving motion."""
+    def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Planes:
+        """What the driving motion is rendered from, float32."""
         canonical = self.canonical.reenact(source.tokens_BDhw, motion_driving_BM, source.scale)
         maps = self.triplane(canonical, source.detail_BWRR)
-        return lay_out(maps.float(), self.sizes.planes)
+        triplanes = lay_out(maps.float(), self.sizes.planes)
+        if self.projection is None:
+            return Planes(triplanes)
+        portrait = self.projection(source.seen_BWSS, canonical)
+        return Planes(triplanes, portrait.float(), source.camera_B25)
 
     @torch.inference_mode()
     def render(
         self,
-        planes_B3CRR: Tensor,
+        planes: Planes,
         source: Source,
         cameras_BV25: Tensor,
         deform: Deform | None = None,
     ) -> Rendering:
         """Pictures of B tri-planes from V cameras each, as those of `Psi.render` without a generator."""
-        rays, _ = self.renderer(planes_B3CRR, cameras_BV25, deform, self.nothing, self.share)
+        rays, _ = self.renderer(planes, cameras_BV25, deform, self.nothing, self.share)
         rendering = compose(rays, source.background_BFnn)
         rendering.image = self.superresolution(rendering.feature)
         return rendering
@@ -119,8 +139,9 @@ class FastPsi:
         cameras_BV25: Tensor,
         motion_scale: float | Tensor = 1.0,
         deform: Deform | None = None,
+        camera_source_B25: Tensor | None = None,
     ) -> Rendering:
         """`source`, `planes` and `render` in one call."""
-        source = self.source(source_B3SS, motion_source_BM, motion_scale)
+        source = self.source(source_B3SS, motion_source_BM, motion_scale, camera_source_B25)
         planes = self.planes(source, motion_driving_BM)
         return self.render(planes, source, cameras_BV25, deform)

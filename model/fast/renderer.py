@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.psi.projection import PortraitFeatures
 from model.volume.colour_decoder import LARGEST, SHIFT, STRETCH, ColourDecoder
-from model.volume.planes import PAIRS
+from model.volume.planes import PAIRS, Planes
 from model.volume.renderer import (
     Deform,
     Rays,
@@ -104,6 +105,76 @@ def _linear_maps(row: int) -> Tensor:
     return maps
 
 
+class PortraitTexels:
+    """Feature maps of B portraits as one table, looked up where the cameras that took them see a point."""
+
+    def __init__(self, portrait_BCSS: Tensor, camera_B25: Tensor) -> None:
+        self.batch, channels, self.side, _ = portrait_BCSS.shape
+        padded_BSSC = F.pad(portrait_BCSS, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+        self.table = padded_BSSC.reshape(-1, channels)
+        self.projections_B43 = _projections(camera_B25)
+        row = self.side + 2
+        self.corners = torch.tensor([0, 1, row, row + 1], dtype=torch.int32, device=portrait_BCSS.device)
+
+    def features(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
+        """(M, C); `heads_M` as those of `Texels.features`."""
+        if heads_M is None:
+            projection = self.projections_B43[0]
+            place_M3 = torch.addmm(projection[3], points_M3, projection[:3])
+        else:
+            projection_M43 = self.projections_B43.index_select(0, heads_M)
+            place_M3 = torch.einsum("mi,mij->mj", points_M3, projection_M43[:, :3]) + projection_M43[:, 3]
+        # In texels of the padded picture: texel centres are whole numbers, 0 is the ring before the first.
+        place_M2 = place_M3[:, :2] / place_M3[:, 2:]
+        place_M2.mul_(self.side).add_(0.5).clamp_(0.0, self.side + 1.0)
+        corner_M2 = place_M2.floor().clamp_(max=float(self.side))
+        right, lower = place_M2.sub_(corner_M2).unbind(1)
+        left, upper = 1.0 - right, 1.0 - lower
+        weights_M4 = torch.stack([left * upper, right * upper, left * lower, right * lower], 1)
+        column, line = corner_M2.int().unbind(1)
+        row = self.side + 2
+        cells_M = column + row * line
+        if heads_M is not None:
+            cells_M += heads_M * (row * row)
+        rows_M4 = cells_M[:, None] + self.corners
+        return F.embedding_bag(rows_M4, self.table, mode="sum", per_sample_weights=weights_M4)
+
+
+def _projections(camera_B25: Tensor) -> Tensor:
+    """(B, 4, 3): from (x, y, z, 1) to (u w, v w, w), u and v fractions of the picture (`picture_places`)."""
+    cam2world_B44 = camera_B25[:, :16].unflatten(-1, (4, 4))
+    rotation_B33, place_B13 = cam2world_B44[:, :3, :3], cam2world_B44[:, None, :3, 3]
+    fx, skew, cx, _, fy, cy = camera_B25[:, 16:22].unbind(-1)
+    nothing, one = torch.zeros_like(fx), torch.ones_like(fx)
+    # Columns of the intrinsics for (x, y, z) of the camera, with w = -z.
+    u = torch.stack([fx, -skew, -cx], -1)
+    v = torch.stack([nothing, -fy, -cy], -1)
+    w = torch.stack([nothing, nothing, -one], -1)
+    intrinsics_B33 = torch.stack([u, v, w], -1)
+    turned_B33 = rotation_B33 @ intrinsics_B33
+    moved_B13 = -place_B13 @ turned_B33
+    return torch.cat([turned_B33, moved_B13], 1)
+
+
+class HeadFeatures:
+    """What the colour decoder is given at any point of B heads, as `Psi.features`."""
+
+    def __init__(self, planes: Planes, box: float, projection: PortraitFeatures | None) -> None:
+        self.texels = Texels(planes.triplanes_B3CRR, box)
+        self.batch = self.texels.batch
+        self.projection = projection
+        if projection is not None:
+            self.portraits = PortraitTexels(planes.portrait_BCSS, planes.camera_B25)
+
+    def __call__(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
+        """(M, C); `heads_M` are int32 numbers of heads, None when there is one."""
+        features = self.texels.features(points_M3, heads_M)
+        if self.projection is None:
+            return features
+        found = self.portraits.features(points_M3, heads_M)
+        return self.projection.mix(features, found)
+
+
 class FastDecoder:
     """The MLP, its two halves apart: features to density, and the hidden layer of some of them to colours."""
 
@@ -168,8 +239,10 @@ class FastRenderer:
         samples: int,
         samples_fine: int,
         box: float,
+        projection: PortraitFeatures | None = None,
     ) -> None:
         self.decoder = FastDecoder(decoder)
+        self.projection = projection
         self.side = side
         self.samples = samples
         self.fine = samples_fine
@@ -177,17 +250,17 @@ class FastRenderer:
 
     def __call__(
         self,
-        planes_B3CRR: Tensor,
+        planes: Planes,
         cameras_BV25: Tensor,
         deform: Deform | None = None,
         nothing: float = NOTHING,
         share: float = SHARE,
     ) -> tuple[Rays, float]:
         """The rays, with depths and weights of the coarse pass, and the share of samples that got colours."""
-        texels = Texels(planes_B3CRR, self.box)
+        head = self.features(planes)
         # A GPU needs no threads, and a deformation that a caller brings need not bear two of them.
-        alone = planes_B3CRR.device.type != "cpu" or deform is not None
-        coarse = self._coarse(texels, cameras_BV25, deform, alone)
+        alone = planes.triplanes_B3CRR.device.type != "cpu" or deform is not None
+        coarse = self._coarse(head, cameras_BV25, deform, alone)
         opacity_BM = coarse.weights.sum(-1)
         depth_BM = expected_depth(coarse.depths, coarse.weights, opacity_BM)
         features = len(self.decoder.colour_bias)
@@ -195,7 +268,7 @@ class FastRenderer:
         alive_Bm = self._alive(opacity_BM, nothing)
 
         def finish(rays_Bm: Tensor) -> int:
-            found, coloured = self._integrate(texels, coarse.of(rays_Bm), deform, share)
+            found, coloured = self._integrate(head, coarse.of(rays_Bm), deform, share)
             colour, opacity, depth = found
             opacity_BM.scatter_(1, rays_Bm, opacity)
             depth_BM.scatter_(1, rays_Bm, depth)
@@ -203,7 +276,7 @@ class FastRenderer:
             colour_BMF.scatter_(1, of_colours, colour)
             return coloured
 
-        rays_at_once = max(1, POINTS // (texels.batch * self.fine))
+        rays_at_once = max(1, POINTS // (head.batch * self.fine))
         pieces = alive_Bm.split(rays_at_once, 1) if alive_Bm.numel() else ()
         coloured = sum(side_by_side(finish, pieces, alone))
         found = (colour_BMF, opacity_BM, depth_BM, coarse.depths, coarse.weights)
@@ -212,9 +285,13 @@ class FastRenderer:
         all_samples = opacity_BM.numel() * (self.samples + self.fine)
         return rays, coloured / all_samples
 
+    def features(self, planes: Planes) -> HeadFeatures:
+        """What the decoder is given of heads."""
+        return HeadFeatures(planes, self.box, self.projection)
+
     def _coarse(
         self,
-        texels: Texels,
+        head: HeadFeatures,
         cameras_BV25: Tensor,
         deform: Deform | None,
         alone: bool,
@@ -232,12 +309,12 @@ class FastRenderer:
         def look(part: slice) -> None:
             own = points[:, part]
             own[:] = _points(origins[:, part], directions[:, part], depths[:, part], deform)
-            hidden = self._hidden(texels, own)
+            hidden = self._hidden(head, own)
             own_sigma = sigma[:, part]
             own_sigma[:] = self.decoder.sigma(hidden).view_as(own_sigma)
 
         count = directions.shape[1]
-        step = max(1, POINTS // (texels.batch * self.samples))
+        step = max(1, POINTS // (head.batch * self.samples))
         parts = [slice(begin, begin + step) for begin in range(0, count, step)]
         side_by_side(look, parts, alone)
         weights = interval_weights(depths, sigma)
@@ -259,18 +336,18 @@ class FastRenderer:
         seen_first = seen_BM.sort(dim=1, descending=True, stable=True)
         return seen_first.indices[:, :most]
 
-    def _hidden(self, texels: Texels, points_BMS3: Tensor) -> Tensor:
+    def _hidden(self, head: HeadFeatures, points_BMS3: Tensor) -> Tensor:
         heads = None
-        if texels.batch > 1:
-            numbers = torch.arange(texels.batch, dtype=torch.int32, device=points_BMS3.device)
+        if head.batch > 1:
+            numbers = torch.arange(head.batch, dtype=torch.int32, device=points_BMS3.device)
             points_of_head = points_BMS3[0].numel() // 3
             heads = numbers.repeat_interleave(points_of_head)
-        features = texels.features(points_BMS3.reshape(-1, 3), heads)
+        features = head(points_BMS3.reshape(-1, 3), heads)
         return self.decoder.hidden(features)
 
     def _integrate(
         self,
-        texels: Texels,
+        head: HeadFeatures,
         coarse: _CoarsePass,
         deform: Deform | None,
         share: float,
@@ -278,7 +355,7 @@ class FastRenderer:
         """Colour, opacity and depth of some rays (B, m, ...), and the number of colours worked out."""
         fine = importance_depths(coarse.depths, coarse.weights, self.fine, None)
         points_fine = _points(coarse.origins, coarse.directions, fine, deform)
-        hidden_fine = self._hidden(texels, points_fine)
+        hidden_fine = self._hidden(head, points_fine)
         sigma_fine = self.decoder.sigma(hidden_fine).view_as(fine)
         depths, order = torch.cat([coarse.depths, fine], -1).sort(dim=-1, stable=True)
         sigma = torch.cat([coarse.sigma, sigma_fine], -1).gather(-1, order)
@@ -292,11 +369,11 @@ class FastRenderer:
         # needed.
         chosen, ends = _chosen(shares_coarse, share)
         heads = None
-        if texels.batch > 1:
+        if head.batch > 1:
             samples_of_head = shares_coarse[0].numel()
             heads = chosen.div(samples_of_head, rounding_mode="floor").int()
         points = coarse.points.view(-1, 3).index_select(0, chosen)
-        hidden = self.decoder.hidden(texels.features(points, heads))
+        hidden = self.decoder.hidden(head(points, heads))
         colour = 0.0 + self._colours(hidden, shares_coarse, chosen, ends)
         worked_out = len(chosen)
 

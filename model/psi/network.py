@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder
 from model.psi.encoders import DetailEncoder, GlobalEncoder
+from model.psi.projection import PortraitFeatures
 from model.psi.triplane_decoder import TriplaneDecoder
 from model.sizes import Sizes
 from model.volume.colour_decoder import ColourDecoder
-from model.volume.planes import sample_planes
+from model.volume.planes import Planes, sample_planes, sample_portrait
 from model.volume.renderer import Deform, Rendering, compose, render_rays
 from model.volume.superresolution import SuperResolution
 
@@ -46,6 +47,8 @@ class Psi(nn.Module):
         self.background = Background(psi.background_width, sizes.feature_channels)
         self.superresolution = SuperResolution(sizes)
         self.decoder = ColourDecoder(sizes.plane_channels, sizes.decoder_hidden, sizes.feature_channels)
+        # Last, so that the other networks draw the random numbers that they draw without it.
+        self.projection = PortraitFeatures(sizes) if psi.projected else None
 
     def forward(
         self,
@@ -56,9 +59,11 @@ class Psi(nn.Module):
         motion_scale: float | Tensor = 1.0,
         deform: Deform | None = None,
         generator: torch.Generator | None = None,
+        camera_source_B25: Tensor | None = None,
     ) -> Rendering:
         """`planes`, `background_feature` and `render` in one call."""
-        planes = self.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
+        motions = (motion_source_BM, motion_driving_BM)
+        planes = self.planes(source_B3SS, *motions, motion_scale, camera_source_B25)
         background = self.background_feature(source_B3SS)
         return self.render(planes, background, cameras_BV25, deform, generator)
 
@@ -68,15 +73,23 @@ class Psi(nn.Module):
         motion_source_BM: Tensor | None,
         motion_driving_BM: Tensor | None,
         motion_scale: float | Tensor = 1.0,
-    ) -> Tensor:
-        """Tri-planes (B, 3, C, R, R) of source portraits in [-1, 1] with the driving motion.
+        camera_source_B25: Tensor | None = None,
+    ) -> Planes:
+        """What source portraits in [-1, 1] with the driving motion are rendered from.
 
         `motion_scale` 0 is Psi_3d: neither motion matters and both may be None. It may be a tensor (B, 1, 1).
+        The camera of the source counts where source features are projected, and may be None elsewhere.
         """
         appearance = self.encoder_global(source_B3SS)
         canonical = self.encoder_canonical(appearance, motion_source_BM, motion_driving_BM, motion_scale)
         detail = self.encoder_detail(source_B3SS)
-        return self.generator_triplane(canonical, detail)
+        triplanes = self.generator_triplane(canonical, detail)
+        if self.projection is None:
+            return Planes(triplanes)
+        if camera_source_B25 is None:
+            raise ValueError("the source's camera is needed where source features are projected")
+        seen = self.projection.seen(source_B3SS)
+        return Planes(triplanes, self.projection(seen, canonical), camera_source_B25)
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""
@@ -86,7 +99,7 @@ class Psi(nn.Module):
 
     def render(
         self,
-        planes_B3CRR: Tensor,
+        planes: Planes,
         background_BFnn: Tensor,
         cameras_BV25: Tensor,
         deform: Deform | None = None,
@@ -97,13 +110,13 @@ class Psi(nn.Module):
         `deform` takes points of the posed head to where the planes hold them (neck field); `generator`
         jitters the samples along the rays, without one they are fixed.
         """
-        rendering = self.volume(planes_B3CRR, background_BFnn, cameras_BV25, deform, generator)
+        rendering = self.volume(planes, background_BFnn, cameras_BV25, deform, generator)
         rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
         return rendering
 
     def volume(
         self,
-        planes_B3CRR: Tensor,
+        planes: Planes,
         background_BFnn: Tensor,
         cameras_BV25: Tensor,
         deform: Deform | None = None,
@@ -117,7 +130,7 @@ class Psi(nn.Module):
             if deform is not None:
                 with torch.no_grad():
                     points = deform(points)
-            features = self.plane_features(planes_B3CRR, points)
+            features = self.features(planes, points)
             colour, sigma = self.decoder(features)
             shape = points_BVRS3.shape[1:4]
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
@@ -127,13 +140,21 @@ class Psi(nn.Module):
         rays = render_rays(field, cameras_BV25, side, own.samples, own.samples_fine, own.box, generator)
         return compose(rays, background_BFnn)
 
-    def plane_features(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
-        """(B, N, C) plane-averaged features at points of the canonical space, world units."""
-        return sample_planes(planes_B3CRR, points_BN3, self.sizes.box)
+    def features(self, planes: Planes, points_BN3: Tensor) -> Tensor:
+        """(B, N, C) what the colour decoder is given at points of the canonical space, world units."""
+        features = self.plane_features(planes, points_BN3)
+        if self.projection is None:
+            return features
+        found = sample_portrait(planes.portrait_BCSS, planes.camera_B25, points_BN3)
+        return self.projection.mix(features, found)
 
-    def density(self, planes_B3CRR: Tensor, points_BN3: Tensor) -> Tensor:
+    def plane_features(self, planes: Planes, points_BN3: Tensor) -> Tensor:
+        """(B, N, C) plane-averaged features, those of the tri-planes alone."""
+        return sample_planes(planes.triplanes_B3CRR, points_BN3, self.sizes.box)
+
+    def density(self, planes: Planes, points_BN3: Tensor) -> Tensor:
         """(B, N) raw density sigma, before the softplus of integration, at points of the canonical space."""
-        features = self.plane_features(planes_B3CRR, points_BN3)
+        features = self.features(planes, points_BN3)
         _, sigma_BN = self.decoder(features)
         return sigma_BN
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.psi.network import Psi
-from model.volume.planes import sample_planes_reference
+from model.volume.planes import Planes, sample_planes_reference, sample_portrait_reference
 from model.volume.renderer import (
     Deform,
     Rays,
@@ -35,23 +35,25 @@ class ReferencePsi:
         motion_source_BM: Tensor | None,
         motion_driving_BM: Tensor | None,
         motion_scale: float | Tensor = 1.0,
-    ) -> Tensor:
-        """Tri-planes (B, 3, C, R, R)."""
+        camera_source_B25: Tensor | None = None,
+    ) -> Planes:
+        """As `Psi.planes`."""
         # Attention by this backend is the scores as a whole, their softmax, their product with the values.
         with sdpa_kernel(SDPBackend.MATH):
-            return self.psi.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
+            motions = (motion_source_BM, motion_driving_BM)
+            return self.psi.planes(source_B3SS, *motions, motion_scale, camera_source_B25)
 
     @torch.inference_mode()
     def render(
         self,
-        planes_B3CRR: Tensor,
+        planes: Planes,
         source_B3SS: Tensor,
         cameras_BV25: Tensor,
         deform: Deform | None = None,
     ) -> Rendering:
         """Pictures of B tri-planes from V cameras each."""
         psi = self.psi
-        rays = self.rays(planes_B3CRR, cameras_BV25, deform)
+        rays = self.rays(planes, cameras_BV25, deform)
         rendering = compose(rays, psi.background_feature(source_B3SS))
         rendering.image = psi.superresolution(rendering.feature, rendering.raw, psi.w_avg[None])
         return rendering
@@ -59,7 +61,7 @@ class ReferencePsi:
     @torch.inference_mode()
     def rays(
         self,
-        planes_B3CRR: Tensor,
+        planes: Planes,
         cameras_BV25: Tensor,
         deform: Deform | None = None,
     ) -> Rays:
@@ -72,7 +74,7 @@ class ReferencePsi:
             points_BVRS3 = origins_BV3[:, :, None, None] + along_BVRS3
             points_BN3 = points_BVRS3.flatten(1, 3)
             points_BN3 = points_BN3 if deform is None else deform(points_BN3)
-            feature_BNC = sample_planes_reference(planes_B3CRR, points_BN3, own.box)
+            feature_BNC = self.features(planes, points_BN3)
             colour, sigma = self.psi.decoder.reference(feature_BNC)
             shape = points_BVRS3.shape[1:4]
             return colour.unflatten(1, shape), sigma.unflatten(1, shape)
@@ -100,6 +102,15 @@ class ReferencePsi:
         depth = depth.nan_to_num(torch.inf).clamp(depths.min(), depths.max())
         return Rays(colour, opacity, depth, depths, weights)
 
+    def features(self, planes: Planes, points_BN3: Tensor) -> Tensor:
+        """As `Psi.features`."""
+        psi = self.psi
+        feature_BNC = sample_planes_reference(planes.triplanes_B3CRR, points_BN3, psi.sizes.box)
+        if psi.projection is None:
+            return feature_BNC
+        found = sample_portrait_reference(planes.portrait_BCSS, planes.camera_B25, points_BN3)
+        return psi.projection.mix(feature_BNC, found)
+
     def __call__(
         self,
         source_B3SS: Tensor,
@@ -108,7 +119,9 @@ class ReferencePsi:
         cameras_BV25: Tensor,
         motion_scale: float | Tensor = 1.0,
         deform: Deform | None = None,
+        camera_source_B25: Tensor | None = None,
     ) -> Rendering:
         """`planes` and `render` in one call."""
-        planes = self.planes(source_B3SS, motion_source_BM, motion_driving_BM, motion_scale)
+        motions = (motion_source_BM, motion_driving_BM)
+        planes = self.planes(source_B3SS, *motions, motion_scale, camera_source_B25)
         return self.render(planes, source_B3SS, cameras_BV25, deform)

@@ -4,13 +4,33 @@ Plane 0 holds (x, y), plane 1 (y, z), plane 2 (z, x); the first of each pair run
 are interpolated bilinearly between texel centres, are zero outside of the box, and the three planes are
 averaged (the paper's equation sums them, the published networks average). Gradients reach the planes, never
 the points.
+
+A portrait is a fourth plane where source features are projected: a point lies in it where the source's camera
+sees it.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 PAIRS = ((0, 1), (1, 2), (2, 0))  # coordinates along the width and the height of each plane
+
+
+@dataclass(frozen=True)
+class Planes:
+    """What B heads are rendered from."""
+
+    triplanes_B3CRR: Tensor
+    # Features in the portrait, and the camera that took it; none as published.
+    portrait_BCSS: Tensor | None = None
+    camera_B25: Tensor | None = None
+
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> "Planes":
+        """Some of the heads."""
+        parts = (self.triplanes_B3CRR, self.portrait_BCSS, self.camera_B25)
+        return Planes(*(None if part is None else part[rows] for part in parts))
 
 
 def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:
@@ -71,8 +91,75 @@ def sample_planes(
     table_TC = texels_BPRRC.reshape(-1, channels)
     with torch.no_grad():
         cells_M, weights_M4 = _cells(points_BN3, side, box)
-    feature_NC = _Lookup.apply(table_TC, cells_M, weights_M4, side + 2)
+    feature_NC = _Lookup.apply(table_TC, cells_M, weights_M4, side + 2, 3)
     return feature_NC.view(batch, -1, channels)
+
+
+def picture_places(points_BN3: Tensor, camera_B25: Tensor) -> Tensor:
+    """(B, N, 2) where cameras see world points: fractions of the picture from its upper left corner."""
+    cam2world_B44 = camera_B25[:, :16].unflatten(-1, (4, 4))
+    rotation_B33, place_B3 = cam2world_B44[:, :3, :3], cam2world_B44[:, :3, 3]
+    # The inverse of a rotation is its transpose, which a row of coordinates meets from the right as it is.
+    local_BN3 = (points_BN3 - place_B3[:, None]) @ rotation_B33
+    x, y, z = local_BN3.unbind(-1)
+    fx, skew, cx, _, fy, cy = camera_B25[:, None, 16:22].unbind(-1)
+    # The camera looks against z, and its picture's rows go down where y goes up.
+    right, down = x / -z, y / z
+    return torch.stack([fx * right + skew * down + cx, fy * down + cy], -1)
+
+
+def sample_portrait_reference(
+    portrait_BCSS: Tensor,
+    camera_B25: Tensor,
+    points_BN3: Tensor,
+) -> Tensor:
+    """(B, N, C) features of a portrait where world points are seen in it; the readable `sample_portrait`."""
+    places_BN2 = picture_places(points_BN3.detach(), camera_B25)
+    grid_BN12 = places_BN2[:, :, None] * 2.0 - 1.0
+    feature_BCN1 = F.grid_sample(
+        portrait_BCSS,
+        grid_BN12,
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return feature_BCN1[..., 0].transpose(1, 2)
+
+
+def sample_portrait(
+    portrait_BCSS: Tensor,
+    camera_B25: Tensor,
+    points_BN3: Tensor,
+) -> Tensor:
+    """(B, N, C) features of portraits (B, C, S, S) where their cameras see world points, zero outside.
+
+    As with `sample_planes`, gradients reach the portraits alone, in a fixed order of summation on the CPU.
+    """
+    if portrait_BCSS.device.type != "cpu":
+        return sample_portrait_reference(portrait_BCSS, camera_B25, points_BN3)
+    batch, channels, side, _ = portrait_BCSS.shape
+    padded_BCSS = F.pad(portrait_BCSS, (1, 1, 1, 1))
+    table_TC = padded_BCSS.permute(0, 2, 3, 1).reshape(-1, channels)
+    with torch.no_grad():
+        places_BN2 = picture_places(points_BN3, camera_B25)
+        cells_M, weights_M4 = _picture_cells(places_BN2, side)
+    feature_NC = _Lookup.apply(table_TC, cells_M, weights_M4, side + 2, 1)
+    return feature_NC.view(batch, -1, channels)
+
+
+def _picture_cells(places_BN2: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """As `_cells`, of the one plane that a picture is: M = B*N."""
+    place_BN2 = places_BN2 * side + 0.5
+    place_BN2.clamp_(0.0, side + 1.0)
+    corner_BN2 = place_BN2.floor().clamp_(max=float(side))
+    right, lower = place_BN2.sub_(corner_BN2).unbind(-1)
+    left, upper = 1.0 - right, 1.0 - lower
+    weights_BN4 = torch.stack([left * upper, right * upper, left * lower, right * lower], -1)
+    column, line = corner_BN2.int().unbind(-1)
+    row = side + 2
+    pictures = torch.arange(len(places_BN2), dtype=torch.int32, device=places_BN2.device)
+    cells_BN = column + row * line + pictures[:, None] * (row * row)
+    return cells_BN.view(-1), weights_BN4.view(-1, 4)
 
 
 def _cells(
@@ -122,7 +209,7 @@ def _cells(
 
 
 class _Lookup(torch.autograd.Function):
-    """Sums 3 x 4 weighted rows of the table for each point.
+    """Sums 4 weighted rows of the table for each point and plane.
 
     Backward: entries sorted by cell, summed cell by cell in a fixed order.
     """
@@ -134,25 +221,26 @@ class _Lookup(torch.autograd.Function):
         cells_M: Tensor,
         weights_M4: Tensor,
         row: int,
+        planes: int,
     ) -> Tensor:
         ctx.save_for_backward(cells_M, weights_M4)
         ctx.rows = table_TC.shape[0]
-        ctx.row = row
+        ctx.row, ctx.planes = row, planes
         corners_4 = torch.tensor([0, 1, row, row + 1], dtype=torch.int32)
         rows_M4 = cells_M[:, None] + corners_4
-        rows_N12 = rows_M4.view(-1, 12)
-        weights_N12 = weights_M4.view(-1, 12).to(table_TC.dtype)
-        return F.embedding_bag(rows_N12, table_TC, mode="sum", per_sample_weights=weights_N12)
+        rows_NT = rows_M4.view(-1, 4 * planes)
+        weights_NT = weights_M4.view(-1, 4 * planes).to(table_TC.dtype)
+        return F.embedding_bag(rows_NT, table_TC, mode="sum", per_sample_weights=weights_NT)
 
     @staticmethod
-    def backward(ctx, grad_NC: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx, grad_NC: Tensor) -> tuple[Tensor, None, None, None, None]:
         cells_M, weights_M4 = ctx.saved_tensors
         # A stable sort fixes the order of the sums, and with it their last bits.
         ordered_M, order_M = torch.sort(cells_M, stable=True)
         counts_T = torch.bincount(ordered_M, minlength=ctx.rows)
         ends_T = counts_T.cumsum(0, dtype=torch.int32)
         offsets = F.pad(ends_T, (1, 0))
-        point_M = torch.div(order_M.int(), 3, rounding_mode="floor")
+        point_M = torch.div(order_M.int(), ctx.planes, rounding_mode="floor")
         weights_4M = weights_M4.index_select(0, order_M).T
         weights_4M = weights_4M.to(grad_NC.dtype).contiguous()
         grad_NC = grad_NC.contiguous()
@@ -168,4 +256,4 @@ class _Lookup(torch.autograd.Function):
                 include_last_offset=True,
             )
             grad_TC[shift:] += part_TC[: ctx.rows - shift]
-        return grad_TC, None, None, None
+        return grad_TC, None, None, None, None

@@ -5,7 +5,7 @@ A portrait is encoded once; then every motion and camera costs a picture.
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.core import paths
 from pipeline.core.device import choose_device
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
-from pipeline.geometry.label import Motion
+from pipeline.geometry.label import Label, Motion
 
 PICTURES_AT_ONCE = 8
 
@@ -99,7 +99,8 @@ class Animator:
         """What is kept of a photo."""
         pictures = portrait.picture_SS3[None]
         motion = self.motion(pictures, portrait.points_702[None], portrait.label_437[None])
-        source = self.psi.source(image_batch(pictures).to(self.device), motion)
+        camera = torch.from_numpy(portrait.label_437[None, Label.CAMERA]).to(self.device)
+        source = self.psi.source(image_batch(pictures).to(self.device), motion, 1.0, camera)
         return Avatar(portrait, motion, source, self.facts["sha256"])
 
     def pictures(
@@ -122,10 +123,13 @@ class Animator:
 
 def repeated(source: Source, count: int) -> Source:
     """The same portrait `count` times."""
-    parts = (source.tokens_BDhw, source.detail_BWRR, source.background_BFnn)
     # Views of one memory, not copies.
-    tokens, detail, background = (part.expand(count, -1, -1, -1) for part in parts)
-    return Source(tokens, detail, background, source.scale)
+    parts = {
+        field.name: value.expand(count, *value.shape[1:])
+        for field in fields(source)
+        if field.name != "scale" and (value := getattr(source, field.name)) is not None
+    }
+    return replace(source, **parts)
 
 
 def image_batch(pictures_NSS3: np.ndarray) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 from trimesh.exchange.gltf import export_glb
 from trimesh.visual import ColorVisuals
 
-from model.fast.renderer import Texels
 from model.head.flame import SCALE
+from model.volume.planes import Planes
 from model.volume.renderer import camera_rays
 from pipeline.avatar.animator import Animator, Avatar
 from pipeline.avatar.studio import Studio
@@ -60,10 +60,10 @@ def mesh_of(
 class HeadField:
     """Density and colour of a head anywhere in its box, from the tri-planes of the fast path."""
 
-    def __init__(self, animator: Animator, planes_13CRR: Tensor) -> None:
-        self.device = planes_13CRR.device
+    def __init__(self, animator: Animator, planes: Planes) -> None:
+        self.device = planes.triplanes_B3CRR.device
         self.box = animator.sizes.box
-        self.texels = Texels(planes_13CRR, self.box)
+        self.features = animator.psi.renderer.features(planes)
         self.decoder = animator.psi.renderer.decoder
 
     def density(self, points_M3: Tensor) -> Tensor:
@@ -87,14 +87,14 @@ class HeadField:
         return levels.byte().numpy()
 
     def _hidden(self, points_m3: Tensor) -> Tensor:
-        features = self.texels.features(points_m3.to(self.device), None)
+        features = self.features(points_m3.to(self.device), None)
         return self.decoder.hidden(features)
 
 
 @torch.inference_mode()
 def surface(
     animator: Animator,
-    planes_13CRR: Tensor,
+    planes: Planes,
     level: float,
     size: int = GRID,
 ) -> trimesh.Trimesh:
@@ -104,7 +104,7 @@ def surface(
     the tri-planes, so that it is watertight. Raises UserError when the density is nowhere, or everywhere,
     above `level`.
     """
-    field = HeadField(animator, planes_13CRR)
+    field = HeadField(animator, planes)
     step = field.box / size
     places = (torch.arange(size) + 0.5) * step - field.box / 2
     axes = torch.meshgrid(places, places, places, indexing="ij")
@@ -148,15 +148,15 @@ def fill_cavities(volume_NNN: np.ndarray, level: float) -> None:
 
 
 @torch.inference_mode()
-def seen_level(animator: Animator, avatar: Avatar, planes_13CRR: Tensor) -> float:
+def seen_level(animator: Animator, avatar: Avatar, planes: Planes) -> float:
     """The raw density where a viewer in front sees the head: the median at the depths of opaque rays.
 
     Networks that were trained for minutes build softer heads than published ones, so that no fixed level
     suits all. Raises UserError when the head is transparent.
     """
     front = torch.from_numpy(camera_path.front(1))
-    camera = front[None].to(planes_13CRR.device)
-    rendering = animator.psi.render(planes_13CRR, avatar.source, camera)
+    camera = front[None].to(animator.device)
+    rendering = animator.psi.render(planes, avatar.source, camera)
     depth = rendering.depth.flatten()
     opaque = rendering.opacity.flatten() > OPAQUE
     if not opaque.any():
@@ -164,7 +164,7 @@ def seen_level(animator: Animator, avatar: Avatar, planes_13CRR: Tensor) -> floa
     origins, directions = camera_rays(camera, animator.sizes.rays)
     along = depth[opaque, None] * directions[0, 0, opaque]
     points = origins[0, 0] + along
-    field = HeadField(animator, planes_13CRR)
+    field = HeadField(animator, planes)
     density = field.density(points)
     return float(density.median())
 

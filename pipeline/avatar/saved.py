@@ -6,6 +6,7 @@ One file and not the pair of a sealed one (pipeline/store/sealed.py), as people 
 import hashlib
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.avatar.animator import Animator, Avatar
 from pipeline.avatar.front_end import Portrait
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
+from pipeline.geometry.label import Label
 
 SUFFIX = ".avatar"
 KIND, FORMAT = "psi4d avatar", 1
@@ -103,6 +105,9 @@ def _tensors(avatar: Avatar) -> dict[str, Tensor]:
         "detail": source.detail_BWRR,
         "background": source.background_BFnn,
     }
+    # Only where source features are projected; the camera is in the label.
+    if source.seen_BWSS is not None:
+        tensors["seen"] = source.seen_BWSS
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -114,11 +119,16 @@ def _avatar(
     arrays = {name: tensors[name].numpy() for name in ("picture", "preview", "points", "label")}
     crop = np.array(about["crop"])
     portrait = Portrait(arrays["picture"], arrays["preview"], crop, arrays["points"], arrays["label"])
-    parts = [tensors[name].to(animator.device) for name in ("tokens", "detail", "background")]
+    maps = {name: tensors[name] for name in ("tokens", "detail", "background", "seen") if name in tensors}
     # The fast path keeps feature maps in this order of memory, and adds up in the order of memory.
-    tokens, detail, background = (part.contiguous(memory_format=torch.channels_last) for part in parts)
+    for name, part in maps.items():
+        maps[name] = part.to(animator.device).contiguous(memory_format=torch.channels_last)
+    source = Source(maps["tokens"], maps["detail"], maps["background"], 1.0)
+    if "seen" in maps:
+        camera = tensors["label"][None, Label.CAMERA].to(animator.device)
+        source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera)
     motion = tensors["motion"].to(animator.device)
-    return Avatar(portrait, motion, Source(tokens, detail, background, 1.0), about["weights"])
+    return Avatar(portrait, motion, source, about["weights"])
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from model.head.flame import SCALE
+from model.volume.planes import Planes
 from pipeline.avatar.animator import Avatar, repeated
 from pipeline.avatar.driver import Driver
 from pipeline.avatar.mesh import GRID, seen_level, surface
@@ -75,7 +76,7 @@ class Viewer:
                 control.on_update(change)
 
     @torch.inference_mode()
-    def _planes(self) -> Tensor:
+    def _planes(self) -> Planes:
         """The tri-planes of the frame that is set."""
         own = self.avatar.motion_1M
         driving = self.motions[self.frame.value : self.frame.value + 1]

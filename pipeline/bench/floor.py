@@ -31,6 +31,7 @@ SOURCE = (
     "encoder_canonical.trans_blocks_neutral",
     "encoder_canonical.maps_neutral",
     "encoder_canonical.proj_y_neutral",
+    "projection.portrait",
 )
 POINTS = 1 << 17  # looked up at once
 # Modules that do work themselves beside their innermost modules, and which.
@@ -173,9 +174,9 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
         psi = Psi(sizes)
         image = torch.empty(1, 3, sizes.image, sizes.image)
         own, driving = torch.empty(2, 1, sizes.motion.dims).unbind(0)
-        cameras = torch.empty(1, 1, 25)
+        cameras, taken_by = torch.empty(1, 1, 25), torch.empty(1, 25)
     with torch.inference_mode(), FlopCounterMode(display=False, depth=None) as counter:
-        psi(image, own, driving, cameras, scale)
+        psi(image, own, driving, cameras, scale, camera_source_B25=taken_by)
     counts = counter.get_flop_counts()
     found: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
     for name, module in psi.named_modules():
@@ -189,7 +190,9 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     found["planes"]["convolution"] -= detail
     # A sigmoid of a colour costs about half of a softplus.
     samples = sizes.rays**2 * (sizes.samples + sizes.samples_fine)
-    found["rays"]["look_up"] = 3 * samples
+    # A portrait is one plane more.
+    planes = 4 if sizes.psi.projected else 3
+    found["rays"]["look_up"] = planes * samples
     found["rays"]["softplus"] = samples * (sizes.decoder_hidden + sizes.feature_channels // 2)
     return found
 

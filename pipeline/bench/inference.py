@@ -98,8 +98,9 @@ def run_reference(
     camera = cameras[:, view : view + 1]
     is_exact = dtype == torch.float32
     with nullcontext() if is_exact else torch.autocast("cpu", dtype):
-        planes = timed.part("planes", network.planes, images, own, driving, case.scale)
-        planes = scene.planes(planes.float(), case)
+        taken_by = scene.cameras_of_sources(case)[:1]
+        planes = timed.part("planes", network.planes, images, own, driving, case.scale, taken_by)
+        planes = scene.planes(planes, case)
         rendering = timed.part("render", network.render, planes, images, camera)
         return rendering.image.float()
 
@@ -117,7 +118,8 @@ def run_fast(
     `colours` gets the share of the samples whose colour was worked out.
     """
     images, own, driving, cameras = scene.inputs(case)
-    source = known or timed.part("source", fast.source, images, own, case.scale)
+    taken_by = scene.cameras_of_sources(case)
+    source = known or timed.part("source", fast.source, images, own, case.scale, taken_by)
     planes = timed.part("planes", fast.planes, source, driving)
     planes = scene.planes(planes, case)
     with torch.inference_mode():
@@ -206,7 +208,7 @@ def _time_case(
     # A cached source is made beforehand, and its time belongs to no picture.
     if case.cached:
         images, own, _, _ = scene.inputs(case)
-        known = fast.source(images, own, case.scale)
+        known = fast.source(images, own, case.scale, scene.cameras_of_sources(case))
     colours: list[float] = []
     run = partial(run_fast, fast, scene, case, known, colours)
     # At least one run besides the counting one, which takes longer.

@@ -6,13 +6,14 @@ about as large in the picture as a head, coloured by what the network makes of t
 of it is fitted. One case keeps the fog.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from model.psi.network import EQUALISED, Psi
 from model.sizes import Sizes
+from model.volume.planes import Planes
 from pipeline.parity.numbers import NumberRule, camera
 
 HEAD = ((0.0, 0.03, 0.05), (0.24, 0.32, 0.28))  # centre and half-axes of the ellipsoid, world units
@@ -95,12 +96,20 @@ class Scene:
         cameras = torch.cat([camera(0.3 - 0.12 * i, 0.05) for i in range(case.views)])
         return images, own, driving, cameras.expand(case.batch, -1, -1)
 
+    def cameras_of_sources(self, case: BenchCase) -> Tensor:
+        """The cameras (B, 25) that took the images."""
+        return camera(0.1, 0.0).expand(case.batch, -1)
+
     @torch.inference_mode()
-    def planes(self, planes_B3CRR: Tensor, case: BenchCase) -> Tensor:
-        """The planes as they are rendered."""
+    def planes(self, planes: Planes, case: BenchCase) -> Planes:
+        """The planes as they are rendered, float32."""
+        triplanes_B3CRR = planes.triplanes_B3CRR.float()
         if not case.fog:
-            planes_B3CRR[:, :, 0] = self.ellipsoid
-        return planes_B3CRR
+            triplanes_B3CRR[:, :, 0] = self.ellipsoid
+        # What a portrait adds would be clouds in the fog, and clouds before the ellipsoid.
+        if planes.portrait_BCSS is not None:
+            planes.portrait_BCSS.zero_()
+        return replace(planes, triplanes_B3CRR=triplanes_B3CRR)
 
 
 def replace_decoder(psi: Psi) -> Psi:

@@ -77,13 +77,13 @@ class Synthesizers:
         drivings: Sequence[Frame],
         cameras: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        image = stack_frames(sources, "image")
+        image, camera_source = stack_frames(sources, "image"), stack_frames(sources, "camera")
         if method == "psi":
             own = stack_frames(sources, "motion")
             driving = stack_frames(drivings, "motion")
-            rendering = self.psi(image, own, driving, cameras)
+            rendering = self.psi(image, own, driving, cameras, camera_source_B25=camera_source)
         else:
-            rendering = self.psi3d(image, None, None, cameras, motion_scale=0.0)
+            rendering = self.psi3d(image, None, None, cameras, 0.0, camera_source_B25=camera_source)
         # The volume is rendered with fewer rays than the image has pixels.
         size = rendering.image.shape[-2:]
         opacity = F.interpolate(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from model.head.deform import NeckField
 from model.psi.network import EQUALISED, Psi
+from model.volume.planes import Planes
 from model.volume.renderer import Deform
 from pipeline.parity.fixture import PAPER, Fixture, Found, ParityCase, recorded, statistics
 from pipeline.parity.numbers import NumberRule, camera
@@ -26,7 +27,7 @@ def made_psi(rule: NumberRule) -> Psi:
 
 
 @lru_cache(maxsize=1)
-def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, dict[str, Found]]:
+def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Planes, Tensor, dict[str, Found]]:
     """Planes, background feature and what the fixtures hold of the way there."""
     psi = made_psi(rule)
     source = rule.image("img_app", 512)
@@ -50,7 +51,7 @@ def _psi_planes(rule: NumberRule, motion_scale: float) -> tuple[Tensor, Tensor, 
         "background_logits": 8,
         "planes": 8,
     }
-    layers_and_planes = seen | {"planes": planes}
+    layers_and_planes = seen | {"planes": planes.triplanes_B3CRR}
     found: dict[str, Found] = {}
     for name, step in steps.items():
         value = layers_and_planes[name][0]

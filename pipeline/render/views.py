@@ -224,7 +224,7 @@ class ViewRenderer:
         for frame in self._frames(keys):
             real = to_device(self._read([frame]), self.device)
             camera = real.cameras[:, :1]
-            drawn = self.psi3d(real.image, None, None, camera, motion_scale=0.0)
+            drawn = self.psi3d(real.image, None, None, camera, 0.0, camera_source_B25=camera[:, 0])
             images.append(real.image[0])
             reconstructions.append(drawn.image[0])
         return torch.stack(images), torch.stack(reconstructions)
@@ -273,7 +273,7 @@ class ViewRenderer:
         One tri-plane and one background serve all views of a frame, which is why they are rendered here and
         not in training.
         """
-        source = self.psi3d.source(real.image, None, motion_scale=0.0)
+        source = self.psi3d.source(real.image, None, 0.0, real.cameras[:, 0])
         planes = self.psi3d.planes(source, None)
         rendering = self.psi3d.render(planes, source, real.cameras)
         shape = real.cameras.shape[:2]

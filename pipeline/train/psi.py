@@ -45,16 +45,21 @@ class ReenactmentTask(SynthesizerTask[FrameBatch]):
     def preview(self, path: Path) -> None:
         """Source, target, and the source with the driving motion and with its own."""
         batch = to_device(self.data.batch(0, PREVIEWED), self.average.w_avg.device)
-        camera, own, driving = batch.camera, batch.motion_source, batch.motion_driving
         with torch.no_grad():
-            moved = self.average(batch.source, own, driving, camera).image
-            still = self.average(batch.source, own, own, camera).image
+            moved = self._moved(batch).image
+            still = self._still(batch).image
         save_grid(path, [batch.source, batch.target, moved, still])
 
-    def _moved(self, pairs: Pairs) -> Rendering:
-        return self.average(pairs.source, pairs.motion_source, pairs.motion_driving, pairs.camera)
+    def _moved(self, pairs: Pairs | FrameBatch) -> Rendering:
+        return self.average(
+            pairs.source,
+            pairs.motion_source,
+            pairs.motion_driving,
+            pairs.camera,
+            camera_source_B25=pairs.camera_source,
+        )
 
-    def _still(self, pairs: Pairs) -> Rendering:
+    def _still(self, pairs: Pairs | FrameBatch) -> Rendering:
         return self._moved(replace(pairs, motion_driving=pairs.motion_source))
 
 

@@ -52,6 +52,7 @@ class StaticTask(SynthesizerTask[HeadBatch]):
                 None,
                 batch.camera,
                 motion_scale=0.0,
+                camera_source_B25=batch.camera_source,
             )
         save_grid(path, [batch.source, batch.target, rendering.image, rendering.foreground])
 
@@ -62,6 +63,7 @@ class StaticTask(SynthesizerTask[HeadBatch]):
             None,
             pairs.camera,
             motion_scale=0.0,
+            camera_source_B25=pairs.camera_source,
         )
 
 

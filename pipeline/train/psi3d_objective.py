@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.psi.network import Psi
+from model.volume.planes import Planes
 from pipeline.config.params import Params
 from pipeline.core.seeds import torch_rng
 from pipeline.geometry.label import FIVE_POINTS
@@ -44,7 +45,7 @@ class StaticObjective:
         sparse = rays_of_step(self.seed, "psi3d-thin", step, section.whole_every, whole_from)
         adversarial = images >= section.adversarial_from and not sparse
         # Psi_3d is Psi whose motion counts nothing (paper section 4.2).
-        planes = self.psi.planes(batch.source, None, None, motion_scale=0.0)
+        planes = self.psi.planes(batch.source, None, None, 0.0, batch.camera_source)
         background = self.psi.background_feature(batch.source)
         target, opacity, depth = self._target(batch), batch.opacity, batch.depth
 
@@ -91,11 +92,11 @@ class StaticObjective:
             weight=torch.ones_like(batch.target[:, :1]),
         )
 
-    def _roughness(self, planes: Tensor, jitter: torch.Generator) -> Tensor:
+    def _roughness(self, planes: Planes, jitter: torch.Generator) -> Tensor:
         """L1 between densities at random points and close by (facts 4.3)."""
         points = (
             torch.rand(
-                len(planes),
+                len(planes.triplanes_B3CRR),
                 SMOOTH_POINTS,
                 3,
                 generator=jitter,
@@ -104,6 +105,6 @@ class StaticObjective:
             - 1.0
         )
         steps = torch.randn(points.shape, generator=jitter) * SMOOTH_STEP * self.psi.sizes.box
-        both = torch.cat([points, points + steps], dim=1).to(planes.device)
+        both = torch.cat([points, points + steps], dim=1).to(planes.triplanes_B3CRR.device)
         density = self.psi.density(planes, both)
         return (density[:, :SMOOTH_POINTS] - density[:, SMOOTH_POINTS:]).abs().mean()

@@ -53,6 +53,7 @@ class ReenactmentObjective:
             batch.motion_driving,
             batch.camera,
             generator=jitter,
+            camera_source_B25=batch.camera_source,
         )
         # A pseudo view shows Psi_3d's idea of the background and of the identity, which is not to be learnt.
         terms = {}
@@ -101,7 +102,7 @@ class ReenactmentObjective:
         """What a sparse step asks of the samples whose target is a real frame."""
         source = batch.source[real]
         own, driving = batch.motion_source[real], batch.motion_driving[real]
-        planes = self.psi.planes(source, own, driving)
+        planes = self.psi.planes(source, own, driving, 1.0, batch.camera_source[real])
         cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
         background = sparse(self.psi.background_feature(source))
         rendering = self.psi.volume(planes, background, cameras, generator=jitter)

@@ -17,6 +17,7 @@ class HeadBatch:
     """B heads, each seen from theta_p (the input) and from theta_q (the target)."""
 
     source: Tensor  # (B, 3, S, S) in [-1, 1]: the image at theta_p
+    camera_source: Tensor  # (B, 25) theta_p
     target: Tensor  # (B, 3, S, S) at theta_q
     opacity: Tensor  # (B, 1, n, n) of the target, in [0, 1]
     depth: Tensor  # (B, 1, n, n) of the target, world units along the ray
@@ -61,6 +62,7 @@ class SyntheticHeads:
         opacity = Heads.opacity.tensor(head).unflatten(1, (views, -1))
         return HeadBatch(
             source=Heads.view.tensor(head, p),
+            camera_source=cameras[p],
             target=Heads.view.tensor(head, q),
             opacity=opacity[:, q],
             depth=Heads.depth.tensor(head)[q : q + 1],

@@ -25,6 +25,7 @@ class Pairs:
     """B pairs of frames of one clip each."""
 
     source: Tensor  # (B, 3, S, S) in [-1, 1]: the first frame of the clip
+    camera_source: Tensor  # (B, 25)
     target: Tensor  # (B, 3, S, S): another one
     motion_source: Tensor  # (B, M)
     motion_driving: Tensor  # (B, M) of the target
@@ -33,8 +34,14 @@ class Pairs:
     @classmethod
     def one(cls, source: Frame, driving: Frame) -> "Pairs":
         """A pair, without the axis of the batch."""
-        camera = driving.camera[None]
-        return cls(source.image, driving.image, source.motion, driving.motion, camera)
+        return cls(
+            source=source.image,
+            camera_source=source.camera,
+            target=driving.image,
+            motion_source=source.motion,
+            motion_driving=driving.motion,
+            camera=driving.camera[None],
+        )
 
 
 Draw = Callable[[Pairs], Rendering]

@@ -30,6 +30,7 @@ class FrameBatch:
     """
 
     source: Tensor  # (B, 3, S, S) in [-1, 1]: I_s
+    camera_source: Tensor  # (B, 25), fitted
     motion_source: Tensor  # (B, M): v_s
     motion_driving: Tensor  # (B, M): v_d, of I_d(theta_p) or of the real driving frame
     target: Tensor  # (B, 3, S, S): I_d(theta_q) or the real driving frame
@@ -152,11 +153,12 @@ class PseudoMultiView:
         view = choice.q - 1
         image, mask = (Views.view, Views.alpha) if choice.q else (Views.image, Views.mask)
         motion = Views.label if self.motion == "flame" else Views.motion
-        source = self.index.read(choice.source, {Views.image.file, motion.file})
+        source = self.index.read(choice.source, {Views.image.file, Views.cameras.file, motion.file})
         of_the_frame = {field.file for field in (Views.cameras, Views.landmarks, Views.uv, motion)}
         driving = self.index.read(choice.driving, of_the_frame | {image.name(view), mask.name(view)})
         return FrameBatch(
             source=Views.image.tensor(source),
+            camera_source=Views.cameras.tensor(source)[0],
             motion_source=self._motion(source, 0),
             motion_driving=self._motion(driving, choice.p),
             target=image.tensor(driving, view),

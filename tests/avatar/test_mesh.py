@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import trimesh
 
 from model.fast.psi import Source
 from model.head.flame import SCALE
+from model.volume.planes import Planes
 from pipeline.avatar.animator import Animator
 from pipeline.avatar.mesh import HeadField, fill_cavities, linear_light, surface, vertex_colours, write_mesh
 from pipeline.core.errors import UserError
@@ -29,7 +31,7 @@ def animator(tmp_path_factory) -> Animator:
     return Animator(save_networks(tmp_path_factory.mktemp("networks")))
 
 
-def blob_planes(animator: Animator) -> torch.Tensor:
+def blob_planes(animator: Animator) -> Planes:
     """Tri-planes of a field that is dense to the upper left of a viewer in front, and thin elsewhere."""
     sizes = animator.sizes
     side = sizes.plane_resolution
@@ -42,10 +44,12 @@ def blob_planes(animator: Animator) -> torch.Tensor:
     # Plane 0 has x along the width and y along the height, then (y, z) and (z, x).
     for number, (width, height) in enumerate(("xy", "yz", "zx")):
         planes[0, number] = bumps[height][:, None] * bumps[width][None, :]
-    return planes
+    # The portrait adds nothing to them.
+    portrait = torch.zeros(1, sizes.plane_channels, sizes.image, sizes.image)
+    return Planes(planes, portrait, torch.from_numpy(front(1)))
 
 
-def densities(animator: Animator, planes: torch.Tensor) -> tuple[float, float]:
+def densities(animator: Animator, planes: Planes) -> tuple[float, float]:
     """Raw densities in the middle of the blob and far from it."""
     points = torch.tensor([MIDDLE, (0.4, -0.4, 0.0)]) * animator.sizes.box
     field = HeadField(animator, planes)
@@ -54,13 +58,13 @@ def densities(animator: Animator, planes: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.fixture(scope="module")
-def head(animator) -> tuple[torch.Tensor, trimesh.Trimesh]:
+def head(animator) -> tuple[Planes, trimesh.Trimesh]:
     """Planes, and the mesh half-way between the least and the greatest density."""
     planes = blob_planes(animator)
     inside, outside = densities(animator, planes)
     # Raw networks may take a bump for a hollow.
     if inside < outside:
-        planes = -planes
+        planes = replace(planes, triplanes_B3CRR=-planes.triplanes_B3CRR)
         inside, outside = densities(animator, planes)
     # The air around the blob is made transparent.
     decoder = animator.psi.renderer.decoder
@@ -99,7 +103,7 @@ def test_it_lies_where_the_field_is_dense_in_metres(head, animator):
     assert np.allclose(mesh.centroid, centre, atol=0.02 * box)
 
 
-def opacity_in_front(animator: Animator, planes: torch.Tensor) -> np.ndarray:
+def opacity_in_front(animator: Animator, planes: Planes) -> np.ndarray:
     """How opaque the rendered head is for a viewer in front, (rays, rays)."""
     rays = animator.sizes.rays
     nothing = torch.zeros(1, animator.sizes.feature_channels, rays, rays)

@@ -87,7 +87,7 @@ class InsideTheStep:
         if not rendered:
             return driving
         psi3d = self.worker.psi3d
-        planes = psi3d.planes(real[rendered], None, None, motion_scale=0.0)
+        planes = psi3d.planes(real[rendered], None, None, 0.0, cameras[rendered, 0])
         background = psi3d.background_feature(real[rendered])
         for name in ("p", "q"):
             wanted = []

@@ -69,6 +69,7 @@ def random_batch(
     if stage == "train_psi3d":
         pictures = (
             draw(3, *image),
+            cameras,
             draw(3, *image),
             draw(1, *rays, low=0.0),
             4.2 + draw(1, *rays),
@@ -86,7 +87,7 @@ def random_batch(
     pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
     real = 1.0 - torch.arange(count) % 2
     reals = torch.full((count,), int(real.sum()))
-    return FrameBatch(draw(3, *image), *motions, *pictures, cameras[:, None], face, real, reals)
+    return FrameBatch(draw(3, *image), cameras, *motions, *pictures, cameras[:, None], face, real, reals)
 
 
 def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:

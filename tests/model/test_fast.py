@@ -20,6 +20,7 @@ from model.fast.psi import FastPsi
 from model.fast.renderer import NOTHING, SHARE, side_by_side
 from model.psi.reference import ReferencePsi
 from model.sizes import Sizes
+from model.volume.planes import Planes
 from pipeline.bench.clock import Timed, measured
 from pipeline.bench.floor import PARTS
 from pipeline.bench.inference import TYPES, psnr, run_fast, run_reference
@@ -97,7 +98,7 @@ def test_every_case_of_the_benchmark_agrees(
     known = None
     if case.cached:
         images, own, _, _ = scene.inputs(case)
-        known = fast.source(images, own, case.scale)
+        known = fast.source(images, own, case.scale, scene.cameras_of_sources(case))
     colours: list[float] = []
     run = partial(run_fast, fast, scene, case, known, colours)
     timed, found = measured(run, 0.0)
@@ -116,9 +117,10 @@ def test_every_case_of_the_benchmark_agrees(
 def test_all_parts_of_the_picture_agree(scene: Scene) -> None:
     fog = scene.fog
     inputs = scene.inputs(SEVERAL)
-    wanted = ReferencePsi(fog)(*inputs)
-    plain = fog(*inputs)
-    fast = FastPsi(fog)(*inputs)
+    taken_by = scene.cameras_of_sources(SEVERAL)
+    wanted = ReferencePsi(fog)(*inputs, camera_source_B25=taken_by)
+    plain = fog(*inputs, camera_source_B25=taken_by)
+    fast = FastPsi(fog)(*inputs, camera_source_B25=taken_by)
     for part, values in vars(wanted).items():
         for found in (plain, fast):
             own = getattr(found, part)
@@ -127,7 +129,8 @@ def test_all_parts_of_the_picture_agree(scene: Scene) -> None:
 
 def test_threads_share_the_rays(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = scene.inputs(SEVERAL)
-    fast = FastPsi(scene.psi)
+    taken_by = scene.cameras_of_sources(SEVERAL)
+    fast = partial(FastPsi(scene.psi), camera_source_B25=taken_by)
     # Many pieces, more than there are threads.
     monkeypatch.setattr(renderer, "POINTS", 512)
     wanted = fast(*inputs)
@@ -155,7 +158,7 @@ def test_neck_field(scene: Scene, batch: int) -> None:
         return points * 0.9 + shift[:, None, None]
 
     fast = FastPsi(scene.psi)
-    source = fast.source(images, own)
+    source = fast.source(images, own, 1.0, scene.cameras_of_sources(case))
     planes = fast.planes(source, driving)
     planes = scene.planes(planes, case)
     found = fast.render(planes, source, cameras, deform)
@@ -174,7 +177,7 @@ def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:
     images, own, driving, cameras = scene.inputs(case)
     everything = FastPsi(scene.psi, nothing=0.0, share=0.0)
     some = FastPsi(scene.psi)
-    source = some.source(images, own)
+    source = some.source(images, own, 1.0, scene.cameras_of_sources(case))
     planes = some.planes(source, driving)
     planes = scene.planes(planes, case)
     wanted = everything.render(planes, source, cameras)
@@ -196,13 +199,19 @@ def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:
     assert (wanted.opacity < NOTHING).any()
 
 
+def empty(planes: Planes) -> Planes:
+    """Planes without anything, seen by the same camera."""
+    nothing = torch.zeros_like(planes.triplanes_B3CRR), torch.zeros_like(planes.portrait_BCSS)
+    return Planes(*nothing, planes.camera_B25)
+
+
 def test_empty_space(scene: Scene) -> None:
     case = BenchCase("")
     images, own, driving, cameras = scene.inputs(case)
     fast = FastPsi(scene.psi)
-    source = fast.source(images, own)
+    source = fast.source(images, own, 1.0, scene.cameras_of_sources(case))
     planes = fast.planes(source, driving)
-    planes = torch.zeros_like(planes)
+    planes = empty(planes)
     found = fast.render(planes, source, cameras)
     reference = ReferencePsi(scene.psi)
     wanted = reference.render(planes, images, cameras)
@@ -212,32 +221,38 @@ def test_empty_space(scene: Scene) -> None:
     assert psnr(found.image, wanted.image) > 60
 
 
+def difference(found: Planes, wanted: Planes) -> float:
+    """Of the tri-planes, relative."""
+    return relative_error(found.triplanes_B3CRR.numpy(), wanted.triplanes_B3CRR.numpy())
+
+
 def test_one_source_serves_many_motions(scene: Scene) -> None:
     fog = scene.fog
     images, own, driving, _ = scene.inputs(SEVERAL)
     fast = FastPsi(fog)
-    source = fast.source(images, own)
+    source = fast.source(images, own, 1.0, scene.cameras_of_sources(SEVERAL))
     # The first one once more: no motion may leave anything in the source.
     for motion in (driving, own, driving):
         found = fast.planes(source, motion)
-        wanted = fog.planes(images, own, motion)
-        assert relative_error(found.numpy(), wanted.numpy()) < 1e-5
+        wanted = fog.planes(images, own, motion, 1.0, scene.cameras_of_sources(SEVERAL))
+        assert difference(found, wanted) < 1e-5
 
 
 def test_motion_scale(scene: Scene) -> None:
     fog = scene.fog
     images, own, driving, _ = scene.inputs(SEVERAL)
+    taken_by = scene.cameras_of_sources(SEVERAL)
     fast = FastPsi(fog)
-    source = fast.source(images, None, 0.0)
+    source = fast.source(images, None, 0.0, taken_by)
     still = fast.planes(source, None)
-    wanted = fog.planes(images, None, None, 0.0)
-    assert relative_error(still.numpy(), wanted.numpy()) < 1e-5
+    wanted = fog.planes(images, None, None, 0.0, taken_by)
+    assert difference(still, wanted) < 1e-5
     # A scale for each sample.
     each = torch.tensor([0.0, 0.7])[:, None, None]
-    source = fast.source(images, own, each)
+    source = fast.source(images, own, each, taken_by)
     mixed = fast.planes(source, driving)
-    wanted = fog.planes(images, own, driving, each)
-    assert relative_error(mixed.numpy(), wanted.numpy()) < 1e-5
+    wanted = fog.planes(images, own, driving, each, taken_by)
+    assert difference(mixed, wanted) < 1e-5
     with pytest.raises(ValueError, match="motion embedding is needed"):
         fast.source(images, None)
 
@@ -285,9 +300,10 @@ def test_attention(size: tuple[int, int, int, int]) -> None:
 def test_compiled() -> None:
     scene = Scene(fewest_layers(), NumberRule())
     inputs = scene.inputs(SEVERAL)
+    taken_by = scene.cameras_of_sources(SEVERAL)
     compiled = FastPsi(scene.psi, compiled=True)
-    found = compiled(*inputs)
-    wanted = FastPsi(scene.psi)(*inputs)
+    found = compiled(*inputs, camera_source_B25=taken_by)
+    wanted = FastPsi(scene.psi)(*inputs, camera_source_B25=taken_by)
     assert_near(found.image, wanted.image)
 
 
@@ -296,10 +312,12 @@ def test_batches_of_different_heads(scene: Scene) -> None:
     case = BenchCase("", batch=2)
     images, own, driving, cameras = scene.inputs(case)
     fast = FastPsi(scene.psi)
-    source = fast.source(images, own)
+    source = fast.source(images, own, 1.0, scene.cameras_of_sources(case))
     planes = fast.planes(source, driving)
-    planes = scene.planes(planes, case).clone()
-    planes[1] = 0.0
+    planes = scene.planes(planes, case)
+    with torch.inference_mode():
+        planes.triplanes_B3CRR[1] = 0.0
+        planes.portrait_BCSS[1] = 0.0
     found = fast.render(planes, source, cameras)
     own_background = source.background_BFnn[:1]
     own_source = replace(source, background_BFnn=own_background)

@@ -44,7 +44,8 @@ def test_a_pixel_of_the_map_lies_where_the_portrait_shows_it(row: int, column: i
 
 def psi(layout: str, seed: int = 0) -> Psi:
     torch.manual_seed(seed)
-    sizes = replace(SIZES, planes=layout)
+    # Without projected features: what is looked at here are the tri-planes.
+    sizes = replace(SIZES, planes=layout, psi=replace(SIZES.psi, projected=0))
     network = Psi(sizes).eval().requires_grad_(False)
     # There is something to see.
     torch.nn.init.normal_(network.decoder.out_sigma.weight, std=10.0)
@@ -82,11 +83,11 @@ def test_an_edit_of_the_source_changes_the_planes_where_it_was_made() -> None:
         shares = []
         for seed in range(3):
             network = psi(layout, seed)
-            before = network.planes(source, None, None, 0)
+            before = network.planes(source, None, None, 0).triplanes_B3CRR
             for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 edited = source.clone()
                 corner_of(edited, down, right).neg_()
-                after = network.planes(edited, None, None, 0)
+                after = network.planes(edited, None, None, 0).triplanes_B3CRR
                 change = (after - before)[0, 0]
                 # Rows of the plane (x, y) go up.
                 as_a_picture = change.square().sum(0).flip(0)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from model.psi.network import Psi
 from model.sizes import MotionSizes, PsiSizes, Sizes
-from model.volume.planes import sample_planes_reference
+from model.volume.planes import Planes, sample_planes_reference
 from pipeline.geometry.camera import look_at
 
 SMALL = Sizes(
@@ -129,7 +129,7 @@ def test_other_sizes(
     source = torch.rand(1, 3, image, image)
     planes = network.planes(source, None, None, motion_scale=0)
     half = image // 2
-    assert planes.shape == (1, 3, 8, half, half)
+    assert planes.triplanes_B3CRR.shape == (1, 3, 8, half, half)
     background = network.background_feature(source)
     _, _, _, cameras = inputs(1, 1)
     out = network.render(planes, background, cameras)
@@ -138,16 +138,16 @@ def test_other_sizes(
 
 def test_motion_scale_zero_forgets_both_motions(psi: Psi) -> None:
     source, own, driving, _ = inputs()
-    still = psi.planes(source, None, None, 0)
+    still = psi.planes(source, None, None, 0).triplanes_B3CRR
     # A scale for each sample runs all layers, and their results count for nothing.
     each = torch.zeros(2, 1, 1)
-    forgotten = psi.planes(source, own, driving, each)
+    forgotten = psi.planes(source, own, driving, each).triplanes_B3CRR
     assert_close(forgotten, still)
-    moved = psi.planes(source, own, driving)
+    moved = psi.planes(source, own, driving).triplanes_B3CRR
     change = moved - still
     assert change.norm() > 1e-3 * still.norm()
-    other_source = psi.planes(source, driving, driving)
-    other_driving = psi.planes(source, own, own)
+    other_source = psi.planes(source, driving, driving).triplanes_B3CRR
+    other_driving = psi.planes(source, own, own).triplanes_B3CRR
     assert not torch.equal(moved, other_source)
     assert not torch.equal(moved, other_driving)
     with pytest.raises(ValueError, match="motion embedding is needed"):
@@ -213,10 +213,10 @@ def test_gradients_reach_every_parameter(psi: Psi) -> None:
 
 
 def test_plane_features_and_density(psi: Psi) -> None:
-    planes = torch.randn(2, 3, 8, 32, 32)
+    planes = Planes(torch.randn(2, 3, 8, 32, 32))
     points = torch.rand(2, 50, 3) - 0.5
     found = psi.plane_features(planes, points)
-    wanted = sample_planes_reference(planes, points, SMALL.box)
+    wanted = sample_planes_reference(planes.triplanes_B3CRR, points, SMALL.box)
     assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert psi.density(planes, points).shape == (2, 50)
 

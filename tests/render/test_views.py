@@ -171,7 +171,7 @@ def test_the_views_are_what_the_network_renders(inputs, tmp_path):
     cameras = Views.cameras.tensor(sample)[None]
     camera = cameras[:, 2:3]
     with torch.no_grad():
-        rendering = psi(source, None, None, camera, motion_scale=0.0)
+        rendering = psi(source, None, None, camera, 0.0, camera_source_B25=cameras[:, 0])
     (image,) = rendering.image.clamp(-1, 1)
     grey_levels = (image + 1) * 127.5
     wanted = grey_levels.permute(1, 2, 0).numpy()

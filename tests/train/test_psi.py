@@ -296,10 +296,11 @@ def test_flame_motion_has_109_numbers(cache):
         batch.source,
         batch.motion_source,
         batch.motion_driving,
+        camera_source_B25=batch.camera_source,
     )
     # Three planes for each of three samples.
     side = SIZES.plane_resolution
-    assert planes.shape == (3, 3, SIZES.plane_channels, side, side)
+    assert planes.triplanes_B3CRR.shape == (3, 3, SIZES.plane_channels, side, side)
 
 
 def test_psi_starts_from_the_static_weights_but_for_the_motion_layers():

@@ -1,0 +1,63 @@
+"""Projected source features: what is seen in the portrait, at the points that are seen there.
+
+An addition to the published network (`psi.projected` of model/sizes.py; 0 leaves it out). Tri-planes carry
+detail only after millions of images. A feature map of the portrait carries it from the first ones on: a point
+is projected by the source's camera into the portrait, as pixelNeRF does, and the feature found there is added
+to that of the tri-planes.
+
+The portrait shows the source's own expression, and nothing of what it hides. The canonical feature, which
+knows both motions, decides pixel by pixel what of the portrait stands and what is drawn in its place. The
+tri-plane feature decides point by point how much of that counts.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.sizes import Sizes
+
+LEAK = 0.2
+SCALE = 10.0  # about the deviation of tri-plane features, which the found ones are added to
+
+
+class PortraitFeatures(nn.Module):
+    """A portrait and its canonical feature to a feature map in the portrait's own picture."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        psi = sizes.psi
+        width, channels = psi.projected, sizes.plane_channels
+        self.portrait = nn.Conv2d(3, width, 3, padding=1)
+        self.motion = nn.Conv2d(psi.detail_channels, 2 * width, 1)
+        self.hidden = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.gate = nn.Linear(channels, 1)
+        for layer in (self.portrait, self.hidden):
+            nn.init.kaiming_normal_(layer.weight, a=LEAK)
+        # At the start half of the portrait stands, nothing is drawn, and every gate is half open.
+        for layer in (self.motion, self.gate):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.portrait, self.motion, self.hidden, self.last, self.gate):
+            nn.init.zeros_(layer.bias)
+
+    def seen(self, portrait_B3SS: Tensor) -> Tensor:
+        """(B, width, S, S): all that depends on the portrait in [-1, 1] alone."""
+        return F.leaky_relu(self.portrait(portrait_B3SS), LEAK)
+
+    def forward(self, seen_BWSS: Tensor, canonical_BDRR: Tensor) -> Tensor:
+        """The feature map (B, plane_channels, S, S), of what `seen` made of the portrait."""
+        changes = F.interpolate(
+            self.motion(canonical_BDRR),
+            size=seen_BWSS.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
+        stands, drawn = changes.chunk(2, 1)
+        x = seen_BWSS * torch.sigmoid(stands) + drawn
+        x = F.leaky_relu(self.hidden(x), LEAK)
+        return SCALE * self.last(x)
+
+    def mix(self, plane_feature: Tensor, found: Tensor) -> Tensor:
+        """Tri-plane features (..., C) with those that were found in the portrait at the same points."""
+        gate = torch.sigmoid(self.gate(plane_feature / SCALE))
+        return plane_feature + gate * found

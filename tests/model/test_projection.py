@@ -1,0 +1,125 @@
+"""Projected source features are found where the portrait shows them, and can be learnt in all their parts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from model.psi.network import Psi
+from model.volume.planes import picture_places, sample_portrait, sample_portrait_reference
+from model.volume.renderer import camera_rays
+from pipeline.parity.numbers import camera
+from tests.support.sizes import SMOKE_SIZES
+
+SIDE = 8
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def cameras() -> Tensor:
+    """Two cameras (2, 25), the second with a skewed picture whose middle lies elsewhere."""
+    first, second = camera(0.3, 0.1), camera(-0.4, 0.2)
+    second[:, 16:22] += torch.tensor([0.3, 0.1, 0.05, 0.0, -0.2, -0.04])
+    return torch.cat([first, second])
+
+
+def test_points_on_a_ray_lie_at_the_centre_of_its_pixel() -> None:
+    origins, directions = camera_rays(cameras()[:, None], SIDE)
+    index = torch.arange(SIDE)
+    rows, columns = torch.meshgrid(index, index, indexing="ij")
+    centres = (torch.stack([columns, rows], -1) + 0.5) / SIDE
+    for depth in (1.5, 4.0):
+        points = origins[:, 0, None] + depth * directions[:, 0]
+        places = picture_places(points, cameras())
+        assert_close(places, centres.flatten(0, 1).expand(2, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_the_two_ways_to_look_up_agree_with_their_gradients() -> None:
+    points = torch.rand(2, 500, 3) * 2.4 - 1.2
+    wanted_gradient = torch.randn(2, 500, 3)
+    found = []
+    for look_up in (sample_portrait, sample_portrait_reference):
+        portrait = torch.rand(
+            2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1), requires_grad=True
+        )
+        features = look_up(portrait, cameras(), points)
+        features.backward(wanted_gradient)
+        found.append((features, portrait.grad))
+    (features, gradient), (wanted, wanted_slope) = found
+    assert_close(features, wanted, atol=1e-5, rtol=1e-5)
+    assert_close(gradient, wanted_slope, atol=1e-4, rtol=1e-4)
+    # Some points lie beyond the edges of the pictures.
+    assert (features == 0).all(-1).any()
+
+
+def network() -> Psi:
+    psi = Psi(SMOKE_SIZES)
+    # These begin at zero, and what is not there has no gradient of its own.
+    blocks = psi.encoder_canonical.trans_blocks_motion
+    for layer in (psi.projection.motion, psi.projection.gate, *(block.attn2.proj for block in blocks)):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    torch.nn.init.normal_(psi.decoder.out_sigma.weight)
+    return psi
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    image = SMOKE_SIZES.image
+    source = torch.rand(2, 3, image, image) * 2 - 1
+    own, driving = torch.randn(2, 2, SMOKE_SIZES.motion.dims)
+    return source, own, driving, camera(0.2, 0.0).expand(2, 1, -1)
+
+
+def test_every_part_is_learnt() -> None:
+    psi = network()
+    rendering = psi(*inputs(), camera_source_B25=cameras())
+    rendering.image.square().mean().backward()
+    for name, parameter in psi.projection.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_the_driving_motion_changes_the_map() -> None:
+    psi = network()
+    source, own, driving, _ = inputs()
+    moved = psi.planes(source, own, driving, 1.0, cameras())
+    still = psi.planes(source, own, own, 1.0, cameras())
+    change = (moved.portrait_BCSS - still.portrait_BCSS).norm()
+    assert change > 1e-3 * still.portrait_BCSS.norm()
+
+
+@torch.no_grad()
+def test_seen_from_the_portrait_an_edit_stays_where_it_was_made() -> None:
+    """Of the map alone: the same tri-planes with the map of an edited portrait."""
+    psi = network()
+    source, own, driving, _ = inputs()
+    edited = source.clone()
+    half = SMOKE_SIZES.image // 2
+    edited[:, :, :half, :half].neg_()
+    planes = psi.planes(source, own, driving, 1.0, cameras())
+    canonical = psi.encoder_canonical(psi.encoder_global(source), own, driving, 1.0)
+    other = replace(planes, portrait_BCSS=psi.projection(psi.projection.seen(edited), canonical))
+    background = psi.background_feature(source)
+    before = psi.volume(planes, background, cameras()[:, None]).feature
+    after = psi.volume(other, background, cameras()[:, None]).feature
+    change = (after - before).square().sum((0, 1))
+    half = SMOKE_SIZES.rays // 2
+    assert change[:half, :half].sum() > 0.9 * change.sum() > 0
+
+
+def test_it_needs_the_camera_of_the_source() -> None:
+    source, own, driving, _ = inputs()
+    with pytest.raises(ValueError, match="the source's camera is needed"):
+        network().planes(source, own, driving)
+
+
+def test_without_it_the_other_parts_are_the_same() -> None:
+    torch.manual_seed(3)
+    published = Psi(replace(SMOKE_SIZES, psi=replace(SMOKE_SIZES.psi, projected=0)))
+    torch.manual_seed(3)
+    projected = Psi(SMOKE_SIZES).state_dict()
+    assert all(torch.equal(value, projected[name]) for name, value in published.state_dict().items())
+    assert any(name.startswith("projection.") for name in projected)
