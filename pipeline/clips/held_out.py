@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from pipeline.core.seeds import rng
 from pipeline.geometry.label import Label, Motion
 from pipeline.store.samples import Aligned, Views
 from pipeline.store.shards import ShardReader
+from pipeline.store.view_index import ViewIndex
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,18 @@ class CachedClips(HeldOutClips):
         bad: Collection[str] = (),
     ) -> None:
         """`motion` is emot or flame; `bad` are keys of frames that are left out."""
-        self.reader, self.motion = ShardReader(views / "shards", Views.stage), motion
-        rows = pq.read_table(views / "index.parquet", columns=["key", "clip", "split"]).to_pylist()
+        # Only rows of this split become Python's: of the others there are millions.
+        self.index, self.motion = ViewIndex(views), motion
+        columns = self.index.columns(["key", "clip", "split"])
+        mine = pc.equal(columns["split"].cast(pa.string()), split)
+        frames = np.flatnonzero(mine.to_numpy())
+        rows = columns.take(frames).to_pylist()
+        self.place = {row["key"]: int(frame) for row, frame in zip(rows, frames, strict=True)}
         super().__init__(rows, split, device, bad)
 
     def frame(self, key: str) -> Frame:
-        sample = self.reader[key]
+        fields = (Views.image, Views.mask, Views.motion, Views.cameras, Views.label)
+        sample = self.index.read(self.place[key], {field.file for field in fields})
         label = Views.label.tensor(sample)
         # Row 0 of motions and cameras is the frame itself; the others are rendered views.
         if self.motion == "flame":

@@ -7,6 +7,7 @@ isolation.attempt        one unit, whatever its items do to the process
 ray_workers.with_ray     the processes
 estimate.Estimate        what a run will take, said before it starts
 scratch.scratch_folder   where a stage works until its result is whole; publish shows it
+mapped.mapped_folder     arrays that are made once of large tables, and shared
 fingerprint.fingerprint  what a result depends on, as one word
 
 May import core and store.

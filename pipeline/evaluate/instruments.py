@@ -1,7 +1,7 @@
 """What measures pictures: judging networks, the face mesh, and what is calibrated by the truth."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -151,14 +151,18 @@ class Instruments:
             return self.reader.measure(np.stack(points))
         return self.reader(stack_frames(frames, "image"))
 
-    def followed(self, result: Tensor, drivings: Sequence[Frame]) -> dict[str, float]:
+    def followed(
+        self,
+        found: Mapping[str, np.ndarray],
+        wanted: Mapping[str, np.ndarray],
+        clips: Sequence[str],
+    ) -> dict[str, float]:
         """How well mouth, lids and gaze of pictures follow those of the driving frames.
 
-        Correlations over each clip, -1 to 1, and in which share of the pictures a face is found.
+        `found` is what `reader` reads in the pictures, `wanted` what `motion` says of the frames,
+        `clips` theirs. Correlations over each clip, -1 to 1, and in which share of the pictures a
+        face is found.
         """
-        found = self.reader(result)
-        wanted = self.motion(drivings)
-        clips = [frame.clip for frame in drivings]
         scores = {}
         for name, values in found.items():
             correlation = metrics.within_clips(values, wanted[name], clips)
@@ -169,7 +173,7 @@ class Instruments:
         return scores
 
     def consistency(
-        self, synthesizers: Synthesizers, groups: Sequence[tuple[Frame, list[Frame]]]
+        self, synthesizers: Synthesizers, groups: Iterable[tuple[Frame, list[Frame]]]
     ) -> float | None:
         """Cons. of Psi, averaged over the sources; None when no source has two drivers."""
         values = []
@@ -230,17 +234,44 @@ class FidPerception:
     """
 
     def __init__(self, judges: Judges) -> None:
-        distance = FrechetInceptionDistance(feature=judges.trunk, normalize=True)
+        self.judges = judges
+        self.real = self._empty()
+
+    def compare_with(self, pieces: Iterable[Tensor]) -> None:
+        """Take the real images, some at a time."""
+        self.real = self._empty()
+        for images in pieces:
+            self.real.update(images, real=True)
+
+    def results(self) -> "FidResults":
+        """The results of a method, still without any."""
+        distance = self._empty()
+        # Sums are all that the distance knows of the real images.
+        for name in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
+            setattr(distance, name, getattr(self.real, name).clone())
+        return FidResults(distance)
+
+    def _empty(self) -> FrechetInceptionDistance:
+        distance = FrechetInceptionDistance(feature=self.judges.trunk, normalize=True)
         # The root of a product of two covariances of few pictures needs double precision.
         distance.set_dtype(torch.float64)
-        self.distance = distance.to(judges.trunk.scale.device)
+        return distance.to(self.judges.trunk.scale.device)
 
-    def __call__(self, results_BCHW: Tensor, real_BCHW: Tensor) -> float:
-        """The distance of two sets of at least two images."""
-        self.distance.reset()
-        self.distance.update(real_BCHW, real=True)
-        self.distance.update(results_BCHW, real=False)
-        return float(self.distance.compute().clamp_min(0.0))
+
+class FidResults:
+    """Results that are compared with real images; `count` says how many there are."""
+
+    def __init__(self, distance: FrechetInceptionDistance) -> None:
+        self.sums, self.count = distance, 0
+
+    def add(self, images_BCHW: Tensor) -> None:
+        """Take more results."""
+        self.sums.update(images_BCHW, real=False)
+        self.count += len(images_BCHW)
+
+    def distance(self) -> float:
+        """The distance of the two sets, of at least two images each."""
+        return float(self.sums.compute().clamp_min(0.0))
 
 
 class FaceRecognition:

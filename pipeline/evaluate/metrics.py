@@ -106,22 +106,44 @@ def foreground_psnr(
     return decibels(error.clamp_min(TINY)).clamp_max(PSNR_LIMIT)
 
 
+class Change:
+    """How much pictures change, and where, added up piece by piece."""
+
+    def __init__(self) -> None:
+        self.count = self.pixels = self.pixels_inside = 0
+        self.squares = self.squares_inside = 0.0
+
+    def add(self, change_BCHW: Tensor, where_B1HW: Tensor | None = None) -> None:
+        """Take more changes, and where to look at them: where `where` is above a half."""
+        squares = change_BCHW.double().square()
+        self.count += squares.numel()
+        self.squares += float(squares.sum())
+        if where_B1HW is not None:
+            inside = where_B1HW > 0.5
+            self.pixels += inside.numel()
+            self.pixels_inside += int(inside.sum())
+            self.squares_inside += float(squares.sum(1, keepdim=True)[inside].sum())
+
+    @property
+    def rms(self) -> float:
+        """The root mean square over everything, in the unit of the values; 0 of nothing."""
+        return (self.squares / max(self.count, 1)) ** 0.5
+
+    @property
+    def concentration(self) -> float:
+        """How much more changes inside than on average, as mean squares.
+
+        1 is no more, higher is more; NaN when nothing changes.
+        """
+        if not self.squares or not self.pixels_inside:
+            return float("nan")
+        inside = self.squares_inside / self.pixels_inside
+        return inside / (self.squares / self.pixels)
+
+
 def root_mean_square(values_BCHW: Tensor) -> float:
     """Over everything, in the unit of the values."""
     return float(values_BCHW.double().square().mean().sqrt())
-
-
-def concentration(change_BCHW: Tensor, where_B1HW: Tensor) -> float:
-    """How much more changes where `where` is above a half than on average, as mean squares.
-
-    1 is no more, higher is more; NaN when nothing changes.
-    """
-    squares = change_BCHW.double().square().sum(1, keepdim=True)
-    inside = where_B1HW > 0.5
-    if not squares.any() or not inside.any():
-        return float("nan")
-    share = squares[inside].mean() / squares.mean()
-    return float(share)
 
 
 def response(change_BCHW: Tensor, true_change_BCHW: Tensor) -> dict[str, float]:
@@ -256,8 +278,14 @@ class Thumbnails:
     A thumbnail is the true picture made small, and enlarged again.
     """
 
-    def __init__(self, judges: Judges, images_BCHW: Tensor) -> None:
-        """`images_BCHW` are the true pictures."""
+    def __init__(self, judges: Judges) -> None:
+        self.judges = judges
+        self.sides: list[int] = []
+        # By the side of the thumbnail, the distances of each piece of pictures.
+        self.parts: dict[int, list[Tensor]] = {}
+
+    def add(self, images_BCHW: Tensor) -> None:
+        """Take more true pictures."""
         side = images_BCHW.shape[-1]
         # Powers of two and their one and a halves in between: each side is about 1.4 times the one
         # before.
@@ -265,7 +293,6 @@ class Thumbnails:
         for power in range(2, side.bit_length()):
             candidates += [2**power, 3 * 2 ** (power - 1)]
         self.sides = [size for size in candidates if size <= side]
-        self.distances = []
         for size in self.sides:
             small = F.interpolate(
                 images_BCHW,
@@ -275,13 +302,14 @@ class Thumbnails:
                 antialias=True,
             )
             again = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
-            distance = judges.lpips(again.clamp(-1, 1), images_BCHW)
-            self.distances.append(float(distance.mean()))
+            distance = self.judges.lpips(again.clamp(-1, 1), images_BCHW)
+            self.parts.setdefault(size, []).append(distance)
 
     def __call__(self, lpips: float) -> float:
         """Pixels, interpolated on a logarithmic scale; at least those of the smallest thumbnail."""
         # A larger thumbnail may be further off by chance, but np.interp needs distances that
         # ascend.
-        falling = np.minimum.accumulate(self.distances)
+        distances = [float(torch.cat(self.parts[size]).mean()) for size in self.sides]
+        falling = np.minimum.accumulate(distances)
         logarithm = np.interp(lpips, falling[::-1], np.log(self.sides)[::-1])
         return float(np.exp(logarithm))

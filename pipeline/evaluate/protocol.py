@@ -5,21 +5,23 @@ driving camera, without motion; `copy`, the source frame as it is. `real`, the d
 themselves, shows what the instruments read when there is nothing to find.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pipeline.clips.held_out import CachedClips, Frame, HeldOutClips, stack_frames
 from pipeline.config.params import Params
+from pipeline.core.prefetch import prefetch
 from pipeline.evaluate import metrics
 from pipeline.evaluate.instruments import Instruments
 from pipeline.evaluate.methods import Synthesizers
+from pipeline.evaluate.tally import Tally
 from pipeline.evaluate.truth import Truth, fit_against_truth, novel_views, response
+from pipeline.geometry.camera import rotation_between
 from pipeline.geometry.label import moving_parts
 
 METHODS = ("psi", "psi3d", "copy")
@@ -33,6 +35,12 @@ NOT_SELF_EVIDENT = (
     "gaze_correlation",
     "faces_found",
 )
+# Pairs are drawn and measured some at a time, so that memory does not grow with their number. A piece
+# has so many pixels, and whole batches of all instruments.
+PIXELS_AT_ONCE, PAIRS_AT_LEAST = 1 << 24, 64
+
+# Of a source and of a driving frame.
+Keys = tuple[str, str]
 
 
 class Pair(NamedTuple):
@@ -48,14 +56,15 @@ class Evaluation:
 
     `scores` are nested: section, method, number; or section, number. One that is not finite could
     not be had. `per_pair` has the numbers of the self-reenacted frames by method and name, (N,) in
-    the order of `self_pairs`. `keys` are those of all chosen frames, by section.
+    the order of `self_keys`, and `turned` by how many degrees the head has turned from the source.
     """
 
     scores: dict[str, Any]
     per_pair: dict[str, dict[str, np.ndarray]]
-    keys: dict[str, Any]
-    self_pairs: list[Pair]
-    cross_pairs: list[Pair]
+    turned: np.ndarray
+    self_keys: list[Keys]
+    cross_keys: list[Keys]
+    frontal_keys: list[tuple[str, list[str]]]
     clips: HeldOutClips
     synthesizers: Synthesizers
 
@@ -86,99 +95,141 @@ def evaluate(
     self_keys = clips.self_pairs(section.self_frames)
     cross_keys = clips.cross_pairs(section.cross_pairs, params.seed)
     frontal_keys = clips.frontal_groups(section.frontal_drivers, params.seed)
-    frames = _load(clips, [*self_keys, *cross_keys], frontal_keys)
-    self_pairs = [Pair(frames[source], frames[driving]) for source, driving in self_keys]
-    cross_pairs = [Pair(frames[source], frames[driving]) for source, driving in cross_keys]
-    groups = []
-    for source, drivers in frontal_keys:
-        drivings = [frames[key] for key in drivers]
-        groups.append((frames[source], drivings))
+    reenactment = Reenactment(instruments, synthesizers, clips, params.networks.image)
     # FID compares with all real frames that are looked at, each once, in the order of their keys.
-    real = torch.stack([frame.image for frame in frames.values()])
+    groups = ((source, key) for source, drivers in frontal_keys for key in drivers)
+    looked_at = {key for keys in (*self_keys, *cross_keys, *groups) for key in keys}
+    looked_at |= {source for source, _ in frontal_keys}
+    instruments.fid.compare_with(reenactment.images(sorted(looked_at)))
 
     # Only where there are some, as the report shows all scores.
     scores: dict[str, Any] = {"frames_marked_bad": clips.marked_bad} if clips.marked_bad else {}
-    scores["self"], per_pair = _reenact(instruments, synthesizers, self_pairs, real, same=True)
-    if cross_pairs:
-        scores["cross"], _ = _reenact(instruments, synthesizers, cross_pairs, real, same=False)
-    consistency = instruments.consistency(synthesizers, groups)
+    scores["self"], per_pair, turned = reenactment(self_keys, same=True)
+    if cross_keys:
+        scores["cross"], _, _ = reenactment(cross_keys, same=False)
+    consistency = instruments.consistency(synthesizers, _groups(clips, frontal_keys))
     if consistency is not None:
         scores["consistency"] = {"psi": consistency}
     if known:
         scores["novel_views"] = novel_views(known, clips, synthesizers, instruments.judges)
         scores["response"] = response(known, clips, synthesizers)
         scores |= fit_against_truth(known, labels, instruments.flame)
-    keys = {"self": self_keys, "cross": cross_keys, "frontal": frontal_keys}
-    return Evaluation(scores, per_pair, keys, self_pairs, cross_pairs, clips, synthesizers)
+    return Evaluation(
+        scores,
+        per_pair,
+        turned,
+        self_keys,
+        cross_keys,
+        frontal_keys,
+        clips,
+        synthesizers,
+    )
 
 
-def _load(
+def _groups(
     clips: HeldOutClips,
-    pairs: Iterable[tuple[str, str]],
-    groups: Iterable[tuple[str, list[str]]],
-) -> dict[str, Frame]:
-    """The frames that pairs and groups name, once each, in the order of their keys."""
-    keys = {key for pair in pairs for key in pair}
-    for source, drivers in groups:
-        keys |= {source, *drivers}
-    return {key: clips.frame(key) for key in sorted(keys)}
+    keys: Iterable[tuple[str, list[str]]],
+) -> Iterator[tuple[Frame, list[Frame]]]:
+    """Each source with its drivers."""
+    for source, drivers in keys:
+        yield clips.frame(source), [clips.frame(key) for key in drivers]
 
 
-def _reenact(
-    instruments: Instruments,
-    synthesizers: Synthesizers,
-    pairs: Sequence[Pair],
-    real: Tensor,
-    same: bool,
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Means per method, and the numbers of each pair per method.
+class Reenactment:
+    """Pairs that go through all methods and instruments, a piece of them at a time."""
 
-    `real` are the images (F, 3, S, S) of all real frames; `same` says that pairs show one person.
-    """
-    sources = [pair.source for pair in pairs]
-    drivings = [pair.driving for pair in pairs]
-    cameras = stack_frames(drivings, "camera")
-    wanted = stack_frames(drivings, "image")
-    # Only the driving frames of the same person show how a result should look.
-    thumbnails = metrics.Thumbnails(instruments.judges, wanted) if same else None
-    means: dict[str, Any] = {}
-    per_pair = {}
-    for method in (*METHODS, "real"):
+    def __init__(
+        self,
+        instruments: Instruments,
+        synthesizers: Synthesizers,
+        clips: HeldOutClips,
+        side: int,
+    ) -> None:
+        """`side` is that of the pictures, pixels."""
+        self.instruments, self.synthesizers, self.clips = instruments, synthesizers, clips
+        fitting = PIXELS_AT_ONCE // side**2 // PAIRS_AT_LEAST * PAIRS_AT_LEAST
+        self.at_once = max(fitting, PAIRS_AT_LEAST)
+
+    def images(self, keys: Sequence[str]) -> Iterator[Tensor]:
+        """The pictures of frames, a piece at a time."""
+        for piece in self._pieces(keys):
+            frames = [self.clips.frame(key) for key in piece]
+            yield stack_frames(frames, "image")
+
+    def __call__(
+        self,
+        keys: Sequence[Keys],
+        same: bool,
+    ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], np.ndarray]:
+        """Means per method, the numbers of each pair per method, and how far each head has turned.
+
+        `same` says that pairs show one person.
+        """
+        tallies = {method: Tally(self.instruments) for method in (*METHODS, "real")}
+        # Only the driving frames of the same person show how a result should look.
+        thumbnails = metrics.Thumbnails(self.instruments.judges) if same else None
+        turned = []
+        pieces = self._pieces(keys)
+        # The frames of a piece are read while the one before is being measured.
+        for _, pairs in prefetch(lambda i: self._load(pieces[i]), 0, len(pieces)):
+            if thumbnails:
+                thumbnails.add(stack_frames([pair.driving for pair in pairs], "image"))
+            for method, tally in tallies.items():
+                self._measure(method, tally, pairs, same)
+            for source, driving in pairs:
+                turned.append(rotation_between(source.camera.cpu().numpy(), driving.camera.cpu().numpy()))
+
+        means = {}
+        for method, tally in tallies.items():
+            means[method] = tally.means(same)
+            if thumbnails:
+                means[method]["lpips_thumbnail"] = thumbnails(means[method]["lpips"])
+        telling = {name: value for name, value in means["real"].items() if name in NOT_SELF_EVIDENT}
+        per_pair = {method: tally.numbers for method, tally in tallies.items()}
+        return means | {"real": telling}, per_pair, np.array(turned)
+
+    def _pieces(self, keys: Sequence) -> list[Sequence]:
+        return [keys[start : start + self.at_once] for start in range(0, len(keys), self.at_once)]
+
+    def _load(self, keys: Sequence[Keys]) -> list[Pair]:
+        """The frames of pairs, each read once."""
+        needed = sorted({key for pair in keys for key in pair})
+        frames = {key: self.clips.frame(key) for key in needed}
+        return [Pair(frames[source], frames[driving]) for source, driving in keys]
+
+    def _measure(
+        self,
+        method: str,
+        tally: Tally,
+        pairs: Sequence[Pair],
+        same: bool,
+    ) -> None:
+        """Draw the pairs by a method, and add what is measured to its tally."""
+        sources = [pair.source for pair in pairs]
+        drivings = [pair.driving for pair in pairs]
+        cameras = stack_frames(drivings, "camera")[:, None]
         if method == "real":
-            image = wanted
+            image = stack_frames(drivings, "image")
         else:
-            image = synthesizers.draw(method, sources, drivings, cameras[:, None]).image
-        points = _where_faces_are(instruments, method, sources, drivings)
-        per_pair[method] = instruments.reenactment(image, points, sources, drivings, same)
-        scores: dict[str, Any] = {name: values.mean() for name, values in per_pair[method].items()}
-        if thumbnails:
-            scores |= instruments.followed(image, drivings)
-            scores["lpips_thumbnail"] = thumbnails(scores["lpips"])
-        # A covariance needs two pictures.
-        if method != "real" and len(image) > 1:
-            scores["fid_perception"] = instruments.fid(image, real)
+            image = self.synthesizers.draw(method, sources, drivings, cameras).image
+        points = self._where_faces_are(method, sources, drivings)
+        tally.add(image, points, sources, drivings, same)
+        if method != "real":
+            tally.fid.add(image)
         # Psi_3d and the copy know no driving motion.
-        scores["response"] = 0.0
         if method == "psi":
-            unmoved = synthesizers.draw(method, sources, sources, cameras[:, None]).image
-            change = image - unmoved
-            face = moving_parts(points, image.shape[-1])
-            scores["response"] = metrics.root_mean_square(change)
-            scores["response_face"] = metrics.concentration(change, face)
-        means[method] = scores
-    telling = {name: value for name, value in means["real"].items() if name in NOT_SELF_EVIDENT}
-    return means | {"real": telling}, per_pair
+            unmoved = self.synthesizers.draw(method, sources, sources, cameras).image
+            tally.change.add(image - unmoved, moving_parts(points, image.shape[-1]))
 
-
-def _where_faces_are(
-    instruments: Instruments,
-    method: str,
-    sources: Sequence[Frame],
-    drivings: Sequence[Frame],
-) -> Tensor:
-    """The landmarks of what a method draws, image fractions (N, 70, 2)."""
-    who = drivings if method == "real" else sources
-    moved_by = sources if method in ("copy", "psi3d") else drivings
-    # A copied image keeps the camera that it was taken by.
-    seen_by = sources if method == "copy" else drivings
-    return instruments.reenacted_landmarks(who, moved_by, stack_frames(seen_by, "camera"))
+    def _where_faces_are(
+        self,
+        method: str,
+        sources: Sequence[Frame],
+        drivings: Sequence[Frame],
+    ) -> Tensor:
+        """The landmarks of what a method draws, image fractions (N, 70, 2)."""
+        who = drivings if method == "real" else sources
+        moved_by = sources if method in ("copy", "psi3d") else drivings
+        # A copied image keeps the camera that it was taken by.
+        seen_by = sources if method == "copy" else drivings
+        return self.instruments.reenacted_landmarks(who, moved_by, stack_frames(seen_by, "camera"))

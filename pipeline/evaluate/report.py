@@ -16,8 +16,7 @@ from pipeline.core.files import write_bytes, write_json
 from pipeline.core.pages import data_address, fill_in
 from pipeline.evaluate.gallery import Film, contact_sheet, film
 from pipeline.evaluate.legend import COLUMNS, METHOD_NAMES, SECTIONS, Column, Section
-from pipeline.evaluate.protocol import METHODS, Evaluation, Pair
-from pipeline.geometry.camera import rotation_between
+from pipeline.evaluate.protocol import METHODS, Evaluation, Keys, Pair
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # Rows of the contact sheet.
@@ -69,20 +68,22 @@ def write_report(
     That is pairs.json (the keys of the frames), frames.csv (a row a self-reenacted frame), `videos`
     films and report.html. `ingest` is the folder whose tables know when the frames were taken.
     """
-    write_json(out / "pairs.json", evaluation.keys)
+    keys = {"self": evaluation.self_keys, "cross": evaluation.cross_keys, "frontal": evaluation.frontal_keys}
+    write_json(out / "pairs.json", keys)
     write_bytes(out / "frames.csv", frames_csv(evaluation))
 
-    same = [("self", pair) for pair in _one_per_source(evaluation.self_pairs)]
-    crossed = [("cross", pair) for pair in _one_per_source(evaluation.cross_pairs)]
+    same = [("self", keys) for keys in _one_per_source(evaluation.self_keys)]
+    crossed = [("cross", keys) for keys in _one_per_source(evaluation.cross_keys)]
     # Half of the rows are for each kind; what one kind leaves is the other's.
     rows = same[: max(ROWS - len(crossed), ROWS // 2)]
     rows += crossed[: ROWS - len(rows)]
-    picture = contact_sheet(rows, evaluation.synthesizers, views)
+    pairs = [(kind, _pair(evaluation, keys)) for kind, keys in rows]
+    picture = contact_sheet(pairs, evaluation.synthesizers, views)
     write_bytes(sheet, picture)
 
     films = []
-    for kind, pair in _in_turns(same, crossed)[:videos]:
-        made = film(kind, pair, evaluation.clips, evaluation.synthesizers, ingest)
+    for kind, keys in _in_turns(same, crossed)[:videos]:
+        made = film(kind, _pair(evaluation, keys), evaluation.clips, evaluation.synthesizers, ingest)
         write_bytes(out / "videos" / made.name, made.data)
         films.append(made)
     text = page(rounded(evaluation.scores), picture, films)
@@ -106,13 +107,9 @@ def frames_csv(evaluation: Evaluation) -> bytes:
     Columns: `turned` in degrees, `driving`, the key of the driving frame, and numbers, each with
     its method.
     """
-    turned = []
-    for source, driving in evaluation.self_pairs:
-        angle = rotation_between(source.camera.cpu().numpy(), driving.camera.cpu().numpy())
-        turned.append(angle)
     columns: dict[str, Any] = {
-        "turned": turned,
-        "driving": [pair.driving.key for pair in evaluation.self_pairs],
+        "turned": evaluation.turned,
+        "driving": [driving for _, driving in evaluation.self_keys],
     }
     for method in METHODS:
         found = evaluation.per_pair[method]
@@ -195,12 +192,18 @@ def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
-def _one_per_source(pairs: Sequence[Pair]) -> list[Pair]:
+def _one_per_source(pairs: Sequence[Keys]) -> list[Keys]:
     """The middle pair of each source."""
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.source.key, []).append(pair)
+    groups: dict[str, list[Keys]] = {}
+    for source, driving in pairs:
+        groups.setdefault(source, []).append((source, driving))
     return [group[len(group) // 2] for group in groups.values()]
+
+
+def _pair(evaluation: Evaluation, keys: Keys) -> Pair:
+    """The frames of a pair."""
+    source, driving = (evaluation.clips.frame(key) for key in keys)
+    return Pair(source, driving)
 
 
 def _in_turns(first: Sequence, second: Sequence) -> list:

@@ -149,7 +149,8 @@ def novel_views(
                 numbers.setdefault(name, []).append(value)
     if not true_images:
         return {}
-    thumbnails = metrics.Thumbnails(judges, torch.cat(true_images))
+    thumbnails = metrics.Thumbnails(judges)
+    thumbnails.add(torch.cat(true_images))
     means = {}
     for method, numbers in values.items():
         # A view without overlap has no depth error.

@@ -25,6 +25,7 @@ from pipeline.pretrain.faces import CLIP, PORTRAIT, Faces, read_faces
 TABLE = "alike.csv"
 SHOWN = 3  # pairs in the message
 AT_ONCE = 256  # faces, and people who are compared with all others
+MANY, FACES = 1 << 15, 4  # faces in a split; of which of a person so many tell enough
 MEASURED = 1024  # held-out frames, of which the limit is made
 
 
@@ -57,10 +58,11 @@ def warn_of_alike(
     people, held_out = [], []
     for split in SPLITS:
         faces = read_faces(ingest, labels, truth, split)
-        features_NE = _features(judges, faces)
-        people.append(_means(faces, features_NE, split, files))
+        rows = _looked_at(faces)
+        features_NE = _features(judges, faces, rows)
+        people.append(_means(faces, rows, features_NE, split, files))
         if split != "train":
-            held_out.append((features_NE, [f"{split} {who}" for who in faces.people]))
+            held_out.append((features_NE, [f"{split} {who}" for who in faces.people[rows]]))
     rows = _pairs(people, _limit(held_out))
     table = pa.Table.from_pylist(rows, _SCHEMA)
     with replacing(out / TABLE) as file:
@@ -96,14 +98,26 @@ def _files(ingest: Path) -> dict[str, str]:
     return files
 
 
+def _looked_at(faces: Faces) -> np.ndarray:
+    """All faces or, where there are very many, FACES of each person, evenly spread."""
+    if len(faces) <= MANY:
+        return np.arange(len(faces))
+    order = np.argsort(faces.people, kind="stable")
+    counts = np.bincount(faces.people)
+    chosen = []
+    for own in np.split(order, np.cumsum(counts)[:-1]):
+        places = np.linspace(0, len(own) - 1, min(FACES, len(own))).astype(int)
+        chosen.append(own[places])
+    return np.sort(np.concatenate(chosen))
+
+
 @torch.no_grad()
-def _features(judges: Judges, faces: Faces) -> np.ndarray:
-    """Unit features of face recognition, (N, E)."""
+def _features(judges: Judges, faces: Faces, rows: np.ndarray) -> np.ndarray:
+    """Unit features of face recognition of some faces, (N, E)."""
     device = judges.regressor.mean.device
     found = []
-    for start in range(0, len(faces.images), AT_ONCE):
-        rows = np.arange(start, min(start + AT_ONCE, len(faces.images)))
-        batch = to_device(faces.batch(rows), device)
+    for start in range(0, len(rows), AT_ONCE):
+        batch = to_device(faces.batch(rows[start : start + AT_ONCE]), device)
         five_points = batch.landmarks[:, list(FIVE_POINTS)]
         found.append(judges.identity(batch.image, five_points).cpu().numpy())
     return np.concatenate(found)
@@ -111,12 +125,13 @@ def _features(judges: Judges, faces: Faces) -> np.ndarray:
 
 def _means(
     faces: Faces,
+    rows: np.ndarray,
     features_NE: np.ndarray,
     split: str,
     files: dict[str, str],
 ) -> _People:
     sums_PE = np.zeros((len(faces.names), features_NE.shape[1]))
-    np.add.at(sums_PE, faces.people, features_NE)
+    np.add.at(sums_PE, faces.people[rows], features_NE)
     lengths_P = np.linalg.norm(sums_PE, axis=1, keepdims=True)
     names = [files.get(name, name) for name in faces.names]
     return _People(names, [split] * len(names), sums_PE / lengths_P)

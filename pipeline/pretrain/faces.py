@@ -1,21 +1,18 @@
-"""Ingested faces in memory, with who they show and what was fitted to them, and random variations of them."""
+"""Ingested faces, with who they show and what was fitted to them, and random variations of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.core.errors import UserError
 from pipeline.geometry.label import Estimate, Label
-from pipeline.geometry.landmarks import landmarks_70
+from pipeline.pretrain.face_rows import FaceRows, face_rows
+from pipeline.pretrain.lazily import Lazily
 from pipeline.store.samples import Aligned
-from pipeline.store.shards import ShardReader
-from pipeline.store.tables import photographed
+from pipeline.store.tables import photographed, read_rows, usable
 
 # What a person is known by; its name begins with it.
 CLIP, PORTRAIT, PERSON = "clip", "portrait", "person"
@@ -33,30 +30,46 @@ class FaceBatch:
     known: Tensor  # (B,) of how many faces of the whole step `targets` are known, in each row
 
 
-@dataclass(frozen=True)
 class Faces:
-    """Aligned faces in memory; N images of S pixels."""
+    """The faces of a split; a batch of them is read when it is wanted."""
 
-    images: np.ndarray  # (N, S, S, 3) uint8
-    landmarks: np.ndarray  # (N, 70, 2) fractions
-    people: np.ndarray  # (N,) class of each image
-    targets: np.ndarray  # (N, 109) `Estimate`
-    fitted: np.ndarray  # (N,) bool: `targets` is known
-    names: list[str]  # of the classes
+    def __init__(self, rows: FaceRows, people: np.ndarray, names: list[str]) -> None:
+        """`people` has the class of each face, int64 (N,), and `names` those of the classes."""
+        self.rows, self.people, self.names, self.fitted = rows, people, names, rows.fitted
+        self.landmarks = rows.points
+        self.images = Lazily(self._read, len(rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """The side of a picture, pixels."""
+        return len(self.rows.image(0))
+
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """What was fitted to some faces, `Estimate` (B, 109) float32; of an unknown one anything finite."""
+        label = self.rows.labels[rows]
+        label[~self.fitted[rows]] = np.eye(1, Label.SIZE)[0]
+        return Estimate.of(label).pack().astype(np.float32)
 
     def batch(self, rows: np.ndarray, step: np.ndarray | None = None) -> FaceBatch:
         """Some of them, and of which rows a whole step consists, if of more than these."""
         whole = rows if step is None else step
         known = self.fitted[whole].sum()
-        image = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float()
+        image = self.images(rows)["image"].permute(0, 3, 1, 2).float()
         return FaceBatch(
             image=image / 127.5 - 1.0,
             landmarks=torch.from_numpy(self.landmarks[rows]),
             people=torch.from_numpy(self.people[rows]),
-            targets=torch.from_numpy(self.targets[rows]),
+            targets=torch.from_numpy(self.targets(rows)),
             fitted=torch.from_numpy(self.fitted[rows]),
             known=torch.full((len(rows),), int(known)),
         )
+
+    def _read(self, rows: np.ndarray) -> dict[str, Tensor]:
+        images = [self.rows.image(row) for row in rows]
+        return {"image": torch.from_numpy(np.stack(images))}
 
 
 def read_faces(
@@ -70,55 +83,31 @@ def read_faces(
     A person is an identity of the generator, a folder of portraits, a portrait or a clip. Raises UserError
     when there is no face.
     """
-    rows = _usable(ingest / "frames.parquet", split=split)
-    people = [f"{CLIP} {row['clip']}" for row in rows]
+    rows = face_rows(ingest, labels, split, "perception")
+    frames = rows.clips[rows.clips >= 0]
+    portraits = []
     # A real portrait is taken for the only one of its person, unless its folder says who it is.
-    if split == "train":
+    if len(frames) < len(rows):
         identities = _identities(truth / "portraits.parquet")
         photos = photographed(ingest)
-        for row in _usable(ingest / "portraits.parquet"):
+        for row in usable(read_rows(ingest / "portraits.parquet", Aligned.stage, ["key", "file", "status"])):
             key = row["key"]
             own = f"{PERSON} {photos[key]}" if key in photos else f"{PORTRAIT} {key}"
-            rows.append(row)
-            people.append(identities.get(row["file"], own))
-    if not rows:
-        raise UserError(
-            f"pretrain perception: {ingest} holds no usable face of the {split} split. "
-            "See the reasons in its tables."
-        )
-    # Faces whose fit was rejected count for what needs no fit.
-    fitted = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
-    fits = {row["key"]: row["label"] for row in fitted}
-    unknown = np.eye(1, Label.SIZE)[0]
-    label = np.array([fits.get(row["key"], unknown) for row in rows], np.float32)
-    mesh = np.array([row["landmarks"] for row in rows], np.float32)
-    mesh = mesh.reshape(-1, 478, 3)
+            portraits.append(identities.get(row["file"], own))
+    clips = [f"{CLIP} {name}" for name in rows.clip_names]
     # Sorted, so that the class of a person does not hang on the order of the tables.
-    known = sorted(set(people))
+    known = sorted({*clips, *portraits})
     numbers = {person: number for number, person in enumerate(known)}
-    reader = ShardReader(ingest / "shards", Aligned.stage)
-    images = [Aligned.image.array(reader[row["key"]]) for row in rows]
-    return Faces(
-        images=np.stack(images),
-        landmarks=landmarks_70(mesh),
-        people=np.array([numbers[person] for person in people]),
-        targets=Estimate.of(label).pack().astype(np.float32),
-        fitted=np.array([row["key"] in fits for row in rows]),
-        names=known,
-    )
-
-
-def _usable(path: Path, **equal: str) -> list[dict[str, Any]]:
-    """The rows of a table whose status is ok and whose other columns are as they are said to be."""
-    wanted = {"status": "ok"} | equal
-    return [row for row in pq.read_table(path).to_pylist() if wanted.items() <= row.items()]
+    of_clip = np.array([numbers[person] for person in clips], np.int64)
+    of_portrait = np.array([numbers[person] for person in portraits], np.int64)
+    return Faces(rows, np.concatenate([of_clip[frames], of_portrait]), known)
 
 
 def _identities(portraits: Path) -> dict[str, str]:
     """Who the generated portraits show, by file; empty where the portraits are real."""
     if not portraits.exists():
         return {}
-    rows = pq.read_table(portraits).to_pylist()
+    rows = read_rows(portraits, Aligned.stage, ["file", "identity"])
     return {row["file"]: f"identity {row['identity']}" for row in rows}
 
 

@@ -6,7 +6,7 @@ minutes: each portrait is to come out of its person's code and its own label.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from model.genhead import GenHead, HeadState
 from model.head.flame import Flame
 from model.volume.renderer import Rendering, compose
 from pipeline.config.params import Params
-from pipeline.core.batches import take
-from pipeline.core.device import choose_device, to_device
+from pipeline.core.device import choose_device
 from pipeline.core.files import write_json
 from pipeline.core.pictures import save_grid, to_uint8
 from pipeline.core.seeds import derive_seed, rng, torch_rng
@@ -27,11 +26,11 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
 from pipeline.geometry.label import Label
-from pipeline.networks.weights import save_weights
-from pipeline.pretrain.portraits import Portraits, load_portraits
+from pipeline.networks.weights import save_in_pieces, save_weights
+from pipeline.pretrain.lazily import Lazily
+from pipeline.pretrain.portraits import Maps, Portraits, load_portraits
 from pipeline.train import losses
 from pipeline.train.distributed import only_first
-from pipeline.train.image_terms import shrink
 from pipeline.train.loop import Run, forget, train
 from pipeline.train.schedule import set_rates
 from pipeline.train.sparse_rays import SparseRays, rays_of_step
@@ -49,13 +48,20 @@ HELD_OUT = 16
 PREVIEWED = 8  # portraits
 # Trained portraits that are compared with what they should be in the end, and so many at once.
 KNOWN, KNOWN_AT_ONCE = 64, 8
+SAVED_AT_ONCE = 64
 
 
-class PortraitTask(Task[np.ndarray]):
-    """GenHead learns portraits by heart.
+@dataclass(frozen=True)
+class PortraitBatch:
+    """B portraits, and as many others, whose cameras the mapping is told."""
 
-    A batch is rows of the portraits, (2, B): those of the batch, and as many others.
-    """
+    index: np.ndarray  # (B,) rows of the portraits
+    strangers: np.ndarray  # (B,)
+    maps: Maps
+
+
+class PortraitTask(Task[PortraitBatch]):
+    """GenHead learns portraits by heart."""
 
     def __init__(
         self,
@@ -69,11 +75,10 @@ class PortraitTask(Task[np.ndarray]):
         self.networks = {"genhead": genhead}
         self.optimisers = {"genhead": self.optimiser}
         self.states = States(genhead, portraits)
-        self.raw = shrink(portraits.image, self.sizes.rays)
         self.held = held_out(portraits.z)
         self.trained = np.setdiff1d(np.arange(len(portraits.z)), self.held)
 
-    def batch(self, step: int, microbatch: int) -> np.ndarray:
+    def batch(self, step: int, microbatch: int) -> PortraitBatch:
         draw = rng(self.seed, "genhead-batch", step)
         count, size = len(self.trained), self.section.batch
         # As long as there are enough, no portrait is its own stranger.
@@ -81,7 +86,8 @@ class PortraitTask(Task[np.ndarray]):
         # The whole step is drawn and cut, so that it is the same however small the microbatches are.
         first = microbatch * self.section.microbatch
         last = first + self.section.microbatch
-        return self.trained[chosen[:, first:last]]
+        index, strangers = self.trained[chosen[:, first:last]]
+        return PortraitBatch(index, strangers, self.portraits.maps(index))
 
     def set_rates(self, step: int) -> None:
         # Half a cosine: what is fine settles while the steps get small.
@@ -92,17 +98,17 @@ class PortraitTask(Task[np.ndarray]):
             decay_until=self.section.steps,
         )
 
-    def losses(self, step: int, microbatch: int, batch: np.ndarray) -> Iterator[Loss]:
-        index, strangers = batch
+    def losses(self, step: int, microbatch: int, batch: PortraitBatch) -> Iterator[Loss]:
+        index, strangers = batch.index, batch.strangers
         # Microbatches add up to the mean over the batch.
         share = len(index) / self.section.batch
         jitter = torch_rng(self.seed, "genhead-rays", step, microbatch)
         planes, background = self._fields(index, strangers, update_average=True)
         sparse = rays_of_step(self.seed, "genhead-thin", step, WHOLE_EVERY)
         if sparse:
-            terms = self._sparse_terms(planes, background, index, jitter, sparse)
+            terms = self._sparse_terms(planes, background, batch, jitter, sparse)
         else:
-            terms = self._whole_terms(planes, background, index, jitter)
+            terms = self._whole_terms(planes, background, batch, jitter)
         means = {name: share * value.mean() for name, value in terms.items()}
         yield Loss.weighted("genhead", means, WEIGHTS)
 
@@ -111,7 +117,7 @@ class PortraitTask(Task[np.ndarray]):
         if not len(self.held):
             return {}
         drawn = self.shown(self.held)
-        wanted = self.portraits.image[self.held]
+        wanted = self.pictures(self.held)
         # Super-resolution has learnt something only where it beats this.
         enlarged = self.genhead.superresolution.enlarge(drawn.raw)
         found = {
@@ -128,8 +134,12 @@ class PortraitTask(Task[np.ndarray]):
         count = min(PREVIEWED, len(self.portraits.z))
         index = np.arange(count)
         rendering = self.shown(index)
-        wanted = self.portraits.image[index]
+        wanted = self.pictures(index)
         save_grid(path, [wanted, rendering.image, rendering.foreground])
+
+    def pictures(self, index: np.ndarray) -> Tensor:
+        """Portraits as they are, beside the network."""
+        return self.portraits.maps(index).image.to(self.portraits.z.device)
 
     @torch.no_grad()
     def shown(self, index: np.ndarray) -> Rendering:
@@ -159,38 +169,38 @@ class PortraitTask(Task[np.ndarray]):
         self,
         planes: Tensor,
         background: Tensor,
-        index: np.ndarray,
+        batch: PortraitBatch,
         jitter: torch.Generator,
     ) -> dict[str, Tensor]:
         """Of each sample, (B,)."""
-        batch, states = take(self.portraits, index), self.states(index)
-        cameras = batch.camera[:, None]
+        maps, states = batch.maps, self.states(batch.index)
+        cameras = self.portraits.camera[batch.index][:, None]
         rendering = self.genhead.render(planes, background, states, cameras, jitter)
-        fine = losses.l1(rendering.image, batch.image)
-        coarse = losses.l1(rendering.raw, self.raw[index])
+        fine = losses.l1(rendering.image, maps.image)
+        coarse = losses.l1(rendering.raw, maps.raw)
         return {
             "l1": fine + coarse,
-            "gradient": gradient_l1(rendering.image, batch.image),
-            "opacity": losses.opacity_l1(rendering.opacity, batch.opacity),
-            "depth": losses.depth_l1(rendering.depth, batch.depth, batch.opacity),
+            "gradient": gradient_l1(rendering.image, maps.image),
+            "opacity": losses.opacity_l1(rendering.opacity, maps.opacity),
+            "depth": losses.depth_l1(rendering.depth, maps.depth, maps.opacity),
         }
 
     def _sparse_terms(
         self,
         planes: Tensor,
         background: Tensor,
-        index: np.ndarray,
+        batch: PortraitBatch,
         jitter: torch.Generator,
         sparse: SparseRays,
     ) -> dict[str, Tensor]:
         """The same without super-resolution, on the rays of a sparse step."""
-        batch, states = take(self.portraits, index), self.states(index, sparse)
-        cameras = sparse.cameras(batch.camera, self.sizes.rays)[:, None]
+        maps, states = batch.maps, self.states(batch.index, sparse)
+        cameras = sparse.cameras(self.portraits.camera[batch.index], self.sizes.rays)[:, None]
         rays = self.genhead.rays(planes, states, cameras, jitter)
         rendering = compose(rays, sparse(background))
-        raw = sparse(self.raw[index])
-        opacity = sparse(batch.opacity)
-        depth = sparse(batch.depth)
+        raw = sparse(maps.raw)
+        opacity = sparse(maps.opacity)
+        depth = sparse(maps.depth)
         # The raw picture counts twice, as the one with super-resolution is not made.
         return {
             "l1": 2 * losses.l1(rendering.raw, raw),
@@ -219,8 +229,7 @@ def pretrain_genhead(
     folder = scratch_folder("pretrain_genhead", fingerprint(__file__, *inputs))
 
     flame = Flame(head_model.load(params.flame.model)).to(device)
-    portraits = load_portraits(ingested, labels, truth, sizes, seed)
-    portraits = to_device(portraits, device)
+    portraits = load_portraits(ingested, labels, truth, sizes, seed).to(device)
     own_seed = derive_seed(seed, "pretrain-genhead")
     torch.manual_seed(own_seed % 2**63)
     genhead = GenHead(sizes, flame).to(device)
@@ -244,15 +253,12 @@ def pretrain_genhead(
         "steps": section.steps,
     }
     save_weights(out / "genhead.safetensors", genhead.state_dict(), facts)
-    # A byte a number is what the files of ingest had, and a quarter of what the floats take.
-    image = torch.from_numpy(to_uint8(portraits.image))
-    known = asdict(portraits) | {"image": image}
-    save_weights(out / "portraits.safetensors", known, {"network": "portraits that genhead knows"})
+    save_portraits(out / "portraits.safetensors", portraits)
     write_json(out / "moved.json", trained.moved)
     forget(run)
     return {
         "history": trained.history,
-        "portraits": len(portraits.z),
+        "portraits": len(portraits),
         "people": len(portraits.z.unique(dim=0)),
         "psnr_training_portraits": round(_known_psnr(task), 4),
     }
@@ -264,7 +270,7 @@ def _known_psnr(task: PortraitTask) -> float:
     parts = max(1, len(rows) // KNOWN_AT_ONCE)
     found = []
     for index in np.array_split(rows, parts):
-        drawn, wanted = task.shown(index).image, task.portraits.image[index]
+        drawn, wanted = task.shown(index).image, task.pictures(index)
         found.append(psnr(drawn, wanted))
     return float(torch.cat(found).mean())
 
@@ -312,35 +318,57 @@ def psnr(image_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
 
 
 class States:
-    """Deformation and masks of all portraits, found once."""
+    """Deformation and masks of portraits, found when they are first wanted."""
 
     def __init__(self, genhead: GenHead, portraits: Portraits) -> None:
-        self.genhead, self.label = genhead, portraits.label
-        # They follow from labels and cameras, which training does not change. All at once would not fit into
-        # the memory of a small machine.
-        labels = portraits.label.split(LABELS_AT_ONCE)
-        cameras = portraits.camera[:, None].split(LABELS_AT_ONCE)
-        # Without cells the deformation is computed anew at every sample point, from the label.
-        self.offsets = None
-        if cells := genhead.sizes.genhead.deformation_cells:
-            offsets = [genhead.offsets(label, cells) for label in labels]
-            self.offsets = torch.cat(offsets)
-        pairs = zip(labels, cameras, strict=True)
-        states = [genhead.state(label, camera) for label, camera in pairs]
-        self.boxes = torch.cat([state.eye_boxes_BE23 for state in states])
-        self.eyes = torch.cat([state.eye_mask_BVnn for state in states])
-        self.mouths = torch.cat([state.mouth_mask_BVnn for state in states])
+        self.genhead, self.portraits = genhead, portraits
+        # They follow from labels and cameras, which training does not change. Without cells the deformation
+        # is computed anew at every sample point, from the label.
+        self.cells = genhead.sizes.genhead.deformation_cells
+        self.found = Lazily(self._find, len(portraits), LABELS_AT_ONCE)
 
     def __call__(self, index: np.ndarray, sparse: SparseRays | None = None) -> HeadState:
         """Of some portraits, the masks at all rays or at those of a sparse step."""
-        offsets = None if self.offsets is None else self.offsets[index]
-        deform = self.genhead.deform(self.label[index], offsets)
-        eyes = self.eyes[index]
-        mouths = self.mouths[index]
+        found = self.found(index)
+        deform = self.genhead.deform(self.portraits.label[index], found.get("offsets"))
+        eyes, mouths = found["eyes"], found["mouths"]
         if sparse:
             eyes = sparse(eyes).contiguous()
             mouths = sparse(mouths).contiguous()
-        return HeadState(deform, self.boxes[index], eyes, mouths)
+        return HeadState(deform, found["boxes"], eyes, mouths)
+
+    def _find(self, rows: np.ndarray) -> dict[str, Tensor]:
+        label, camera = self.portraits.label[rows], self.portraits.camera[rows][:, None]
+        state = self.genhead.state(label, camera)
+        found = {"boxes": state.eye_boxes_BE23, "eyes": state.eye_mask_BVnn, "mouths": state.mouth_mask_BVnn}
+        return found | ({"offsets": self.genhead.offsets(label, self.cells)} if self.cells else {})
+
+
+def save_portraits(path: Path, portraits: Portraits) -> None:
+    """Write all that is known of the portraits, some at a time: memory may not hold all pictures."""
+    count = len(portraits)
+    one = portraits.maps(np.arange(1))
+    side, rays = one.image.shape[-1], one.raw.shape[-1]
+    forms = {
+        "image": ((count, side, side, 3), torch.uint8),
+        "opacity": ((count, 1, rays, rays), torch.float32),
+        "depth": ((count, 1, rays, rays), torch.float32),
+        "z": (tuple(portraits.z.shape), torch.float32),
+        "label": (tuple(portraits.label.shape), torch.float32),
+        "camera": (tuple(portraits.camera.shape), torch.float32),
+    }
+
+    def pieces(name: str) -> Iterator[Tensor]:
+        for rows in np.array_split(np.arange(count), -(-count // SAVED_AT_ONCE)):
+            # A byte a number is what the files of ingest had, and a quarter of what the floats take.
+            if name == "image":
+                yield torch.from_numpy(to_uint8(portraits.maps(rows).image))
+            elif name in ("opacity", "depth"):
+                yield getattr(portraits.maps(rows), name)
+            else:
+                yield getattr(portraits, name)[rows].cpu()
+
+    save_in_pieces(path, forms, pieces, {"network": "portraits that genhead knows"})
 
 
 def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:

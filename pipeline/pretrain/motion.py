@@ -30,6 +30,7 @@ from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
 from pipeline.geometry.motion_targets import motion_measures
 from pipeline.networks.weights import save_weights
+from pipeline.pretrain.face_rows import evenly
 from pipeline.pretrain.motion_faces import MotionBatch, MotionFaces, draw_batch, read_motion_faces
 from pipeline.pretrain.motion_teacher import Teacher
 from pipeline.train.checkpoint import History
@@ -44,6 +45,7 @@ WEIGHT_DECAY = 0.02
 VALIDATION_PAIRS = 32
 RIDGE = 1e-2  # per sample, for standardised embeddings
 EMBEDDED_AT_ONCE = 64
+PAIRS_AT_ONCE = 32
 
 
 class MotionTask(Task[MotionBatch]):
@@ -143,14 +145,14 @@ def pretrain_motion(
     note = {
         "network": "motion encoder",
         "sizes": asdict(sizes),
-        "trained_on": len(faces.images),
+        "trained_on": len(faces),
     }
     save_weights(out / "motion.safetensors", teacher.encoder.state_dict(), note)
     write_json(out / "moved.json", trained.moved)
     forget(run)
     return {
         "history": trained.history,
-        "trained_on": len(faces.images),
+        "trained_on": len(faces),
         **_last_losses(trained.history),
         **measure_unseen(teacher, faces, unseen),
     }
@@ -180,9 +182,9 @@ def _explained_motions(
     test: MotionFaces,
 ) -> dict[str, float]:
     """R^2 of named motions, read from the embedding by ridge regression on the train clips."""
-    known = np.flatnonzero(train.clips != "")
+    known = train.frames[evenly(len(train.frames))]
     inputs = _embed(teacher, train, known)
-    unseen = _embed(teacher, test, np.arange(len(test.clips)))
+    unseen = _embed(teacher, test, np.arange(len(test)))
     mean, spread = inputs.mean(0), inputs.std(0).clip(1e-6)
     inputs = (inputs - mean) / spread
     unseen = (unseen - mean) / spread
@@ -209,26 +211,40 @@ def _explained_motions(
 def _reenactment(teacher: Teacher, test: MotionFaces) -> dict[str, float]:
     """L1 of frames made from another one of their clip, and of that one in their place."""
     made, copied = [], []
-    for clip in dict.fromkeys(test.clips.tolist()):
-        rows = np.flatnonzero(test.clips == clip)
+    # The numbers of clips begin with 0.
+    for clip in range(test.clips.max() + 1):
+        rows = test.clip(clip)
         half = len(rows) // 2
         if not half:
             continue
         # The two of a pair are half a clip apart.
         pairs = np.stack([rows[:half], rows[-half:]], axis=1)
-        crops = test.crops(pairs.reshape(-1), teacher.encoder.sizes.input)
-        shown, crops, _ = to_device(crops, teacher.eye_mean.device)
-        motion = torch.cat(teacher.encoder(shown), dim=1)
-        result, target = teacher.reenact(crops, motion)
-        # The partner of an even row is the next one, that of an odd row the one before.
-        partners = torch.arange(len(crops)) ^ 1
-        other = crops[partners]
+        parts = []
+        for start in range(0, half, PAIRS_AT_ONCE):
+            some = pairs[start : start + PAIRS_AT_ONCE]
+            parts.append(_reenacted(teacher, test, some.reshape(-1)))
+        result, target, other = map(torch.cat, zip(*parts, strict=True))
         made.append(_distance(result, target))
         copied.append(_distance(other, target))
     return {
         "reenactment_l1": round(float(np.mean(made)), 5),
         "copied_source_l1": round(float(np.mean(copied)), 5),
     }
+
+
+def _reenacted(
+    teacher: Teacher,
+    test: MotionFaces,
+    rows: np.ndarray,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The frames `rows` of pairs made from their partners, themselves, and their partners."""
+    found = test.crops(rows, teacher.encoder.sizes.input)
+    shown, crops, _ = to_device(found, teacher.eye_mean.device)
+    motion = torch.cat(teacher.encoder(shown), dim=1)
+    result, target = teacher.reenact(crops, motion)
+    # The partner of an even row is the next one, that of an odd row the one before.
+    partners = torch.arange(len(crops)) ^ 1
+    return result, target, crops[partners]
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

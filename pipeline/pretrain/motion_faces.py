@@ -1,41 +1,59 @@
-"""What E_mot is trained on: aligned faces in memory, and batches of pairs of frames and of portraits."""
+"""What E_mot is trained on: aligned faces, and batches of pairs of frames and of portraits."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from model.head.flame import Flame
 from model.layers.warp import similarity
 from model.psi.motion_encoder import CROP, EYES_AND_MOUTH, KEPT, motion_crop
-from pipeline.core.errors import UserError
 from pipeline.geometry.label import Label, head_vertices
-from pipeline.geometry.landmarks import landmarks_70
 from pipeline.geometry.motion_targets import MIRROR, motion_targets
-from pipeline.store.samples import Aligned
-from pipeline.store.shards import ShardReader
+from pipeline.pretrain.face_rows import FaceRows, face_rows
+from pipeline.pretrain.lazily import Lazily
 
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
 LABELS_AT_ONCE = 64
 
 
-@dataclass
 class MotionFaces:
-    """Aligned faces in memory; N images of S pixels.
+    """The faces of a split; N of them, whose pictures are read when they are wanted."""
 
-    `pose` and `frontal` are NaN where the fit was rejected.
-    """
+    def __init__(self, rows: FaceRows, flame: Flame) -> None:
+        self.rows, self.flame = rows, flame
+        self.points = rows.points  # (N, 70, 2) fractions
+        self.clips = rows.clips  # (N,) number of the clip; -1 for portraits
+        self.frames = np.flatnonzero(self.clips >= 0)
+        self.portraits = np.flatnonzero(self.clips < 0)
+        self._by_clip = np.argsort(self.clips, kind="stable")
+        self._sorted = self.clips[self._by_clip]
+        self._images = Lazily(self._read, len(rows))
+        self._frontal = Lazily(self._turned, len(rows), LABELS_AT_ONCE)
 
-    images: np.ndarray  # (N, S, S, 3) uint8
-    points: np.ndarray  # (N, 70, 2) fractions
-    clips: np.ndarray  # (N,) name of the clip; empty for portraits
-    pose: np.ndarray  # (N, 3) head rotation, axis-angle in radians
-    frontal: np.ndarray  # (N, 70, 2) landmarks of the fitted head from the front, world units, y down
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def clip(self, number: int) -> np.ndarray:
+        """The rows of the frames of a clip, ascending."""
+        first = np.searchsorted(self._sorted, number)
+        last = np.searchsorted(self._sorted, number, "right")
+        return self._by_clip[first:last]
+
+    def pose(self, rows: np.ndarray) -> np.ndarray:
+        """Head rotations (B, 3), axis-angle in radians; NaN where the fit was rejected."""
+        return self.rows.labels[rows][:, Label.NECK]
+
+    def frontal(self, rows: np.ndarray) -> np.ndarray:
+        """Landmarks (B, 70, 2) of fitted heads from the front, world units, y down; NaN as for `pose`."""
+        return self._frontal(rows)["points"].numpy() * np.array([1.0, -1.0])
+
+    def targets(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What the parts of the embedding are taught of these rows."""
+        return motion_targets(self.frontal(rows)) | {POSE: self.pose(rows)}
 
     def crops(
         self,
@@ -48,7 +66,7 @@ class MotionFaces:
         (B, 3, size, size) in [-1, 1] twice, and (B, 70, 2) fractions. With a generator framing and colours
         are random.
         """
-        image = torch.from_numpy(self.images[rows])
+        image = self._images(rows)["image"]
         image = image.permute(0, 3, 1, 2).float()
         points = framing = self.points[rows]
         if generator is not None:
@@ -59,6 +77,16 @@ class MotionFaces:
             shown = _recolour(crop, generator)
         places = _in_crop(torch.from_numpy(points).float(), framing)
         return shown, crop, places
+
+    def _read(self, rows: np.ndarray) -> dict[str, Tensor]:
+        images = [self.rows.image(row) for row in rows]
+        return {"image": torch.from_numpy(np.stack(images))}
+
+    @torch.no_grad()
+    def _turned(self, rows: np.ndarray) -> dict[str, Tensor]:
+        label = torch.from_numpy(self.rows.labels[rows])
+        vertices = head_vertices(self.flame, label)
+        return {"points": self.flame.landmarks(vertices)[..., :2]}
 
 
 @dataclass
@@ -80,38 +108,10 @@ def read_motion_faces(
 ) -> MotionFaces:
     """The usable faces of a split: of "train" frames and portraits, of the others frames.
 
-    Raises UserError when there is no frame.
+    A face whose fit was rejected teaches no read-out, but can still be reenacted. Raises UserError when there
+    is no frame.
     """
-    rows = [row for row in _usable(ingest / "frames.parquet") if row["split"] == split]
-    if not rows:
-        raise UserError(
-            f"pretrain motion: {ingest} has no usable frame of a {split} clip. "
-            "Look into the reasons in its tables."
-        )
-    if split == "train":
-        rows += [row | {"clip": ""} for row in _usable(ingest / "portraits.parquet")]
-    fits = _usable(labels / "ffhq.parquet") + _usable(labels / "vfhq.parquet")
-    fitted = {row["key"]: row["label"] for row in fits}
-    # A face whose fit was rejected teaches no read-out, but can still be reenacted.
-    unknown = [np.nan] * Label.SIZE
-    label = torch.tensor([fitted.get(row["key"], unknown) for row in rows])
-    with torch.no_grad():
-        parts = []
-        for some in label.split(LABELS_AT_ONCE):
-            vertices = head_vertices(flame, some)
-            parts.append(flame.landmarks(vertices))
-    frontal = torch.cat(parts)[..., :2]
-    mesh = np.array([row["landmarks"] for row in rows], np.float32)
-    mesh = mesh.reshape(len(rows), -1, 3)
-    reader = ShardReader(ingest / "shards", Aligned.stage)
-    images = [Aligned.image.array(reader[row["key"]]) for row in rows]
-    return MotionFaces(
-        images=np.stack(images),
-        points=landmarks_70(mesh),
-        clips=np.array([row["clip"] for row in rows]),
-        pose=label[:, Label.NECK].numpy(),
-        frontal=frontal.numpy() * np.array([1.0, -1.0]),
-    )
+    return MotionFaces(face_rows(ingest, labels, split, "motion"), flame)
 
 
 def draw_batch(
@@ -121,7 +121,7 @@ def draw_batch(
     generator: np.random.Generator,
 ) -> MotionBatch:
     """A batch of pairs and portraits, half of them mirrored."""
-    rows = _draw_rows(faces.clips, batch, generator)
+    rows = _draw_rows(faces, batch, generator)
     shown, crops, places = faces.crops(rows, size, generator)
     # Mirrored after cropping, since the crop is symmetrical; the two of a pair together.
     pairs = np.repeat(generator.random(batch) < 0.5, 2)
@@ -132,10 +132,10 @@ def draw_batch(
     flipped = flipped + places.new_tensor([1.0, 0.0])
 
     # What the read-outs are asked is mirrored with the pictures.
-    frontal = faces.frontal[rows]
+    frontal = faces.frontal(rows)
     frontal[mirrored] = frontal[mirrored][:, MIRROR] * [-1.0, 1.0]
     # In a mirror a head nods as before, but turns and tilts to the other side.
-    pose = faces.pose[rows]
+    pose = faces.pose(rows)
     pose[mirrored] *= np.float32([1.0, -1.0, -1.0])
     targets = motion_targets(frontal) | {POSE: pose}
     # Rounded up: the smallest batch has a pair to be reenacted, too.
@@ -150,18 +150,17 @@ def draw_batch(
 
 
 def _draw_rows(
-    clips: np.ndarray,
+    faces: MotionFaces,
     batch: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
     """Rows of the frames of pairs, one after the other, and then of portraits."""
-    frames = np.flatnonzero(clips != "")
     pairs = []
-    first = generator.choice(frames, batch)
+    first = generator.choice(faces.frames, batch)
     for row in first:
-        of_the_clip = np.flatnonzero(clips == clips[row])
+        of_the_clip = faces.clip(faces.clips[row])
         pairs += [row, generator.choice(of_the_clip)]
-    portraits = np.flatnonzero(clips == "")
+    portraits = faces.portraits
     alone = generator.choice(portraits, batch) if len(portraits) else portraits
     return np.concatenate([np.array(pairs), alone])
 
@@ -212,7 +211,3 @@ def _recolour(image_BCHW: Tensor, generator: np.random.Generator) -> Tensor:
     image = image + normal(0.08, 3, 1, 1)
     noise = normal(0.03, *image.shape[1:])
     return (image + noise).clamp(-1, 1)
-
-
-def _usable(path: Path) -> list[dict[str, Any]]:
-    return [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok"]

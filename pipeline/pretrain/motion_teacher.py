@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.reenact2d import Reenactor
-from pipeline.geometry.motion_targets import motion_targets
+from pipeline.pretrain.face_rows import evenly
 from pipeline.pretrain.motion_faces import POSE, MotionBatch, MotionFaces
 
 # Of Huber losses in standard deviations, against L1 of the pictures.
@@ -29,7 +29,7 @@ class Teacher(nn.Module):
         nn.init.ones_(self.encoder.model.conv6.bias)
         self.encoder.model.l0.register_forward_hook(self._keep_maps)
         self.reenactor = Reenactor(sizes.dims + sizes.headpose, sizes.width)
-        targets = motion_targets(faces.frontal) | {POSE: faces.pose}
+        targets = faces.targets(evenly(len(faces)))
         # In the order in which the encoder returns them.
         parts = {
             POSE: sizes.headpose,

@@ -33,6 +33,7 @@ from pipeline.geometry.label import FIVE_POINTS, Estimate
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.pretrain.alike import warn_of_alike
+from pipeline.pretrain.face_rows import evenly
 from pipeline.pretrain.faces import FaceBatch, Faces, augment, read_faces
 from pipeline.pretrain.onnx_export import export_identity
 from pipeline.pretrain.unseen import Numbers, Unseen, measure_unseen
@@ -106,7 +107,7 @@ class FaceTask(Task[FaceBatch]):
 
     def batch(self, step: int, microbatch: int) -> FaceBatch:
         draw = rng(self.seed, "perception", self.name, step)
-        rows = draw.integers(len(self.faces.images), size=self.section.batch)
+        rows = draw.integers(len(self.faces), size=self.section.batch)
         first = microbatch * self.section.microbatch
         last = first + self.section.microbatch
         return self.faces.batch(rows[first:last], rows)
@@ -189,7 +190,7 @@ class TrunkTask(FaceTask):
         # One linear layer gives all answers, one after the other.
         numbers = sum(self.answers)
         self.heads = self.new("heads", lambda: nn.Linear(features, numbers))
-        centre = self.faces.landmarks.mean(0)
+        centre = self.faces.landmarks[evenly(len(self.faces))].mean(0)
         self.centre = torch.from_numpy(centre).to(self.device)
         return {"trunk": self.network, "heads": self.heads}
 
@@ -216,7 +217,7 @@ class TrunkTask(FaceTask):
     def calibrate(self) -> None:
         """Set `scale` so that photos of two people are 0.5 apart on average."""
         draw = rng(self.seed, "perception", "calibration")
-        order = draw.permutation(len(self.faces.images))
+        order = draw.permutation(len(self.faces))
         chosen = order[:CALIBRATED]
         image = self.faces.batch(chosen).image.to(self.device)
         people = self.faces.people[chosen]
@@ -275,9 +276,9 @@ def pretrain_perception(
     only_first(trainer.group)
 
     note = {
-        "trained_on": len(faces.images),
+        "trained_on": len(faces),
         "people": int(faces.people.max()) + 1,
-        "image": faces.images.shape[1],
+        "image": faces.size,
     }
     facts = {"network": "identity", "sizes": asdict(sizes)}
     save_weights(out / "identity.safetensors", identity.state_dict(), note | facts)
@@ -308,8 +309,10 @@ class PerceptionTrainer:
         self.device = choose_device(params.machine.device)
         self.unseen = Unseen(unseen, self.device)
         flame = Flame(head_model.load(params.flame.model)).to(self.device)
-        targets = torch.from_numpy(faces.targets[faces.fitted]).to(self.device)
-        self.knowledge = ParameterLoss(flame, targets)
+        # Means and deviations over some thousand faces are those over millions, but for the third digit.
+        fitted = np.flatnonzero(faces.fitted)
+        targets = faces.targets(fitted[evenly(len(fitted))])
+        self.knowledge = ParameterLoss(flame, torch.from_numpy(targets).to(self.device))
         self.losses: dict[str, float] = {}
         self.history: History = []
         self.moved: dict[str, float] = {}

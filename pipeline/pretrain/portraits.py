@@ -4,41 +4,94 @@ Of generated portraits that is the truth of the generator, in the crop of the al
 what was fitted to them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from model.sizes import Sizes
-from pipeline.core.batches import collate
+from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of
 from pipeline.core.seeds import rng
 from pipeline.geometry.camera import pack, unpack
 from pipeline.geometry.label import Label
+from pipeline.pretrain.lazily import Lazily
 from pipeline.store.samples import DEPTH_UNIT, Aligned, DrawnPortrait
 from pipeline.store.shards import ShardReader
-from pipeline.store.tables import photographed
+from pipeline.store.tables import OK, matrix, photographed, read_columns
 from pipeline.train.image_terms import shrink
 
-Fields = dict[str, bytes]
+USABLE = pc.field("status") == OK
 
 
-@dataclass
+class Heads(Protocol):
+    """What is known of the heads in N portraits."""
+
+    z: np.ndarray  # (N, 512) float32, of the person
+    label: np.ndarray  # (N, 437) float32
+    camera: np.ndarray  # (N, 25) float32, of the aligned image
+
+    def maps(self, row: int, fields: Mapping[str, bytes]) -> tuple[Tensor, Tensor]:
+        """Opacity in [0, 1] and depth along the ray of a portrait with these files, (1, n, n)."""
+        ...
+
+
 class Portraits:
-    """All portraits in memory; N portraits, S pixels, n rays."""
+    """N portraits of S pixels and n rays; their pictures are read when they are wanted."""
 
-    image: Tensor  # (N, 3, S, S) in [-1, 1]
-    opacity: Tensor  # (N, 1, n, n) in [0, 1]
-    depth: Tensor  # (N, 1, n, n) world units along the ray; inf where there is nothing or nothing is known
-    z: Tensor  # (N, 512) of the person
-    label: Tensor  # (N, 437)
-    camera: Tensor  # (N, 25) of the aligned image
+    def __init__(
+        self,
+        keys: list[str],
+        heads: Heads,
+        reader: ShardReader,
+        rays: int,
+    ) -> None:
+        self.keys, self.heads, self.reader, self.rays = keys, heads, reader, rays
+        self.z = torch.from_numpy(heads.z)
+        self.label = torch.from_numpy(heads.label)
+        self.camera = torch.from_numpy(heads.camera)
+        self._maps = Lazily(self._read, len(keys))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> "Portraits":
+        """The same with all but the pictures on `device`."""
+        self.z, self.label, self.camera = to_device((self.z, self.label, self.camera), device)
+        return self
+
+    def maps(self, rows: np.ndarray) -> "Maps":
+        """The pictures of some portraits, on the CPU."""
+        return Maps(**self._maps(rows))
+
+    def _read(self, rows: np.ndarray) -> dict[str, Tensor]:
+        found = [self._read_one(row) for row in rows]
+        return {
+            field.name: torch.stack([getattr(one, field.name) for one in found]) for field in fields(Maps)
+        }
+
+    def _read_one(self, row: int) -> "Maps":
+        files = self.reader.read(self.keys[row])
+        image = Aligned.image.tensor(files)
+        opacity, depth = self.heads.maps(row, files)
+        return Maps(image, shrink(image[None], self.rays)[0], opacity, depth)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The pictures of B portraits."""
+
+    image: Tensor  # (B, 3, S, S) in [-1, 1]
+    raw: Tensor  # (B, 3, n, n), the same at the size of volume rendering
+    opacity: Tensor  # (B, 1, n, n) in [0, 1]
+    depth: Tensor  # (B, 1, n, n) world units along the ray; inf where there is nothing or nothing is known
 
 
 def load_portraits(
@@ -49,85 +102,85 @@ def load_portraits(
     seed: int,
 ) -> Portraits:
     """The portraits that ingest and fit_flame accepted. Raises UserError when there is none."""
-    rows = {row["key"]: row for row in _usable(ingested / "portraits.parquet")}
-    fitted = {row["key"]: row["label"] for row in _usable(labels / "ffhq.parquet")}
-    keys = sorted(rows.keys() & fitted.keys())
-    if not keys:
+    columns = ["key", "file", "crop", "width", "height"]
+    accepted = read_columns(ingested / "portraits.parquet", Aligned.stage, columns, USABLE)
+    fits = read_columns(labels / "ffhq.parquet", "fit_flame", ["key", "label"], USABLE)
+    fitted = {key: row for row, key in enumerate(fits["key"].to_pylist())}
+    rows = [row for row in accepted.to_pylist() if row["key"] in fitted]
+    rows.sort(key=lambda row: row["key"])
+    if not rows:
         raise UserError(
             "pretrain genhead: no portrait was both accepted and fitted. "
             "metrics/ingest.json and metrics/fit_flame_ffhq.json say why."
         )
+    keys = [row["key"] for row in rows]
     # Only generated portraits come with a truth.
     if (truth / "portraits.parquet").exists():
-        heads = TrueHeads(truth, sizes.rays)
+        heads: Heads = TrueHeads(truth, rows, sizes.rays)
     else:
-        heads = FittedHeads(fitted, photographed(ingested), sizes, seed)
-    images = ShardReader(ingested / "shards", Aligned.stage)
-    return collate([heads(rows[key], images.read(key)) for key in keys])
+        label = matrix(fits, "label")[[fitted[key] for key in keys]]
+        photos = photographed(ingested)
+        people = [photos.get(key, key) for key in keys]
+        heads = FittedHeads(people, label, sizes, seed)
+    return Portraits(keys, heads, ShardReader(ingested / "shards", Aligned.stage), sizes.rays)
 
 
 class TrueHeads:
     """Generated portraits, whose heads are known."""
 
-    def __init__(self, truth: Path, rays: int) -> None:
-        portraits = pq.read_table(truth / "portraits.parquet").to_pylist()
-        identities = pq.read_table(truth / "identities.parquet").to_pylist()
-        self.known = {row["file"]: row for row in portraits}
-        self.codes = {row["identity"]: row["z"] for row in identities}
-        self.drawn, self.rays = ShardReader(truth, DrawnPortrait.stage), rays
+    def __init__(self, truth: Path, rows: list[dict[str, Any]], rays: int) -> None:
+        """`rows` are those of ingest: file, crop, width, height."""
+        self.rows, self.rays = rows, rays
+        self.drawn = ShardReader(truth, DrawnPortrait.stage)
+        columns = ["file", "identity", "camera", "label"]
+        known = read_columns(truth / "portraits.parquet", DrawnPortrait.stage, columns)
+        people = read_columns(truth / "identities.parquet", DrawnPortrait.stage, ["identity", "z"])
+        place = {file: number for number, file in enumerate(known["file"].to_pylist())}
+        places = [place[row["file"]] for row in rows]
+        person = {name: number for number, name in enumerate(people["identity"].to_pylist())}
+        names = known["identity"].to_pylist()
+        self.z = matrix(people, "z")[[person[names[number]] for number in places]]
+        self.label = matrix(known, "label")[places]
+        raw_cameras = matrix(known, "camera")[places]
+        cameras = [aligned_camera(camera, row) for camera, row in zip(raw_cameras, rows, strict=True)]
+        self.camera = np.stack(cameras)
 
-    def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
-        """A portrait, without the axis of the batch."""
-        real = self.known[row["file"]]
-        drawn = self.drawn.read(key_of(row["file"]))
+    def maps(self, row: int, _fields: Mapping[str, bytes]) -> tuple[Tensor, Tensor]:
+        """The truth, seen in the crop of the aligned image."""
+        crop = self.rows[row]["crop"]
+        drawn = self.drawn.read(key_of(self.rows[row]["file"]))
         mask = DrawnPortrait.mask.array(drawn).astype(np.float32) / 255.0
         depth = DrawnPortrait.depth.array(drawn).astype(np.float32) * DEPTH_UNIT
-        opacity = aligned_mean(mask, row["crop"], self.rays)
-        depth = aligned_depth(depth, row["crop"], self.rays)
-        raw_camera = np.array(real["camera"], np.float32)
-        camera = aligned_camera(raw_camera, row)
-        return Portraits(
-            image=Aligned.image.tensor(fields),
-            opacity=torch.from_numpy(opacity)[None],
-            depth=torch.from_numpy(depth)[None],
-            z=torch.tensor(self.codes[real["identity"]]),
-            label=torch.tensor(real["label"]),
-            camera=torch.from_numpy(camera),
-        )
+        opacity = aligned_mean(mask, crop, self.rays)
+        depth = aligned_depth(depth, crop, self.rays)
+        return torch.from_numpy(opacity)[None], torch.from_numpy(depth)[None]
 
 
 class FittedHeads:
     """Real portraits.
 
-    They have the mask that ingest found, no depth, the fitted label, and a code for every person: each
-    portrait shows another one, but for those in `people`, by key.
+    They have the mask that ingest found, no depth, the fitted label, and a code for every person.
     """
 
     def __init__(
         self,
-        fitted: dict[str, list[float]],
-        people: dict[str, str],
+        people: list[str],
+        label_N437: np.ndarray,
         sizes: Sizes,
         seed: int,
     ) -> None:
-        self.fitted, self.people, self.sizes, self.seed = fitted, people, sizes, seed
-
-    def __call__(self, row: dict[str, Any], fields: Fields) -> Portraits:
-        """A portrait, without the axis of the batch."""
-        opacity = shrink(Aligned.mask.tensor(fields)[None], self.sizes.rays)[0]
-        label = torch.tensor(self.fitted[row["key"]])
+        """`people` are names of who the N portraits show."""
+        self.rays = sizes.rays
+        self.label = label_N437
+        self.camera = label_N437[:, Label.CAMERA]
         # The code follows from the name, so that other portraits in the folder do not change it.
-        person = self.people.get(row["key"], row["key"])
-        draw = rng(self.seed, "portrait code", person)
-        code = draw.normal(size=self.sizes.genhead.z_dim)
-        return Portraits(
-            image=Aligned.image.tensor(fields),
-            opacity=opacity,
-            depth=torch.full_like(opacity, torch.inf),
-            z=torch.from_numpy(code.astype(np.float32)),
-            label=label,
-            camera=label[Label.CAMERA],
-        )
+        codes = [rng(seed, "portrait code", person).normal(size=sizes.genhead.z_dim) for person in people]
+        self.z = np.stack(codes).astype(np.float32)
+
+    def maps(self, _row: int, files: Mapping[str, bytes]) -> tuple[Tensor, Tensor]:
+        """The mask that ingest found, and no depth."""
+        opacity = shrink(Aligned.mask.tensor(files)[None], self.rays)[0]
+        return opacity, torch.full_like(opacity, torch.inf)
 
 
 def aligned_camera(camera_25: np.ndarray, row: dict[str, Any]) -> np.ndarray:
@@ -189,7 +242,3 @@ def _resample(
         method,
         borderMode=cv2.BORDER_REPLICATE,
     )
-
-
-def _usable(path: Path) -> list[dict[str, Any]]:
-    return [row for row in pq.read_table(path).to_pylist() if row["status"] == "ok"]

@@ -111,7 +111,7 @@ def perception(
     trainer = PerceptionTrainer(params, faces, unseen, mark, curves)
     regressor = trainer.regressor()
     only_first(trainer.group)
-    note = {"trained_on": len(faces.images), "image": faces.images.shape[1]}
+    note = {"trained_on": len(faces), "image": faces.size}
     facts = note | {"network": "regressor"}
     save_weights(out / "regressor.safetensors", regressor.state_dict(), facts)
     trainer.finish()

@@ -33,7 +33,7 @@ class Unseen:
     ) -> None:
         """Of the faces `limit`, evenly spread."""
         # Where there are fewer, places repeat, and each face counts once.
-        last = len(faces.images) - 1
+        last = len(faces) - 1
         places = np.linspace(0, last, limit)
         chosen = np.unique(places.astype(int))
         self.faces = to_device(faces.batch(chosen), device)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -27,20 +29,26 @@ from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
 from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
+from pipeline.engine.mapped import mapped_folder
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import sample_look_at
 from pipeline.geometry.label import Label
+from pipeline.networks.weights import mapped_tensors
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.store.samples import PHOTO, Heads
+from pipeline.store.sealed import check_sealed
 from pipeline.store.shards import Sample
-from pipeline.store.tables import labels_of, read_rows, usable
+from pipeline.store.tables import OK, matrix, read_batches, read_columns
 
 # What one pass may hold: coarse samples, as far as a head allows, and heads.
 SAMPLES_AT_ONCE = 1 << 19
 HEADS_AT_ONCE = 8
+PORTRAITS = "portraits.safetensors"  # what GenHead was trained on
+# People of the other splits must stay unseen by every network.
+TRAINED_ON = (pc.field("status") == OK) & (pc.field("split") == "train")
 NEAR_SURFACE = 0.08  # world units, standard deviation of points about the rendered surface
 
 
@@ -74,8 +82,9 @@ def render_genhead(
 def job(params: Params, labels: Path, genhead: Path) -> Job:
     """The units of the stage and their worker. Raises UserError as `render_genhead`."""
     section = params.render_genhead
-    # Missing labels are said here, once and before any worker starts.
-    Pools(labels)
+    # Missing labels and damaged portraits are said here, once and before any worker starts.
+    pools = pool_folder(labels)
+    check_sealed(genhead / PORTRAITS)
     inputs = (labels, genhead)
     values = (section, params.networks, params.flame, params.seed)
     return Job(
@@ -83,21 +92,60 @@ def job(params: Params, labels: Path, genhead: Path) -> Job:
         mark=fingerprint(__file__, *values, *inputs),
         inputs=inputs_fingerprint(*values, *inputs),
         units=units_of("heads", list(range(section.heads)), section.shard_size),
-        make_worker=partial(HeadRenderer, params, *(path.resolve() for path in inputs)),
+        make_worker=partial(HeadRenderer, params, pools, genhead.resolve()),
         counts={"heads": 1, "images": section.views},
         item_bytes=head_bytes(params),
     )
 
 
+def pool_folder(labels: Path) -> Path:
+    """The fitted labels of training portraits and clips as arrays, which all workers share.
+
+    Raises UserError when a table is missing or has no usable label.
+    """
+    tables = tuple(labels / f"{name}.parquet" for name in ("ffhq", "vfhq"))
+    return mapped_folder("labels", partial(_write_pools, tables), __file__, *tables)
+
+
+def _write_pools(tables: tuple[Path, ...], folder: Path) -> None:
+    """Write labels.npy, those of portraits and behind them those of frames, and clips.npy."""
+    known = [read_columns(path, "fit_flame", ["key", "clip"], TRAINED_ON) for path in tables]
+    for path, rows in zip(tables, known, strict=True):
+        if not len(rows):
+            raise UserError(
+                f"render_genhead: no label in {path} is usable. "
+                "Its column `reason` says why each was rejected."
+            )
+    shape = (sum(map(len, known)), Label.SIZE)
+    labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.float32, shape)
+    first = 0
+    for path, rows in zip(tables, known, strict=True):
+        # In the order of their keys, whatever that of the table.
+        order = pc.sort_indices(rows["key"]).to_numpy()
+        places = np.empty_like(order)
+        places[order] = np.arange(first, first + len(order))
+        start = 0
+        for batch in read_batches(path, "fit_flame", ["status", "split", "label"]):
+            part = pa.Table.from_batches([batch]).filter(TRAINED_ON)
+            labels[places[start : start + len(part)]] = matrix(part, "label")
+            start += len(part)
+        first += len(order)
+        names = rows["clip"].take(order).to_numpy()
+    # Of the frames, which come last.
+    _, clips = np.unique(names.astype(str), return_inverse=True)
+    np.save(folder / "clips.npy", clips.astype(np.int32))
+
+
 class Pools:
     """The fitted labels of training portraits and clips, from which the parts of a new head are drawn."""
 
-    def __init__(self, labels: Path) -> None:
-        portraits, _ = _train_labels(labels / "ffhq.parquet")
-        frames, clips = _train_labels(labels / "vfhq.parquet")
-        self.appearance_N437 = np.concatenate([portraits, frames])  # camera and shape
-        self.frames_M437 = frames
-        self.clips = [np.flatnonzero(clips == clip) for clip in np.unique(clips)]
+    def __init__(self, folder: Path) -> None:
+        """`folder` is that of `pool_folder`."""
+        self.appearance_N437 = np.load(folder / "labels.npy", mmap_mode="r")  # camera and shape
+        clips = np.load(folder / "clips.npy")
+        self.frames_M437 = self.appearance_N437[-len(clips) :]
+        self.by_clip = np.argsort(clips, kind="stable")
+        self.bounds = np.concatenate([[0], np.cumsum(np.bincount(clips))])
 
     def label(self, draw: np.random.Generator, jaw_share: float) -> np.ndarray:
         """A new label (437,).
@@ -107,8 +155,9 @@ class Pools:
         instead (facts 3.4).
         """
         person = draw.integers(len(self.appearance_N437))
-        clip = self.clips[draw.integers(len(self.clips))]
-        face = clip[draw.integers(len(clip))]
+        clip = draw.integers(len(self.bounds) - 1)
+        frames = self.by_clip[self.bounds[clip] : self.bounds[clip + 1]]
+        face = frames[draw.integers(len(frames))]
         gaze = draw.integers(len(self.frames_M437))
         label = self.appearance_N437[person].copy()
         label[Label.MOVING] = self.frames_M437[face, Label.MOVING]
@@ -124,20 +173,6 @@ class Pools:
         """A fitted camera (25,)."""
         row = draw.integers(len(self.appearance_N437))
         return self.appearance_N437[row, Label.CAMERA]
-
-
-def _train_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N, 437) and clips (N,) of the usable rows that are trained on, in the order of their keys."""
-    # People of the other splits must stay unseen by every network.
-    fitted = usable(read_rows(path, "fit_flame"))
-    rows = [row for row in fitted if row["split"] == "train"]
-    if not rows:
-        raise UserError(
-            f"render_genhead: no label in {path} is usable. Its column `reason` says why each was rejected."
-        )
-    rows.sort(key=lambda row: row["key"])
-    clips = [row["clip"] or "" for row in rows]
-    return labels_of(rows), np.array(clips)
 
 
 @dataclass(frozen=True)
@@ -198,14 +233,13 @@ def draw_head(
 class HeadRenderer:
     """The worker of one process: a unit's items are numbers of heads."""
 
-    def __init__(self, params: Params, labels: Path, genhead: Path) -> None:
+    def __init__(self, params: Params, pools: Path, genhead: Path) -> None:
         self.section = params.render_genhead
         self.seed = params.seed
         self.sizes = params.networks
         self.device = choose_device(params.machine.device)
-        self.pools = Pools(labels)
-        portraits, _ = load_weights(genhead / "portraits.safetensors")
-        self.known = {name: values.numpy() for name, values in portraits.items()}
+        self.pools = Pools(pools)
+        self.known = mapped_tensors(genhead / PORTRAITS)
         head = head_model.load(params.flame.model)
         self.flame = Flame(head).to(self.device)
         self.genhead = GenHead(self.sizes, self.flame).to(self.device)

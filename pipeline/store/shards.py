@@ -217,7 +217,9 @@ def damaged_field(
 class ShardReader:
     """Reads samples by key from all shards of a folder with positional reads.
 
-    It has no state, so it may be pickled, forked and shared by threads. Opening reads the sidecars only.
+    It does not change once it is open, so it may be pickled, forked and shared by threads. Opening reads the
+    sidecars only. What it keeps of them are arrays: some 20 bytes for a field and the letters of a key, where
+    dictionaries would take a gigabyte and a half for two million frames.
     """
 
     def __init__(self, folder: str | Path, stage: str = "") -> None:
@@ -227,33 +229,51 @@ class ShardReader:
         and OlderFormat for a shard of another format.
         """
         self.folder = Path(folder)
+        self.stage = stage
         self.records: dict[str, ShardRecord] = {}
-        # Of every sample the file name of its shard and the places of its fields there.
-        self._places: dict[str, tuple[str, dict[str, Place]]] = {}
+        collected = _Places()
         # The sidecars tell all: a folder of thousands of shards opens without a look into a tar.
         for path in sorted(self.folder.glob("*.tar")):
             self.records[path.name], members = read_sidecar(path, stage)
-            for key, fields in members.items():
-                if key in self._places:
-                    other, _ = self._places[key]
-                    twice = f"the key {key} is in {other} and in {path.name}"
-                    raise UserError(f"{self.folder}: {twice}. Make them again: {_again(stage)}.")
-                self._places[key] = (path.name, fields)
+            collected.add(members)
         if not self.records:
             raise UserError(f"there is no shard (*.tar) in {self.folder}. Make them: {_again(stage)}.")
+        self._shards = list(self.records)
+        self._names = list(collected.names)
+        self._keys = np.concatenate(collected.keys)
+        self._fields = np.concatenate(collected.fields)
+        self._places = np.concatenate(collected.places)
+        counts = np.array([len(names) for names in self._names], np.int64)[self._fields]
+        # Of each sample the row of its first place; of each shard that of its first sample.
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._bounds = np.cumsum([len(keys) for keys in collected.keys])
+        # Stable, so that of two equal keys the one of the first shard comes first.
+        self._order = np.argsort(self._keys, kind="stable")
+        self._refuse_twins()
+
+    def _refuse_twins(self) -> None:
+        """Raises UserError when two samples have one key."""
+        ordered = self._keys[self._order]
+        twins = np.flatnonzero(ordered[1:] == ordered[:-1])
+        if not len(twins):
+            return
+        first, second = self._order[twins[0]], self._order[twins[0] + 1]
+        key = self._keys[first].decode()
+        twice = f"the key {key} is in {self._shard(first)} and in {self._shard(second)}"
+        raise UserError(f"{self.folder}: {twice}. Make them again: {_again(self.stage)}.")
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._keys)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return (key.decode() for key in self._keys)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return self._find(key) is not None
 
     def keys(self) -> list[str]:
         """All keys: shards by name, samples in the order they were written."""
-        return list(self._places)
+        return list(self)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -262,18 +282,18 @@ class ShardReader:
 
     def shard(self, key: str) -> str:
         """The file name of the shard that holds `key`."""
-        return self._place(key)[0]
+        return self._shard(self._row(key))
 
     def fields(self, key: str) -> list[str]:
         """The names of the fields of `key`, in alphabetical order."""
-        return list(self._place(key)[1])
+        return list(self._names[self._fields[self._row(key)]])
 
     def __getitem__(self, key: str) -> Mapping[str, bytes]:
         """The sample as a mapping that reads a field when it is asked for.
 
         Raises UserError when there is none.
         """
-        self._place(key)
+        self._row(key)
         return _LazySample(self, key)
 
     @overload
@@ -285,8 +305,11 @@ class ShardReader:
 
         Raises UserError that names shard, key and field when it is absent, cut short or altered.
         """
-        shard, places = self._place(key)
-        path = self.folder / shard
+        row = self._row(key)
+        names = self._names[self._fields[row]]
+        found = self._places[self._starts[row] : self._starts[row + 1]].tolist()
+        places = dict(zip(names, found, strict=True))
+        path = self.folder / self._shard(row)
         if field is None:
             return read_fields(path, key, places)
         if field not in places:
@@ -294,10 +317,45 @@ class ShardReader:
             raise UserError(f"{path}: the sample {key} has no field {field}, only {known}.")
         return read_fields(path, key, {field: places[field]})[field]
 
-    def _place(self, key: str) -> tuple[str, dict[str, Place]]:
-        if key not in self._places:
+    def _row(self, key: str) -> int:
+        row = self._find(key)
+        if row is None:
             raise UserError(f"there is no sample {key} in the shards of {self.folder}.")
-        return self._places[key]
+        return row
+
+    def _find(self, key: str) -> int | None:
+        """The number of a sample, if there is one with this key."""
+        # Another type than that of the array would let NumPy convert all of it for each look-up.
+        wanted = np.array(key.encode(), self._keys.dtype)
+        place = np.searchsorted(self._keys, wanted, sorter=self._order)
+        if place == len(self._keys):
+            return None
+        row = int(self._order[place])
+        return row if self._keys[row] == key.encode() else None
+
+    def _shard(self, row: int) -> str:
+        return self._shards[int(np.searchsorted(self._bounds, row, "right"))]
+
+
+class _Places:
+    """What a reader keeps of sidecars while it reads them, an array for each shard."""
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[str, ...], int] = {}  # of the fields of a sample, and their number
+        self.keys: list[np.ndarray] = []  # (n,) bytes
+        self.fields: list[np.ndarray] = []  # (n,) int32, numbers in `names`
+        self.places: list[np.ndarray] = []  # (fields of all samples, 3) int64: offset, size, CRC-32
+
+    def add(self, members: Members) -> None:
+        """Take the members of the next shard."""
+        numbers, places = [], []
+        for fields in members.values():
+            # Nearly all samples of a folder have the same fields, whose names are kept once.
+            numbers.append(self.names.setdefault(tuple(fields), len(self.names)))
+            places += fields.values()
+        self.keys.append(np.array([key.encode() for key in members], bytes))
+        self.fields.append(np.array(numbers, np.int32))
+        self.places.append(np.array(places, np.int64).reshape(-1, 3))
 
 
 class _LazySample(Mapping[str, bytes]):

@@ -4,7 +4,8 @@ Those of `ingest` have a row for every portrait, clip and frame, those of `fit_f
 ingest accepted; the rejected ones are among them, with a reason.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,13 +147,51 @@ def read_rows(
     """
     # The filter goes into the reader, as a worker must not hold a table of paper scale.
     wanted = None if keys is None else pc.field("key").isin(list(keys))
+    return read_columns(path, stage, columns, wanted).to_pylist()
+
+
+def read_columns(
+    path: str | Path,
+    stage: str,
+    columns: Collection[str] | None = None,
+    wanted: pc.Expression | None = None,
+) -> pa.Table:
+    """The same as Arrow columns, which take a tenth of the memory; `wanted` filters the rows."""
+    with _told(path, stage):
+        return pq.read_table(path, columns=columns and list(columns), filters=wanted)
+
+
+def read_batches(
+    path: str | Path,
+    stage: str,
+    columns: Collection[str],
+) -> Iterator[pa.RecordBatch]:
+    """Columns of a table piece by piece, for those that do not fit into memory. Raises as `read_rows`."""
+    with _told(path, stage):
+        yield from pq.ParquetFile(path).iter_batches(ROW_GROUP, columns=list(columns))
+
+
+@contextlib.contextmanager
+def _told(path: str | Path, stage: str) -> Iterator[None]:
+    """Say in words what is wrong with a table."""
     try:
-        table = pq.read_table(path, columns=columns and list(columns), filters=wanted)
+        yield
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Run the stage {stage}: dvc repro.") from error
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is damaged: {error}. Make it again: dvc repro {stage}.") from error
-    return table.to_pylist()
+
+
+def matrix(rows: pa.Table | pa.RecordBatch, column: str) -> np.ndarray:
+    """The numbers of a column of lists of one length, (rows, length).
+
+    Raises UserError when the lists have several lengths.
+    """
+    flat = pc.list_flatten(rows[column])
+    if len(flat) % max(len(rows), 1):
+        raise UserError(f"the lists in the column {column} of a table have several lengths.")
+    numbers = flat.to_numpy(zero_copy_only=False) if isinstance(flat, pa.Array) else flat.to_numpy()
+    return numbers.reshape(len(rows), -1)
 
 
 def photographed(ingested: Path) -> dict[str, str]:

@@ -19,14 +19,22 @@ from pipeline.synthetic.scene import figure
 from tests.evaluate import world
 
 
-def test_fid_perception():
+def test_fid_perception_of_pieces_is_that_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     real = torch.rand(12, 3, 64, 64, generator=generator) * 2 - 1
     fid = FidPerception(world.small_judges())
-    assert fid(real, real) == pytest.approx(0.0, abs=1e-6)
-    far = fid(real * 0.3, real)
-    assert far > fid(real * 0.9, real) > 0
-    assert fid(real * 0.3, real) == far
+    fid.compare_with(real.split(5))
+
+    def distance(images, pieces=12):
+        results = fid.results()
+        for piece in images.split(pieces):
+            results.add(piece)
+        return results.distance()
+
+    assert distance(real) == pytest.approx(0.0, abs=1e-6)
+    far = distance(real * 0.3)
+    assert far > distance(real * 0.9) > 0
+    assert distance(real * 0.3, pieces=7) == pytest.approx(far, rel=1e-6)
 
 
 def test_expression_truth_reads_what_it_was_calibrated_with():

@@ -126,14 +126,25 @@ def test_head_lpips_looks_at_the_region_alone(judges):
     assert of_whole[0] > 0.01
 
 
-def test_concentration_is_one_where_all_changes_alike():
-    change = torch.ones(1, 3, 4, 4)
-    where = torch.zeros(1, 1, 4, 4)
+def test_change_is_added_up_piece_by_piece():
+    change = torch.ones(2, 3, 4, 4)
+    where = torch.zeros(2, 1, 4, 4)
     where[..., :1] = 1.0
-    assert metrics.concentration(change, where) == pytest.approx(1.0)
+
+    def added(change):
+        found = metrics.Change()
+        for piece, place in zip(change, where, strict=True):
+            found.add(piece[None], place[None])
+        return found
+
+    assert added(change).rms == pytest.approx(1.0)
+    assert added(change).concentration == pytest.approx(1.0)
     change[..., 1:] = 0.0
-    assert metrics.concentration(change, where) == pytest.approx(4.0)
-    assert np.isnan(metrics.concentration(change * 0, where))
+    # A quarter of the pixels changes.
+    assert added(change).rms == pytest.approx(0.5)
+    assert added(change).concentration == pytest.approx(4.0)
+    assert np.isnan(added(change * 0).concentration)
+    assert metrics.Change().rms == 0
 
 
 def test_response_knows_size_and_place():
@@ -173,9 +184,11 @@ def test_a_correlation_within_clips_does_not_see_who_it_is():
 def test_a_thumbnail_has_its_own_lpips(judges):
     torch.manual_seed(0)
     true = torch.rand(2, 3, 32, 32) * 2 - 1
-    thumbnails = metrics.Thumbnails(judges, true)
+    thumbnails = metrics.Thumbnails(judges)
+    for piece in true.split(1):
+        thumbnails.add(piece)
     assert thumbnails.sides == [4, 6, 8, 12, 16, 24, 32]
     assert thumbnails(0.0) == pytest.approx(32.0)
-    middle = thumbnails.distances[thumbnails.sides.index(16)]
+    middle = float(torch.cat(thumbnails.parts[16]).mean())
     assert thumbnails(middle) == pytest.approx(16.0)
     assert thumbnails(10.0) == pytest.approx(4.0)

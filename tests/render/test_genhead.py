@@ -12,7 +12,7 @@ from pipeline.core.seeds import rng
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import look_at, project
 from pipeline.geometry.label import Label, head_vertices, landmarks
-from pipeline.render.genhead import Pools, draw_head, render_genhead, sample_points
+from pipeline.render.genhead import Pools, draw_head, pool_folder, render_genhead, sample_points
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import EXTENT, position_map
 from pipeline.store.samples import Form, Heads
@@ -140,7 +140,7 @@ def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
 
 @pytest.fixture(scope="module")
 def pools(inputs) -> Pools:
-    return Pools(inputs / "labels")
+    return Pools(pool_folder(inputs / "labels"))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def drawn(pools, known):
 
 
 def test_pools_hold_no_test_clip(pools):
-    assert len(pools.clips) == 2
+    assert len(pools.bounds) == 2 + 1
     assert len(pools.frames_M437) == 7
     assert len(pools.appearance_N437) == 9
 

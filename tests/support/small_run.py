@@ -17,11 +17,15 @@ from pipeline.geometry.camera import look_at
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.networks.weights import save_weights
+from pipeline.store.samples import Views
 from pipeline.store.shards import encode_npy, encode_png, write_shard
 from pipeline.store.tables import write_table
+from pipeline.store.view_index import write_index
 
 FRAMES, PEOPLE, FPS = 5, 4, 12.5
 FIVE = ((0.38, 0.46), (0.6, 0.46), (0.48, 0.59), (0.4, 0.69), (0.57, 0.69))
+
+GOOD = {"psnr": 30.0, "coverage": 1.0, "identity": 1.0}  # quality of a frame
 
 
 def params() -> Params:
@@ -146,11 +150,11 @@ def _views(folder: Path, frames: list[dict], labels: dict[str, np.ndarray], draw
             "cameras.npy": encode_npy(labels[key][None, Label.CAMERA]),
             "label.npy": encode_npy(labels[key]),
             "motion.npy": encode_npy(rng(3, key).normal(size=(1, motion)).astype(np.float32)),
+            "frame.json": Views.frame.encode(chosen(row, "clip", "index", "split") | GOOD),
         }
         samples.append((key, fields))
     write_shard(folder / "shards/all.tar", samples)
-    index = [chosen(row, "key", "clip", "split") for row in frames]
-    write_table(folder / "index.parquet", pa.Table.from_pylist(index))
+    write_index(folder / "shards", folder / "index.parquet", lambda _: "")
 
 
 def _networks(folder: Path, own: Params) -> None:
