@@ -386,12 +386,14 @@ def orbit(
     typer.echo(f"the film is now {out}, stills are in {sheet}")
 
 
-SURFACE = "raw density at the surface, 25 as published; else as seen from the front"
+SURFACE = "raw density at the surface, 25 as published; else 0.55 of that seen from the front"
+BACK = "skull: of the fitted head, as training has seen no back; density: what the network draws there"
 MeshFile = Annotated[Path, typer.Option("-o", "--out", metavar="head.glb", help=".glb, .ply or .obj")]
 Driver = Annotated[Path | None, typer.Option(metavar="VIDEO", help="whose motion the head has")]
 DriverFrame = Annotated[int, typer.Option(min=0, help="of the video")]
 GridSide = Annotated[int, typer.Option(min=16, max=512, help="points a side of the grid")]
 Level = Annotated[float | None, typer.Option(help=SURFACE)]
+BackOfHead = Annotated[str, typer.Option(metavar="skull|density", help=BACK)]
 
 
 @app.command()
@@ -402,6 +404,7 @@ def mesh(
     frame: DriverFrame = 0,
     size: GridSide = 128,
     level: Level = None,
+    back: BackOfHead = "skull",
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
 ) -> None:
@@ -411,7 +414,7 @@ def mesh(
     from pipeline.avatar.studio import Studio
 
     studio = Studio(load_params(PARAMS), Weights(psi, motion))
-    head = mesh_of(studio, photo, driving, frame, size, level)
+    head = mesh_of(studio, photo, driving, frame, size, level, back)  # pyrefly: ignore[bad-argument-type]
     write_mesh(out, head)
     closed = "watertight" if head.is_watertight else "with holes"
     typer.echo(f"{out}: {len(head.vertices):,} vertices, {len(head.faces):,} faces, {closed}")

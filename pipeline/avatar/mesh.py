@@ -5,6 +5,7 @@ of the tri-planes has the same axes (pipeline/geometry/camera.py), so nothing is
 """
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from model.head.flame import SCALE
 from model.volume.planes import Planes
 from model.volume.renderer import camera_rays
 from pipeline.avatar.animator import Animator, Avatar
+from pipeline.avatar.skull import Skull
 from pipeline.avatar.studio import Studio
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
@@ -29,6 +31,11 @@ GRID = 128  # points a side, as published
 POINTS = 1 << 16  # at once
 OPAQUE = 0.9
 SKIN = 0.004  # world units below the surface, where colours are read
+# Of the density where a viewer sees a soft head, which is within. Of 0.35 to 1 this share came nearest to the
+# true heads of the demo's validation people (python -m tests.avatar.measure_mesh --split validation).
+SHARE = 0.55
+
+Back = Literal["skull", "density"]
 
 
 def mesh_of(
@@ -38,11 +45,15 @@ def mesh_of(
     frame: int,
     size: int = GRID,
     level: float | None = None,
+    back: Back = "skull",
 ) -> trimesh.Trimesh:
     """The mesh of a photo or a saved avatar, with its own motion or that of a frame of the driver `driving`.
 
-    Without a `level` it is that of `seen_level`. Raises UserError.
+    Without a `level` it is that of `usual_level`. The back is the fitted `skull`, or what the `density` says
+    of a side that training has never seen. Raises UserError.
     """
+    if back not in get_args(Back):
+        raise UserError(f"--back is {back}, but must be one of {', '.join(get_args(Back))}.")
     animator, avatar = studio.animator, studio.avatar(photo)
     motion = avatar.motion_1M
     if driving:
@@ -53,8 +64,9 @@ def mesh_of(
     # Of a driver its expression alone counts here: a mesh has no camera.
     planes = animator.psi.planes(avatar.source, motion)
     if level is None:
-        level = seen_level(animator, avatar, planes)
-    return surface(animator, planes, level, size)
+        level = usual_level(animator, avatar, planes)
+    skull = studio.skull(avatar) if back == "skull" else None
+    return surface(animator, planes, level, size, skull)
 
 
 class HeadField:
@@ -97,12 +109,13 @@ def surface(
     planes: Planes,
     level: float,
     size: int = GRID,
+    skull: Skull | None = None,
 ) -> trimesh.Trimesh:
     """The coloured surface of raw density `level` in a grid of `size` points a side; vertices in metres.
 
-    Only the outer surface of the largest piece is kept. A flat cut closes it where the head leaves the box of
-    the tri-planes, so that it is watertight. Raises UserError when the density is nowhere, or everywhere,
-    above `level`.
+    With a `skull` the back of the head is that, in the colours around it. Only the outer surface of the
+    largest piece is kept. A flat cut closes it where the head leaves the box of the tri-planes, so that it is
+    watertight. Raises UserError when the density is nowhere, or everywhere, above `level`.
     """
     field = HeadField(animator, planes)
     step = field.box / size
@@ -114,8 +127,10 @@ def surface(
     if not low < level < high:
         limits = f"{low:.1f} and {high:.1f}, the raw densities of this head"
         raise UserError(f"--level {level:g}: choose one between {limits}.")
-    # A layer of air all around closes what the box cuts off.
     volume = density.view(size, size, size).numpy()
+    if skull:
+        volume = skull.closed(volume, level, field.box)
+    # A layer of air all around closes what the box cuts off.
     closed = np.pad(volume, 1, constant_values=min(low, level - 1.0))
     fill_cavities(closed, level)
     # Towards higher density is inwards, so that faces look out.
@@ -132,8 +147,10 @@ def surface(
     # On the surface itself the colour is half that of the air before it.
     inside = mesh.vertices - SKIN * mesh.vertex_normals
     colours = field.colour(torch.from_numpy(inside).float())
-    mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
     mesh.apply_scale(1 / SCALE)
+    if skull:
+        colours = skull.painted(mesh.vertices, colours)
+    mesh.visual = ColorVisuals(mesh, vertex_colors=colours)
     return mesh
 
 
@@ -147,12 +164,20 @@ def fill_cavities(volume_NNN: np.ndarray, level: float) -> None:
     volume_NNN[cavities] = volume_NNN.max()
 
 
+def usual_level(animator: Animator, avatar: Avatar, planes: Planes) -> float:
+    """The raw density that counts as the skin when nothing is said: SHARE of `seen_level`.
+
+    Networks that were trained for minutes build softer heads than published ones, so that no fixed level
+    suits all. Raises UserError when the head is transparent.
+    """
+    return SHARE * seen_level(animator, avatar, planes)
+
+
 @torch.inference_mode()
 def seen_level(animator: Animator, avatar: Avatar, planes: Planes) -> float:
     """The raw density where a viewer in front sees the head: the median at the depths of opaque rays.
 
-    Networks that were trained for minutes build softer heads than published ones, so that no fixed level
-    suits all. Raises UserError when the head is transparent.
+    Raises UserError when the head is transparent.
     """
     front = torch.from_numpy(camera_path.front(1))
     camera = front[None].to(animator.device)

@@ -6,11 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.head.flame import Flame
 from pipeline.avatar import saved
 from pipeline.avatar.animator import Animator, Avatar, Weights
 from pipeline.avatar.driver import Driver, read_driver
 from pipeline.avatar.front_end import FrontEnd
+from pipeline.avatar.skull import Skull, skull_of
 from pipeline.config.params import Params
+from pipeline.geometry import head_model
 
 SMALLEST_FILM = 256  # pixels that a picture is enlarged to when nothing is said
 MOTIONS_AT_ONCE = 32  # frames whose faces are held at once
@@ -26,6 +29,11 @@ class Studio:
         self.animator = Animator(weights, params.machine.device)
         self.front = FrontEnd(params, self.animator.sizes.image)
         self.head_model = params.flame.model
+
+    def skull(self, avatar: Avatar) -> Skull:
+        """The skull of the head that was fitted to the photo of `avatar`."""
+        flame = Flame(head_model.load(self.head_model))
+        return skull_of(flame, avatar.portrait.label_437, self.animator.sizes.box)
 
     def avatar(self, path: Path) -> Avatar:
         """The avatar that `path` holds, or that of the photo it is. Raises UserError."""

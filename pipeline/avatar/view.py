@@ -18,7 +18,7 @@ from model.head.flame import SCALE
 from model.volume.planes import Planes
 from pipeline.avatar.animator import Avatar, repeated
 from pipeline.avatar.driver import Driver
-from pipeline.avatar.mesh import GRID, seen_level, surface
+from pipeline.avatar.mesh import GRID, surface, usual_level
 from pipeline.avatar.studio import Studio
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import coloured_depth, tile, to_uint8
@@ -43,6 +43,7 @@ class Viewer:
         """Raises UserError when viser is not installed or the port is taken."""
         viser = _viser()
         self.studio, self.avatar = studio, avatar
+        self.skull = studio.skull(avatar)
         self.driver, self.motions = driven if driven else (None, avatar.motion_1M)
         # Every client has a thread, and all share the planes of the frame.
         self.lock = threading.Lock()
@@ -131,8 +132,8 @@ class Viewer:
         animator = self.studio.animator
         # Half of the usual grid: a mesh of a second and a megabyte, as it is made anew for every frame.
         with self.lock:
-            level = seen_level(animator, self.avatar, self.planes)
-            head = surface(animator, self.planes, level, GRID // 2)
+            level = usual_level(animator, self.avatar, self.planes)
+            head = surface(animator, self.planes, level, GRID // 2, self.skull)
         turn = self._turn()
         x, y, z, w = turn.as_quat()
         place = FOCUS - turn.apply(FOCUS)
