@@ -6,7 +6,7 @@ STAMP := .venv/installed
 JOBS ?= 2
 PYTEST := python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
-.PHONY: help demo check test test-paper lint hooks
+.PHONY: help demo check test test-counts test-paper lint hooks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ test: $(STAMP) ## all tests but those of the published sizes; options of pytest 
 
 test-paper: $(STAMP) ## the published sizes: half an hour and up to 16 GiB
 	python -m pytest -q -s -m paper $(ARGUMENTS)
+
+test-counts: $(STAMP) ## every stage at the published counts with small networks: started, killed, resumed
+	OMP_NUM_THREADS=1 python -m tests.counts
 
 hooks: ## let git run `make check` before every push
 	@hook=$$(git rev-parse --git-path hooks)/pre-push; \

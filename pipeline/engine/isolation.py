@@ -33,6 +33,7 @@ from pipeline.store.tables import Rows, write_table
 
 TRIES = 2  # of an item, alone
 TRIES_TOGETHER = 3  # of a whole unit: two may be bad luck
+LOADS = 3  # of a worker whose process dies before it has begun
 KILLERS = 3  # so many items kill the worker and none has passed: it is not the items
 LONGEST = 500  # letters of a reason
 # What else can be going on than one item: the worker is being made, or the unit is done as a whole.
@@ -99,6 +100,8 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
         _Attempt(unit, scratch, tries).run(maker)
         outcome = Outcome(unit.name)
         log.unlink(missing_ok=True)
+    except _Unloadable as error:
+        outcome = Outcome(unit.name, str(error), stop=True)
     except UserError as error:
         outcome = Outcome(unit.name, str(error), stop=_blames_machine(error.__cause__))
     except (Exception, SystemExit) as error:
@@ -124,6 +127,10 @@ def set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
 
 def _blames_machine(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in MACHINE
+
+
+class _Unloadable(UserError):
+    """The worker cannot be made: no other unit could be done either."""
 
 
 class _Raised(Exception):
@@ -153,6 +160,11 @@ class _Attempt:
     def run(self, maker: Maker) -> None:
         """Raises whatever the unit fails of."""
         tries, items = self.tries, self.unit.items
+        if tries.loads >= LOADS:
+            raise _Unloadable(
+                f"its worker process died {tries.loads} times while it was loading, before any item. Most "
+                "often memory is short: lower machine.workers. machine.workers: 0 shows what it dies of."
+            )
         if tries.together >= TRIES_TOGETHER:
             raise UserError(
                 f"its worker process died {tries.together} times, though of no item alone. Most often memory "
@@ -250,18 +262,19 @@ class _Attempt:
 class _Tries:
     """What has been tried of a unit, kept on disk.
 
-    `together` and `alone` count deaths; `verdicts` has "" for an item that passed alone, a reason for one
-    that is given up and None where nothing is known.
+    `loads`, `together` and `alone` count deaths; `verdicts` has "" for an item that passed alone, a reason
+    for one that is given up and None where nothing is known.
     """
 
     def __init__(self, unit: WorkUnit, scratch: Path, run: str) -> None:
         self.path, self.mark, self.name = scratch / f"{unit.name}.tries.json", mark(unit), run
         count = len(unit.items)
-        self.together, self.alone = 0, [0] * count
+        self.loads, self.together, self.alone = 0, 0, [0] * count
         self.verdicts: list[str | None] = [None] * count
         try:
             content = json.loads(self.path.read_bytes())
             if content["items"] == self.mark:
+                self.loads = content["loads"]
                 self.together, self.alone = content["together"], content["alone"]
                 self.verdicts = content["verdicts"]
                 self._count_death(content["running"], content["run"])
@@ -273,7 +286,9 @@ class _Tries:
         """Count the death of a process of `run` that was at `running`, if this run outlived it."""
         if running is None or (run != self.name and not run.startswith(HERE)):
             return
-        if running in (START, TOGETHER):
+        if running == START:
+            self.loads += 1
+        if running == TOGETHER:
             self.together += 1
         # The only item of a unit is always alone.
         if running == TOGETHER and len(self.alone) == 1:
@@ -303,7 +318,12 @@ class _Tries:
         self.path.unlink(missing_ok=True)
 
     def _save(self, running: int | str | None) -> None:
-        state = {"together": self.together, "alone": self.alone, "verdicts": self.verdicts}
+        state = {
+            "loads": self.loads,
+            "together": self.together,
+            "alone": self.alone,
+            "verdicts": self.verdicts,
+        }
         write_json(self.path, {"items": self.mark, "run": self.name, "running": running} | state)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import pickle
 import shutil
 import socket
 import tempfile
@@ -22,8 +23,7 @@ from pipeline.engine.code_mark import SOURCE
 from pipeline.engine.isolation import Maker, Outcome, attempt, set_torch
 from pipeline.engine.work_unit import Work, WorkUnit, finished
 
-# Restarts of an actor, and tries of a unit by Ray. `attempt` gives up long before. The limit is for a process
-# that dies before it calls that.
+# Restarts of an actor, and tries of a unit by Ray. `attempt` counts the deaths and gives up long before.
 RESTARTS = 100
 SHOWN = 5  # units that are named in a message
 
@@ -40,9 +40,11 @@ class WorkerSettings(Protocol):
 class _Actor:
     """One process of the pool."""
 
-    def __init__(self, make_worker: Callable[[], Work], scratch: Path, run: str):
+    def __init__(self, pickled: bytes, scratch: Path, run: str):
+        """`pickled` makes the worker. It loads modules and networks, of which a process may die."""
         set_torch(1, not torch.cuda.is_available())
-        self.maker, self.scratch, self.run = Maker(make_worker), scratch, run
+        # Only in `attempt`, which counts the deaths: Ray itself would start the process again without end.
+        self.maker, self.scratch, self.run = Maker(lambda: pickle.loads(pickled)()), scratch, run
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         unit = WorkUnit(**json.loads(str(batch["unit"][0])))
@@ -51,31 +53,38 @@ class _Actor:
 
 
 def with_ray(
-    units: Sequence[WorkUnit], make_worker: Callable[[], Work], scratch: Path, machine: WorkerSettings
+    units: Sequence[WorkUnit],
+    make_worker: Callable[[], Work],
+    scratch: Path,
+    machine: WorkerSettings,
+    gpu: bool = False,
 ) -> Generator[Outcome]:
-    """Do `units` with `machine.workers` actors.
+    """Do `units` with `machine.workers` actors, or with one for each GPU, if `gpu` is set and there is one.
 
     Raises UserError when they cannot be started or do not stay alive.
     """
     import ray
     import ray.data
+    from ray import cloudpickle
     from ray.exceptions import RayError
 
-    workers = min(machine.workers, len(units))
-    gpus = torch.cuda.device_count() if machine.device != "cpu" and torch.cuda.is_available() else 0
+    wanted = min(machine.workers, len(units))
     rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
-    with _session(workers, machine):
+    with _session(max(wanted, torch.cuda.device_count()), machine):
+        # The GPUs of the cluster: this machine need not have any.
+        found = int(ray.cluster_resources().get("GPU", 0)) if gpu and machine.device != "cpu" else 0
+        workers = min(found, len(units)) or wanted
         with warnings.catch_warnings():
             # Ray has no other way yet to limit restarts than the one that it calls deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
             # With a whole core each, a full pool would starve the task that feeds it.
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 _Actor,
-                fn_constructor_args=(make_worker, scratch, uuid.uuid4().hex),
+                fn_constructor_args=(cloudpickle.dumps(make_worker), scratch, uuid.uuid4().hex),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=0.5,
-                num_gpus=gpus / workers,
+                num_gpus=1 if found else 0,
                 max_restarts=RESTARTS,
                 max_task_retries=RESTARTS,
             )

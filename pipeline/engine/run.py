@@ -33,13 +33,15 @@ def run_units(
     label: str,
     counts: Mapping[str, int] = {"items": 1},
     item_bytes: float = 0.0,
+    gpu: bool = False,
 ) -> list[Done]:
     """Do all units that are not done yet; the results in the order of `units`.
 
     `make_worker` (a class or a partial of one, picklable) is called once per process. The worker it makes is
     called with a unit and returns samples for the shard and a record (see `Work`). It runs with one torch
     thread, and is called again with a part of the items when one of them fails: `Done.rejects` has those that
-    were given up. `counts` and `item_bytes` are for the plan (see `Estimate`).
+    were given up. `counts` and `item_bytes` are for the plan (see `Estimate`). `gpu` says that workers
+    have a use for a GPU: then there is one for each of the cluster's.
 
     A unit that fails, or all of whose items do, does not stop the others, unless they would fail as well (a
     full disk). At the end UserError names the failed ones, and the next run tries only these again.
@@ -60,7 +62,7 @@ def run_units(
     _sweep(scratch)
     estimate.start(before, scratch, machine.workers)
     started = time.monotonic()
-    failed = _work_off(estimate, pending, make_worker, scratch, machine)
+    failed = _work_off(estimate, pending, make_worker, scratch, machine, gpu)
     seconds = time.monotonic() - started
     if failed:
         name = min(failed)
@@ -113,6 +115,7 @@ def _work_off(
     make_worker: Callable[[], Work],
     scratch: Path,
     machine: WorkerSettings,
+    gpu: bool,
 ) -> dict[str, str]:
     """Do the units; the names of those that failed, with the reason."""
     if not pending:
@@ -120,7 +123,7 @@ def _work_off(
     if machine.workers == 0:
         outcomes = _in_process(pending, make_worker, scratch)
     else:
-        outcomes = with_ray(pending, make_worker, scratch, machine)
+        outcomes = with_ray(pending, make_worker, scratch, machine, gpu)
     sizes = {unit.name: len(unit.items) for unit in estimate.units}
     total = sum(sizes.values())
     bar = progress(

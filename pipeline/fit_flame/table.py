@@ -1,22 +1,16 @@
 """The label tables of stage `fit_flame`: faces of ingest in, a label, an error and a verdict for each out."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.config.params import FitFlame, Params
-from pipeline.core.errors import UserError
-from pipeline.fit_flame.solver import fit
-from pipeline.fit_flame.worker import fit_clips
-from pipeline.geometry.head_model import load
-from pipeline.geometry.landmarks import landmarks_70
-from pipeline.store.tables import LABELS, OK, meshes, photographed, read_rows, usable
+from pipeline.fit_flame.worker import ITEMS, PORTRAITS, Faces, accepted_faces, fit_people
+from pipeline.geometry.label import Label
+from pipeline.store.tables import LABELS, OK, ROW_GROUP
 
-PORTRAITS, FRAMES = ITEMS = ("ffhq", "vfhq")  # the parts of the stage
-Fitted = tuple[np.ndarray, float]  # label (437,), error
+__all__ = ["ITEMS", "fit_table"]
 
 
 def fit_table(params: Params, item: str, ingested: Path) -> tuple[pa.Table, dict]:
@@ -26,82 +20,70 @@ def fit_table(params: Params, item: str, ingested: Path) -> tuple[pa.Table, dict
     Returns the table `data/labels/<item>.parquet` and the metrics: errors of landmarks in interocular
     distances (between the eye centres). Raises UserError when there is nothing to fit.
     """
-    fit_item = _fit_portraits if item == PORTRAITS else _fit_frames
-    rows = list(fit_item(params, ingested))
-    errors = np.array([row["error"] for row in rows if row["error"] is not None])
-    fitted = len(usable(rows))
-    metrics = {
-        "faces": len(rows),
-        "fitted": fitted,
-        "fitted_share": fitted / len(rows),
-        "landmark_error_median": round(float(np.median(errors)), 5),
-        "landmark_error_95": round(float(np.quantile(errors, 0.95)), 5),
-    }
-    return pa.Table.from_pylist(rows, LABELS), metrics
-
-
-def _fit_portraits(params: Params, ingested: Path) -> Iterator[dict[str, Any]]:
-    rows = _accepted(ingested / "portraits.parquet", ["key", "status", "landmarks"])
-    persons = [row["key"] for row in rows]
-    settings = params.fit_flame
-    # Photos of a person share a shape, but they follow each other in no time that would be smooth.
-    if people := photographed(ingested):
-        rows.sort(key=lambda row: (people[row["key"]], row["key"]))
-        persons = [people[row["key"]] for row in rows]
-        settings = settings.model_copy(update={"temporal_weight": 0.0})
-    points = landmarks_70(meshes(rows).astype(np.float64))
-    result = fit(
-        load(params.flame.model),
-        points,
-        persons,
-        settings,
-    )
-    for row, label, error in zip(rows, result.labels, result.errors, strict=True):
-        yield _verdict(row, (label, float(error)), params.fit_flame)
-
-
-def _fit_frames(params: Params, ingested: Path) -> Iterator[dict[str, Any]]:
-    path = ingested / "frames.parquet"
-    # Without the landmarks, which would not fit into memory at paper scale: each worker reads those of its
-    # clips.
-    rows = _accepted(path, ["key", "status", "clip", "split", "index"])
-    rows.sort(key=lambda row: (row["clip"], row["index"]))
-    found = fit_clips(params, path, [row["clip"] for row in rows])
-    for row, (fitted, reason) in zip(rows, found, strict=True):
-        if fitted:
-            yield _verdict(row, fitted, params.fit_flame)
+    faces = accepted_faces(ingested, item)
+    # Columns of Arrow, Python's numbers of the labels of one face take ten kilobytes.
+    parts, errors = [], []
+    for own, found in fit_people(params, ingested, item, faces):
+        if isinstance(found, str):
+            kind = "person" if item == PORTRAITS else "clip"
+            reasons = [f"its {kind} was given up: {found}"] * len(own)
+            parts.append(_part(faces, own, reasons, None))
         else:
-            yield _row(row, f"its clip was given up: {reason}", None)
+            errors.append(found[1])
+            parts.append(_part(faces, own, _verdicts(found[1], params.fit_flame), found))
+        # A table of seventy thousand pieces of one row would be slow to write.
+        if len(parts) == ROW_GROUP:
+            parts = [pa.concat_tables(parts).combine_chunks()]
+    table = pa.concat_tables(parts)
+    if len(table) <= ROW_GROUP:
+        table = table.combine_chunks()
+    known = np.concatenate(errors) if errors else np.full(1, np.nan)
+    fitted = table["status"].to_pylist().count(OK)
+    metrics = {
+        "faces": len(table),
+        "fitted": fitted,
+        "fitted_share": fitted / len(table),
+        "landmark_error_median": round(float(np.median(known)), 5),
+        "landmark_error_95": round(float(np.quantile(known, 0.95)), 5),
+    }
+    return table, metrics
 
 
-def _accepted(path: Path, columns: list[str]) -> list[dict[str, Any]]:
-    rows = usable(read_rows(path, "ingest", columns))
-    if not rows:
-        raise UserError(
-            f"fit_flame: {path} has no face that ingest accepted. "
-            "Look into its column `reason` for what was rejected and why."
+def _verdicts(errors: np.ndarray, settings: FitFlame) -> list[str]:
+    """Why each fit is rejected; empty where it is not."""
+    reasons = []
+    for error in errors.tolist():
+        # An error that is no number is not below the limit either.
+        text = (
+            f"landmark error {error:.3f} of the interocular distance, at most {settings.max_error:g} allowed"
         )
-    return rows
+        reasons.append("" if error <= settings.max_error else text)
+    return reasons
 
 
-def _verdict(row: dict[str, Any], fitted: Fitted, settings: FitFlame) -> dict[str, Any]:
-    _, error = fitted
-    # An error that is no number is not below the limit either.
-    if error <= settings.max_error:
-        return _row(row, "", fitted)
-    reason = f"landmark error {error:.3f} of the interocular distance, at most {settings.max_error:g} allowed"
-    return _row(row, reason, fitted)
-
-
-def _row(row: dict[str, Any], reason: str, fitted: Fitted | None) -> dict[str, Any]:
-    """A row of the table for a row of ingest: portraits belong to no clip and are all trained on."""
-    label, error = fitted or (None, None)
-    return {
-        "key": row["key"],
-        "clip": row.get("clip", ""),
-        "split": row.get("split", "train"),
-        "status": "rejected" if reason else OK,
-        "reason": reason,
+def _part(
+    faces: Faces,
+    own: range,
+    reasons: list[str],
+    fitted: tuple[np.ndarray, np.ndarray] | None,
+) -> pa.Table:
+    """The rows of the faces of a person: portraits belong to no clip and are all trained on."""
+    rows, count = faces.rows.slice(own.start, len(own)), len(own)
+    names = rows.column_names
+    if fitted:
+        labels, errors = fitted
+        offsets = np.arange(count + 1, dtype=np.int32) * Label.SIZE
+        label = pa.ListArray.from_arrays(offsets, labels.astype(np.float32).ravel())
+        error = pa.array(errors.astype(np.float32))
+    else:
+        label, error = pa.nulls(count, LABELS.field("label").type), pa.nulls(count, pa.float32())
+    columns = {
+        "key": rows["key"],
+        "clip": rows["clip"] if "clip" in names else pa.array([""] * count),
+        "split": rows["split"] if "split" in names else pa.array(["train"] * count),
+        "status": pa.array(["rejected" if reason else OK for reason in reasons]),
+        "reason": pa.array(reasons),
         "label": label,
         "error": error,
     }
+    return pa.table(columns).cast(LABELS)

@@ -1,19 +1,24 @@
-"""Fitting the head model to clips as units of work.
+"""Fitting the head model to people as units of work: to clips, and to portraits.
 
-They are resumable, and any number of processes makes the same bytes. A unit is a chunk of whole clips that
+They are resumable, and any number of processes makes the same bytes. A unit is a chunk of whole people that
 are solved together (`solver.chunks`). Its shard, of samples FittedClip, stays in the scratch folder.
 """
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.params import FitFlame, Params
+from pipeline.core.errors import UserError
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
@@ -23,64 +28,117 @@ from pipeline.fit_flame.solver import chunks, fit_chunk
 from pipeline.geometry import head_model
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
-from pipeline.store.samples import FittedClip
+from pipeline.store.samples import Aligned, FittedClip
 from pipeline.store.shards import Sample, ShardReader
-from pipeline.store.tables import MESH, read_rows, usable
+from pipeline.store.tables import MESH, OK, matrix, photographed, read_columns
 
-FRAME_BYTES = 4 * Label.SIZE + 8  # a label and an error
+PORTRAITS, FRAMES = ITEMS = ("ffhq", "vfhq")  # the parts of the stage
+FACE_BYTES = 4 * Label.SIZE + 8  # a label and an error
+# The table of each item, and what it says of a face.
+COLUMNS = {
+    PORTRAITS: ("portraits", ["key", "status"]),
+    FRAMES: ("frames", ["key", "status", "clip", "split"]),
+}
 
 
-class ClipFitter:
-    """The worker of one process: a unit's items are keys of clips. It reads the landmarks of these alone."""
+@dataclass(frozen=True)
+class Faces:
+    """The accepted faces of a table of ingest, those of a person one after the other and in time."""
+
+    path: Path
+    rows: pa.Table  # key and, of frames, clip and split
+    numbers: np.ndarray  # of their rows in the table
+    persons: list[str]  # who each shows: a clip, a portrait, or whom a folder of portraits names
+
+    def ranges(self) -> dict[str, range]:
+        """The faces of each person."""
+        found, start = {}, 0
+        for person, faces in groupby(self.persons):
+            stop = start + sum(1 for _ in faces)
+            found[person] = range(start, stop)
+            start = stop
+        return found
+
+
+def accepted_faces(ingested: Path, item: str) -> Faces:
+    """The faces of ingest for an item of the stage. Raises UserError when it accepted none."""
+    name, columns = COLUMNS[item]
+    path = ingested / f"{name}.parquet"
+    # Landmarks would not fit into memory at paper scale: each worker reads those of its people.
+    order = ["clip", "index"] if item == FRAMES else []
+    rows = read_columns(path, Aligned.stage, list(dict.fromkeys([*columns, *order])))
+    rows = rows.append_column("number", pa.array(np.arange(len(rows))))
+    rows = rows.filter(pc.field("status") == OK)
+    if not len(rows):
+        raise UserError(
+            f"fit_flame: {path} has no face that ingest accepted. "
+            "Look into its column `reason` for what was rejected and why."
+        )
+    person = rows["clip" if item == FRAMES else "key"]
+    if item == PORTRAITS and (people := photographed(ingested)):
+        person = pa.array([people[key] for key in rows["key"].to_pylist()])
+        order = ["person", "key"]
+    rows = rows.append_column("person", person)
+    if order:
+        rows = rows.sort_by([(name, "ascending") for name in (*order, "number")])
+    # A dictionary, so that two million frames share ten thousand strings.
+    codes = rows["person"].combine_chunks().dictionary_encode()
+    names = codes.dictionary.to_pylist()
+    persons = [names[code] for code in codes.indices.to_numpy()]
+    return Faces(path, rows, rows["number"].to_numpy(), persons)
+
+
+def item_settings(settings: FitFlame, ingested: Path, item: str) -> FitFlame:
+    """The settings of the fit: photos of a person follow each other in no time that would be smooth."""
+    if item == PORTRAITS and photographed(ingested):
+        return settings.model_copy(update={"temporal_weight": 0.0})
+    return settings
+
+
+class Fitter:
+    """The worker of one process: a unit's items are people. It reads the landmarks of these alone."""
 
     def __init__(
         self,
         settings: FitFlame,
         model: str,
-        frames: Path,
+        ingested: Path,
+        item: str,
     ) -> None:
-        self.settings = settings
-        self.frames = frames
+        self.settings = item_settings(settings, ingested, item)
         head = head_model.load(model)
         self.model = LandmarkModel(head)
-        # The numbers of the rows of each clip, in the order of time.
-        rows = read_rows(frames, "ingest", ["clip", "index", "status"])
-        for number, row in enumerate(rows):
-            row["number"] = number
-        self.rows: dict[str, list[int]] = {}
-        in_time = sorted(usable(rows), key=lambda row: row["index"])
-        for row in in_time:
-            of_clip = self.rows.setdefault(row["clip"], [])
-            of_clip.append(row["number"])
+        self.faces = accepted_faces(ingested, item)
+        self.ranges = self.faces.ranges()
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
-        clips = list(unit.items)
-        return self._samples(clips), {}
+        return self._samples(list(unit.items)), {}
 
-    def _samples(self, clips: list[str]) -> Iterator[Sample]:
+    def _samples(self, people: list[str]) -> Iterator[Sample]:
         persons: list[str] = []
-        rows: list[int] = []
-        for clip in clips:
-            persons += [clip] * len(self.rows[clip])
-            rows += self.rows[clip]
-        points = landmarks_70(self._landmarks(rows))
+        faces: list[int] = []
+        for person in people:
+            own = self.ranges[person]
+            persons += [person] * len(own)
+            faces += own
+        points = landmarks_70(self._landmarks(self.faces.numbers[faces]))
         result = fit_chunk(self.model, points, persons, self.settings)
         stop = 0
-        for clip in clips:
-            start = stop
-            stop = start + len(self.rows[clip])
+        for person in people:
+            own = self.ranges[person]
+            start, stop = stop, stop + len(own)
             sample = FittedClip.encode(
                 label=result.labels[start:stop],
                 error=result.errors[start:stop],
             )
-            yield clip, sample
+            yield _key(self.faces, own), sample
 
-    def _landmarks(self, rows: list[int]) -> np.ndarray:
+    def _landmarks(self, rows: np.ndarray) -> np.ndarray:
         """The meshes (N, 478, 3) float64 of rows of the table.
 
         Only the row groups that hold them are read.
         """
-        file = pq.ParquetFile(self.frames)
+        file = pq.ParquetFile(self.faces.path)
         groups = range(file.num_row_groups)
         sizes = [file.metadata.row_group(group).num_rows for group in groups]
         starts = np.cumsum([0, *sizes])
@@ -88,63 +146,71 @@ class ClipFitter:
         meshes = np.empty((len(rows), MESH, 3))
         for group in np.unique(group_of).tolist():
             table = file.read_row_group(group, columns=["landmarks"])
-            column = table["landmarks"]
-            first = int(starts[group])
-            for place in np.flatnonzero(group_of == group):
-                cell = column[rows[place] - first]
-                numbers = cell.values.to_numpy()
-                meshes[place] = numbers.reshape(MESH, 3)
+            mine = np.flatnonzero(group_of == group)
+            found = table.take(rows[mine] - int(starts[group]))
+            meshes[mine] = matrix(found, "landmarks").reshape(-1, MESH, 3)
         return meshes
 
 
-def fit_clips(
+def fit_people(
     params: Params,
-    frames: Path,
-    clips: list[str],
-) -> Iterator[tuple[tuple[np.ndarray, float] | None, str]]:
-    """The label (437,) and the error of every accepted frame of the table `frames`, by clip and time.
+    ingested: Path,
+    item: str,
+    faces: Faces,
+) -> Iterator[tuple[range, tuple[np.ndarray, np.ndarray] | str]]:
+    """Of each person the faces, and their labels (F, 437) and errors (F,).
 
-    None and a reason for those of a clip that was given up. `clips` names the clip of each, in that order.
+    In place of these the reason why the person was given up.
     """
-    mark = fingerprint(__file__, params.fit_flame, params.flame, frames)
-    scratch = scratch_folder("fit_flame_vfhq", mark)
+    mark = fingerprint(__file__, params.fit_flame, params.flame, *_tables(ingested, item))
+    scratch = scratch_folder(f"fit_flame_{item}", mark)
     fitter = partial(
-        ClipFitter,
+        Fitter,
         params.fit_flame,
         params.flame.model,
-        frames.resolve(),
+        ingested.resolve(),
+        item,
     )
-    names = list(dict.fromkeys(clips))
+    ranges = faces.ranges()
     done = run_units(
-        _units(clips),
+        _units(faces.persons),
         fitter,
         scratch,
         params.machine,
-        "fit_flame_vfhq",
-        {"clips": 1},
-        FRAME_BYTES * len(clips) / len(names),
+        f"fit_flame_{item}",
+        {"clips" if item == FRAMES else "people": 1},
+        FACE_BYTES * len(faces.persons) / len(ranges),
     )
     reasons = {reject.item: reject.reason for unit in done for reject in unit.rejects}
     reader = ShardReader(scratch)
-    for clip in names:
-        if clip in reasons:
-            given_up = (None, reasons[clip])
-            yield from [given_up] * clips.count(clip)
+    for person, own in ranges.items():
+        if person in reasons:
+            yield own, reasons[person]
             continue
-        sample = reader.read(clip)
-        labels = FittedClip.label.array(sample)
-        errors = FittedClip.error.array(sample)
-        for label, error in zip(labels, errors, strict=True):
-            yield (label, float(error)), ""
+        sample = reader.read(_key(faces, own))
+        yield own, (FittedClip.label.array(sample), FittedClip.error.array(sample))
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _units(clips: list[str]) -> list[WorkUnit]:
+def _tables(ingested: Path, item: str) -> list[Path]:
+    """The files that a fit depends on."""
+    name, _ = COLUMNS[item]
+    people = ingested / "people.parquet"
+    tables = [ingested / f"{name}.parquet"]
+    return [*tables, people] if item == PORTRAITS and people.exists() else tables
+
+
+def _key(faces: Faces, own: range) -> str:
+    """The key of the sample of a person: that of the first face."""
+    return faces.rows["key"][own.start].as_py()
+
+
+def _units(persons: list[str]) -> list[WorkUnit]:
     # The chunks are those of a fit in one process: the number of workers must not change what is solved
     # together.
     units = []
-    ranges = chunks(clips, len(clips))
+    ranges = chunks(persons, len(persons))
     for number, (start, stop) in enumerate(ranges):
-        items = list(dict.fromkeys(clips[start:stop]))
-        units.append(WorkUnit(f"clips-{number:06d}", items))
+        items = list(dict.fromkeys(persons[start:stop]))
+        units.append(WorkUnit(f"people-{number:06d}", items))
     return units

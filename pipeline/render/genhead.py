@@ -95,6 +95,7 @@ def job(params: Params, labels: Path, genhead: Path) -> Job:
         make_worker=partial(HeadRenderer, params, pools, genhead.resolve()),
         counts={"heads": 1, "images": section.views},
         item_bytes=head_bytes(params),
+        gpu=True,
     )
 
 

@@ -113,6 +113,7 @@ def job(
         make_worker=partial(ViewRenderer, params, *(path.resolve() for path in inputs)),
         counts={"frames": 1, "views": section.views},
         item_bytes=frame_bytes(params),
+        gpu=True,
         tables=lambda shards, out: write_index(shards, out / NAME, partial(failed_measures, section)),
     )
 

@@ -9,11 +9,13 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.engine.isolation import Maker, Outcome, attempt
 from tests.support import killing
 
 MS_REMOUNT, MNT_DETACH = 32, 2
@@ -81,3 +83,23 @@ def test_a_file_that_may_not_grow(undisturbed, tmp_path):
     assert len((tmp_path / "log").read_text().splitlines()) == 1
     killing.drive(tmp_path, 0)
     assert killing.shards(tmp_path) == undisturbed
+
+
+def test_a_worker_that_dies_while_it_is_loading_stops_the_run_after_three_times(tmp_path):
+    """As one whose networks do not fit into memory would: no other unit could be done either."""
+    unit = killing.UNITS[0]
+
+    def outcome(make) -> Outcome:
+        return attempt(unit, Maker(make), tmp_path, "run")
+
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            outcome(lambda: os._exit(9))
+        os.waitpid(pid, 0)
+    given_up = outcome(lambda: pytest.fail("loaded once more"))
+    assert given_up.stop
+    assert "died 3 times while it was loading" in given_up.failure
+    # The next run begins anew: there may be more memory now.
+    works = outcome(partial(killing.Slow, tmp_path / "log"))
+    assert not works.failure

@@ -10,10 +10,13 @@ OBJECT_STORE_MB = 100
 
 
 @contextlib.contextmanager
-def small_cluster(nodes: int, cpus: int) -> Iterator[str]:
-    """The address of a cluster of so many nodes with so many CPUs each. It is gone afterwards."""
+def small_cluster(nodes: int, cpus: int, gpus: int = 0) -> Iterator[str]:
+    """The address of a cluster of so many nodes with so many CPUs and GPUs each. It is gone afterwards.
+
+    The GPUs need not be there: Ray believes what it is told.
+    """
     # By default a node takes a third of the machine's memory for objects.
-    node = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE_MB * 2**20}
+    node = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": OBJECT_STORE_MB * 2**20}
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
             patch.setenv(name, "0")

@@ -1,0 +1,99 @@
+"""Every stage at the published counts: `python -m tests.counts [FOLDER] [STAGE ...]`.
+
+Each is started, does its first work, is killed and resumed. Prints a table of seconds and memory; status 1
+when a stage fails, does its work again, or needs more memory than it may.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline.config.params import Params, check_params
+from pipeline.config.scales import scale_data
+from tests.counts.data_set import DataSet
+from tests.counts.stages import Run, Stage
+
+MOST = 8 * 2**30  # bytes
+STAGES = {
+    "ingest": Stage("ingest", "ingest"),
+    "fit_flame ffhq": Stage("fit_flame ffhq", "fit_flame_ffhq"),
+    "fit_flame vfhq": Stage("fit_flame vfhq", "fit_flame_vfhq"),
+    "pretrain perception": Stage("pretrain perception"),
+    "pretrain motion": Stage("pretrain motion"),
+    "pretrain genhead": Stage("pretrain genhead"),
+    "render_genhead": Stage("render_genhead", "render_genhead"),
+    "train_psi3d": Stage("train_psi3d"),
+    "render_views": Stage("render_views", "render_views"),
+    "train": Stage("train"),
+    "evaluate": Stage("evaluate", line=re.compile(r"evaluate: \d+ of")),
+}
+# What is no count of the paper: sizes of networks, and how long a training is at least.
+SMALL = ("networks", "pretrain", "train_psi3d", "train")
+
+
+def counts() -> dict:
+    """The values of scale paper with the networks of scale smoke."""
+    data, small = scale_data("paper"), scale_data("smoke")
+    for name in SMALL:
+        data[name] = small[name]
+    for name in ("train_psi3d", "train"):
+        data[name]["images"] = scale_data("paper")[name]["images"]
+    data["scale"] = "counts"
+    data["flame"] = small["flame"]
+    data["machine"] = small["machine"] | {"workers": 2, "processes": 2}
+    data["ingest"]["min_face"] = small["ingest"]["min_face"]
+    data["render_genhead"]["points"] = small["render_genhead"]["points"]
+    return data
+
+
+def rehearse(stage: Stage, folder: Path) -> tuple[list[Run], str]:
+    """Two runs of a stage, and what is wrong with them."""
+    runs = [stage.run(folder), stage.run(folder)]
+    for run in runs:
+        if not run.first:
+            return runs, f"no work: {' '.join(run.said[-3:])}"
+        if run.peak > MOST:
+            return runs, "memory"
+    if stage.line.groups:
+        steps = [int(match[1]) for run in runs for match in map(stage.line.search, run.said) if match]
+        if steps != sorted(set(steps)):
+            return runs, f"steps again: {steps}"
+    return runs, ""
+
+
+def main(arguments: list[str]) -> int:
+    folder = Path(arguments[0] if arguments else tempfile.mkdtemp(prefix="psi4d-counts-")).resolve()
+    params: Params = check_params(counts(), "counts")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "params.yaml", "w") as file:
+        YAML().dump(counts(), file)
+    if not (folder / "made").exists():
+        started = time.monotonic()
+        DataSet(folder, params).make()
+        (folder / "made").touch()
+        print(f"the data set took {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        "| stage | first work, s | after a kill, s | memory, GB | |\n| --- | --- | --- | --- | --- |",
+        flush=True,
+    )
+    wrong = 0
+    for name, stage in STAGES.items():
+        if arguments[1:] and name not in arguments[1:]:
+            continue
+        runs, problem = rehearse(stage, folder)
+        wrong += bool(problem)
+        seconds = " | ".join(f"{run.first:.0f}" for run in runs)
+        peak = max(run.peak for run in runs) / 1e9
+        print(f"| `{name}` | {seconds} | {peak:.1f} | {problem} |", flush=True)
+    if not arguments:
+        shutil.rmtree(folder)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
