@@ -35,7 +35,7 @@ STAGES = [
 FOLDERS = {"pretrain": ["official"]}
 
 # Paths of the code that are no outs: what a run notes for the next one.
-NO_OUTS = ("CHECKSUMS", "COSTS")
+NO_OUTS = ("CHECKSUMS", "COSTS", "MAPPED")
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])
