@@ -23,6 +23,7 @@ from model.fast.renderer import NOTHING, SHARE, FastRenderer
 from model.fast.superresolution import FastSuperResolution
 from model.psi.encoders import with_coordinates
 from model.psi.network import Psi
+from model.psi.projection import motion_change
 from model.volume.planes import Planes, lay_out
 from model.volume.renderer import Deform, Rendering, compose
 
@@ -35,9 +36,10 @@ class Source:
     detail_BWRR: Tensor  # its half of the tri-plane decoder's first convolution
     background_BFnn: Tensor  # in [0, 1]
     scale: float | Tensor  # of the motion
-    # Where source features are projected: those of the portrait alone, and its camera.
+    # Where source features are projected: those of the portrait alone, its camera and its motion.
     seen_BWSS: Tensor | None = None
     camera_B25: Tensor | None = None
+    motion_BM: Tensor | None = None
 
 
 class FastPsi:
@@ -104,7 +106,7 @@ class FastPsi:
         if camera_source_B25 is None:
             raise ValueError("the source's camera is needed where source features are projected")
         seen = self.projection.seen(image[:, :3])
-        return replace(known, seen_BWSS=seen, camera_B25=camera_source_B25)
+        return replace(known, seen_BWSS=seen, camera_B25=camera_source_B25, motion_BM=motion_source_BM)
 
     @torch.inference_mode()
     def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Planes:
@@ -114,7 +116,9 @@ class FastPsi:
         triplanes = lay_out(maps.float(), self.sizes.planes)
         if self.projection is None:
             return Planes(triplanes)
-        portrait = self.projection(source.seen_BWSS, canonical)
+        change = motion_change(source.motion_BM, motion_driving_BM, source.scale)
+        change = None if change is None else change.to(self.dtype)
+        portrait = self.projection(source.seen_BWSS, canonical, change)
         return Planes(triplanes, portrait.float(), source.camera_B25)
 
     @torch.inference_mode()

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.psi import projection
 from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder
 from model.psi.encoders import DetailEncoder, GlobalEncoder
-from model.psi.projection import PortraitFeatures
+from model.psi.projection import PortraitFeatures, motion_change
 from model.psi.triplane_decoder import TriplaneDecoder
 from model.sizes import Sizes
 from model.volume.colour_decoder import ColourDecoder
@@ -89,7 +90,8 @@ class Psi(nn.Module):
         if camera_source_B25 is None:
             raise ValueError("the source's camera is needed where source features are projected")
         seen = self.projection.seen(source_B3SS)
-        return Planes(triplanes, self.projection(seen, canonical), camera_source_B25)
+        change = motion_change(motion_source_BM, motion_driving_BM, motion_scale)
+        return Planes(triplanes, self.projection(seen, canonical, change), camera_source_B25)
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""
@@ -169,6 +171,8 @@ class Psi(nn.Module):
 
 def is_motion(name: str) -> bool:
     """Whether a parameter belongs to the motion related layers (facts 1.8)."""
+    if name.startswith(projection.MOTION_PARTS):
+        return True
     # Names like `norm2` also stand elsewhere, where they mean something else.
     first, *others = name.split(".")
     return first == "encoder_canonical" and any(part in MOTION_PARTS for part in others)

@@ -5,9 +5,11 @@ detail only after millions of images. A feature map of the portrait carries it f
 is projected by the source's camera into the portrait, as pixelNeRF does, and the feature found there is added
 to that of the tri-planes.
 
-The portrait shows the source's own expression, and nothing of what it hides. The canonical feature, which
-knows both motions, decides pixel by pixel what of the portrait stands and what is drawn in its place. The
-tri-plane feature decides point by point how much of that counts.
+The portrait shows the source's own expression, and nothing of what it hides. What of it stands, and what is
+drawn in its place, is decided pixel by pixel: by the canonical feature, and by shapes that are blended like
+those of a face model, linear in the difference of the driving motion and the source's own. The canonical
+feature hears the same motion by its cross-attention, but needs more images to do so. The tri-plane feature
+decides point by point how much of it all counts.
 """
 
 import torch
@@ -20,6 +22,24 @@ LEAK = 0.2
 SCALE = 10.0  # about the deviation of tri-plane features, which the found ones are added to
 
 
+# The parts that the motion alone concerns.
+MOTION_PARTS = ("projection.shapes.", "projection.amounts.", "projection.blend.")
+
+
+def motion_change(
+    motion_source_BM: Tensor | None,
+    motion_driving_BM: Tensor | None,
+    scale: float | Tensor,
+) -> Tensor | None:
+    """`scale` times what the driving motion (B, M) differs from the source's; None of Psi_3d, a plain 0.
+
+    A scale may also be a tensor (B, 1, 1).
+    """
+    if isinstance(scale, Tensor):
+        return scale.flatten(1) * (motion_driving_BM - motion_source_BM)
+    return scale * (motion_driving_BM - motion_source_BM) if scale else None
+
+
 class PortraitFeatures(nn.Module):
     """A portrait and its canonical feature to a feature map in the portrait's own picture."""
 
@@ -29,25 +49,40 @@ class PortraitFeatures(nn.Module):
         width, channels = psi.projected, sizes.plane_channels
         self.portrait = nn.Conv2d(3, width, 3, padding=1)
         self.motion = nn.Conv2d(psi.detail_channels, 2 * width, 1)
+        self.shapes = nn.Conv2d(psi.detail_channels, width, 1)
+        self.amounts = nn.Linear(sizes.motion.dims, width)
+        self.blend = nn.Conv2d(width, 2 * width, 1, bias=False)
         self.hidden = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
         self.gate = nn.Linear(channels, 1)
         for layer in (self.portrait, self.hidden):
             nn.init.kaiming_normal_(layer.weight, a=LEAK)
         # At the start half of the portrait stands, nothing is drawn, and every gate is half open.
-        for layer in (self.motion, self.gate):
+        for layer in (self.motion, self.blend, self.gate):
             nn.init.zeros_(layer.weight)
-        for layer in (self.portrait, self.motion, self.hidden, self.last, self.gate):
+        for layer in (self.portrait, self.motion, self.amounts, self.hidden, self.last, self.gate):
             nn.init.zeros_(layer.bias)
 
     def seen(self, portrait_B3SS: Tensor) -> Tensor:
         """(B, width, S, S): all that depends on the portrait in [-1, 1] alone."""
         return F.leaky_relu(self.portrait(portrait_B3SS), LEAK)
 
-    def forward(self, seen_BWSS: Tensor, canonical_BDRR: Tensor) -> Tensor:
-        """The feature map (B, plane_channels, S, S), of what `seen` made of the portrait."""
+    def forward(
+        self,
+        seen_BWSS: Tensor,
+        canonical_BDRR: Tensor,
+        motion_change_BM: Tensor | None,
+    ) -> Tensor:
+        """The feature map (B, plane_channels, S, S), of what `seen` made of the portrait.
+
+        `motion_change_BM` is that of `motion_change`.
+        """
+        changes = self.motion(canonical_BDRR)
+        if motion_change_BM is not None:
+            amounts_BW11 = self.amounts(motion_change_BM)[..., None, None]
+            changes = changes + self.blend(amounts_BW11 * self.shapes(canonical_BDRR))
         changes = F.interpolate(
-            self.motion(canonical_BDRR),
+            changes,
             size=seen_BWSS.shape[-2:],
             mode="bilinear",
             align_corners=False,

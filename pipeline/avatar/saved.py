@@ -123,11 +123,11 @@ def _avatar(
     # The fast path keeps feature maps in this order of memory, and adds up in the order of memory.
     for name, part in maps.items():
         maps[name] = part.to(animator.device).contiguous(memory_format=torch.channels_last)
+    motion = tensors["motion"].to(animator.device)
     source = Source(maps["tokens"], maps["detail"], maps["background"], 1.0)
     if "seen" in maps:
         camera = tensors["label"][None, Label.CAMERA].to(animator.device)
-        source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera)
-    motion = tensors["motion"].to(animator.device)
+        source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera, motion_BM=motion)
     return Avatar(portrait, motion, source, about["weights"])
 
 

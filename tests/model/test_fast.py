@@ -142,7 +142,7 @@ def test_threads_share_the_rays(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
-    assert_close(found.feature, wanted.feature, atol=1e-5, rtol=1e-5)
+    assert_near(found.feature, wanted.feature)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -61,7 +61,12 @@ def network() -> Psi:
     psi = Psi(SMOKE_SIZES)
     # These begin at zero, and what is not there has no gradient of its own.
     blocks = psi.encoder_canonical.trans_blocks_motion
-    for layer in (psi.projection.motion, psi.projection.gate, *(block.attn2.proj for block in blocks)):
+    for layer in (
+        psi.projection.motion,
+        psi.projection.blend,
+        psi.projection.gate,
+        *(block.attn2.proj for block in blocks),
+    ):
         torch.nn.init.normal_(layer.weight, std=0.1)
     torch.nn.init.normal_(psi.decoder.out_sigma.weight)
     return psi
@@ -82,8 +87,14 @@ def test_every_part_is_learnt() -> None:
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
-def test_the_driving_motion_changes_the_map() -> None:
+@pytest.mark.parametrize("heard_by", ["attention", "shapes"])
+def test_the_driving_motion_changes_the_map(heard_by: str) -> None:
     psi = network()
+    if heard_by == "shapes":
+        for block in psi.encoder_canonical.trans_blocks_motion:
+            torch.nn.init.zeros_(block.attn2.proj.weight)
+    else:
+        torch.nn.init.zeros_(psi.projection.blend.weight)
     source, own, driving, _ = inputs()
     moved = psi.planes(source, own, driving, 1.0, cameras())
     still = psi.planes(source, own, own, 1.0, cameras())
@@ -101,7 +112,8 @@ def test_seen_from_the_portrait_an_edit_stays_where_it_was_made() -> None:
     edited[:, :, :half, :half].neg_()
     planes = psi.planes(source, own, driving, 1.0, cameras())
     canonical = psi.encoder_canonical(psi.encoder_global(source), own, driving, 1.0)
-    other = replace(planes, portrait_BCSS=psi.projection(psi.projection.seen(edited), canonical))
+    seen = psi.projection.seen(edited)
+    other = replace(planes, portrait_BCSS=psi.projection(seen, canonical, driving - own))
     background = psi.background_feature(source)
     before = psi.volume(planes, background, cameras()[:, None]).feature
     after = psi.volume(other, background, cameras()[:, None]).feature
