@@ -105,7 +105,8 @@ def _rows() -> tuple[list[dict], list[dict], list[dict]]:
     portraits = []
     for i in range(PEOPLE * 2):
         row = {"key": f"p{i}", "file": f"p{i}.png", "status": "ok", "landmarks": landmarks()}
-        portraits.append(row | {"crop": [1 / 256, 0.0, 0.0], "person": i // 2})
+        size = {"width": 256, "height": 256}
+        portraits.append(row | size | {"crop": [1 / 256, 0.0, 0.0], "person": i // 2})
     # Three test clips, as drivers across people need others than their own.
     splits = ("test", "test", "test", "train", "train", "validation")
     clips = []
@@ -121,7 +122,8 @@ def _rows() -> tuple[list[dict], list[dict], list[dict]]:
 
 def _ingest(folder: Path, portraits: list[dict], clips: list[dict], frames: list[dict], drawn: dict) -> None:
     # Ingest does not know who a portrait shows.
-    public = [chosen(row, "key", "file", "status", "landmarks", "crop") for row in portraits]
+    names = ("key", "file", "width", "height", "status", "landmarks", "crop")
+    public = [chosen(row, *names) for row in portraits]
     for name, rows in {"portraits": public, "clips": clips, "frames": frames}.items():
         write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows))
     samples = []
