@@ -223,8 +223,9 @@ def retry(stage: RetryStage) -> None:
         return
     left = f", {found.left} of them not done yet" if found.left else ""
     typer.echo(f"{todo} units to do{left}; {found.kept} stay as they are. Now run:")
-    # DVC would skip a stage whose inputs are the same, and the mark of its code must not be an old one.
-    typer.echo(f"dvc repro code && dvc repro --force --single-item {stage} && dvc repro")
+    # DVC would skip a stage whose inputs are the same; the mark of its code and the manifest of the user's
+    # files must not be old ones.
+    typer.echo(f"dvc repro code inputs && dvc repro --force --single-item {stage} && dvc repro")
 
 
 ScaleName = Annotated[str, typer.Option(help="sizes of the networks: " + ", ".join(SCALES))]

@@ -13,7 +13,7 @@ import torch
 from pipeline.config.disk import face_bytes, frame_bytes, head_bytes
 from pipeline.config.params import Params
 from pipeline.core.files import sha256
-from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS
+from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS, in_project
 from pipeline.core.readable import readable_bytes
 from pipeline.ingest.files import PICTURE, Listing, find_clips, find_files
 
@@ -83,7 +83,7 @@ def _gpu(params: Params) -> Diagnosis:
 def _flame(params: Params) -> list[Diagnosis]:
     if params.flame.model == "standin":
         return [Diagnosis("ok", "head model", "the built-in stand-in (not FLAME)")]
-    model = Path(params.flame.model)
+    model = in_project(params.flame.model)
     findings = [_file(model, "FLAME 2020", FLAME)]
     # An imported one has everything in it.
     if model.suffix != ".safetensors":
@@ -136,8 +136,8 @@ def _input(params: Params) -> list[Diagnosis]:
     if settings.source == "generated":
         return [Diagnosis("ok", "input", "generated heads of people who do not exist; nothing to bring")]
     return [
-        _folder("portraits", Path(settings.portraits), FFHQ),
-        _folder("clips", Path(settings.clips), VFHQ),
+        _folder("portraits", in_project(settings.portraits), FFHQ),
+        _folder("clips", in_project(settings.clips), VFHQ),
     ]
 
 
@@ -165,8 +165,8 @@ def _costs(params: Params) -> list[Diagnosis]:
         clips = settings.train_clips + settings.validation_clips + settings.test_clips
         portraits = settings.identities * settings.photos
     else:
-        clips = len(_listing("clips", settings.clips).files)
-        portraits = len(_listing("portraits", settings.portraits).files)
+        clips = len(_listing("clips", in_project(settings.clips)).files)
+        portraits = len(_listing("portraits", in_project(settings.portraits)).files)
     frames = clips * settings.frames
     views = frames * params.render_views.views
     images = f"{params.train_psi3d.images:,} + {params.train.images:,} training images"

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.foreign.other_files import HEAD, TEXT_OPCODES, mangled_line_ends, other_kind, with_own_line_ends
 from model.foreign.safe_pickle import Bytes, Global, Record, read_part
 
 LARGEST_FILE = 16 << 30  # bytes; the published Psi has about 2 GB
@@ -74,19 +75,23 @@ class CheckpointFile:
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {self._told() or error}") from error
+
+    def _told(self) -> str:
+        """What a file that is not readable is, when its bytes say it."""
+        data = getattr(self, "data", memoryview(b""))
+        return other_kind(bytes(data[:HEAD])) or mangled_line_ends(data)
 
     def _read(self) -> object:
         start = bytes(self.data[:16])
-        if start.startswith(b"\x1f\x8b"):
-            raise ValueError("it is compressed by gzip; unpack it first")
         if start.startswith(b"PK"):
             return self._read_zip()
         if start[2:].startswith(LEGACY):
             # The old format has its storages behind the object, one after the other.
             content, self.storages = _read_legacy(self.data, None)
             return content
-        content, _ = read_part(self.data)
+        data = with_own_line_ends(self.data.tobytes()) if start[:1] in TEXT_OPCODES else self.data
+        content, _ = read_part(data)
         return content
 
     def _read_zip(self) -> object:
@@ -94,7 +99,10 @@ class CheckpointFile:
         ends = [name for name in files if name.endswith("/data.pkl")]
         mains = [name for name in ends if name.count("/") == 1]
         if len(mains) != 1:
-            raise ValueError("it is a zip file, but not one of torch.save: there is no data.pkl in it")
+            inside = next(iter(files), "nothing")
+            raise ValueError(
+                f"it is a zip file with {inside!r:.60} in it, not one of torch.save; unpack it first"
+            )
         (main,) = mains
         folder = main.removesuffix("data.pkl")
         # Older versions of torch say no byte order; nearly every machine is little-endian.
@@ -150,11 +158,15 @@ class CheckpointFile:
 
 def is_tensor(node: object) -> bool:
     """Whether `node` is a tensor or a parameter, as far as its name says."""
+    if isinstance(node, Tensor):
+        return True
     return isinstance(node, Record) and node.origin.startswith((TENSORS[-1], PARAMETER))
 
 
 def shape_of(node: object) -> tuple[int, ...]:
     """The shape of a tensor. Raises ValueError when it is none."""
+    if isinstance(node, Tensor):
+        return tuple(node.shape)
     _, _, size, _ = _layout(node)
     return size
 
@@ -329,6 +341,8 @@ def _storages(
 
 def _zip_entries(path: Path, data: memoryview) -> dict[str, memoryview]:
     """The files in a zip file, as views of it: torch.save stores them as they are, so nothing is unpacked."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is cut off: a zip file without its end. Download it again")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

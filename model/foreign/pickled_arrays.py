@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.foreign.other_files import HEAD, mangled_line_ends, other_kind, with_own_line_ends
 from model.foreign.safe_pickle import Bytes, Record, read_part
 
 LARGEST_FILE = 1 << 30  # bytes; the head model has about 50 MB
@@ -144,6 +145,7 @@ def read_mapping(path: Path) -> dict[str, object]:
     data = read_bytes(path)
     try:
         start = _pickle_in_npy(data) if path.suffix == ".npy" else 0
+        data = with_own_line_ends(data)
         found, _ = read_part(data, start)
         content = real_value(found)
         if not isinstance(content, dict):
@@ -152,7 +154,8 @@ def read_mapping(path: Path) -> dict[str, object]:
         return {key: real_value(value) for key, value in named.items()}
     except Exception as error:
         # Values of odd types fail in many ways as well.
-        raise ValueError(f"{path}: {error}") from error
+        told = other_kind(data[:HEAD]) or mangled_line_ends(data)
+        raise ValueError(f"{path}: {told or error}") from error
 
 
 def _pickle_in_npy(data: bytes) -> int:

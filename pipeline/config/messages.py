@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import operator
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -57,6 +58,9 @@ def cross_problems(params: "Params") -> Iterator[str]:
     if ingest.frames < ingest.min_frames:
         limit = f"at least ingest.min_frames {ingest.min_frames}, or every clip is too short"
         yield f"ingest.frames is {ingest.frames}, but must be {limit}."
+    if params.pretrain.official.startswith("~"):
+        whole = os.path.expanduser(params.pretrain.official)
+        yield f'pretrain.official is "{params.pretrain.official}", but DVC needs the whole path: {whole}.'
     heads = params.render_genhead
     if params.pretrain.source == "official" and heads.z == "portraits":
         limit = "normal when pretrain.source is official, as the codes of its portraits are unknown"

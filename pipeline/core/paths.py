@@ -3,6 +3,7 @@
 dvc.yaml has the same paths. A test holds the two together.
 """
 
+import os
 from pathlib import Path
 
 DATA = Path("data")
@@ -42,8 +43,9 @@ def in_project(path: str | Path) -> Path:
     """Where a path of params.yaml leads: a relative one begins at the project.
 
     `dvc exp run --temp` and `--queue` work in a copy below .dvc/tmp/exps, which has what git knows alone.
-    There the path begins at the project itself, where the user's files are.
+    There the path begins at the project itself, where the user's files are. `~` is the home of the user.
     """
+    path = Path(os.path.expanduser(path))
     here = Path.cwd()
     for folder in here.parents:
         if here.is_relative_to(folder / ".dvc/tmp/exps"):

@@ -1,5 +1,6 @@
 """The head model of a run: FLAME where its file is, else the stand-in."""
 
+import os
 from pathlib import Path
 
 from model.head.flame import HeadModel
@@ -11,6 +12,6 @@ def load(path: str) -> HeadModel:
     """The head model of the param `flame.model`.
 
     It is "standin", the path of FLAME's generic_model.pkl with its side files beside it, or that of the
-    imported flame.safetensors.
+    imported flame.safetensors. `~` is the home of the user.
     """
-    return standin() if path == "standin" else read_flame(Path(path))
+    return standin() if path == "standin" else read_flame(Path(os.path.expanduser(path)))

@@ -23,6 +23,7 @@ from model.foreign.checkpoint_file import (
 )
 from model.foreign.pickled_arrays import real_value
 from model.foreign.safe_pickle import Record
+from model.foreign.safetensors_file import SafetensorsFile, is_safetensors
 from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED, head_tensors, read_flame
 from model.judges.trunk import PublishedTrunk
 from model.psi.network import Psi
@@ -37,7 +38,9 @@ TAKEN = "G_ema"  # the moving average, which the official programs use, too
 DROPPED = ("deformer.", "dataset_label_std")
 LISTED = 500  # problems that a message lists
 DESCRIBED, DEEPEST = 1000, 20  # values of a file's own description that are kept, and how deep they may lie
+DEEPER = 2  # levels below the top at which tensors are looked for
 PUBLISHED = Sizes()
+Foreign = CheckpointFile | SafetensorsFile
 KNOWN = (
     "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16 and FLAME's generic_model.pkl"
 )
@@ -88,14 +91,19 @@ def import_weights(
     try:
         # FLAME's side files are no checkpoints, but users try them.
         _refuse_array_file(path)
-        file = CheckpointFile(path)
+        file = SafetensorsFile(path) if is_safetensors(path) else CheckpointFile(path)
         if isinstance(file.content, dict) and "v_template" in file.content:
             return _import_flame(path, out)
-        told, nodes = _tensors(file)
-        name = next((name for name, kind in KINDS.items() if kind.mark in nodes), None)
-        if name is None:
-            raise ValueError(f"{path} is none of {KNOWN}; it has {len(nodes)} tensors{_some(nodes)}")
-        return _import_network(file, name, nodes, told, out, sizes)
+        most: dict[str, Any] = {}
+        for told, nodes in _states(file):
+            if found := _recognised(nodes):
+                name, prefix = found
+                own = {
+                    key.removeprefix(prefix): node for key, node in nodes.items() if key.startswith(prefix)
+                }
+                return _import_network(file, name, own, told | {"prefix": prefix}, out, sizes)
+            most = max(most, nodes, key=len)
+        raise ValueError(f"{path} is none of {KNOWN}; it has {len(most)} tensors{_some(most)}")
     except ValueError as error:
         raise UserError(f"nothing was imported. {error}") from error
     except OSError as error:
@@ -124,15 +132,56 @@ def _import_flame(path: Path, out: Path) -> Imported:
     return Imported(target, "flame", written["tensors"], written["values"], [])
 
 
-def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a file says of its network, and the network's tensors by name."""
+def _states(file: Foreign) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The state dicts in a file: what it says of each, and its tensors by name.
+
+    The moving average of the published programs comes first, then what others save: the tensors themselves,
+    or dicts and modules of them one or two levels deeper.
+    """
     content = file.content
-    if not isinstance(content, dict):
-        return {}, {}
-    module = content.get(TAKEN)
-    if not isinstance(module, Record):
-        named = {name: node for name, node in content.items() if isinstance(name, str)}
-        return {}, {name: node for name, node in named.items() if is_tensor(node)}
+    if isinstance(content, dict) and isinstance(content.get(TAKEN), Record):
+        yield _average(file, content)
+        return
+    todo = [("", content)]
+    while todo:
+        entry, found = todo.pop(0)
+        told = {"entry": entry} if entry else {}
+        if isinstance(found, Record):
+            yield told | {"class": class_and_attributes(found)[0]}, _module(file, found)
+        if not isinstance(found, dict):
+            continue
+        named = {name: node for name, node in found.items() if isinstance(name, str)}
+        tensors = {name: node for name, node in named.items() if is_tensor(node)}
+        if tensors:
+            yield told, tensors
+        if entry.count(".") < DEEPER:
+            inside = [(f"{entry}{name}.", node) for name, node in named.items() if name not in tensors]
+            todo += inside[:DESCRIBED]
+
+
+def _recognised(nodes: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The kind of network with these tensors, and what is written in front of all their names."""
+    for name, kind in KINDS.items():
+        if kind.mark in nodes:
+            return name, ""
+    # Wrappers for several GPUs write "module.", others the name of the attribute that the network is.
+    for name, kind in KINDS.items():
+        for key in nodes:
+            if key.endswith(f".{kind.mark}"):
+                return name, key.removesuffix(kind.mark)
+    return None
+
+
+def _module(file: Foreign, module: Record) -> dict[str, Any]:
+    try:
+        return module_tensors(module)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
+
+
+def _average(file: Foreign, content: dict) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a published file says of its network, and the tensors of its moving average."""
+    module = content[TAKEN]
     name, attributes = class_and_attributes(module)
     # What a file says of itself may be of any size; a few of its values are enough to know it again.
     left = [DESCRIBED]
@@ -145,14 +194,11 @@ def _tensors(file: CheckpointFile) -> tuple[dict[str, Any], dict[str, Any]]:
         "training_set_kwargs": _plain(content.get("training_set_kwargs"), left),
         "other_entries": others[:100],
     }
-    try:
-        return told, module_tensors(module)
-    except ValueError as error:
-        raise ValueError(f"{file.path}: {error}") from error
+    return told, _module(file, module)
 
 
 def _import_network(
-    file: CheckpointFile,
+    file: Foreign,
     name: str,
     nodes: dict[str, Any],
     told: dict[str, Any],
@@ -278,7 +324,7 @@ def _problems(
 
 
 def _numbers(
-    file: CheckpointFile,
+    file: Foreign,
     node: object,
     dtype: torch.dtype,
 ) -> Tensor:

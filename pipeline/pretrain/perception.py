@@ -345,6 +345,8 @@ class PerceptionTrainer:
             task.section.batch,
             task.section.batch // task.section.microbatch,
             device=self.device,
+            # Of this network alone and with its steps, for `psi4d status`.
+            curves=folder / "curves.json",
         )
         self.runs.append(run)
         trained = train(task, run)

@@ -94,6 +94,11 @@ def test_the_paper_scale_has_the_published_numbers():
             1.5,
             "train.substitute_q is 1.5, but must be a number, at least 0 and at most 1",
         ),
+        (
+            "pretrain.official",
+            "~/weights",
+            'pretrain.official is "~/weights", but DVC needs the whole path: /',
+        ),
         ("train.init", "gan", 'train.init is "gan", but must be one of psi3d, random'),
         ("train.images", True, "train.images is true, but must be a whole number, at least 1"),
         ("train.images", 3.5, "train.images is 3.5, but must be a whole number"),

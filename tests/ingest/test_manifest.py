@@ -50,6 +50,11 @@ def manifest(**changes: str) -> dict[tuple[str, str], str]:
     return {(line["ingest"], line["file"]): line.get("sha256") or line["reason"] for line in lines}
 
 
+def test_a_tilde_is_the_home_of_the_user(project, monkeypatch):
+    monkeypatch.setenv("HOME", str(project.parent))
+    assert manifest(portraits="~/project/portraits", clips="~/project/clips") == manifest()
+
+
 def test_every_file_is_in_it_with_a_checksum_or_a_reason(project):
     found = manifest()
     read = {name for name, value in found.items() if len(value) == 64}

@@ -1,6 +1,8 @@
 """Official files into safetensors and JSON, and from there into the stage pretrain."""
 
 import json
+import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +10,11 @@ import lpips
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from model.foreign.checkpoint_file import CheckpointFile
+from model.foreign.pickled_arrays import read_mapping
 from model.judges.trunk import PublishedTrunk
 from model.psi.network import Psi
 from model.weights import load_weights
@@ -215,6 +220,71 @@ def test_a_file_of_nothing_known_is_described(tmp_path):
     np.save(tmp_path / "side.npy", np.array({"a": 1}), allow_pickle=True)
     with pytest.raises(UserError, match=r"beside generic_model\.pkl"):
         import_weights(tmp_path / "side.npy", tmp_path)
+
+
+def wrapped(state: dict[str, Tensor]) -> dict[str, object]:
+    """A state dict as people have it: for several GPUs, one or two levels deeper, under another name."""
+    several = {f"module.{key}": value for key, value in state.items()}
+    beside = {"optimizer": {"step": torch.zeros(2)}, "epoch": 3}
+    return {
+        "module": several,
+        "deeper": {"state_dict": state, **beside},
+        "both": {"checkpoint": {"model": several}, **beside},
+        "other": {"net": {f"backbone.{key}": value for key, value in state.items()}},
+    }
+
+
+def test_wrapped_weights_are_found(tmp_path):
+    state = state_of("identity")
+    for name, content in wrapped(state).items():
+        torch.save(content, tmp_path / f"{name}.pth")
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file({f"module.{key}": value for key, value in state.items()}, tmp_path / "renamed.pth")
+    for path in sorted(tmp_path.iterdir()):
+        if path.is_file():
+            result = import_weights(path, tmp_path / "out", SMOKE_SIZES)
+            found, _ = load_weights(result.path)
+            assert result.network == "identity"
+            assert same(found, state), path.name
+
+
+def test_what_is_no_file_of_weights_is_told(tmp_path):
+    torch.save({"a": torch.zeros(2)}, tmp_path / "whole.pth")
+    save_file({"a": torch.zeros(9)}, tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    tensors = (tmp_path / "whole.safetensors").read_bytes()
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("backbone.pth", whole)
+    files = {
+        b"<!DOCTYPE html><html><title>Sign in</title>": "web page",
+        b"\n<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>": "web page",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n": "Git LFS",
+        b'{"message": "Bad credentials"}': 'a text, which begins with "{"message',
+        b"7z\xbc\xaf\x27\x1c" + bytes(50): "7-Zip; unpack it",
+        b"\x08\x07\x12\x07pytorch" + bytes(50): "ONNX",
+        whole[: len(whole) // 2]: "cut off",
+        tensors[: len(tensors) - 4]: "cut off",
+        (tmp_path / "packed.zip").read_bytes(): r"zip file with 'backbone\.pth' in it",
+    }
+    path = tmp_path / "backbone.pth"
+    for data, reason in files.items():
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=reason) as caught:
+            import_weights(path, tmp_path, SMOKE_SIZES)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_flame_with_other_line_ends_is_mended_or_told(tmp_path):
+    content = {"v_template": np.arange(300.0).reshape(100, 3), "f": np.zeros((40, 3), np.int64)}
+    path = tmp_path / "FLAME_NEUTRAL.pkl"
+    # A text can be mended, as it has no other ends of lines: what is missed then is the rest of the model.
+    path.write_bytes(pickle.dumps(content, 0).replace(b"\n", b"\r\n"))
+    assert np.array_equal(read_mapping(path)["v_template"], content["v_template"])
+    noise = np.random.default_rng(0).integers(0, 256, 9000, np.uint8)
+    path.write_bytes(pickle.dumps(content | {"x": noise}, 2).replace(b"\n", b"\r\n"))
+    for read in (read_mapping, CheckpointFile):
+        with pytest.raises(ValueError, match="its ends of lines were changed"):
+            read(path)
 
 
 def test_flame_survives_its_import(tmp_path):

@@ -1,5 +1,6 @@
 """The frozen networks: what they promise to the losses and the metrics, and their training."""
 
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
 from model.sizes import IdentitySizes
 from pipeline.core.errors import UserError
+from pipeline.engine.scratch import last_folder
 from pipeline.evaluate.instruments import FaceRecognition
 from pipeline.geometry.label import FIVE_POINTS
 from pipeline.geometry.rotations import rotation_vectors
@@ -193,6 +195,12 @@ def test_training_writes_networks_that_load_and_stay_frozen(trained):
     assert result["people"] == 6
     history = result.pop("history")
     assert all(np.isfinite(value) for value in result.values())
+    # While each of them trains, `psi4d status` reads its steps.
+    for name in ("identity", "trunk", "regressor"):
+        *_, last = json.loads((last_folder(f"pretrain_{name}") / "curves.json").read_bytes())
+        assert last["step"] == max(
+            1, round(own.pretrain.perception.steps * (1 / 3 if name == "identity" else 1))
+        )
     named = {name for row in history for name in row}
     assert {"identity", "trunk", "regressor"} <= named
 
