@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline.config.disk import face_bytes, frame_bytes, head_bytes
-from pipeline.config.params import Params
+from pipeline.config.disk import face_fields, frame_fields, head_fields
+from pipeline.config.params import Params, Pretraining
 from pipeline.core.files import sha256
 from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS, in_project
 from pipeline.core.readable import readable_bytes
@@ -19,8 +19,8 @@ from pipeline.ingest.files import PICTURE, Listing, find_clips, find_files
 
 # What cv2 links against, and the packages of Debian and Ubuntu that have it.
 SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
-FFHQ = "FFHQ: github.com/NVlabs/ffhq-dataset, or your own pictures"
-VFHQ = "VFHQ: liangbinxie.github.io/projects/vfhq, or your own videos"
+FFHQ = "FFHQ: github.com/NVlabs/ffhq-dataset (89 GB at 1024 pixels), or your own pictures"
+VFHQ = "VFHQ: liangbinxie.github.io/projects/vfhq (its size is not known here), or your own videos"
 FLAME = "flame.is.tue.mpg.de, after registration; licence: non-commercial research"
 FLAME_SIDE = "github.com/YuDeng/Portrait-4D (FLAME side files)"
 FLAME_FILES = {
@@ -29,6 +29,8 @@ FLAME_FILES = {
     "landmark_embedding_with_eyes.npy": "70 landmarks",
 }
 NO_HASH = "no published hash is known to compare with"
+# Of a face: 478 landmarks, a label and the rest of its rows, as Parquet.
+TABLE_BYTES = 4 * (3 * 478 + 437) + 200
 SMALL = 128  # pixels: the sizes up to which a laptop does
 
 
@@ -173,22 +175,62 @@ def _costs(params: Params) -> list[Diagnosis]:
     data = f"up to {portraits:,} portraits, {clips:,} clips with {frames:,} frames, {views:,} pseudo views"
     return [
         Diagnosis("ok", "work", f"{data}, {images}"),
-        _disk(params, portraits, frames),
+        *_disk(params, portraits, frames),
+        *_hours(params, portraits, frames),
         Diagnosis("ok", "time", _time(params)),
     ]
 
 
-def _disk(params: Params, portraits: int, frames: int) -> Diagnosis:
-    # The three caches are nearly all of the disk; networks and reports take little beside them.
-    parts = {
-        INGEST: (portraits + frames) * face_bytes(params),
-        HEADS: params.render_genhead.heads * head_bytes(params),
-        VIEWS: frames * frame_bytes(params),
+def _disk(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
+    """All that the graph writes, and of the caches, which are nearly all of it, what a field takes."""
+    caches = {
+        INGEST: (portraits + frames, "faces", face_fields(params)),
+        HEADS: (params.render_genhead.heads, "heads", head_fields(params)),
+        VIEWS: (frames, "frames", frame_fields(params)),
     }
+    parts, findings = {}, []
+    for path, (count, noun, fields) in caches.items():
+        parts[path.as_posix()] = count * sum(fields.values())
+        listed = ", ".join(f"{name} {readable_bytes(size)}" for name, size in fields.items())
+        findings.append(Diagnosis("ok", f"  {path.as_posix()}", f"{count:,} {noun} of {listed}"))
+    parts["tables"] = (portraits + frames) * TABLE_BYTES
     total, free = sum(parts.values()), shutil.disk_usage(".").free
-    listed = ", ".join(f"{path.as_posix()} {readable_bytes(size)}" for path, size in parts.items())
+    listed = ", ".join(f"{name} {readable_bytes(size)}" for name, size in parts.items())
     detail = f"about {readable_bytes(total)} ({listed}); {readable_bytes(free)} free"
-    return Diagnosis("ok" if free > total else "missing", "disk", detail)
+    return [Diagnosis("ok" if free > total else "missing", "disk", detail), *findings]
+
+
+def _hours(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
+    """What each stage has to do, in hours of one worker that does one item a second.
+
+    Rates of this machine stand beside it where a stage has run at this scale. Others are not guessed: hours
+    are those numbers over the rate.
+    """
+    if params.networks.image <= SMALL:
+        return []
+    generated = params.pretrain.source == "generated"
+    views = params.render_views.views
+    work = {
+        "ingest": (portraits + frames, "faces", "core"),
+        "fit_flame": (portraits + frames, "faces", "core"),
+        "pretrain genhead": (_images(params.pretrain.genhead) if generated else 0, "images", "GPU"),
+        "pretrain motion": (_images(params.pretrain.motion) if generated else 0, "images", "GPU"),
+        "pretrain perception": (_images(params.pretrain.perception), "images", "GPU"),
+        "render_genhead": (params.render_genhead.heads * params.render_genhead.views, "images", "GPU"),
+        "train_psi3d": (params.train_psi3d.images, "images", "GPU"),
+        "render_views": (frames * (1 + views), "images", "GPU"),
+        "train": (params.train.images, "images", "GPU"),
+    }
+    findings = []
+    for stage, (count, noun, unit) in work.items():
+        if count:
+            hours = f"{count / 3600:,.0f} hours of a {unit} at 1 a second"
+            findings.append(Diagnosis("ok", f"  {stage}", f"{count:,} {noun}: {hours}"))
+    return findings
+
+
+def _images(section: Pretraining) -> int:
+    return section.steps * section.batch
 
 
 def _time(params: Params) -> str:

@@ -1,32 +1,69 @@
 """What a sample of each cache takes on disk, roughly, at given params.
 
-Plans of runs and `psi4d doctor` use the same formula.
+Plans of runs and `psi4d doctor` use the same numbers.
 """
 
 from pipeline.config.params import Params
 
-PNG_BYTES = 1.5  # per RGB pixel of a photo; a mask takes a tenth of that
+# Bytes a pixel of PNG at the lowest level: a photo of 512 x 512 took 354 kB, and a mask takes a tenth.
+PICTURE, MASK = 1.5, 0.15
+HALF, SINGLE = 2, 4  # bytes a number
+CAMERA, LABEL, LANDMARKS = 25, 437, 140  # numbers
 FIELD_BYTES = 768  # per file in a tar: its header and half a block of padding
+
+Fields = dict[str, float]
+
+
+def face_fields(params: Params) -> Fields:
+    """Bytes of the fields of an aligned portrait or frame."""
+    pixels = params.networks.image**2
+    return _files({"image": PICTURE * pixels, "mask": MASK * pixels})
+
+
+def head_fields(params: Params) -> Fields:
+    """Bytes of the fields of a synthetic head; those of all views together."""
+    section, sizes = params.render_genhead, params.networks
+    views, pixels, rays = section.views, sizes.image**2, sizes.rays**2
+    one = {
+        "opacity": views * MASK * rays,
+        "depth": views * HALF * rays,
+        "background": PICTURE * rays,
+        "points and features": HALF * section.points * (3 + sizes.plane_channels),
+        "label, cameras, landmarks": SINGLE * (LABEL + views * (CAMERA + LANDMARKS)),
+    }
+    each = {"view": PICTURE * pixels, "uv": PICTURE * pixels}
+    return _files(one) | _files(each, views)
+
+
+def frame_fields(params: Params) -> Fields:
+    """Bytes of the fields of a frame of the multi-view cache; those of all pseudo views together."""
+    views, pixels = params.render_views.views, params.networks.image**2
+    numbers = LABEL + (1 + views) * (CAMERA + LANDMARKS + params.networks.motion.dims)
+    one = {
+        "image": PICTURE * pixels,
+        "mask": MASK * pixels,
+        "uv": PICTURE * pixels,
+        "label, cameras, landmarks, motion": SINGLE * numbers,
+    }
+    each = {"view": PICTURE * pixels, "alpha": MASK * pixels}
+    return _files(one) | _files(each, views)
 
 
 def face_bytes(params: Params) -> float:
-    """Of an aligned portrait or frame: its image, and a mask of a tenth of that."""
-    return _bytes(pixels=1.1 * params.networks.image**2, fields=2)
+    """Of an aligned portrait or frame."""
+    return sum(face_fields(params).values())
 
 
 def head_bytes(params: Params) -> float:
-    """Of a synthetic head: images in two renderings for each view, and samples of its planes."""
-    section = params.render_genhead
-    images = _bytes(pixels=2 * section.views * params.networks.image**2, fields=8 + 2 * section.views)
-    planes = 2 * section.points * (3 + params.networks.plane_channels)
-    return images + planes
+    """Of a synthetic head."""
+    return sum(head_fields(params).values())
 
 
 def frame_bytes(params: Params) -> float:
-    """Of a frame of the multi-view cache: its own image, masks, and its pseudo views."""
-    section = params.render_views
-    return _bytes(pixels=(2 + section.views) * params.networks.image**2, fields=8 + 2 * section.views)
+    """Of a frame of the multi-view cache."""
+    return sum(frame_fields(params).values())
 
 
-def _bytes(pixels: float, fields: int) -> float:
-    return pixels * PNG_BYTES + fields * FIELD_BYTES
+def _files(sizes: Fields, count: int = 1) -> Fields:
+    """The fields with what a tar adds; of each there are `count` files."""
+    return {name: count * (size + FIELD_BYTES) for name, size in sizes.items()}

@@ -69,7 +69,7 @@ class Stage:
                 self._end(process)
             if time.monotonic() - started > PATIENCE:
                 self._end(process, signal.SIGKILL)
-            time.sleep(0.25)
+            time.sleep(1.0)
         found.status = process.wait()
         reader.join(5)
         return found
