@@ -137,7 +137,7 @@ def _labels(folder: Path, portraits: list[dict], frames: list[dict], labels: dic
         fits = []
         for row in rows:
             known = {"clip": "", "split": "train"} | chosen(row, "key", "clip", "split", "status")
-            fits.append(known | {"label": labels[row["key"]].tolist()})
+            fits.append(known | {"label": labels[row["key"]].astype(np.float32)})
         write_table(folder / f"{name}.parquet", pa.Table.from_pylist(fits))
 
 
