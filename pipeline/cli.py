@@ -162,18 +162,23 @@ def verify(folder: CacheFolder, repair: Repair = False) -> None:
 
 
 @app.command()
-def clean(yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False) -> None:
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False,
+    units: Annotated[bool, typer.Option("--units", help="finished units, too: all is done again")] = False,
+) -> None:
     """List what runs left in scratch folders, or remove it.
 
-    What the last run of each stage left stays, as the next one may go on from it.
+    What the last run of each stage left stays, as the next one may go on from it. The units that it finished
+    are links to the files of the result, which take no disk of their own.
     """
     from pipeline.core.readable import readable_bytes
-    from pipeline.engine.scratch import leftovers, remove
+    from pipeline.engine.scratch import finished_units, leftovers, remove
 
     found = leftovers()
+    if units:
+        found += finished_units()
     for leftover in found:
-        # Results of other inputs or code are never used again, those of the last run may be.
-        state = "of other inputs or code"
+        state = "can go"
         if leftover.current:
             state = "kept: of the last run"
         elif yes:

@@ -4,8 +4,9 @@ The next run of the stage finds all other units done: their records come from th
 from there or from what it published.
 """
 
-import contextlib
+import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,26 +15,22 @@ from pipeline.caches.repair import JOBS
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
-from pipeline.core.paths import HEADS, INGEST, VIEWS
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import (
-    INPUTS,
     PLAN,
+    finished_folders,
     is_running,
     last_folder,
     link_or_copy,
     read_plan,
     scratch_folder,
 )
-from pipeline.engine.work_unit import Done, WorkUnit, finished, record_path, table_path
-from pipeline.store.shards import read_sidecar, sidecar_path
+from pipeline.engine.work_unit import Done, WorkUnit, files_of, finished, mark, record_path
 
-# The stages whose work is in units: what their caches look like, and where they are published.
-PLACES = {
-    kinds.INGEST.stage: (kinds.INGEST, INGEST),
-    kinds.GENHEAD.stage: (kinds.GENHEAD, HEADS),
-    kinds.VIEWS.stage: (kinds.VIEWS, VIEWS),
-}
+# The stages whose work is in units, and what their caches look like.
+LAYOUTS = {layout.stage: layout for layout in (kinds.INGEST, kinds.GENHEAD, kinds.VIEWS)}
+
+CHANGED = "its files have changed"
 
 
 @dataclass(frozen=True)
@@ -55,63 +52,48 @@ def retry(params: Params, stage: str) -> Retry:
     Where there is nothing of the kind, nothing happens. Raises UserError when the stage has no units of its
     own or has not worked here, while it runs, and when params or inputs are others than those of its units.
     """
-    if stage not in PLACES:
-        known = ", ".join(PLACES)
+    if stage not in LAYOUTS:
+        known = ", ".join(LAYOUTS)
         advice = f"`dvc repro -f -s {stage}` does it as a whole."
         raise UserError(f"{stage} cannot be retried in parts, only {known}. {advice}")
     # The last run knows its units; another one may have other params, and so other units.
-    layout, out = PLACES[stage]
     last = last_folder(stage)
     if last is None or not read_plan(last):
         raise UserError(f"{stage} has not worked here yet, so there is nothing to retry: dvc repro {stage}.")
     if is_running(read_plan(last)) and last.name != stage:
         raise UserError(f"{stage} is running. Stop it or wait for its end, then try again.")
-    job = JOBS[layout.name](params)
-    if _inputs(last) != job.inputs:
+    job = JOBS[LAYOUTS[stage].name](params)
+    again, kept = _sort(job, last)
+    if not kept and set(again.values()) == {CHANGED}:
         raise UserError(
             f"{stage}: params or inputs are not those of the last run, so its units would not fit to new "
             f"ones. `dvc repro {stage}` does all of them."
         )
-    again, kept = _sort(job, last, out / "shards")
     # What is not done yet the next run does by itself.
     if again:
         _prepare(job, last, kept)
+        _forget(job, again)
     return Retry(again, len(kept), len(job.units) - len(again) - len(kept))
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """A finished unit, and the folder in which its shard lies."""
-
-    done: Done
-    shards: Path
-
-
-def _inputs(folder: Path) -> str:
-    with contextlib.suppress(OSError):
-        return (folder / INPUTS).read_text()
-    return ""
-
-
-def _sort(job: Job, last: Path, published: Path) -> tuple[dict[str, str], list[_Kept]]:
+def _sort(job: Job, last: Path) -> tuple[dict[str, str], list[tuple[WorkUnit, Done]]]:
     """The finished units to do again with the reason, and those that are kept."""
     again: dict[str, str] = {}
     kept = []
     for unit in job.units:
-        done = finished(unit, last, verify=False)
-        if done is None:
+        if not record_path(unit, last).is_file():
             continue
-        shards = next((folder for folder in (last, published) if _has_shard(folder, done)), None)
-        if reason := _reason(job, unit, done, last):
+        done = finished(unit, last, verify=False, any_code=True)
+        if done is None:
+            again[unit.name] = CHANGED
+        elif reason := _reason(job, done, last):
             again[unit.name] = reason
-        elif shards is None:
-            again[unit.name] = "its shard is gone"
         else:
-            kept.append(_Kept(done, shards))
+            kept.append((unit, done))
     return again, kept
 
 
-def _reason(job: Job, unit: WorkUnit, done: Done, last: Path) -> str:
+def _reason(job: Job, done: Done, last: Path) -> str:
     """Why a finished unit must be done again, or nothing."""
     reasons = []
     if done.rejects:
@@ -119,42 +101,32 @@ def _reason(job: Job, unit: WorkUnit, done: Done, last: Path) -> str:
     rejected = job.rejected(done, last) if job.rejected else []
     if rejected:
         reasons.append(f"{len(rejected)} rejected")
-    since = record_path(unit, last).stat().st_mtime
-    if job.changed and job.changed(unit, since):
-        reasons.append("its files have changed")
+    if not all(file.is_file() for file in files_of(done, last)):
+        reasons.append("its shard is gone")
     return ", ".join(reasons)
 
 
-def _has_shard(folder: Path, done: Done) -> bool:
-    """Whether a folder has the shard of a unit by its sidecar; the next run compares the whole of it."""
-    if done.shard is None:
-        return True
-    path = folder / done.shard.name
-    with contextlib.suppress(UserError):
-        record, _ = read_sidecar(path)
-        return record == done.shard and path.is_file()
-    return False
-
-
-def _prepare(job: Job, last: Path, kept: list[_Kept]) -> None:
+def _prepare(job: Job, last: Path, kept: list[tuple[WorkUnit, Done]]) -> None:
     """Fill the scratch folder of the next run with the units that are kept, and with nothing else."""
     folder = scratch_folder(job.label, job.mark)
     whole = folder.with_name(f"{folder.name}.retry")
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(parents=True)
-    link_or_copy(last / INPUTS, whole / INPUTS)
     # Of the last run, but its process does not work here.
     plan = read_plan(last)
     write_json(whole / PLAN, {**plan, "pid": None})
-    for unit in kept:
-        done, name = unit.done, unit.done.name
-        files = [table_path(name, table, last) for table in done.tables]
-        if done.shard:
-            shard = unit.shards / done.shard.name
-            files += [shard, sidecar_path(shard)]
-        # The record comes last, as it says that the rest is there.
-        for file in [*files, record_path(WorkUnit(name, []), last)]:
-            # DVC may have made the file a link into its cache.
-            link_or_copy(file.resolve(), whole / file.name)
+    for unit, done in kept:
+        for file in files_of(done, last):
+            link_or_copy(file, whole / file.name)
+        # They stay even if another code made them, and the next run takes them for its own.
+        record = json.loads(record_path(unit, last).read_bytes())
+        write_json(record_path(unit, whole), {**record, "mark": mark(unit)})
     shutil.rmtree(folder, ignore_errors=True)
     whole.rename(folder)
+
+
+def _forget(job: Job, names: Collection[str]) -> None:
+    """Remove the records of units from earlier runs, or the next one would take them from there."""
+    for folder in finished_folders(job.label):
+        for name in names:
+            record_path(WorkUnit(name, []), folder).unlink(missing_ok=True)

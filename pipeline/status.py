@@ -17,8 +17,8 @@ from pipeline.engine.scratch import (
     last_error,
     last_folder,
     read_plan,
-    records_folder,
     stages,
+    units_folder,
 )
 from pipeline.engine.work_unit import WorkUnit, finished, record_path
 
@@ -100,7 +100,7 @@ def _status(stage: str) -> Status:
 
 def _state(folder: Path, plan: Mapping[str, Any], work: _Work, error: str) -> str:
     # Records lie there once the results are published, so that nothing is left to do.
-    published = folder == records_folder(folder.name)
+    published = folder == units_folder(folder.name)
     if not published and work.left and is_running(plan):
         return RUNNING
     if error:

@@ -1,6 +1,6 @@
 """Stage fit_flame: shape, expression, pose and camera of every face, from its landmarks.
 
-Items of the matrix: ffhq (portraits) and vfhq (clips).
+Its items are ffhq (portraits) and vfhq (clips).
 """
 
 from pipeline.config.params import Params
@@ -9,7 +9,8 @@ from pipeline.fit_flame.table import ITEMS, fit_table
 from pipeline.stage import run_stage, write_metrics
 from pipeline.store.tables import write_table
 
-READS = (INGEST,)
+# A set each, so that a new clip fits no portrait again.
+READS = {"ffhq": (INGEST / "portraits.parquet",), "vfhq": (INGEST / "frames.parquet",)}
 
 
 def main(params: Params, item: str) -> None:

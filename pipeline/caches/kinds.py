@@ -34,9 +34,9 @@ class Layout:
     samples: dict[str, type[Kind]]
 
     def prefix(self, shard: str) -> str | None:
-        """The prefix of the file name of a shard (prefix-000000.tar); None for no shard of this kind."""
-        prefix, _, number = shard.removesuffix(".tar").rpartition("-")
-        is_shard = shard.endswith(".tar") and number.isdecimal()
+        """The prefix of the file name of a shard (prefix-name.tar); None for no shard of this kind."""
+        prefix, _, name = shard.partition("-")
+        is_shard = name.endswith(".tar") and name != ".tar"
         return prefix if is_shard and prefix in self.samples else None
 
 

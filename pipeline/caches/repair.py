@@ -114,7 +114,7 @@ def _make_shards(
         raise UserError(
             "nothing was repaired: made again, shards have not the bytes that dvc.lock records "
             f"({_some(other)}): another machine or other packages made them. "
-            "Run `dvc repro -f` to make all of them here."
+            "Run `psi4d clean --units --yes` and `dvc repro -f` to make all of them here."
         )
     for name in files:
         write_bytes(folder / "shards" / name, (scratch / name).read_bytes())

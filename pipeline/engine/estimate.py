@@ -134,4 +134,4 @@ def _seconds(one: Done) -> float:
 
 
 def _prefix(name: str) -> str:
-    return name.rpartition("-")[0]
+    return name.partition("-")[0]

@@ -27,6 +27,11 @@ def fingerprint(code: str, *inputs: Any) -> str:
     return _short(parts)
 
 
+def code_fingerprint(code: str) -> str:
+    """The same of the code and of torch alone."""
+    return fingerprint(code)
+
+
 def inputs_fingerprint(*inputs: Any) -> str:
     """The same of the inputs alone, whatever the code."""
     return _short([_summary(value) for value in inputs])

@@ -240,7 +240,8 @@ class _Attempt:
             if verdict:
                 rejects.append(dataclasses.asdict(Reject(item, verdict)))
         content = {
-            "items": mark(self.unit),
+            "mark": mark(self.unit),
+            "inputs": mark(self.unit, code=False),
             "shard": shard,
             "tables": self._write_tables(record),
             "record": {name: value for name, value in record.items() if not isinstance(value, Rows)},

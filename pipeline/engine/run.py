@@ -1,7 +1,8 @@
 """The engine: work units in a fixed plan, done by one process or by many, resumable at every unit.
 
-A unit is one shard: a name and a fixed list of items. Units are worked on in a scratch folder whose name
-depends on everything that matters (`fingerprint`, `scratch`). A finished unit leaves its shard, its tables
+A unit is one shard: a name, a fixed list of items, and fingerprints of what they are made from and of the
+code. Units are worked on in a scratch folder of this plan (`scratch`), into which those come first that an
+earlier run has finished. A finished unit leaves its shard, its tables
 and then its record (`work_unit`); a run that was stopped skips what has all of them. An item that raises or
 kills its worker is given up, the others are done (`isolation`). `workers: 0` works in this process; otherwise
 Ray Data feeds a pool of actors with one torch thread each (`ray_workers`). The bytes are the same either way,

@@ -2,8 +2,10 @@
 
 Each belongs to one fingerprint, so nothing stale is ever mixed in:
 `.cache/psi4d/scratch/<stage>/<fingerprint>`. The file `<stage>.current` names the one in which the last run
-of the stage worked, `<stage>.error` says what it failed of. Once the shards of a stage are published, the
-records of its units lie in `.cache/psi4d/records/<stage>`, for `psi4d status` and `psi4d retry`.
+of the stage worked, `<stage>.error` says what it failed of. Once the stage has come to its end, the folder is
+`.cache/psi4d/units/<stage>`: the next run takes the units from there that are the same, and `psi4d status`
+and `psi4d retry` read their records. Its shards are hard links to those of the result and of DVC's cache,
+which cost no disk. On a file system without such links they cost as much once more.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.progress import say
 from pipeline.core.readable import readable_bytes, readable_count
+from pipeline.engine.work_unit import Done, WorkUnit, files_of, finished, record_path
 from pipeline.store.shards import sidecar_path
 
 SHOWN = 3  # folders that are named in a message
 PLAN = "plan.json"
-INPUTS = "inputs.txt"  # the fingerprint of the inputs without the code, see `Job`
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,25 @@ def last_folder(stage: str) -> Path | None:
     if not current.is_file():
         return None
     folder = _root() / stage / current.read_text()
-    return folder if folder.is_dir() else records_folder(stage)
+    return folder if folder.is_dir() else units_folder(stage)
 
 
-def records_folder(stage: str) -> Path:
-    """Where the records of the units lie whose shards a stage has published."""
-    return _root().with_name("records") / stage
+def units_folder(stage: str) -> Path:
+    """Where the units lie that the last run of a stage finished, once it has come to its end."""
+    return _root().with_name("units") / stage
 
 
 def leftovers() -> list[Leftover]:
     """All scratch folders of all stages."""
     return [found for folder in sorted(_root().glob("*")) if folder.is_dir() for found in _leftovers(folder)]
+
+
+def finished_units() -> list[Leftover]:
+    """The finished units of the last run of each stage.
+
+    Without them the next run does all units. Their bytes are free once the result itself is gone.
+    """
+    return [_leftover(folder, current=False) for folder in sorted(units_folder("").glob("*/"))]
 
 
 def remove(leftover: Leftover) -> None:
@@ -141,8 +151,7 @@ def remove(leftover: Leftover) -> None:
 def publish(scratch: str | Path, out: str | Path) -> None:
     """Show the shards of `scratch` (and their sidecars) as the folder `out`, replacing it in one step.
 
-    Then the scratch folder is removed; the records of its units stay. Raises UserError when `out` cannot be
-    written.
+    Then the units are kept for the next run (see `keep`). Raises UserError when `out` cannot be written.
     """
     # The new folder is whole before it takes its name, so that no reader sees half of it. Links cost no disk.
     scratch, out = Path(scratch), Path(out)
@@ -160,21 +169,55 @@ def publish(scratch: str | Path, out: str | Path) -> None:
         raise UserError(f"cannot write {out}: {error.strerror}. {advice}") from error
     finally:
         shutil.rmtree(shown, ignore_errors=True)
-    if scratch.resolve().parent.parent == _root().resolve():
-        _keep_records(scratch)
-    shutil.rmtree(scratch, ignore_errors=True)
+    keep(scratch)
 
 
-def _keep_records(scratch: Path) -> None:
-    """Move the records of a scratch folder, and the tables beside them, to where those of its stage lie."""
-    kept = records_folder(scratch.parent.name)
+def keep(scratch: Path) -> None:
+    """Make the units in a scratch folder those that the next run of its stage begins with.
+
+    Those of the run before go; a folder that belongs to no stage is removed.
+    """
+    if scratch.resolve().parent.parent != _root().resolve():
+        shutil.rmtree(scratch, ignore_errors=True)
+        return
+    kept = units_folder(scratch.parent.name)
     shutil.rmtree(kept, ignore_errors=True)
-    # A run whose records cannot be kept is no worse: a retry then does all of its units.
+    # Where they cannot be kept, the next run does all of them.
     with contextlib.suppress(OSError):
-        kept.mkdir(parents=True)
-        for pattern in (PLAN, INPUTS, "*.done.json", "*.parquet"):
-            for path in scratch.glob(pattern):
-                path.rename(kept / path.name)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch.rename(kept)
+
+
+def finished_folders(stage: str) -> list[Path]:
+    """Where finished units of a stage may lie: those of the last run first, then those of stopped ones."""
+    return [units_folder(stage), *sorted((_root() / stage).glob("*/"))]
+
+
+def adopt(stage: str, units: Sequence[WorkUnit], scratch: Path) -> None:
+    """Link into `scratch` those of `units` that an earlier run of the stage has finished.
+
+    What is linked is not looked at: `run_units` compares it with its checksums, and does it again when it is
+    damaged. A unit of which something was given up is not taken: what was wrong may have been mended.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    folders = finished_folders(stage)
+    for unit in units:
+        if finished(unit, scratch, verify=False):
+            continue
+        for folder in folders:
+            done = finished(unit, folder, verify=False)
+            if done and not done.rejects and all(file.exists() for file in files_of(done, folder)):
+                link_unit(done, folder, scratch)
+                break
+
+
+def link_unit(done: Done, folder: Path, to: Path) -> None:
+    """Give the files of a finished unit in `folder` a second name in `to`."""
+    record = record_path(WorkUnit(done.name, []), folder)
+    # The record comes last, as it says that the rest is there.
+    for file in [*files_of(done, folder), record]:
+        (to / file.name).unlink(missing_ok=True)
+        link_or_copy(file, to / file.name)
 
 
 def link_or_copy(file: Path, to: Path) -> None:
@@ -182,7 +225,7 @@ def link_or_copy(file: Path, to: Path) -> None:
     try:
         os.link(file, to)
     except OSError:
-        shutil.copyfile(file, to)
+        shutil.copy2(file, to)
 
 
 def _root() -> Path:
@@ -203,6 +246,10 @@ def _leftovers(folder: Path) -> list[Leftover]:
     found = []
     for path in sorted(folder.glob("*")):
         if path.is_dir():
-            sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
-            found.append(Leftover(path, sum(sizes), path.name == current))
+            found.append(_leftover(path, path.name == current))
     return found
+
+
+def _leftover(path: Path, current: bool) -> Leftover:
+    sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    return Leftover(path, sum(sizes), current)

@@ -17,15 +17,21 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
-from pipeline.store.shards import Sample, ShardRecord, check_shard
+from pipeline.store.shards import Sample, ShardRecord, check_shard, sidecar_path
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkUnit:
-    """One piece of work: the name of its shard (without .tar) and its items, JSON-able, in their order."""
+    """One piece of work: the name of its shard (without .tar) and its items, JSON-able, in their order.
+
+    `inputs` is a fingerprint of all that the items are made from, `code` one of what makes them. While name,
+    items and both are the same, a finished unit is never done again, whichever run did it.
+    """
 
     name: str
     items: Sequence[Any]
+    inputs: str = ""
+    code: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +64,48 @@ class Done:
 Work = Callable[[WorkUnit], tuple[Iterable[Sample], dict[str, Any]]]
 
 
-def units_of(prefix: str, items: Sequence[Any], size: int) -> list[WorkUnit]:
+def units_of(
+    prefix: str,
+    items: Sequence[Any],
+    size: int,
+    inputs: str = "",
+    code: str = "",
+) -> list[WorkUnit]:
     """Cut `items` into units of `size`: prefix-000000, prefix-000001 and so on."""
     starts = range(0, len(items), size)
     parts = [list(items[start : start + size]) for start in starts]
-    return [WorkUnit(f"{prefix}-{number:06d}", part) for number, part in enumerate(parts)]
+    return [WorkUnit(f"{prefix}-{number:06d}", part, inputs, code) for number, part in enumerate(parts)]
 
 
-def mark(unit: WorkUnit) -> str:
-    """A checksum of the unit's name and items."""
-    return hashlib.sha256(json.dumps([unit.name, unit.items]).encode()).hexdigest()
+def buckets(names: Iterable[str], size: int) -> dict[int, list[str]]:
+    """Names in buckets of at most `size`, which do not shift when another name comes; sorted in each.
+
+    A bucket is a node of the binary tree of the names' hashes: the root is 1, below n are 2 n and 2 n + 1. A
+    name lies in the highest node below which there are `size` names or fewer. So a name that comes or goes
+    changes its own bucket, which may then split in two or join its neighbour. They are two thirds full.
+    """
+    found: dict[int, list[str]] = {}
+    todo = [(1, sorted(names))]
+    while todo:
+        number, inside = todo.pop()
+        if len(inside) <= size:
+            found[number] = inside
+            continue
+        depth = number.bit_length() - 1
+        for bit in (1, 0):
+            todo.append((2 * number + bit, [name for name in inside if _hash_bit(name, depth) == bit]))
+    return {number: inside for number, inside in found.items() if inside}
+
+
+def _hash_bit(name: str, place: int) -> int:
+    digest = hashlib.sha256(name.encode()).digest()
+    return digest[place // 8] >> (7 - place % 8) & 1
+
+
+def mark(unit: WorkUnit, code: bool = True) -> str:
+    """A checksum of all that a unit says of itself; without `code` whatever makes it."""
+    told = [unit.name, unit.items, unit.inputs, unit.code if code else ""]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def record_path(unit: WorkUnit, scratch: Path) -> Path:
@@ -93,14 +131,28 @@ def tables_of(
             yield pq.read_table(path, columns=columns and list(columns))
 
 
-def finished(unit: WorkUnit, scratch: Path, verify: bool = True) -> Done | None:
+def files_of(done: Done, scratch: Path) -> list[Path]:
+    """The files of a finished unit, but for its record: its tables and its shard with the sidecar."""
+    files = [table_path(done.name, table, scratch) for table in done.tables]
+    if done.shard:
+        shard = scratch / done.shard.name
+        files += [sidecar_path(shard), shard]
+    return files
+
+
+def finished(
+    unit: WorkUnit,
+    scratch: Path,
+    verify: bool = True,
+    any_code: bool = False,
+) -> Done | None:
     """The result of a unit that is done, otherwise None.
 
-    With `verify` its shard and its tables must be whole.
+    With `verify` its shard and its tables must be whole; with `any_code` another code may have made it.
     """
     try:
         content = json.loads(record_path(unit, scratch).read_bytes())
-        if content["items"] != mark(unit):
+        if content["mark"] != mark(unit) and not (any_code and content["inputs"] == mark(unit, code=False)):
             return None
         shard = content["shard"] and ShardRecord(**content["shard"])
         if shard and verify and check_shard(scratch / shard.name) != shard:

@@ -1,10 +1,10 @@
 """Fitting the head model to people as units of work: to clips, and to portraits.
 
-They are resumable, and any number of processes makes the same bytes. A unit is a chunk of whole people that
-are solved together (`solver.chunks`). Its shard, of samples FittedClip, stays in the scratch folder.
+They are resumable, and any number of processes makes the same bytes. A unit is one clip, or a bucket of
+people with photos that are solved together, so that others that come change none. Its shard, of samples
+FittedClip, lies with the finished units of the stage.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,18 +19,18 @@ import pyarrow.parquet as pq
 
 from pipeline.config.params import FitFlame, Params
 from pipeline.core.errors import UserError
-from pipeline.engine.fingerprint import fingerprint
-from pipeline.engine.run import run_units
-from pipeline.engine.scratch import scratch_folder
-from pipeline.engine.work_unit import WorkUnit
+from pipeline.engine.fingerprint import code_fingerprint, inputs_fingerprint
+from pipeline.engine.job import Job
+from pipeline.engine.scratch import keep, scratch_folder
+from pipeline.engine.work_unit import WorkUnit, buckets
 from pipeline.fit_flame.landmark_model import LandmarkModel
-from pipeline.fit_flame.solver import chunks, fit_chunk
+from pipeline.fit_flame.solver import CHUNK, fit_chunk
 from pipeline.geometry import head_model
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.store.samples import Aligned, FittedClip
 from pipeline.store.shards import Sample, ShardReader
-from pipeline.store.tables import MESH, OK, matrix, photographed, read_columns
+from pipeline.store.tables import MESH, OK, matrix, photographed, read_columns, row_sums
 
 PORTRAITS, FRAMES = ITEMS = ("ffhq", "vfhq")  # the parts of the stage
 FACE_BYTES = 4 * Label.SIZE + 8  # a label and an error
@@ -162,25 +162,22 @@ def fit_people(
 
     In place of these the reason why the person was given up.
     """
-    mark = fingerprint(__file__, params.fit_flame, params.flame, *_tables(ingested, item))
-    scratch = scratch_folder(f"fit_flame_{item}", mark)
-    fitter = partial(
-        Fitter,
-        params.fit_flame,
-        params.flame.model,
-        ingested.resolve(),
-        item,
-    )
     ranges = faces.ranges()
-    done = run_units(
-        _units(faces.persons),
-        fitter,
-        scratch,
-        params.machine,
-        f"fit_flame_{item}",
-        {"clips" if item == FRAMES else "people": 1},
-        FACE_BYTES * len(faces.persons) / len(ranges),
+    job = Job(
+        label=f"fit_flame_{item}",
+        units=_units(params, ingested, item, faces),
+        make_worker=partial(
+            Fitter,
+            params.fit_flame,
+            params.flame.model,
+            ingested.resolve(),
+            item,
+        ),
+        counts={"clips" if item == FRAMES else "people": 1},
+        item_bytes=FACE_BYTES * len(faces.persons) / len(ranges),
     )
+    scratch = scratch_folder(job.label, job.mark)
+    done = job.run(scratch, params.machine)
     reasons = {reject.item: reject.reason for unit in done for reject in unit.rejects}
     reader = ShardReader(scratch)
     for person, own in ranges.items():
@@ -189,15 +186,7 @@ def fit_people(
             continue
         sample = reader.read(_key(faces, own))
         yield own, (FittedClip.label.array(sample), FittedClip.error.array(sample))
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _tables(ingested: Path, item: str) -> list[Path]:
-    """The files that a fit depends on."""
-    name, _ = COLUMNS[item]
-    people = ingested / "people.parquet"
-    tables = [ingested / f"{name}.parquet"]
-    return [*tables, people] if item == PORTRAITS and people.exists() else tables
+    keep(scratch)
 
 
 def _key(faces: Faces, own: range) -> str:
@@ -205,12 +194,29 @@ def _key(faces: Faces, own: range) -> str:
     return faces.rows["key"][own.start].as_py()
 
 
-def _units(persons: list[str]) -> list[WorkUnit]:
-    # The chunks are those of a fit in one process: the number of workers must not change what is solved
-    # together.
+def _units(
+    params: Params,
+    ingested: Path,
+    item: str,
+    faces: Faces,
+) -> list[WorkUnit]:
+    """A unit for each clip, or for each bucket of people: the number of workers must not change them."""
+    ranges = faces.ranges()
+    people = {f"clips-{clip}": [clip] for clip in ranges}
+    by, columns = "clip", ["index", "status", "landmarks"]
+    if item == PORTRAITS:
+        people = {f"people-{number:06d}": names for number, names in buckets(ranges, CHUNK).items()}
+        by, columns = "key", ["status", "landmarks"]
+    rows = row_sums(faces.path, Aligned.stage, by, columns)
+    settings = item_settings(params.fit_flame, ingested, item)
+    common = inputs_fingerprint(settings, params.flame)
+    code = code_fingerprint(__file__)
+    groups = faces.rows[by].to_pylist()
     units = []
-    ranges = chunks(persons, len(persons))
-    for number, (start, stop) in enumerate(ranges):
-        items = list(dict.fromkeys(persons[start:stop]))
-        units.append(WorkUnit(f"people-{number:06d}", items))
+    for name, persons in people.items():
+        own = []
+        for person in persons:
+            named = dict.fromkeys(groups[face] for face in ranges[person])
+            own.append([person, [rows[group] for group in named]])
+        units.append(WorkUnit(name, persons, inputs_fingerprint(common, own), code))
     return units

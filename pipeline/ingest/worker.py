@@ -10,7 +10,7 @@ frames of a clip and trains on 50 of them (facts 7.1 and 11, issue 13).
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config.params import Ingest, Machine
+from pipeline.core.checksums import Checksums
 from pipeline.core.errors import UserError
 from pipeline.core.files import key_of, sha256
-from pipeline.core.paths import in_project
-from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
+from pipeline.core.paths import CHECKSUMS, in_project
+from pipeline.engine.fingerprint import code_fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
-from pipeline.engine.work_unit import WorkUnit, units_of
+from pipeline.engine.work_unit import WorkUnit, buckets
 from pipeline.ingest.crop import cut, fit_crop, five_points, outside_share, smooth_crops, to_aligned
 from pipeline.ingest.detector import Face, FaceFinder, face_size
 from pipeline.ingest.files import PICTURE, SUFFIXES, VIDEO, Listing, Rejected, find_clips, find_files
@@ -41,6 +42,7 @@ from pipeline.ingest.gather import (
     rejected_files,
 )
 from pipeline.ingest.look import ClipLook
+from pipeline.ingest.manifest import files_in
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import GOOD, PASSED_OVER, REJECTED, Row, is_ok, metrics_of, most_frequent
 from pipeline.ingest.sequence import open_clip
@@ -56,6 +58,26 @@ from pipeline.ingest.splits import (
 from pipeline.store.samples import Aligned
 from pipeline.store.shards import Sample
 from pipeline.store.tables import CLIPS, FRAMES, PEOPLE, PORTRAITS, Rows, write_parts, write_table
+
+# Settings of the generator, of the splits and of the folders: they change no face and no frame of a file.
+OF_OTHERS = {
+    "portraits",
+    "clips",
+    "identities",
+    "photos",
+    "train_clips",
+    "validation_clips",
+    "test_clips",
+    "portrait_size",
+    "clip_size",
+    "fps",
+    "validation_share",
+    "test_share",
+    "split",
+    "recordings",
+    "people",
+    "shard_size",
+}
 
 
 def ingest(
@@ -123,17 +145,15 @@ def _job(
     settings: Ingest, image: int, portraits: Path, clips: Path, listings: tuple[Listing, Listing]
 ) -> Job:
     portrait_files, clip_files = (listing.files for listing in listings)
-    stamps = _stamps(portraits, portrait_files), _stamps(clips, clip_files)
+    parts = buckets(portrait_files, settings.shard_size)
+    names = {f"{PORTRAIT_UNITS}-{number:06d}": files for number, files in parts.items()}
+    inputs = _Inputs(settings, image)
+    units = inputs.units(portraits, names)
+    units += inputs.units(clips, {f"{CLIP_UNITS}-{key_of(file)}": [file] for file in clip_files})
+    inputs.sums.save()
     return Job(
         label="ingest",
-        mark=fingerprint(
-            __file__,
-            settings,
-            image,
-            *stamps,
-        ),
-        units=units_of(PORTRAIT_UNITS, portrait_files, settings.shard_size)
-        + units_of(CLIP_UNITS, clip_files, 1),
+        units=units,
         make_worker=partial(
             Ingester,
             settings,
@@ -142,10 +162,29 @@ def _job(
             clips.resolve(),
         ),
         counts={"files": 1},
-        inputs=inputs_fingerprint(settings, image),
-        changed=partial(_changed, portraits, clips),
         rejected=rejected_files,
     )
+
+
+class _Inputs:
+    """What units depend on: the contents of their files, and the settings that their worker reads."""
+
+    def __init__(self, settings: Ingest, image: int) -> None:
+        self.code = code_fingerprint(__file__)
+        self.settings = inputs_fingerprint(settings.model_dump(exclude=OF_OTHERS), image)
+        self.sums = Checksums(CHECKSUMS)
+
+    def units(self, folder: Path, files_of: Mapping[str, list[str]]) -> list[WorkUnit]:
+        """A unit for each name, with its files as items."""
+        units = []
+        for name, items in files_of.items():
+            paths = files_in(folder, items)
+            contents = []
+            for path, found in zip(paths, self.sums.of(paths), strict=True):
+                contents.append([path.relative_to(folder).as_posix(), str(found)])
+            inputs = inputs_fingerprint(self.settings, contents)
+            units.append(WorkUnit(name, items, inputs, self.code))
+        return units
 
 
 class Ingester:
@@ -354,49 +393,6 @@ def _check_found(
         f"no {key} to read: the folder {folder} (ingest.{key}) {state}. Put {suffixes} files there, name "
         "another folder in params.yaml, or set ingest.source: generated."
     )
-
-
-def _stamps(folder: Path, files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """What tells changed files from unchanged ones; reading all of them would take as long as the work."""
-    stamps = []
-    for path in _paths(folder, files):
-        name = path.relative_to(folder).as_posix()
-        try:
-            found = path.stat()
-        except OSError:
-            stamps.append((name, -1, 0))
-            continue
-        stamps.append((name, found.st_size, found.st_mtime_ns))
-    return stamps
-
-
-def _paths(folder: Path, files: Sequence[str]) -> list[Path]:
-    """The files, and those in them that are folders of numbered pictures."""
-    paths = []
-    for file in files:
-        path = folder / file
-        paths.append(path)
-        paths += sorted(path.iterdir()) if path.is_dir() else []
-    return paths
-
-
-def _changed(
-    portraits: Path,
-    clips: Path,
-    unit: WorkUnit,
-    since: float,
-) -> bool:
-    """Whether a file of a unit is newer than `since`, or gone."""
-    folder = portraits if unit.name.startswith(PORTRAIT_UNITS) else clips
-    for path in _paths(folder, unit.items):
-        try:
-            found = path.stat()
-        except OSError:
-            return True
-        # A copy may have the time of its original, but not its change of status.
-        if max(found.st_mtime, found.st_ctime) > since:
-            return True
-    return False
 
 
 def _passed_over(listing: Listing) -> list[Row]:

@@ -27,7 +27,7 @@ from pipeline.core.device import choose_device
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
-from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
+from pipeline.engine.fingerprint import code_fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.mapped import mapped_folder
 from pipeline.engine.scratch import publish, scratch_folder
@@ -89,9 +89,13 @@ def job(params: Params, labels: Path, genhead: Path) -> Job:
     values = (section, params.networks, params.flame, params.seed)
     return Job(
         label="render_genhead",
-        mark=fingerprint(__file__, *values, *inputs),
-        inputs=inputs_fingerprint(*values, *inputs),
-        units=units_of("heads", list(range(section.heads)), section.shard_size),
+        units=units_of(
+            "heads",
+            list(range(section.heads)),
+            section.shard_size,
+            inputs_fingerprint(*values, *inputs),
+            code_fingerprint(__file__),
+        ),
         make_worker=partial(HeadRenderer, params, pools, genhead.resolve()),
         counts={"heads": 1, "images": section.views},
         item_bytes=head_bytes(params),

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from pipeline.core.pictures import to_uint8
 from pipeline.core.prefetch import prefetch, write_behind
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
-from pipeline.engine.fingerprint import fingerprint, inputs_fingerprint
+from pipeline.engine.fingerprint import code_fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
 from pipeline.engine.scratch import publish, scratch_folder
 from pipeline.engine.work_unit import WorkUnit, units_of
@@ -43,8 +45,9 @@ from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.render.quality_gate import failed_measures, gate_summary, measure, save_worst
 from pipeline.store.samples import Aligned, Views
+from pipeline.store.sealed import read_facts
 from pipeline.store.shards import Sample, ShardReader
-from pipeline.store.tables import labels_of, meshes, read_rows, usable
+from pipeline.store.tables import labels_of, meshes, read_rows, row_sums, usable
 from pipeline.store.view_index import NAME, write_index
 
 # What one pass may hold: coarse samples, as far as a frame allows, and frames.
@@ -101,21 +104,44 @@ def job(
 ) -> Job:
     """The units of the stage, their worker and the index. Raises UserError as `render_views`."""
     section = params.render_views
-    inputs = (ingested, labels, motion, perception, psi3d)
     frames, _ = usable_frames(ingested / "frames.parquet", labels)
     # The thresholds of the gate are no part of it: they decide about rows of the index, not about shards.
-    values = (section.views, section.shard_size, params.networks, params.flame, params.seed)
+    values = (section.views, params.networks, params.flame, params.seed)
+    common = inputs_fingerprint(*values, motion, perception, psi3d)
+    own = _clip_inputs(ingested, labels, frames)
+    code = code_fingerprint(__file__)
+    units = []
+    # A clip has shards of its own, which do not shift when another one comes.
+    for clip, group in groupby(frames, key=itemgetter("clip")):
+        keys = [frame["key"] for frame in group]
+        inputs = inputs_fingerprint(common, own[clip])
+        units += units_of(f"views-{clip}", keys, section.shard_size, inputs, code)
+    paths = (ingested, labels, motion, perception, psi3d)
     return Job(
         label="render_views",
-        mark=fingerprint(__file__, *values, *inputs),
-        inputs=inputs_fingerprint(*values, *inputs),
-        units=units_of("views", [frame["key"] for frame in frames], section.shard_size),
-        make_worker=partial(ViewRenderer, params, *(path.resolve() for path in inputs)),
+        units=units,
+        make_worker=partial(ViewRenderer, params, *(path.resolve() for path in paths)),
         counts={"frames": 1, "views": section.views},
         item_bytes=frame_bytes(params),
         gpu=True,
         tables=lambda shards, out: write_index(shards, out / NAME, partial(failed_measures, section)),
     )
+
+
+def _clip_inputs(
+    ingested: Path,
+    labels: Path,
+    frames: list[dict[str, Any]],
+) -> dict[str, list[str]]:
+    """Checksums of what each clip is rendered from: its rows in both tables, and its shards of pictures."""
+    rows = row_sums(ingested / "frames.parquet", "ingest", "clip", [*FRAME, "status", "landmarks"])
+    fits = row_sums(labels, "fit_flame", "clip", ["key", "status", "label"])
+    pairs = {(frame["clip"], frame["shard"]) for frame in frames}
+    own = {clip: [rows[clip], fits[clip]] for clip, _ in sorted(pairs)}
+    for clip, shard in sorted(pairs):
+        facts = read_facts(ingested / "shards" / shard, "Make it again: dvc repro ingest.")
+        own[clip].append(facts["sha256"])
+    return own
 
 
 def usable_frames(
@@ -126,7 +152,7 @@ def usable_frames(
 
     Raises UserError when none has.
     """
-    rows = read_rows(frames, "ingest", [*FRAME, "status"])
+    rows = read_rows(frames, "ingest", [*FRAME, "shard", "status"])
     fits = usable(read_rows(labels, "fit_flame", ["key", "status"]))
     fitted = {row["key"] for row in fits}
     faces = usable(rows)

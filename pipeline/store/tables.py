@@ -5,8 +5,11 @@ ingest accepted; the rejected ones are among them, with a reason.
 """
 
 import contextlib
+import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +203,42 @@ def photographed(ingested: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     return {row["key"]: row["person"] for row in read_rows(path, "ingest")}
+
+
+def row_sums(
+    path: str | Path,
+    stage: str,
+    by: str,
+    columns: Collection[str],
+) -> dict[str, str]:
+    """A checksum of the rows with each value of the column `by`, in hexadecimal.
+
+    It is of the values alone, not of how the file holds them. A part of the table is in memory at a time.
+    Raises UserError as `read_rows`.
+    """
+    # A sum for each column, or it would depend on where a batch ends.
+    sums = {name: defaultdict(hashlib.sha256) for name in sorted(columns)}
+    for batch in read_batches(path, stage, {by, *columns}):
+        groups = batch[by].to_pylist()
+        for name, column_sums in sums.items():
+            for group, value in zip(groups, _bytes_of(batch[name]), strict=True):
+                column_sums[group].update(value)
+    whole: dict[str, str] = {}
+    for column_sums in sums.values():
+        for group, found in column_sums.items():
+            whole[group] = whole.get(group, "") + found.hexdigest()
+    return {group: hashlib.sha256(text.encode()).hexdigest() for group, text in whole.items()}
+
+
+def _bytes_of(column: pa.Array) -> Iterator[bytes]:
+    """Bytes of each value of a column; a list of numbers as it lies in memory, as there may be thousands."""
+    if not pa.types.is_list(column.type):
+        yield from (f"{value!r};".encode() for value in column.to_pylist())
+        return
+    numbers = column.values.to_numpy(zero_copy_only=False)
+    bounds = column.offsets.to_numpy()
+    for start, stop in pairwise(bounds):
+        yield f"{stop - start};".encode() + numbers[start:stop].tobytes()
 
 
 def usable(rows: Sequence[Mapping[str, Any]]) -> list[Any]:

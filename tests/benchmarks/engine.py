@@ -55,6 +55,7 @@ def make_inputs(
             "clip": clip,
             "index": index,
             "split": split,
+            "shard": "clips-000000.tar",
             "status": "ok",
             "landmarks": mesh.tolist(),
         }

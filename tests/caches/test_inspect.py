@@ -107,7 +107,7 @@ def test_a_sample_with_all_its_fields(project):
     assert table["label.npy"][:2] == ["float32", "437"]
     assert table["mask.png"][:2] == ["uint8", "32 x 32"]
     assert {"real", "0", "1"} <= table.keys()
-    assert table["b-000001"][2] == "views-000001.tar"
+    assert table["b-000001"][2] == "views-b-000000.tar"
     assert cache.chosen("b-000001", None) == [entry]
     with pytest.raises(UserError, match="has no clip b frame 77"):
         cache.chosen("b", 77)

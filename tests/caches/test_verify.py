@@ -60,7 +60,7 @@ def mend(folder: Path) -> list[str]:
 def test_whole_caches(project):
     verdict = verify(VIEWS)
     assert verdict.findings == []
-    assert [len(keys) for keys in verdict.samples.values()] == [4, 4, 2]
+    assert [len(keys) for keys in verdict.samples.values()] == [3, 3, 4]
     sizes = [path.stat().st_size for path in VIEWS.glob("shards/*.tar")]
     assert verdict.bytes == sum(sizes)
     assert findings(HEADS) == []
@@ -71,20 +71,20 @@ def test_whole_caches(project):
 
 def test_a_flipped_byte_is_named(project):
     # A PNG with a wrong byte is decoded by some readers to a wrong picture without a word.
-    shard = VIEWS / "shards/views-000001.tar"
+    shard = VIEWS / "shards/views-b-000000.tar"
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "view1.png") + 40)
     assert findings(VIEWS) == [
-        f"shards/views-000001.tar, sample {key}, field view1.png: altered: its CRC-32 is another one"
+        f"shards/views-b-000000.tar, sample {key}, field view1.png: altered: its CRC-32 is another one"
     ]
 
 
 def test_a_flipped_byte_outside_of_fields_is_named(project):
-    shard = VIEWS / "shards/views-000001.tar"
+    shard = VIEWS / "shards/views-b-000000.tar"
     key = ShardReader(VIEWS / "shards").keys()[5]
     flip(shard, place(shard, key, "mask.png") - 512)  # in the header
     assert findings(VIEWS) == [
-        f"shards/views-000001.tar, sample {key}, field mask.png: "
+        f"shards/views-b-000000.tar, sample {key}, field mask.png: "
         "the tar's header is not what the sidecar says"
     ]
     # The second flip takes the first one back; then the last byte of the padding is hit.
@@ -96,11 +96,11 @@ def test_a_flipped_byte_outside_of_fields_is_named(project):
 
 def test_a_truncated_shard_is_named_with_its_first_lost_field(project):
     # A copy that was broken off: one finding that says from where on, and none for each lost field.
-    shard = VIEWS / "shards/views-000000.tar"
+    shard = VIEWS / "shards/views-a-000000.tar"
     key = ShardReader(VIEWS / "shards").keys()[2]
     cut(shard, place(shard, key, "motion.npy") + 10)
     (found,) = findings(VIEWS)
-    assert found.startswith(f"shards/views-000000.tar, sample {key}, field motion.npy: truncated: ")
+    assert found.startswith(f"shards/views-a-000000.tar, sample {key}, field motion.npy: truncated: ")
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -108,18 +108,18 @@ def test_missing_and_strange_files_are_named(project, recorded):
     # Without a record the index alone knows that there was a shard.
     if not recorded:
         shutil.rmtree(".dvc")
-    (VIEWS / "shards/views-000000.tar.json").unlink()
-    (VIEWS / "shards/views-000001.tar").unlink()
+    (VIEWS / "shards/views-a-000000.tar.json").unlink()
+    (VIEWS / "shards/views-b-000000.tar").unlink()
     (VIEWS / "shards/notes.txt").write_text("")
     found = findings(VIEWS)
     assert [line for line in found if "rows of" not in line] == [
-        "shards/views-000000.tar.json: missing",
-        "shards/views-000001.tar: missing",
+        "shards/views-a-000000.tar.json: missing",
+        "shards/views-b-000000.tar: missing",
         "shards/notes.txt: does not belong here",
     ]
-    assert len(found) == 4 and "shards/views-000001.tar: 4 rows of index.parquet have no sample" in "\n".join(
+    assert len(
         found
-    )
+    ) == 4 and "shards/views-b-000000.tar: 3 rows of index.parquet have no sample" in "\n".join(found)
 
 
 def test_a_missing_or_altered_index_is_named(project):
@@ -131,8 +131,8 @@ def test_a_missing_or_altered_index_is_named(project):
     write_table(index, table.set_column(place_of_psnr, "psnr", pa.array(psnr)))
     keys = table["key"].to_pylist()
     assert findings(VIEWS) == [
-        f"index.parquet, sample {key}: the column psnr is not what shards/views-{i // 4:06d}.tar has"
-        for i, key in enumerate(keys)
+        f"index.parquet, sample {key}: the column psnr is not what shards/views-{key[0]}-000000.tar has"
+        for key in keys
     ]
     cut(index, 300)
     assert findings(VIEWS)[0].startswith("index.parquet: damaged")
@@ -146,7 +146,7 @@ def test_index_and_shards_are_compared(project):
     shutil.rmtree(".dvc")
     rows = pq.read_table(VIEWS / "index.parquet").to_pylist()
     keys = [row["key"] for row in rows]
-    rows[1]["key"], rows[5]["shard"] = "nobody", "views-000000.tar"
+    rows[1]["key"], rows[5]["shard"] = "nobody", "views-a-000000.tar"
     rows[8] |= {"psnr": float("nan"), "offset": 512}
     rows[9] |= {"crcs": rows[9]["crcs"][::-1], "kept": False}
     write_table(
@@ -156,14 +156,14 @@ def test_index_and_shards_are_compared(project):
     assert sorted(findings(VIEWS)) == sorted(
         [
             f"index.parquet, sample {keys[0]}: has two rows",
-            f"index.parquet, sample {keys[8]}: the column offset is not what shards/views-000002.tar has",
-            f"index.parquet, sample {keys[8]}: the column psnr is not what shards/views-000002.tar has",
-            f"index.parquet, sample {keys[9]}: the column crcs is not what shards/views-000002.tar has",
+            f"index.parquet, sample {keys[8]}: the column offset is not what shards/views-c-000000.tar has",
+            f"index.parquet, sample {keys[8]}: the column psnr is not what shards/views-c-000000.tar has",
+            f"index.parquet, sample {keys[9]}: the column crcs is not what shards/views-c-000000.tar has",
             f"index.parquet, sample {keys[9]}: kept and reason contradict each other",
-            "shards/views-000000.tar, sample nobody: index.parquet has a row for it, but it is not there",
-            f"shards/views-000000.tar, sample {keys[5]}: "
-            "index.parquet has a row for it, but it is in views-000001.tar",
-            f"shards/views-000000.tar, sample {keys[1]}: no table has a row for it",
+            "shards/views-a-000000.tar, sample nobody: index.parquet has a row for it, but it is not there",
+            f"shards/views-a-000000.tar, sample {keys[5]}: "
+            "index.parquet has a row for it, but it is in views-b-000000.tar",
+            f"shards/views-a-000000.tar, sample {keys[1]}: no table has a row for it",
         ]
     )
 
@@ -171,12 +171,12 @@ def test_index_and_shards_are_compared(project):
 def test_a_missing_record_is_named(project):
     """A sample that is gone from a shard whose sidecar knows nothing of it: only the index does."""
     reader = ShardReader(VIEWS / "shards")
-    gone, *kept = reader.keys()[8:]
-    write_shard(VIEWS / "shards/views-000002.tar", [(key, reader.read(key)) for key in kept])
-    where = f"shards/views-000002.tar, sample {gone}"
+    gone, *kept = reader.keys()[6:]
+    write_shard(VIEWS / "shards/views-c-000000.tar", [(key, reader.read(key)) for key in kept])
+    where = f"shards/views-c-000000.tar, sample {gone}"
     assert f"{where}: index.parquet has a row for it, but it is not there" in findings(VIEWS)
-    before = {path: path.stat().st_ino for path in VIEWS.glob("shards/*-00000[01].tar")}
-    assert mend(VIEWS) == ["shards/views-000002.tar"] and findings(VIEWS) == []
+    before = {path: path.stat().st_ino for path in VIEWS.glob("shards/views-[ab]-*.tar")}
+    assert mend(VIEWS) == ["shards/views-c-000000.tar"] and findings(VIEWS) == []
     assert {path: path.stat().st_ino for path in before} == before
 
 
@@ -198,8 +198,10 @@ def test_shards_of_an_older_format_are_named_with_what_to_do(project):
         sidecar.write_text(json.dumps(facts))
     found = findings(VIEWS)
     assert len(found) == 3
-    for number, line in enumerate(found):
-        assert line.startswith(f"shards/views-{number:06d}.tar.json: is older than all formats with a number")
+    for clip, line in zip("abc", found, strict=True):
+        assert line.startswith(
+            f"shards/views-{clip}-000000.tar.json: is older than all formats with a number"
+        )
         assert line.endswith("dvc repro render_views.")
 
 
@@ -207,7 +209,7 @@ def test_what_a_sample_must_have(project):
     # Checksums are right here: a writer of its own made samples that training would stumble over.
     shutil.rmtree(".dvc")
     reader = ShardReader(VIEWS / "shards")
-    a, b = reader.keys()[8:]
+    *others, a, b = reader.keys()[6:]
     first, second = reader.read(a), reader.read(b)
     del first["alpha1.png"]
     first["motion.npy"] = encode_npy(np.zeros((3, 7), np.float64))
@@ -216,17 +218,18 @@ def test_what_a_sample_must_have(project):
         "more.png": second["mask.png"],
         "uv.png": b"no picture",
     }
-    write_shard(VIEWS / "shards/views-000002.tar", [(a, first), (b, second)])
+    whole = [(key, reader.read(key)) for key in others]
+    write_shard(VIEWS / "shards/views-c-000000.tar", [*whole, (a, first), (b, second)])
     image = load_params().networks.image
     dims = load_params().networks.motion.dims
     assert findings(VIEWS) == [
-        f"shards/views-000002.tar, sample {b}, field uv.png: no png that can be read",
-        f"shards/views-000002.tar, sample {a}, field alpha1.png: missing",
-        f"shards/views-000002.tar, sample {a}, field motion.npy: "
+        f"shards/views-c-000000.tar, sample {b}, field uv.png: no png that can be read",
+        f"shards/views-c-000000.tar, sample {a}, field alpha1.png: missing",
+        f"shards/views-c-000000.tar, sample {a}, field motion.npy: "
         f"is float64 3 x 7, should be float32 3 x {dims}",
-        f"shards/views-000002.tar, sample {b}, field image.png: "
+        f"shards/views-c-000000.tar, sample {b}, field image.png: "
         f"is uint8 8 x 9 x 3, should be uint8 {image} x {image} x 3",
-        f"shards/views-000002.tar, sample {b}, field more.png: no such field belongs into a sample",
+        f"shards/views-c-000000.tar, sample {b}, field more.png: no such field belongs into a sample",
     ]
 
 
@@ -288,7 +291,7 @@ def test_repair_makes_only_what_is_broken_and_the_same_bytes(project):
     healthy = shards[1].stat()
     flip(shards[0], place(shards[0], "a-000002", "alpha0.png"))
     sidecar_path(shards[2]).unlink()
-    assert mend(VIEWS) == ["shards/views-000000.tar", "shards/views-000002.tar"]
+    assert mend(VIEWS) == ["shards/views-a-000000.tar", "shards/views-c-000000.tar"]
     assert checksums(VIEWS) == before and verify(VIEWS).findings == []
     after = shards[1].stat()
     assert (after.st_ino, after.st_mtime_ns) == (healthy.st_ino, healthy.st_mtime_ns)
@@ -299,14 +302,14 @@ def test_repair_with_an_empty_dvc_cache(project):
     """As after `dvc gc`: only the checksum of the whole folder is left."""
     before = checksums(VIEWS)
     shutil.rmtree(".dvc/cache")
-    flip(VIEWS / "shards/views-000002.tar.json", 60)
-    assert mend(VIEWS) == ["shards/views-000002.tar"] and checksums(VIEWS) == before
+    flip(VIEWS / "shards/views-c-000000.tar.json", 60)
+    assert mend(VIEWS) == ["shards/views-c-000000.tar"] and checksums(VIEWS) == before
 
 
 def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project):
     """With hard links, a byte that flips in one flips in the other."""
     before = checksums(VIEWS)
-    shard = VIEWS / "shards/views-000002.tar"
+    shard = VIEWS / "shards/views-c-000000.tar"
     value = hashlib.md5(shard.read_bytes()).hexdigest()
     kept = Path(".dvc/cache/files/md5", value[:2], value[2:])
     shard.unlink()
@@ -317,7 +320,7 @@ def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project):
         file.write(b"damage")
     kept.chmod(0o444)
     assert checksums(VIEWS) != before
-    assert mend(VIEWS) == ["shards/views-000002.tar"] and checksums(VIEWS) == before
+    assert mend(VIEWS) == ["shards/views-c-000000.tar"] and checksums(VIEWS) == before
     assert hashlib.md5(kept.read_bytes()).hexdigest() == value
     assert kept.stat().st_mode & 0o777 == 0o444
     with Repo(".") as repo:
@@ -331,8 +334,8 @@ def test_repair_of_a_lost_index_and_of_heads(project):
     assert mend(VIEWS) == ["index.parquet"]
     assert {path: path.stat().st_ino for path in untouched} == untouched
     (VIEWS / "index.parquet").write_bytes(b"")
-    cut(VIEWS / "shards/views-000001.tar", 1000)
-    assert mend(VIEWS) == ["index.parquet", "shards/views-000001.tar"]
+    cut(VIEWS / "shards/views-b-000000.tar", 1000)
+    assert mend(VIEWS) == ["index.parquet", "shards/views-b-000000.tar"]
     cut(HEADS / "shards/heads-000000.tar", 1000)
     for file in (HEADS / "shards").glob("heads-000002.tar*"):
         file.unlink()
@@ -341,7 +344,7 @@ def test_repair_of_a_lost_index_and_of_heads(project):
 
 
 def test_repair_refuses_other_inputs(project):
-    shard = VIEWS / "shards/views-000000.tar"
+    shard = VIEWS / "shards/views-a-000000.tar"
     flip(shard, 600)
     damaged = shard.read_bytes()
     text = Path("params.yaml").read_text()
@@ -364,7 +367,7 @@ def test_repair_refuses_other_inputs(project):
 
 def test_repair_refuses_what_it_cannot_know(project):
     # A file of the user: DVC would remove it when the folder is checked out, so that the repair stops before.
-    flip(VIEWS / "shards/views-000000.tar", 600)
+    flip(VIEWS / "shards/views-a-000000.tar", 600)
     (VIEWS / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"do not belong there \(mine.txt\)"):
         mend(VIEWS)
@@ -381,9 +384,9 @@ def test_repair_refuses_what_it_cannot_know(project):
 
 def test_repair_does_not_mix_bytes_of_two_origins(project):
     """As if another machine had made the cache: DVC has recorded other bytes for the same inputs."""
-    shard = VIEWS / "shards/views-000002.tar"
+    shard = VIEWS / "shards/views-c-000000.tar"
     reader = ShardReader(VIEWS / "shards")
-    samples = [(key, reader.read(key)) for key in reader.keys()[8:]]
+    samples = [(key, reader.read(key)) for key in reader.keys()[6:]]
     _, fields = samples[0]
     dims = load_params().networks.motion.dims
     fields["motion.npy"] = encode_npy(np.zeros((3, dims), np.float32))
@@ -404,9 +407,9 @@ def test_the_command_says_it_and_ends_with_status_1(project):
         command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
-    flip(VIEWS / "shards/views-000002.tar", 600)
+    flip(VIEWS / "shards/views-c-000000.tar", 600)
     result = psi4d("verify", "data/views")
-    assert result.returncode == 1 and result.stdout.startswith("shards/views-000002.tar, sample ")
+    assert result.returncode == 1 and result.stdout.startswith("shards/views-c-000000.tar, sample ")
     assert (
         result.stderr.startswith("psi4d: data/views is not whole: 1 findings.")
         and "Traceback" not in result.stderr
@@ -414,6 +417,6 @@ def test_the_command_says_it_and_ends_with_status_1(project):
     result = psi4d("verify", "data/views", "--repair")
     assert (
         result.returncode == 0
-        and "made again: shards/views-000002.tar\ndata/views is whole: 10 samples in 3 shards"
+        and "made again: shards/views-c-000000.tar\ndata/views is whole: 10 samples in 3 shards"
         in result.stdout
     )

@@ -247,7 +247,7 @@ def test_the_plan_is_written_and_said_and_refused_when_the_disk_is_too_small(tmp
     assert not shards(scratch)
     assert not list(tmp_path.glob("calls/*"))
     plan = json.loads((scratch / "plan.json").read_text())
-    assert plan["units"] == [{"name": unit.name, "items": unit.items} for unit in UNITS]
+    assert [WorkUnit(**unit) for unit in plan["units"]] == UNITS
     said = capfd.readouterr().err
     assert said.startswith("test: 5 of 5 shards to do: 18 frames, 72 views; about 18.0 TB, ")
     assert said.endswith("free; time not known yet\n")

@@ -363,22 +363,23 @@ def eight_clips(folder: Path, points: np.ndarray) -> pa.Table:
     )
 
 
-def test_clips_are_fitted_in_units_as_all_at_once(folder: Path) -> None:
-    """Units of six clips and of two. That two workers make the same bytes, test_end_to_end sees."""
+def test_clips_are_fitted_in_units_as_each_alone(folder: Path) -> None:
+    """That two workers make the same bytes, test_end_to_end sees."""
     _, points = known(8, 16)
     ingested = eight_clips(folder, points)
     fitted, _ = fit_table(PARAMS, "vfhq", folder)
     numbers = ingested["landmarks"].to_pylist()
     flat = np.array(numbers, np.float64)
     meshes = flat.reshape(-1, 478, 3)
-    clips = ingested["clip"].to_pylist()
-    result = fit(HEAD, landmarks_70(meshes), clips, SETTINGS)
     labels = labels_of(fitted.to_pylist())
-    assert np.array_equal(labels, result.labels)
-    # Tables hold float32.
     errors = fitted["error"].to_numpy()
-    expected = result.errors.astype(np.float32)
-    assert np.array_equal(errors, expected)
+    assert ingested["clip"].to_pylist()[:17] == ["c0"] * 16 + ["c1"]
+    for start in range(0, len(meshes), 16):
+        clip = slice(start, start + 16)
+        alone = fit(HEAD, landmarks_70(meshes[clip]), ["one"] * 16, SETTINGS)
+        assert np.array_equal(labels[clip], alone.labels)
+        # Tables hold float32.
+        assert np.array_equal(errors[clip], alone.errors.astype(np.float32))
 
 
 def test_a_clip_without_numbers_costs_no_other_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
 from pipeline.core.paths import INGEST
+from pipeline.engine.scratch import units_folder
 from pipeline.ingest.manifest import source_folders
 from pipeline.ingest.worker import ingest
 from pipeline.retry import retry
@@ -50,13 +51,13 @@ def test_only_what_was_rejected_is_done_again(params, capfd):
     for _ in range(2):
         found = retry(params, "ingest")
     # Asked twice, it is ready already.
-    assert (found.again, found.kept, found.left) == ({}, 4, 2)
+    assert (found.again, found.kept, found.left) == ({}, 5, 2)
     capfd.readouterr()
     second = run(params)
-    assert "ingest: 2 of 6 shards to do, 4 done already" in capfd.readouterr().err
+    assert "ingest: 2 of 7 shards to do, 5 done already" in capfd.readouterr().err
     assert second["portraits"]["ok"] == 4 and second["clips"] == first["clips"]
     after = shards()
-    assert {name for name in after if after[name] != before.get(name)} == {"portraits-000001.tar"}
+    assert {name for name in after if after[name] != before.get(name)} == {"portraits-000003.tar"}
     # The same as if all had been done.
     rows = [table(INGEST / f"{name}.parquet") for name in ("portraits", "clips")]
     retry(params, "ingest")
@@ -69,15 +70,15 @@ def test_only_what_was_rejected_is_done_again(params, capfd):
 def test_reasons_and_what_cannot_be_kept(params):
     run(params)
     Image.fromarray(FACE[:, ::-1]).save("portraits/a.png")
-    (INGEST / "shards/clips-000000.tar").unlink()
+    (units_folder("ingest") / "clips-one-d03d1d.tar").unlink()
     found = retry(params, "ingest")
     assert found.again == {
-        "portraits-000000": "its files have changed",
-        "portraits-000001": "1 rejected",
-        "clips-000000": "its shard is gone",
-        "clips-000003": "1 rejected",
+        "portraits-000011": "its files have changed",
+        "portraits-000003": "1 rejected",
+        "clips-one-d03d1d": "its shard is gone",
+        "clips-zero-991114": "1 rejected",
     }
-    assert (found.kept, found.left) == (2, 0)
+    assert (found.kept, found.left) == (3, 0)
     other = params.ingest.model_copy(update={"min_face": 47})
     with pytest.raises(UserError, match="params or inputs are not those of the last run"):
         retry(params.model_copy(update={"ingest": other}), "ingest")

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.files import sha256
-from pipeline.store.tables import ROW_GROUP, write_parts, write_table
+from pipeline.store.tables import ROW_GROUP, row_sums, write_parts, write_table
 
 SCHEMA = pa.schema({"key": pa.string(), "values": pa.list_(pa.float32())})
 
@@ -44,3 +44,24 @@ def test_parts_that_cannot_be_made_leave_what_was_there(tmp_path):
         write_parts(path, SCHEMA, broken())
     assert pq.read_table(path).equals(rows(3))
     assert [file.name for file in tmp_path.iterdir()] == ["table.parquet"]
+
+
+def test_sums_of_rows_are_of_the_values_alone(tmp_path):
+    """Whatever else is in the table, and however the file holds it."""
+    count = 2600
+    clips = [f"clip-{number // 26}" for number in range(count)]
+    table = rows(count).append_column("clip", pa.array(clips))
+    columns = ("key", "values")
+    path = write_table(tmp_path / "a.parquet", table)
+    found = row_sums(path, "ingest", "clip", columns)
+    assert len(set(found.values())) == 100
+    # Other row groups, and a clip that is gone, so that all batches end elsewhere.
+    pq.write_table(table.slice(26), tmp_path / "b.parquet", row_group_size=77)
+    other = row_sums(tmp_path / "b.parquet", "ingest", "clip", columns)
+    assert other == {clip: value for clip, value in found.items() if clip != "clip-0"}
+    changed = table.to_pylist()
+    changed[30]["values"] = [*changed[30]["values"], 0.0]
+    changed[2599]["values"] = None
+    write_table(path, pa.Table.from_pylist(changed, table.schema))
+    again = row_sums(path, "ingest", "clip", columns)
+    assert {clip for clip in found if found[clip] != again[clip]} == {"clip-1", "clip-99"}

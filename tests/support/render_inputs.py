@@ -91,6 +91,7 @@ def inputs(tmp_path_factory) -> Path:
                 "clip": clip,
                 "index": int(key[-6:]),
                 "split": split,
+                "shard": "clips-000000.tar",
                 "status": status,
                 "landmarks": mesh.ravel().tolist(),
             }
