@@ -84,16 +84,16 @@ def job(params: Params, labels: Path, genhead: Path) -> Job:
     section = params.render_genhead
     # Missing labels and damaged portraits are said here, once and before any worker starts.
     pools = pool_folder(labels)
-    check_sealed(genhead / PORTRAITS)
-    inputs = (labels, genhead)
     values = (section, params.networks, params.flame, params.seed)
+    inputs = inputs_fingerprint(*values, labels, genhead)
+    check_sealed(genhead / PORTRAITS)
     return Job(
         label="render_genhead",
         units=units_of(
             "heads",
             list(range(section.heads)),
             section.shard_size,
-            inputs_fingerprint(*values, *inputs),
+            inputs,
             code_fingerprint(__file__),
         ),
         make_worker=partial(HeadRenderer, params, pools, genhead.resolve()),

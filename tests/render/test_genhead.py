@@ -1,5 +1,7 @@
 """render_genhead on networks that know nothing: what is drawn and written, and that inputs decide it."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -289,6 +291,7 @@ def test_heads_say_what_is_missing(inputs, tmp_path):
     # A table whose only row was rejected.
     rejected = tmp_path / "labels"
     write_labels(rejected / "ffhq.parquet", [("p0", "", "train")], rejected="p0")
+    shutil.copy(labels / "vfhq.parquet", rejected)
     with pytest.raises(UserError, match="no label in"):
         render_genhead(params, rejected, genhead, out)
     assert not out.exists()
