@@ -113,6 +113,9 @@ def _build(
         columns = ["status", "landmarks", *(["split"] if path.stem == "frames" else [])]
         for batch in read_batches(path, Aligned.stage, columns):
             rows = pa.Table.from_batches([batch]).filter(_wanted(path, split))
+            # The frames of a split lie together: most pieces of a table have none of another one.
+            if not len(rows):
+                continue
             meshes = matrix(rows, "landmarks").reshape(len(rows), MESH, 3)
             points[start : start + len(rows)] = landmarks_70(meshes)
             start += len(rows)
@@ -122,6 +125,8 @@ def _build(
     for path in fits:
         for batch in read_batches(path, "fit_flame", ["key", "status", "label"]):
             good = pa.Table.from_batches([batch]).filter(pc.field("status") == OK)
+            if not len(good):
+                continue
             # Each batch is looked up among all keys: those of the tables need not be in one order.
             found = pc.index_in(good["key"], keys).to_numpy()
             known = ~np.isnan(found.astype(float))

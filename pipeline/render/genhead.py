@@ -132,6 +132,9 @@ def _write_pools(tables: tuple[Path, ...], folder: Path) -> None:
         start = 0
         for batch in read_batches(path, "fit_flame", ["status", "split", "label"]):
             part = pa.Table.from_batches([batch]).filter(TRAINED_ON)
+            # The frames of a split lie together: pieces of a table may have none of this one.
+            if not len(part):
+                continue
             labels[places[start : start + len(part)]] = matrix(part, "label")
             start += len(part)
         first += len(order)

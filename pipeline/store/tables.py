@@ -194,7 +194,8 @@ def matrix(rows: pa.Table | pa.RecordBatch, column: str) -> np.ndarray:
     if len(flat) % max(len(rows), 1):
         raise UserError(f"the lists in the column {column} of a table have several lengths.")
     numbers = flat.to_numpy(zero_copy_only=False) if isinstance(flat, pa.Array) else flat.to_numpy()
-    return numbers.reshape(len(rows), -1)
+    # Of no rows NumPy cannot tell how long they are.
+    return numbers.reshape(len(rows), -1 if len(rows) else 0)
 
 
 def photographed(ingested: Path) -> dict[str, str]:

@@ -1,9 +1,11 @@
-"""Every stage at the published counts: `python -m tests.counts [FOLDER] [STAGE ...]`.
+"""Every stage at the published counts: `python -m tests.counts [--folder FOLDER] [--over N] [STAGE ...]`.
 
 Each is started, does its first work, is killed and resumed. Prints a table of seconds and memory; status 1
-when a stage fails, does its work again, or needs more memory than it may.
+when a stage fails, does its work again, or needs more memory than it may. `--over 100` takes a hundredth of
+the counts: a look at whether all of it works.
 """
 
+import argparse
 import re
 import shutil
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.config.params import Params, check_params
+from pipeline.config.params import check_params
 from pipeline.config.scales import scale_data
 from tests.counts.data_set import DataSet
 from tests.counts.stages import Run, Stage
@@ -34,10 +36,17 @@ STAGES = {
 }
 # What is no count of the paper: sizes of networks, and how long a training is at least.
 SMALL = ("networks", "pretrain", "train_psi3d", "train")
+DIVIDED = (
+    ("ingest", "identities"),
+    ("ingest", "train_clips"),
+    ("ingest", "validation_clips"),
+    ("ingest", "test_clips"),
+    ("render_genhead", "heads"),
+)
 
 
-def counts() -> dict:
-    """The values of scale paper with the networks of scale smoke."""
+def counts(over: int = 1) -> dict:
+    """The values of scale paper with the networks of scale smoke, and the data divided by `over`."""
     data, small = scale_data("paper"), scale_data("smoke")
     for name in SMALL:
         data[name] = small[name]
@@ -48,6 +57,8 @@ def counts() -> dict:
     data["machine"] = small["machine"] | {"workers": 2, "processes": 2}
     data["ingest"]["min_face"] = small["ingest"]["min_face"]
     data["render_genhead"]["points"] = small["render_genhead"]["points"]
+    for section, name in DIVIDED:
+        data[section][name] //= over
     return data
 
 
@@ -66,34 +77,40 @@ def rehearse(stage: Stage, folder: Path) -> tuple[list[Run], str]:
     return runs, ""
 
 
-def main(arguments: list[str]) -> int:
-    folder = Path(arguments[0] if arguments else tempfile.mkdtemp(prefix="psi4d-counts-")).resolve()
-    params: Params = check_params(counts(), "counts")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "params.yaml", "w") as file:
-        YAML().dump(counts(), file)
-    if not (folder / "made").exists():
-        started = time.monotonic()
-        DataSet(folder, params).make()
-        (folder / "made").touch()
-        print(f"the data set took {time.monotonic() - started:.0f} s", flush=True)
-    print(
-        "| stage | first work, s | after a kill, s | memory, GB | |\n| --- | --- | --- | --- | --- |",
-        flush=True,
-    )
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("--folder", help="where the data set is made, or lies; without it, it is removed")
+    parser.add_argument("--over", type=int, default=1, help="divides the counts")
+    asked = parser.parse_args()
+    folder = Path(asked.folder or tempfile.mkdtemp(prefix="psi4d-counts-")).resolve()
+    make(folder, asked.over)
+    print("| stage | first work, s | after a kill, s | memory, GB | |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
     wrong = 0
-    for name, stage in STAGES.items():
-        if arguments[1:] and name not in arguments[1:]:
-            continue
-        runs, problem = rehearse(stage, folder)
+    for name in asked.stages or STAGES:
+        runs, problem = rehearse(STAGES[name], folder)
         wrong += bool(problem)
         seconds = " | ".join(f"{run.first:.0f}" for run in runs)
         peak = max(run.peak for run in runs) / 1e9
         print(f"| `{name}` | {seconds} | {peak:.1f} | {problem} |", flush=True)
-    if not arguments:
+    if not asked.folder:
         shutil.rmtree(folder)
     return int(wrong > 0)
 
 
+def make(folder: Path, over: int) -> None:
+    """The data set in `folder`, unless it is there."""
+    if (folder / "made").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "params.yaml", "w") as file:
+        YAML().dump(counts(over), file)
+    started = time.monotonic()
+    DataSet(folder, check_params(counts(over), "counts")).make()
+    (folder / "made").touch()
+    print(f"the data set took {time.monotonic() - started:.0f} s", flush=True)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -141,8 +141,12 @@ def test_heads_depend_on_the_inputs_alone(inputs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pools(inputs) -> Pools:
-    return Pools(pool_folder(inputs / "labels"))
+def pools(inputs, tmp_path_factory) -> Pools:
+    # Pieces of the tables that have no label to be trained on, as some of a large table have.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.store.tables.ROW_GROUP", 2)
+        patch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("root")))
+        return Pools(pool_folder(inputs / "labels"))
 
 
 @pytest.fixture(scope="module")

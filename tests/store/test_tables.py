@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.files import sha256
-from pipeline.store.tables import ROW_GROUP, row_sums, write_parts, write_table
+from pipeline.store.tables import ROW_GROUP, matrix, row_sums, write_parts, write_table
 
 SCHEMA = pa.schema({"key": pa.string(), "values": pa.list_(pa.float32())})
 
@@ -73,3 +73,10 @@ def test_sums_of_rows_are_of_the_values_alone(tmp_path):
     again = sums()
     differing = [clip for clip in found if found[clip] != again[clip]]
     assert differing == ["clip-1", "clip-99"]
+
+
+def test_a_matrix_of_no_rows_has_none():
+    # A piece of a large table in which every row is of another split.
+    labels = pa.table({"label": [[1.0, 2.0], [3.0, 4.0]]})
+    assert matrix(labels, "label").tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert len(matrix(labels.slice(2), "label")) == 0
