@@ -14,7 +14,7 @@ from pipeline.config.params import load_params
 from pipeline.config.scales import SCALES, scale_params, scale_text
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.core.paths import MOTION, OFFICIAL, PSI
+from pipeline.core.paths import BOARD, MOTION, OFFICIAL, PLOTS, PSI
 
 PARAMS = Path("params.yaml")
 PSI_WEIGHTS, MOTION_WEIGHTS = PSI / "psi.safetensors", MOTION / "motion.safetensors"
@@ -444,6 +444,19 @@ def view(
     typer.echo(f"the head is at http://{HOST}:{port} until Ctrl-C")
     # This lasts until Ctrl-C.
     viewer.play()
+
+
+@app.command()
+def tensorboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="of the page on this machine")] = 6006,
+) -> None:
+    """Show the curves of the trainings in TensorBoard, also while they run; needs its package."""
+    from pipeline.board import Board, follow, serve
+
+    board = Board(PLOTS, BOARD)
+    board.update()
+    typer.echo(f"the curves are at {serve(BOARD, port)} until Ctrl-C")
+    follow(board)
 
 
 def _is_preset() -> bool:

@@ -54,9 +54,10 @@ def main(params: Params, network: str) -> None:
     section = getattr(params.pretrain, network)
     # Of the published networks perception alone has one that is trained here.
     trains = network == "perception" or not published
+    train = official(network) if published else generated(network)
+    # Only now: what the processes need is imported once.
     if trains and launch(params.machine.processes, section.batch // section.microbatch):
         return
-    train = official(network) if published else generated(network)
     curves = PLOTS / f"pretrain_{network}.json"
     metrics = train(params, INGEST, LABELS, TRUTH, PRETRAIN / network, curves)
     write_metrics(f"pretrain_{network}", metrics)

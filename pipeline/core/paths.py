@@ -35,6 +35,7 @@ CONTACT_SHEET = METRICS / "contact_sheet.jpg"
 WORST_FRAMES = METRICS / "worst_frames.jpg"
 
 COSTS = Path(".cache/psi4d/costs")
+BOARD = Path(".cache/psi4d/tensorboard")  # event files
 MAPPED = Path(".cache/psi4d/mapped")  # arrays that follow from tables, pipeline/engine/mapped.py
 CHECKSUMS = Path(".cache/psi4d/checksums.json")
 

@@ -30,7 +30,7 @@ from pipeline.networks.weights import save_in_pieces, save_weights
 from pipeline.pretrain.lazily import Lazily
 from pipeline.pretrain.portraits import Maps, Portraits, load_portraits
 from pipeline.train import losses
-from pipeline.train.distributed import only_first
+from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import Run, forget, train
 from pipeline.train.schedule import set_rates
 from pipeline.train.sparse_rays import SparseRays, rays_of_step
@@ -112,9 +112,9 @@ class PortraitTask(Task[PortraitBatch]):
         means = {name: share * value.mean() for name, value in terms.items()}
         yield Loss.weighted("genhead", means, WEIGHTS)
 
-    def validate(self) -> Mapping[str, float]:
+    def validate(self, group: Group) -> Mapping[str, float]:
         """How near the portraits come that are held out, and how near the raw ones enlarged would come."""
-        if not len(self.held):
+        if not len(self.held) or not group.first:
             return {}
         drawn = self.shown(self.held)
         wanted = self.pictures(self.held)

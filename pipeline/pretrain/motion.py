@@ -34,7 +34,7 @@ from pipeline.pretrain.face_rows import evenly
 from pipeline.pretrain.motion_faces import MotionBatch, MotionFaces, draw_batch, read_motion_faces
 from pipeline.pretrain.motion_teacher import Teacher
 from pipeline.train.checkpoint import History
-from pipeline.train.distributed import only_first
+from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import Run, forget, train
 from pipeline.train.schedule import set_rates
 from pipeline.train.task import Loss, Task
@@ -95,7 +95,9 @@ class MotionTask(Task[MotionBatch]):
         yield Loss.weighted("teacher", terms, dict.fromkeys(terms, 1.0))
 
     @torch.no_grad()
-    def validate(self) -> Mapping[str, float]:
+    def validate(self, group: Group) -> Mapping[str, float]:
+        if not group.first:
+            return {}
         self.teacher.eval()
         loss = sum(self.teacher(self.looked_at).values())
         self.teacher.train()

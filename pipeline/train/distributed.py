@@ -5,26 +5,31 @@ order of one tree (`tree`), so that what a step does is no function of the numbe
 CPU each computes with one thread: the sums of a thread pool depend on its size.
 
 A stage launches its processes itself (`launch`). Started by torchrun, on one machine or on several, it
-joins them.
+joins them. What they show each other goes through `exchange`.
 """
 
 import contextlib
 import logging
 import os
+import runpy
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
 from pipeline.core.errors import LAST_WORDS, UserError, first_words
-from pipeline.train.tree import Values, add_processes
+from pipeline.train.exchange import GONE, Exchange, exchange
+from pipeline.train.tree import Values
 
+Item = TypeVar("Item")
 # The status of a stage that was told to stop and will go on: EX_TEMPFAIL of sysexits.
 STOPPED = 75
 # While the first process looks at held-out people the others wait for it.
@@ -35,10 +40,14 @@ LAST_STEP = 600
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together. This one is number `rank` of `size`."""
+    """The processes that train together. This one is number `rank` of `size`.
+
+    Where it is alone there is no `exchange`.
+    """
 
     rank: int = 0
     size: int = 1
+    exchange: Exchange | None = None
     parent: int = field(default_factory=os.getppid)
 
     @property
@@ -58,12 +67,18 @@ class Group:
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in their order."""
-        if self.size == 1:
+        if self.exchange is None:
             return [value]
-        values: list[Any] = [None] * self.size
         with _together():
-            distributed.all_gather_object(values, value)
-        return values
+            return self.exchange.gather(value)
+
+    def deal(self, function: Callable[[Item], Any], items: Sequence[Item]) -> list[Any]:
+        """What `function` makes of each item, in their order; each process does its part of them."""
+        mine = [function(item) for item in items[self.rank :: self.size]]
+        made: list[Any] = [None] * len(items)
+        for rank, part in enumerate(self.gather(mine)):
+            made[rank :: self.size] = part
+        return made
 
     def add(
         self,
@@ -75,38 +90,20 @@ class Group:
 
         `somewhere` says which are not None in one of them, `like` has their shapes.
         """
-        if self.size == 1 or not any(somewhere):
+        if self.exchange is None or not any(somewhere):
             return values
         chosen = [index for index, found in enumerate(somewhere) if found]
         pieces = []
         for index in chosen:
             value = values[index]
             pieces.append(torch.zeros_like(like[index]) if value is None else value)
-        total = self._add_flat(torch.cat([piece.reshape(-1) for piece in pieces]))
+        with _together():
+            total = self.exchange.add(pieces)
         parts = total.split([piece.numel() for piece in pieces])
         found: Values = [None] * len(values)
         for index, part in zip(chosen, parts, strict=True):
             found[index] = part.view_as(like[index])
         return found
-
-    def _add_flat(self, flat: torch.Tensor) -> torch.Tensor:
-        """The sum over processes of a vector.
-
-        Each process gets a slice of all vectors, adds these in the order of the tree, and shows the sum
-        to the others. Collectives that add themselves choose an order that depends on the number of
-        processes.
-        """
-        width = -(-len(flat) // self.size)
-        lacking = width * self.size - len(flat)
-        padded = torch.nn.functional.pad(flat, (0, lacking)) if lacking else flat
-        slices = torch.empty_like(padded)
-        total = torch.empty_like(padded)
-        with _together():
-            distributed.all_to_all_single(slices, padded)
-            mine = add_processes(slices.view(self.size, width).unbind())
-            # Each process sends its sum to all, which gloo does nearly twice as fast as its all_gather.
-            distributed.all_to_all_single(total, mine.repeat(self.size))
-        return total[: len(flat)]
 
 
 def launch(wanted: int, microbatches: int) -> bool:
@@ -115,6 +112,8 @@ def launch(wanted: int, microbatches: int) -> bool:
     There are `wanted` of them (0: one for each GPU, or core), but not more than `microbatches`, and a
     power of two. Returns False where that is one, or this process is one of several already: it has to
     do the work itself. When a process fails the others are stopped, and this one raises UserError.
+
+    On Linux without a GPU they are forked, so that what is imported now need not be imported again.
     """
     # Also for what is made before and after the steps.
     if not torch.cuda.is_available():
@@ -127,6 +126,8 @@ def launch(wanted: int, microbatches: int) -> bool:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # A process that has spoken to a GPU cannot be forked, and other systems have no safe fork.
+    forked = sys.platform == "linux" and not torch.cuda.is_available()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -136,6 +137,7 @@ def launch(wanted: int, microbatches: int) -> bool:
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
+        start_method="fork",
         shutdown_timeout=LAST_STEP,
         logs_specs=DefaultLogsSpecs(),
     )
@@ -144,7 +146,10 @@ def launch(wanted: int, microbatches: int) -> bool:
     with tempfile.TemporaryDirectory() as last_words:
         os.environ[LAST_WORDS] = last_words
         try:
-            elastic_launch(config, sys.executable)(*_command())
+            if forked:
+                elastic_launch(config, _begin_again)()
+            else:
+                elastic_launch(config, sys.executable)(*_command())
         except ChildFailedError as error:
             codes = {failure.exitcode for failure in error.failures.values()}
             if codes == {STOPPED}:
@@ -156,6 +161,27 @@ def launch(wanted: int, microbatches: int) -> bool:
         finally:
             del os.environ[LAST_WORDS]
     return True
+
+
+def _begin_again() -> None:
+    """Run the command of the process that was forked, from its beginning."""
+    # A Ctrl-C in the terminal is for the launcher, which passes it on. Its own handlers came along.
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    try:
+        if spec:
+            runpy.run_module(spec.name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except KeyboardInterrupt as error:
+        # The launcher would take an end by this alone for success, and wait for the result.
+        raise SystemExit(128 + signal.SIGINT) from error
+    except Exception as error:
+        # PyTorch would keep it to itself.
+        traceback.print_exc()
+        raise SystemExit(1) from error
 
 
 def _command() -> list[str]:
@@ -185,23 +211,24 @@ def join(microbatches: int, device: torch.device) -> Group:
         torch.set_num_threads(1)
     if "RANK" not in os.environ:
         return Group()
-    group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    if microbatches % group.size:
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if microbatches % size:
         raise UserError(
-            f"{group.size} processes cannot share {microbatches} microbatches evenly. Start 1, 2, 4 or "
+            f"{size} processes cannot share {microbatches} microbatches evenly. Start 1, 2, 4 or "
             "another power of two, or make the microbatch of this stage smaller."
         )
     if not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    return group
+    with _together():
+        return Group(rank, size, exchange(rank, size, device))
 
 
 def only_first(group: Group) -> None:
     """End all processes but the first: results are written once."""
+    group.gather(None)
     if group.size > 1:
-        distributed.barrier()
         distributed.destroy_process_group()
     if not group.first:
         raise SystemExit(0)
@@ -212,7 +239,7 @@ def _together() -> Iterator[None]:
     """Say in words that another process is gone. Raises UserError for what torch raises then."""
     try:
         yield
-    except (RuntimeError, distributed.DistError) as error:
+    except GONE as error:
         # The launcher says it once, in place of all that are left.
         if LAST_WORDS in os.environ:
             raise SystemExit(1) from error

@@ -94,8 +94,8 @@ def train(task: Task, run: Run) -> Trained:
     moves = Moves(task.networks, task.optimisers.values())
     checkpoints = Checkpoints(run.folder, group)
     progress = checkpoints.load(task, run.steps)
-    if progress.done == 0 and group.first:
-        progress.history += _validation(task, run, done=0)
+    if progress.done == 0:
+        progress.history += _validation(task, run, 0, group)
     if group.first:
         _write_plan(run, progress.done)
     interval = max(1, run.steps // HISTORY_ROWS)
@@ -137,10 +137,12 @@ def train(task: Task, run: Run) -> Trained:
                 progress.history.append({"step": done, "images": done * run.batch, **_means(progress)})
                 watch.row(progress.history)
             looks = last or (run.preview_every > 0 and done % run.preview_every == 0)
-            if looks and group.first:
-                task.preview(run.folder / f"preview-{done:07d}.jpg")
-                progress.history += _validation(task, run, done)
+            if looks:
+                if group.first:
+                    task.preview(run.folder / f"preview-{done:07d}.jpg")
+                progress.history += _validation(task, run, done, group)
                 watch.row(progress.history)
+            if looks and group.first:
                 told = "%s, step %d: the layers that have moved least, over their size\n%s"
                 LOG.info(told, run.label, done, moves.table(moves.measure()))
             if group.first and run.snapshot_every and done % run.snapshot_every == 0:
@@ -238,16 +240,18 @@ def _means(progress: Progress) -> dict[str, float]:
     return means
 
 
-def _validation(task: Task, run: Run, done: int) -> History:
+def _validation(task: Task, run: Run, done: int, group: Group) -> History:
     """A row about held-out people, if there are numbers of them."""
-    found = {f"validation_{name}": round(float(value), 6) for name, value in task.validate().items()}
+    numbers = task.validate(group)
+    found = {f"validation_{name}": round(float(value), 6) for name, value in numbers.items()}
     return [{"step": done, "images": done * run.batch, **found}] if found else []
 
 
 def _stop(checkpoints: Checkpoints, run: Run, done: int) -> None:
     """End this process once the first one has written the checkpoint, and said so."""
     checkpoints.wait()
-    checkpoints.group.gather(None)
     if checkpoints.group.first:
         say(f"{run.label}: stopped after step {done} of {run.steps}. {GO_ON}")
+    # The launcher ends all others as soon as one has ended.
+    checkpoints.group.gather(None)
     raise SystemExit(STOPPED)

@@ -26,7 +26,7 @@ from pipeline.engine.scratch import scratch_folder
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
-from pipeline.train.distributed import only_first
+from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import finish, train
 from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
@@ -39,8 +39,9 @@ PREVIEWED = 6  # samples
 class ReenactmentTask(SynthesizerTask[FrameBatch]):
     """Psi, which moves a source frame like a driving frame."""
 
-    def validate(self) -> Mapping[str, float]:
-        return self.validation(self.average.superresolution.enlarge, self._moved, self._still)
+    def validate(self, group: Group) -> Mapping[str, float]:
+        enlarge = self.average.superresolution.enlarge
+        return self.validation(group, enlarge, self._moved, self._still)
 
     def preview(self, path: Path) -> None:
         """Source, target, and the source with the driving motion and with its own."""

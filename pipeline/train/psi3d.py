@@ -26,7 +26,7 @@ from pipeline.engine.scratch import scratch_folder
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
-from pipeline.train.distributed import only_first
+from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import finish, train
 from pipeline.train.psi3d_objective import StaticObjective
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
@@ -39,8 +39,8 @@ PREVIEWED = 6  # samples
 class StaticTask(SynthesizerTask[HeadBatch]):
     """Psi_3d, which shows a head from elsewhere."""
 
-    def validate(self) -> Mapping[str, float]:
-        return self.validation(self.average.superresolution.enlarge, self._drawn)
+    def validate(self, group: Group) -> Mapping[str, float]:
+        return self.validation(group, self.average.superresolution.enlarge, self._drawn)
 
     def preview(self, path: Path) -> None:
         """Source, target, the picture from there, and its foreground alone."""

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.train.distributed import Group
+
 Batch = TypeVar("Batch")
 
 
@@ -65,8 +67,11 @@ class Task(ABC, Generic[Batch]):
         optimisers step after the last one.
         """
 
-    def validate(self) -> Mapping[str, float]:
-        """Numbers of people who are not trained on."""
+    def validate(self, group: Group) -> Mapping[str, float]:
+        """Numbers of people who are not trained on.
+
+        All processes of `group` call it together; those of the first one count.
+        """
         return {}
 
     def preview(self, path: Path) -> None:

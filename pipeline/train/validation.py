@@ -15,6 +15,7 @@ from pipeline.clips.held_out import Frame, HeldOutClips
 from pipeline.core.batches import collate, take
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
+from pipeline.train.distributed import Group
 
 PAIRS = 32  # about so many, the same every time
 BATCH = 8
@@ -65,6 +66,7 @@ class Validation:
     @torch.no_grad()
     def __call__(
         self,
+        group: Group,
         enlarge: Callable[[Tensor], Tensor],
         draw: Draw,
         draw_still: Draw | None = None,
@@ -74,13 +76,15 @@ class Validation:
         `l1_enlarged` and `lpips_enlarged` are those of the raw pictures, brought to the size of the
         targets by `enlarge`: super-resolution has to be better than that. With `draw_still`, which draws
         with the source's own motion in place of the driving one, also `response`: the root mean square
-        by which the driving motion changes a picture, in [-1, 1].
+        by which the driving motion changes a picture, in [-1, 1]. The processes of `group` share the work.
         """
+
         # A few at a time: whole pictures of all pairs at once would need more memory than a training step.
-        rows = []
-        for start in range(0, len(self.pairs.source), BATCH):
+        def measure(start: int) -> dict[str, Tensor]:
             part = take(self.pairs, slice(start, start + BATCH))
-            rows.append(self._measure(part, enlarge, draw, draw_still))
+            return self._measure(part, enlarge, draw, draw_still)
+
+        rows = group.deal(measure, range(0, len(self.pairs.source), BATCH))
         means = {}
         for name in rows[0]:
             values = torch.cat([row[name] for row in rows])
@@ -110,4 +114,5 @@ class Validation:
         if draw_still:
             change = drawn.image - draw_still(pairs).image
             found["response"] = losses.per_sample(change.square())
-        return found
+        # Other processes may have other devices.
+        return {name: value.cpu() for name, value in found.items()}
