@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.clips.held_out import CachedClips, Frame, HeldOutClips, stack_frames
 from pipeline.config.params import Params
 from pipeline.core.prefetch import prefetch
+from pipeline.core.progress import say
 from pipeline.evaluate import metrics
 from pipeline.evaluate.instruments import Instruments
 from pipeline.evaluate.methods import Synthesizers
@@ -37,7 +38,7 @@ NOT_SELF_EVIDENT = (
 )
 # Pairs are drawn and measured some at a time, so that memory does not grow with their number. A piece
 # has so many pixels, and whole batches of all instruments.
-PIXELS_AT_ONCE, PAIRS_AT_LEAST = 1 << 24, 64
+PIXELS_AT_ONCE, PAIRS_AT_LEAST = 1 << 20, 64
 
 # Of a source and of a driving frame.
 Keys = tuple[str, str]
@@ -178,6 +179,7 @@ class Reenactment:
                 self._measure(method, tally, pairs, same)
             for source, driving in pairs:
                 turned.append(rotation_between(source.camera.cpu().numpy(), driving.camera.cpu().numpy()))
+            say(f"evaluate: {len(turned):,} of {len(keys):,} pairs")
 
         means = {}
         for method, tally in tallies.items():

@@ -32,7 +32,7 @@ STAGES = {
     "train_psi3d": Stage("train_psi3d"),
     "render_views": Stage("render_views", "render_views"),
     "train": Stage("train"),
-    "evaluate": Stage("evaluate", line=re.compile(r"evaluate: \d+ of")),
+    "evaluate": Stage("evaluate", line=re.compile(r"evaluate: [\d,]+ of")),
 }
 # What is no count of the paper: sizes of networks, and how long a training is at least.
 SMALL = ("networks", "pretrain", "train_psi3d", "train")
