@@ -5,7 +5,7 @@ saved.save, saved.load   all that depends on the photo alone, in one file
 orbit.orbit              the head from other sides, without a driver
 mesh.mesh_of             the head as a coloured mesh
 view.view                an interactive page
-measures.film_measures   how steady a film is, and how it follows its driver
+skull.skull_of           the back of a mesh, which training has not seen
 studio.Studio            the networks and the front end, for all of these
 
 front_end.FrontEnd reads a photo and driver.read_driver a video as the stages ingest and fit_flame do;

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from pipeline.avatar import measures, saved
+from pipeline.avatar import saved
 from pipeline.avatar.animator import Weights
 from pipeline.avatar.driver import find_drivers, is_a
 from pipeline.avatar.film_maker import PHOTOS_AT_ONCE, Camera, FilmMaker, Look, film_key
@@ -25,6 +25,7 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
+from pipeline.evaluate.film_measures import table
 from pipeline.ingest.files import PICTURE, VIDEO, find_files
 from pipeline.store.shards import ShardReader, decode_png
 
@@ -215,8 +216,8 @@ def _publish(rows: Sequence[dict[str, Any]], reader: ShardReader, places: dict[s
             place = write_bytes(places[key], reader.read(key, "film.mp4"))
             if facts.get("measures"):
                 write_json(place.with_suffix(".json"), facts["measures"])
-                table = measures.table(facts["measures"])
-                write_bytes(place.with_suffix(".txt"), table.encode())
+                text = table(facts["measures"])
+                write_bytes(place.with_suffix(".txt"), text.encode())
         films.append(Film(photo, driver, place, **facts))
     return films
 

@@ -39,7 +39,7 @@ class Look:
     """What films show. `size` is that of a picture in pixels, see `film_size`.
 
     `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none.
-    With `measure`, films are watched (pipeline/avatar/measures.py), which takes as long as making them.
+    With `measure`, films are watched (pipeline/evaluate/film_measures.py), which takes as long again.
     `smooth` is over how many seconds (deviation of a Gaussian) the driver's place is smoothed, and 3.3 times
     as many its size; 0 is none. With None it is as in ingest, since networks have learnt from such crops.
     """

@@ -1,9 +1,8 @@
-"""Watches a film while it is made: finds the face again in every picture, for the measures."""
+"""Watches a film while it is made: its measures, identity and expression."""
 
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,21 +10,18 @@ from torch import Tensor
 from pipeline.avatar.animator import Avatar, image_batch
 from pipeline.avatar.driver import Driver
 from pipeline.avatar.front_end import FrontEnd
-from pipeline.avatar.measures import BackgroundFlow, film_measures, identity
 from pipeline.core.pictures import tile
+from pipeline.evaluate.film_measures import identity
+from pipeline.evaluate.film_watch import FilmWatch
 from pipeline.evaluate.metrics import aed
 from pipeline.geometry.label import FIVE_POINTS
-from pipeline.geometry.landmarks import landmarks_70
-from pipeline.ingest.files import Rejected
 from pipeline.networks.judges import Judges
 
-SIDE = 256  # pixels; the face mesh finds little in smaller pictures
 EVERY = 8  # frames whose identity is looked at
-WHOLE = np.array([1 / SIDE, 0.0, 0.0])  # the crop of a picture that is aligned already
 
 
 class Watcher:
-    """Of one film: the landmarks of its results, and how far their background and that of the driver move."""
+    """Of one film: its measures, and how alike its results are to source and driver."""
 
     def __init__(
         self,
@@ -34,46 +30,32 @@ class Watcher:
         driver: Driver,
         judges: Judges | None,
     ) -> None:
-        self.front, self.avatar, self.driver, self.judges = front, avatar, driver, judges
-        self.points: list[np.ndarray] = []
-        self.flows = {"driver": BackgroundFlow(), "result": BackgroundFlow()}
+        self.avatar, self.driver, self.judges = avatar, driver, judges
+        self.watch = FilmWatch(front.faces)
         # Of every EVERY-th frame: cosines to source and driver, the driver's yaw, the miss of its expression.
         self.compared: list[tuple[float, float, float, float]] = []
 
     def see(self, result: np.ndarray, face: np.ndarray) -> None:
         """Take in the next frame: Psi's picture and the driver's face, uint8 (S, S, 3) of any sizes."""
-        pictures = {"driver": tile(face, SIDE), "result": tile(result, SIDE)}
-        for name, picture in pictures.items():
-            mask = self.front.faces.mask(picture, WHOLE, SIDE)
-            grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-            self.flows[name].add(grey, mask)
-        # The mesh is found anew in the enlarged picture, without a hint where the driver's face is.
-        number = len(self.points)
-        self.points.append(self._landmarks(pictures["result"]))
+        number = len(self.watch.points)
+        pictures = self.watch.see(result, face)
         if self.judges is not None and number % EVERY == 0:
             self._compare(self.judges, pictures, number)
 
     def measures(self) -> dict[str, Any]:
-        """The measures of the film, see `film_measures`.
+        """The measures of the film, see `FilmWatch`.
 
         With judges, also how alike the results are to source and driver (`identity`), and how far their
         expression is from the driver's (AED of evaluate).
         """
         # The driver's landmarks are those its camera was fitted to; held frames stand still in both.
         driver = self.driver.points_N702.astype(np.float64)
-        values = film_measures(driver, np.stack(self.points), self.driver.seconds_N)
-        values["background"] = {name: flow.mean() for name, flow in self.flows.items()}
+        values = self.watch.measures(driver, self.driver.seconds_N)
         if self.judges is not None:
             source, driver, yaw, misses = np.transpose(self.compared)
             values["identity"] = identity(source, driver, yaw)
             values["expression_error"] = float(misses.mean())
         return values
-
-    def _landmarks(self, picture: np.ndarray) -> np.ndarray:
-        try:
-            return landmarks_70(self.front.faces.find(picture).mesh_478) / SIDE
-        except Rejected:
-            return np.full((70, 2), np.nan)
 
     @torch.inference_mode()
     def _compare(

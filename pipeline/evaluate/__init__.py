@@ -5,6 +5,7 @@ methods.Synthesizers     what draws
 metrics                  the numbers, with unit and range
 instruments.Instruments  what measures pictures: judging networks, face mesh, calibrated expression
 truth.Truth              what only generated heads allow
+film_measures            how steady a film is, and how it follows its driver; film_watch sees it being made
 gallery.contact_sheet    pictures of the report; film runs at the speed of the clip
 report.write_report      tables and the page
 legend                   what tables and columns are called, and which way is better

@@ -1,10 +1,11 @@
 """The pictures of the report: a contact sheet and films at the clips' own speed."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,9 +15,11 @@ from torch import Tensor
 from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
 from pipeline.core.films import encode_mp4, frame_rate
 from pipeline.core.pictures import below, beside, coloured_depth, encode_jpeg_within, tile, to_uint8
+from pipeline.evaluate.film_watch import SIDE, FilmWatch
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.protocol import Pair
 from pipeline.geometry import camera_path
+from pipeline.ingest.detector import FaceFinder
 
 # Pixels of the side of a picture.
 TILE = 128
@@ -31,11 +34,15 @@ UNKNOWN_RATE = 25.0
 
 @dataclass(frozen=True)
 class Film:
-    """A reenacted clip as MP4: the name of its file, what is in it, and its frames a second."""
+    """A reenacted clip as MP4: the name of its file, what is in it, and its frames a second.
+
+    `measures` are those of film_watch.
+    """
 
     name: str
     data: bytes
     rate: Fraction
+    measures: dict[str, Any] = field(default_factory=dict)
 
 
 def contact_sheet(
@@ -81,21 +88,26 @@ def film(
     clips: HeldOutClips,
     synthesizers: Synthesizers,
     ingest: Path,
+    faces: FaceFinder,
 ) -> Film:
     """The source of a pair under the clip of its driving frame, by FILM_FRAMES frames at most.
 
-    `ingest` is the folder whose tables know when the frames were taken.
+    `ingest` is the folder whose tables know when the frames were taken; `faces` finds the face again.
     """
     source = pair.source
     clip = pair.driving.clip
     keys = clips.clips[clip][:FILM_FRAMES]
     drivings = [clips.frame(key) for key in keys]
     rate, seconds = clip_times(ingest, clip, keys)
-    pictures = reenactment(source, drivings, synthesizers)
+    watch = FilmWatch(faces)
+    pictures = reenactment(source, drivings, synthesizers, watch)
+    data = encode_mp4(pictures, rate, seconds)
+    driver = [watch.landmarks(tile(_picture(driving.image), SIDE)) for driving in drivings]
     return Film(
         name=f"{kind}-{source.clip}-{clip}.mp4",
-        data=encode_mp4(pictures, rate, seconds),
+        data=data,
         rate=rate,
+        measures=watch.measures(np.stack(driver), np.array(seconds)),
     )
 
 
@@ -129,11 +141,12 @@ def reenactment(
     source: Frame,
     drivings: Sequence[Frame],
     synthesizers: Synthesizers,
+    watch: FilmWatch,
 ) -> Iterable[np.ndarray]:
     """Pictures of a film, (CAPTION + TILE, 4 TILE, 3) uint8, one for each of `drivings`.
 
     They show the source, the driving frame, the result at the driving camera and from a camera that
-    orbits.
+    orbits. `watch` sees the results.
     """
     orbit = torch.from_numpy(camera_path.orbit(len(drivings)))
     fitted = stack_frames(drivings, "camera")
@@ -144,5 +157,7 @@ def reenactment(
     results, turned = pictures[::2], pictures[1::2]
     still = _picture(source.image)
     for driving, result, side in zip(drivings, results, turned, strict=True):
-        row = (still, _picture(driving.image), result, side)
+        driver = _picture(driving.image)
+        watch.see(result, driver)
+        row = (still, driver, result, side)
         yield beside([tile(picture, TILE) for picture in row], FILM_TITLES)

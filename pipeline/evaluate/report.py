@@ -14,9 +14,12 @@ from pyarrow.csv import WriteOptions, write_csv
 
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.pages import data_address, fill_in
+from pipeline.evaluate import film_measures
 from pipeline.evaluate.gallery import Film, contact_sheet, film
+from pipeline.evaluate.instruments import READER_SCORE
 from pipeline.evaluate.legend import COLUMNS, METHOD_NAMES, SECTIONS, Column, Section
 from pipeline.evaluate.protocol import METHODS, Evaluation, Keys, Pair
+from pipeline.ingest.detector import FaceFinder
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # Rows of the contact sheet.
@@ -82,8 +85,10 @@ def write_report(
     write_bytes(sheet, picture)
 
     films = []
+    faces = FaceFinder(READER_SCORE, 0.0)
     for kind, keys in _in_turns(same, crossed)[:videos]:
-        made = film(kind, _pair(evaluation, keys), evaluation.clips, evaluation.synthesizers, ingest)
+        pair = _pair(evaluation, keys)
+        made = film(kind, pair, evaluation.clips, evaluation.synthesizers, ingest, faces)
         write_bytes(out / "videos" / made.name, made.data)
         films.append(made)
     text = page(rounded(evaluation.scores), picture, films)
@@ -138,7 +143,9 @@ def page(
         TEMPLATE,
         sheet=data_address("image/jpeg", sheet),
         tables=[table(name, scores[name]) for name in SECTIONS if scores.get(name)],
-        films=[(each, data_address("video/mp4", each.data)) for each in films],
+        films=[
+            (each, data_address("video/mp4", each.data), film_measures.table(each.measures)) for each in films
+        ],
         legend=COLUMNS.values(),
     )
 

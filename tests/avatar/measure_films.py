@@ -18,10 +18,10 @@ from PIL import Image
 from pipeline.avatar.animate import animate
 from pipeline.avatar.animator import Weights
 from pipeline.avatar.film_maker import Look
-from pipeline.avatar.measures import table
 from pipeline.config.params import load_params
 from pipeline.core.films import encode_mp4
 from pipeline.core.seeds import rng
+from pipeline.evaluate.film_measures import table
 from pipeline.synthetic.animation import Shot, clip
 from pipeline.synthetic.generator import latent
 from pipeline.synthetic.person import person

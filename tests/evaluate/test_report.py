@@ -119,6 +119,11 @@ def test_the_page(world):
     assert len(captions) == 3
     for caption in captions:
         assert caption.endswith(".mp4, 12.5 frames a second")
+    measured = page.texts["pre"]
+    assert len(measured) == 3
+    for table in measured:
+        assert "size change result" in table
+        assert "background driver" in table
     cells = page.texts["td"]
     for name in ("Psi", "Psi_3d, no motion", "source copied", "real frame"):
         assert name in cells

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.avatar.measures import (
+from pipeline.evaluate.film_measures import (
     NAMES,
     BackgroundFlow,
     correlations,

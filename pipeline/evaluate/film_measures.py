@@ -139,7 +139,7 @@ def identity(
 def table(measures: Mapping[str, Any]) -> str:
     """All measures for people: a line each, with a blank where there was nothing to measure."""
     lines = list(_lines(measures, ""))
-    width = max(len(name) for name, _ in lines)
+    width = max((len(name) for name, _ in lines), default=0)
     return "".join(f"{name:{width}} {value:>9}\n" for name, value in lines)
 
 
