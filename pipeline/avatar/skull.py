@@ -88,7 +88,10 @@ def skull_of(flame: Flame, label_437: np.ndarray, box: float) -> Skull:
     # The surface lies half a cell before the first point on either side.
     outwards = ndimage.distance_transform_edt(~inside) - 0.5
     inwards = ndimage.distance_transform_edt(inside) - 0.5
-    return Skull(cell * np.where(inside, -inwards, outwards))
+    distance = np.where(inside, -inwards, outwards)
+    # The cells of the grid would show as steps.
+    smooth = ndimage.gaussian_filter(distance, 1.0)
+    return Skull(cell * smooth)
 
 
 def _places(size: int, box: float) -> np.ndarray:

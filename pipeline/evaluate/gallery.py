@@ -16,10 +16,10 @@ from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
 from pipeline.core.films import encode_mp4, frame_rate
 from pipeline.core.pictures import below, beside, coloured_depth, encode_jpeg_within, tile, to_uint8
 from pipeline.evaluate.film_watch import SIDE, FilmWatch
+from pipeline.evaluate.instruments import FaceReader
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.protocol import Pair
 from pipeline.geometry import camera_path
-from pipeline.ingest.detector import FaceFinder
 
 # Pixels of the side of a picture.
 TILE = 128
@@ -88,18 +88,18 @@ def film(
     clips: HeldOutClips,
     synthesizers: Synthesizers,
     ingest: Path,
-    faces: FaceFinder,
+    reader: FaceReader,
 ) -> Film:
     """The source of a pair under the clip of its driving frame, by FILM_FRAMES frames at most.
 
-    `ingest` is the folder whose tables know when the frames were taken; `faces` finds the face again.
+    `ingest` is the folder whose tables know when the frames were taken; `reader` finds the face again.
     """
     source = pair.source
     clip = pair.driving.clip
     keys = clips.clips[clip][:FILM_FRAMES]
     drivings = [clips.frame(key) for key in keys]
     rate, seconds = clip_times(ingest, clip, keys)
-    watch = FilmWatch(faces)
+    watch = FilmWatch(reader.faces)
     pictures = reenactment(source, drivings, synthesizers, watch)
     data = encode_mp4(pictures, rate, seconds)
     driver = [watch.landmarks(tile(_picture(driving.image), SIDE)) for driving in drivings]

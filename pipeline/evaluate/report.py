@@ -16,10 +16,9 @@ from pipeline.core.files import write_bytes, write_json
 from pipeline.core.pages import data_address, fill_in
 from pipeline.evaluate import film_measures
 from pipeline.evaluate.gallery import Film, contact_sheet, film
-from pipeline.evaluate.instruments import READER_SCORE
+from pipeline.evaluate.instruments import FaceReader
 from pipeline.evaluate.legend import COLUMNS, METHOD_NAMES, SECTIONS, Column, Section
 from pipeline.evaluate.protocol import METHODS, Evaluation, Keys, Pair
-from pipeline.ingest.detector import FaceFinder
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # Rows of the contact sheet.
@@ -85,10 +84,10 @@ def write_report(
     write_bytes(sheet, picture)
 
     films = []
-    faces = FaceFinder(READER_SCORE, 0.0)
+    reader = FaceReader()
     for kind, keys in _in_turns(same, crossed)[:videos]:
         pair = _pair(evaluation, keys)
-        made = film(kind, pair, evaluation.clips, evaluation.synthesizers, ingest, faces)
+        made = film(kind, pair, evaluation.clips, evaluation.synthesizers, ingest, reader)
         write_bytes(out / "videos" / made.name, made.data)
         films.append(made)
     text = page(rounded(evaluation.scores), picture, films)
