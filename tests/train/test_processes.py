@@ -4,9 +4,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -25,12 +27,15 @@ PAUSE = 0.03
 ROUNDS = range(int(os.environ.get("ROUNDS", "1")))
 
 
-def start(folder: Path, count: int, pause: float = 0.0) -> subprocess.Popen:
-    """The short training in `count` processes."""
+def start(
+    folder: Path, count: int, pause: float = 0.0, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """The short training in `count` processes, with these variables besides those of this process."""
     arguments = [str(folder), str(count), str(pause)]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.short_training", *arguments],
         cwd=ROOT,
+        env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,6 +58,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_give_the_bits_of_one(tmp_path: Path, undisturbed: str, count: int) -> None:
     assert result(tmp_path, count) == undisturbed
+
+
+@pytest.mark.slow
+def test_processes_of_several_machines_give_the_bits_of_one(tmp_path: Path, undisturbed: str) -> None:
+    # Without a count of those on this machine they cannot know that they could share memory.
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    runs = []
+    for rank in range(2):
+        runs.append(start(tmp_path, 2, environment=place | {"RANK": str(rank)}))
+    said = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert said[0][0] == undisturbed
 
 
 def wait_for_a_checkpoint(folder: Path, run: subprocess.Popen) -> None:
