@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from pipeline.config.disk import face_fields, frame_fields, head_fields
 from pipeline.config.params import Params, Pretraining
 from pipeline.core.files import sha256
+from pipeline.core.limits import cores, free_memory
 from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS, in_project
 from pipeline.core.readable import readable_bytes
 from pipeline.ingest.files import PICTURE, Listing, find_clips, find_files
@@ -48,6 +48,7 @@ def examine(params: Params) -> list[Diagnosis]:
     return [
         *_libraries(),
         _memory(params),
+        _cores(params),
         _gpu(params),
         *_flame(params),
         *_official(params),
@@ -69,9 +70,15 @@ def _libraries() -> list[Diagnosis]:
 
 def _memory(params: Params) -> Diagnosis:
     needed = 8 if params.networks.image <= SMALL else 16
-    free = psutil.virtual_memory().available / 2**30
+    free = free_memory() / 2**30
     state = "ok" if free >= needed else "note"
     return Diagnosis(state, "memory", f"{free:.1f} GiB free; this scale is meant for {needed} GiB")
+
+
+def _cores(params: Params) -> Diagnosis:
+    found, wanted = cores(), params.machine.workers
+    state = "ok" if wanted <= found else "note"
+    return Diagnosis(state, "cores", f"{found} that may be used, for machine.workers {wanted}")
 
 
 def _gpu(params: Params) -> Diagnosis:

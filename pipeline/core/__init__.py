@@ -15,6 +15,7 @@ films.encode_mp4         films at any frame rate, in equal bytes
 splits.split_folder      which files of a folder are for training, validation and test
 batches.collate, take    dataclasses of arrays to batches, and rows of them
 bad_frames.find_bad_frames  frames that a person has marked as bad
+limits.cores, free_memory  what a container leaves to this process
 curves.write_curves      the history of a training for DVC's plots
 pages.fill_in            HTML from a template, with nothing loaded from elsewhere
 threads                  one thread for NumPy, set before it is loaded

@@ -18,7 +18,9 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.core.progress import hushed
+from pipeline.core.limits import free_memory
+from pipeline.core.progress import hushed, say
+from pipeline.core.readable import readable_bytes
 from pipeline.engine.code_mark import SOURCE
 from pipeline.engine.isolation import Maker, Outcome, attempt, set_torch
 from pipeline.engine.work_unit import Work, WorkUnit, finished
@@ -26,6 +28,8 @@ from pipeline.engine.work_unit import Work, WorkUnit, finished
 # Restarts of an actor, and tries of a unit by Ray. `attempt` counts the deaths and gives up long before.
 RESTARTS = 100
 SHOWN = 5  # units that are named in a message
+LONGEST_PLACE = 30  # letters; Ray's own folders and sockets below it have some 70
+WORKER_BYTES = 1 << 30  # of memory that a worker takes, with its share of Ray
 
 
 class WorkerSettings(Protocol):
@@ -68,7 +72,7 @@ def with_ray(
     from ray import cloudpickle
     from ray.exceptions import RayError
 
-    wanted = min(machine.workers, len(units))
+    wanted = _affordable(min(machine.workers, len(units)), machine)
     rows = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
     with _session(max(wanted, torch.cuda.device_count()), machine):
         # The GPUs of the cluster: this machine need not have any.
@@ -101,6 +105,32 @@ def with_ray(
             ) from error
 
 
+def _affordable(wanted: int, machine: WorkerSettings) -> int:
+    """How many of the workers the memory holds, at least one: too many would be killed for it in turn."""
+    if machine.ray_address:
+        return wanted
+    free = free_memory() - machine.object_store_mb * 2**20
+    most = max(1, free // WORKER_BYTES)
+    if wanted > most:
+        say(f"memory for {most} of {wanted} workers: {readable_bytes(free)} free, 1 GiB needed for each")
+    return min(wanted, most)
+
+
+def _ray_folder() -> str:
+    """An empty folder for Ray, which puts sockets into it whose whole paths may have 107 letters.
+
+    Raises UserError when there is no place with a short path.
+    """
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    for place in places:
+        if len(place) <= LONGEST_PLACE and os.access(place, os.W_OK):
+            return tempfile.mkdtemp(prefix="psi4d-", dir=place)
+    raise UserError(
+        f"Ray needs a folder that can be written to and whose path has at most {LONGEST_PLACE} letters; "
+        f"none of {', '.join(places)} is one. Set TMPDIR to one, or machine.workers: 0."
+    )
+
+
 @contextlib.contextmanager
 def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
     """A quiet Ray: our own and local by default, or the cluster of `ray_address`.
@@ -116,8 +146,7 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
     import ray
     import ray.data
 
-    # A short path: Ray puts sockets into the folder, whose paths may have 107 letters.
-    folder = tempfile.mkdtemp(prefix="psi4d-")
+    folder = _ray_folder()
     if machine.ray_address:
         where: dict[str, Any] = {"address": machine.ray_address, "runtime_env": {"env_vars": inherited}}
     else:
@@ -128,6 +157,10 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": machine.object_store_mb * 2**20,
         }
+    home = os.environ.get("HOME", "")
+    # Ray keeps files in the home of the user, and ends where it cannot.
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        os.environ["HOME"] = folder
     try:
         if machine.ray_address:
             _check_answers(machine.ray_address)
@@ -138,6 +171,8 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if home:
+            os.environ["HOME"] = home
         shutil.rmtree(folder, ignore_errors=True)
 
 

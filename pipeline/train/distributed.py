@@ -26,6 +26,7 @@ import torch
 from torch import distributed
 
 from pipeline.core.errors import LAST_WORDS, UserError, first_words
+from pipeline.core.limits import cores
 from pipeline.train.exchange import GONE, Exchange, exchange
 from pipeline.train.tree import Values
 
@@ -195,9 +196,7 @@ GO_ON = "Run again to go on from the last checkpoint."
 
 def processes(wanted: int, microbatches: int) -> int:
     """How many processes train together: a power of two, at most `wanted` and one for each microbatch."""
-    # The cores that this process may use, where the system tells.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    available = torch.cuda.device_count() or cores
+    available = torch.cuda.device_count() or cores()
     most = min(wanted or available, microbatches)
     return 1 << (most.bit_length() - 1)
 

@@ -306,14 +306,15 @@ def test_repair_with_an_empty_dvc_cache(project):
     assert mend(VIEWS) == ["shards/views-c-000000.tar"] and checksums(VIEWS) == before
 
 
-def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project):
-    """With hard links, a byte that flips in one flips in the other."""
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_repair_of_damage_that_is_in_the_dvc_cache_as_well(project, link):
+    """With links, a byte that flips in one flips in the other; a cache on another disk has symbolic ones."""
     before = checksums(VIEWS)
     shard = VIEWS / "shards/views-c-000000.tar"
     value = hashlib.md5(shard.read_bytes()).hexdigest()
     kept = Path(".dvc/cache/files/md5", value[:2], value[2:])
     shard.unlink()
-    os.link(kept, shard)
+    link(kept.resolve(), shard)
     kept.chmod(0o644)
     with open(kept, "r+b") as file:
         file.seek(600)
