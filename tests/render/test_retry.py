@@ -1,0 +1,30 @@
+"""Of a rendering stage, too, only what is lost is made again, and as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.params import load_params
+from pipeline.retry import retry
+from stages import render_views
+from tests.support import small_cache
+from tests.support.folders import checksums
+
+VIEWS = Path("data/views")
+inputs, made, project = small_cache.inputs, small_cache.made, small_cache.project
+
+
+@pytest.mark.process
+def test_views_are_done_again_one_unit_at_a_time(project, capfd):
+    params = load_params()
+    found = retry(params, "render_views")
+    assert (found.again, found.kept, found.left) == ({}, 3, 0)
+    before = checksums(VIEWS)
+    (VIEWS / "shards/views-000001.tar").unlink()
+    found = retry(params, "render_views")
+    assert found.again == {"views-000001": "its shard is gone"}
+    assert found.kept == 2
+    capfd.readouterr()
+    render_views.main(params)
+    assert "render_views: 1 of 3 shards to do, 2 done already" in capfd.readouterr().err
+    assert checksums(VIEWS) == before
