@@ -36,7 +36,7 @@ STAGES = [
 FOLDERS = {"pretrain": ["official"]}
 
 # Paths of the code that are no outs: what a run notes for the next one.
-NO_OUTS = ("CHECKSUMS", "COSTS", "MAPPED")
+NO_OUTS = ("BOARD", "CHECKSUMS", "COSTS", "MAPPED")
 
 
 @pytest.fixture(scope="module", params=["demo", "paper"])
