@@ -281,7 +281,8 @@ def _bench_lines(scale: str, compiled: bool, train: bool) -> Iterator[str | dict
 
 
 PUBLISHED = (
-    "GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth, generic_model.pkl"
+    "GenHead, Psi or Psi_3d (.pkl), motion_model.pth, backbone.pth, vgg16-397923af.pth, generic_model.pkl, "
+    "Deep3D, Inception of FID, EMOCA's emotion network, SyncNet, ArcFace (.pth, .onnx), ResNet-34"
 )
 PublishedFile = Annotated[Path, typer.Argument(help=PUBLISHED)]
 OutFolder = Annotated[Path, typer.Option(help="folder for the result")]

@@ -52,6 +52,7 @@ def examine(params: Params) -> list[Diagnosis]:
         _gpu(params),
         *_flame(params),
         *_official(params),
+        *_instruments(params),
         *_input(params),
         *_costs(params),
     ]
@@ -130,6 +131,38 @@ def _official(params: Params) -> list[Diagnosis]:
         tensors = f"{len(state)} tensors of the expected names and shapes, imported from {file}"
         detail = f"{tensors}, sha256 {digest} ({verdict if published.sha256 else NO_HASH})"
         findings.append(Diagnosis("ok" if same else "note", name, detail))
+    return findings
+
+
+def _instruments(params: Params) -> list[Diagnosis]:
+    """The published instruments; without one a table has the number of our own small network, or none."""
+    from pipeline.networks.instruments import INSTRUMENTS, described, load_instrument, missing
+    from pipeline.networks.recognition_file import recognition_path
+
+    folder = Path(params.pretrain.official)
+    findings, absent = [], []
+    for name in INSTRUMENTS:
+        try:
+            loaded = load_instrument(folder, name)
+        except ValueError as error:
+            findings.append(Diagnosis("missing", name, str(error)))
+            continue
+        if loaded is not None:
+            findings.append(Diagnosis("ok", name, described(loaded.facts)))
+        elif name == "arcface" and recognition_path(folder).is_file():
+            findings.append(Diagnosis("ok", name, str(recognition_path(folder))))
+        else:
+            absent.append(name)
+    # At small scales their numbers say little, so that one line is enough.
+    if params.pretrain.source == "official":
+        for name in absent:
+            # A training that starts from it cannot do without; a measurement can.
+            needed = name == "resnet34" and params.train_psi3d.init == "imagenet"
+            findings.append(Diagnosis("missing" if needed else "note", name, missing(name, folder)))
+        return findings
+    if absent:
+        detail = f"our own small networks measure; the published ones are not imported: {', '.join(absent)}"
+        findings.append(Diagnosis("ok", "instruments", detail))
     return findings
 
 

@@ -18,6 +18,7 @@ from pipeline.evaluate.protocol import evaluate
 from pipeline.evaluate.report import rounded, write_report
 from pipeline.stage import run_stage, write_metrics
 
+# And the folder that pretrain.official of params.yaml names.
 READS = (INGEST, TRUTH, LABELS, PERCEPTION, PSI3D, PSI, VIEWS, BAD_FRAMES)
 
 

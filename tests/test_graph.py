@@ -32,8 +32,8 @@ STAGES = [
     "train",
     "evaluate",
 ]
-# Keys of params.yaml that name folders of the user.
-FOLDERS = {"pretrain": ["official"]}
+# The folder of imported weights, which params.yaml names, and the stages that read it.
+OFFICIAL_READERS = ("pretrain", "evaluate")
 
 # Paths of the code that are no outs: what a run notes for the next one.
 NO_OUTS = ("BOARD", "CHECKSUMS", "COSTS", "MAPPED")
@@ -88,7 +88,7 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads(graph, scale):
         declared = importlib.import_module(f"stages.{name}").READS
         if isinstance(declared, dict):
             declared = declared[item]
-        folders = [data[name][key] for key in FOLDERS.get(name, [])]
+        folders = [data["pretrain"]["official"]] if name in OFFICIAL_READERS else []
         assert reads(stage) == [*code, *map(str, declared), *folders]
 
 
@@ -109,7 +109,7 @@ def test_a_stage_depends_on_params_that_exist_and_never_on_the_machine(graph, sc
 def test_every_read_is_written_by_an_earlier_stage(graph):
     # A stage may read a part of what another wrote, or write a part of a folder that is read as a whole.
     written: list[Path] = []
-    given = [f"data/{key}" for keys in FOLDERS.values() for key in keys]
+    given = ["data/official"]
     for stage in graph:
         for path in map(Path, reads(stage)):
             made = any(path.is_relative_to(out) or out.is_relative_to(path) for out in written)

@@ -153,7 +153,9 @@ def parameters(views: Path) -> dict:
         "checkpoint_every": 1,
         "preview_every": 1,
     }
-    data["train_psi3d"] |= few | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
+    # ResNet-34 is not at hand, and all rays are what has to fit.
+    whole = {"init": "scratch", "rays_first": 0}
+    data["train_psi3d"] |= few | whole | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
     data["train"] |= few | {"images": 2, "checkpoint_every": 2, "preview_every": 2, "substitute_q": 0.5}
 
     def real(seed: int) -> list[bool]:

@@ -85,10 +85,10 @@ class Placement:
         x = points_52[:, 0]
         y = height - 1 - points_52[:, 1]
         # x = a . X + x0 and y = b . X + y0 by least squares, each by itself: a head that turns shortens one.
-        standard = alignment.standard_53.astype(np.float64)
-        system = np.column_stack([standard, np.ones(len(standard))])
-        wanted = np.column_stack([x, y]).astype(np.float64)
-        solved, *_ = np.linalg.lstsq(system, wanted, rcond=None)
+        ones = np.ones(len(x))
+        system = np.column_stack([alignment.standard_53, ones])
+        wanted = np.column_stack([x, y])
+        solved, *_ = np.linalg.lstsq(system.astype(np.float64), wanted.astype(np.float64))
         lengths = np.linalg.norm(solved[:3], axis=0)
         middle_x, middle_y = solved[3].tolist()
         scale = FACE_SCALE / float(lengths.mean())
@@ -99,17 +99,20 @@ class Placement:
         x = points_52[:, 0]
         y = self.height - 1 - points_52[:, 1]
         width, height = self._scaled()
-        left = width / 2 - INPUT / 2
-        below = height / 2 - INPUT / 2
-        across = (x - self.x + self.width / 2) * self.scale - left
-        up = (y - self.y + self.height / 2) * self.scale - below
-        return np.stack([across, up], 1)
+        # Pixels from the left and the lower edge of the picture, whose middle the crop is cut around.
+        across = (x - self.x + self.width / 2) * self.scale
+        up = (y - self.y + self.height / 2) * self.scale
+        left = (width - INPUT) / 2
+        below = (height - INPUT) / 2
+        return np.stack([across - left, up - below], 1)
 
     def crop(self, picture_HW3: np.ndarray, alignment: Alignment = OFFICIAL) -> np.ndarray:
         """The face, uint8 (224, 224, 3); what lies outside of the picture is black."""
         width, height = self._scaled()
-        left = int(width / 2 - INPUT / 2 + (self.x - self.width / 2) * self.scale)
-        top = int(height / 2 - INPUT / 2 + (self.height / 2 - self.y) * self.scale)
+        right_of_middle = (self.x - self.width / 2) * self.scale
+        below_middle = (self.height / 2 - self.y) * self.scale
+        left = int((width - INPUT) / 2 + right_of_middle)
+        top = int((height - INPUT) / 2 + below_middle)
         # The whole picture is resized, and only then cut: the other order reads other pixels at the edges.
         whole = Image.fromarray(picture_HW3).resize((width, height), alignment.resampling)
         return np.asarray(whole.crop((left, top, left + INPUT, top + INPUT)))

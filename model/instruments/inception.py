@@ -70,6 +70,7 @@ class Block(nn.Module):
                 self.add_module(name, Unit(channels, shape, 2 if halves else 1, not halves))
                 channels, _, _ = shape
             ends = []
+            # A fork looks along rows and along columns: a 3x3 convolution at two thirds of its price.
             if chain in forked:
                 number = len(shapes) + 1
                 ends = [f"{chain}_{number}a", f"{chain}_{number}b"]
@@ -81,6 +82,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = []
+        # Concatenation has an order, and weights of the next block count on it.
         for names, ends in zip(self.chains, self.forks, strict=True):
             y = x
             for name in names:
@@ -108,6 +110,7 @@ def _block_b() -> Block:
 
 
 def _block_c(width: int) -> Block:
+    # A row and a column see as far as a square of seven pixels, at two sevenths of its price.
     across, down = (width, 1, 7), (width, 7, 1)
     first = (width, 1, 1)
     chains = {
@@ -197,6 +200,7 @@ def _torchmetrics(bytes_B3HW: Tensor) -> Tensor:
 def _torch_fidelity(bytes_B3HW: Tensor) -> Tensor:
     """Bilinear as in TensorFlow 1, whose pixels begin at whole places, and a division by 128."""
     x = bytes_B3HW.float()
+    # Both axes are resized alike, one after the other.
     for axis in (2, 3):
         count = x.shape[axis]
         place = torch.arange(INPUT, device=x.device) * (count / INPUT)

@@ -1,10 +1,12 @@
 """SyncNet: how lips move with sound (syncnet_python, MIT; weights syncnet_v2.model)."""
 
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.fft import dct
 from scipy.signal import medfilt
 from torch import Tensor, nn
@@ -93,30 +95,38 @@ def mfcc(sound_N: np.ndarray) -> np.ndarray:
     As python_speech_features makes them: no window, no preceding silence, log energy in the first place.
     """
     sound = sound_N.astype(np.float64)
-    emphasised = np.append(sound[:1], sound[1:] - PRE_EMPHASIS * sound[:-1])
-    count = 1 + max(0, -(-(len(sound) - STRETCH) // STEP))
+    before = np.append(0.0, sound[:-1])
+    emphasised = sound - PRE_EMPHASIS * before
+    more = max(0, len(sound) - STRETCH)
+    steps = math.ceil(more / STEP)
     # Silence fills the last stretch.
-    padded = np.zeros((count - 1) * STEP + STRETCH)
-    padded[: len(emphasised)] = emphasised
-    stretches = np.lib.stride_tricks.sliding_window_view(padded, STRETCH)[::STEP]
-    power = np.abs(np.fft.rfft(stretches, POINTS)) ** 2 / POINTS
+    padded = np.zeros(steps * STEP + STRETCH)
+    padded[: len(sound)] = emphasised
+    stretches = sliding_window_view(padded, STRETCH)[::STEP]
+
+    spectrum = np.fft.rfft(stretches, POINTS)
+    power = np.abs(spectrum) ** 2 / POINTS
     energy = _above_zero(power.sum(1))
     mel = _above_zero(power @ _mel_triangles().T)
-    cepstrum = dct(np.log(mel), norm="ortho")[:, :COEFFICIENTS]
-    lift = 1 + LIFTER / 2 * np.sin(np.pi * np.arange(COEFFICIENTS) / LIFTER)
-    coefficients = cepstrum * lift
+    cepstrum = dct(np.log(mel), norm="ortho")
+    # The lifter brings the higher coefficients to about the size of the lower ones.
+    place = np.arange(COEFFICIENTS)
+    lift = 1 + LIFTER / 2 * np.sin(np.pi * place / LIFTER)
+    coefficients = lift * cepstrum[:, :COEFFICIENTS]
     coefficients[:, 0] = np.log(energy)
     return coefficients
 
 
 def _above_zero(values: np.ndarray) -> np.ndarray:
     """A logarithm needs something where there is silence."""
-    return np.where(values == 0, np.finfo(np.float64).eps, values)
+    least = np.finfo(np.float64).eps
+    return np.where(values == 0, least, values)
 
 
 def _mel_triangles() -> np.ndarray:
     """Weights of frequencies for each triangle, (26, 257); corners are evenly spaced in mel."""
-    highest = 2595 * np.log10(1 + RATE / 2 / 700)
+    # mel = 2595 log10(1 + Hz / 700), from 0 to half of the rate.
+    highest = 2595 * math.log10(1 + RATE / 2 / 700)
     mels = np.linspace(0, highest, TRIANGLES + 2)
     hertz = 700 * (10 ** (mels / 2595) - 1)
     corners = np.floor((POINTS + 1) * hertz / RATE)
@@ -144,21 +154,22 @@ def embeddings(
     with the first frame. Raises ValueError when the clip is shorter than a window.
     """
     frames = min(len(frames_TCHW), len(sound_N) // SAMPLES)
-    if frames <= WINDOW:
-        raise ValueError(f"a clip of {frames} frames with sound is too short for SyncNet")
-    device = frames_TCHW.device
-    coefficients = torch.from_numpy(mfcc(sound_N).T).float().to(device)
-    lips, heard = [], []
     # The scripts leave out the last window that would fit.
-    starts = range(frames - WINDOW)
-    for begin in starts[::at_once]:
-        some = [start for start in range(begin, begin + at_once) if start in starts]
-        windows = torch.stack([frames_TCHW[start : start + WINDOW] for start in some])
-        lips.append(network.lips(windows.transpose(1, 2).float()))
-        columns = [COLUMNS * start for start in some]
-        sounds = [coefficients[None, :, at : at + COLUMNS * WINDOW] for at in columns]
-        heard.append(network.audio(torch.stack(sounds)))
-    return torch.cat(lips), torch.cat(heard)
+    windows = frames - WINDOW
+    if windows < 1:
+        raise ValueError(f"a clip of {frames} frames with sound is too short for SyncNet")
+    coefficients = torch.from_numpy(mfcc(sound_N).T).float()
+    # A view of all windows costs no memory; a batch of them is copied when it is computed.
+    shown = frames_TCHW.unfold(0, WINDOW, 1)
+    heard = coefficients.unfold(1, COLUMNS * WINDOW, COLUMNS)
+    lips, sounds = [], []
+    for start in range(0, windows, at_once):
+        some = slice(start, min(start + at_once, windows))
+        film = shown[some].permute(0, 1, 4, 2, 3).float()
+        columns = heard[:, some].transpose(0, 1)[:, None]
+        lips.append(network.lips(film))
+        sounds.append(network.audio(columns.to(film.device)))
+    return torch.cat(lips), torch.cat(sounds)
 
 
 def distances(
@@ -174,7 +185,8 @@ def distances(
     columns = []
     for shift in range(2 * shifts + 1):
         heard = padded[shift : shift + len(lips_TE)]
-        columns.append((lips_TE - heard + TINY).norm(dim=1))
+        difference = lips_TE - heard + TINY
+        columns.append(difference.norm(dim=1))
     return torch.stack(columns, 1)
 
 
@@ -192,9 +204,11 @@ def smooth_track(boxes_T4: np.ndarray) -> np.ndarray:
     The median counts zeros beyond the ends, as the published program does.
     """
     left, top, right, bottom = boxes_T4.T
+    middle_x = (left + right) / 2
+    middle_y = (top + bottom) / 2
     half = np.maximum(bottom - top, right - left) / 2
-    rows = [(left + right) / 2, (top + bottom) / 2, half]
-    return np.stack([medfilt(row, MEDIAN) for row in rows], 1)
+    smooth = [medfilt(row, MEDIAN) for row in (middle_x, middle_y, half)]
+    return np.stack(smooth, 1)
 
 
 def track_crops(frames: Sequence[np.ndarray], boxes_T4: np.ndarray) -> list[np.ndarray]:
@@ -204,11 +218,14 @@ def track_crops(frames: Sequence[np.ndarray], boxes_T4: np.ndarray) -> list[np.n
     """
     crops = []
     for frame, (x, y, half) in zip(frames, smooth_track(boxes_T4), strict=True):
-        border = int(half * (1 + 2 * CROP_SCALE))
-        edge = ((border, border), (border, border), (0, 0))
-        padded = np.pad(frame, edge, constant_values=GREY)
+        # From the middle of the box: half of it upwards, and to the sides and below it more than that.
+        aside = half * (1 + CROP_SCALE)
+        below = half * (1 + 2 * CROP_SCALE)
+        border = int(below)
+        edge = (border, border)
+        padded = np.pad(frame, (edge, edge, (0, 0)), constant_values=GREY)
         across, down = x + border, y + border
-        top, bottom = int(down - half), int(down + half * (1 + 2 * CROP_SCALE))
-        left, right = int(across - half * (1 + CROP_SCALE)), int(across + half * (1 + CROP_SCALE))
-        crops.append(cv2.resize(padded[top:bottom, left:right], (INPUT, INPUT)))
+        rows = slice(int(down - half), int(down + below))
+        columns = slice(int(across - aside), int(across + aside))
+        crops.append(cv2.resize(padded[rows, columns], (INPUT, INPUT)))
     return crops

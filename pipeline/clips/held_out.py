@@ -95,6 +95,24 @@ class HeldOutClips(ABC):
             pairs.append((self.clips[source][0], self._any_frame(driver, draw)))
         return pairs
 
+    def all_cross_pairs(self, count: int) -> list[tuple[str, str]]:
+        """(source, driving) keys of different clips in rounds, nothing drawn.
+
+        In each round every clip is a source once and a driver once; in the next a source meets the clip
+        behind its last driver. Over all rounds the frames of a driver are taken from its first to its last.
+        """
+        names, pairs = list(self.clips), []
+        if len(names) < 2:
+            return []
+        rounds = -(-count // len(names))
+        for number in range(count):
+            turn, place = divmod(number, len(names))
+            further = 1 + turn % (len(names) - 1)
+            driver = self.clips[names[(place + further) % len(names)]]
+            frame = len(driver) * (2 * turn + 1) // (2 * rounds)
+            pairs.append((self.clips[names[place]][0], driver[frame]))
+        return pairs
+
     def frontal_groups(self, count: int, seed: int) -> list[tuple[str, list[str]]]:
         """For Cons.: each source with `count` drivers from other clips.
 

@@ -68,12 +68,32 @@ def cross_problems(params: "Params") -> Iterator[str]:
     if heads.z == "normal" and heads.portrait_share:
         limit = "0 with render_genhead.z normal: fresh codes have no portraits"
         yield f"render_genhead.portrait_share is {heads.portrait_share}, but must be {limit}."
+    if params.train_psi3d.init == "imagenet" and params.pretrain.source != "official":
+        limit = "genhead or scratch unless pretrain.source is official, which brings the file"
+        yield f'train_psi3d.init is "imagenet", but must be {limit}.'
+    yield from _ray_problems(params)
     for name in ("train_psi3d", "train"):
         section = getattr(params, name)
         if section.images < section.batch:
             limit = f"at least {name}.batch {section.batch}"
             yield f"{name}.images is {section.images}, but must be {limit}."
     yield from _microbatch_problems(params)
+
+
+def _ray_problems(params: "Params") -> Iterator[str]:
+    """Whether the rays of Psi_3d can rise from the first to all of them."""
+    section, all_rays = params.train_psi3d, params.networks.rays
+    first, begin, end = section.rays_first, section.rays_rise_from, section.rays_rise_until
+    if not first:
+        return
+    if first > all_rays:
+        yield f"train_psi3d.rays_first is {first}, but must be at most networks.rays {all_rays}."
+    if begin >= end:
+        limit = f"less than train_psi3d.rays_rise_until {end}"
+        yield f"train_psi3d.rays_rise_from is {begin}, but must be {limit}."
+    if section.whole_every > 1:
+        limit = "1 while train_psi3d.rays_first is not 0: sparse steps need all rays"
+        yield f"train_psi3d.whole_every is {section.whole_every}, but must be {limit}."
 
 
 def _microbatch_problems(params: "Params") -> Iterator[str]:

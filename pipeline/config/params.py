@@ -157,8 +157,13 @@ class Training(Section):
 
 
 class TrainPsi3d(Training):
-    init: Literal["genhead", "scratch"]
+    # imagenet: the global encoder starts from torchvision's ResNet-34, as published; all else from scratch.
+    init: Literal["genhead", "imagenet", "scratch"]
     weights: Psi3dWeights
+    # Rays a side at first, 0 for all of them; between two numbers of images they rise to networks.rays.
+    rays_first: Count
+    rays_rise_from: Count
+    rays_rise_until: Count
     identity_from: Count  # images seen
     depth_until: Count
     planes_until: Count
@@ -189,6 +194,10 @@ class Evaluate(Section):
     split: Literal["validation", "test"]  # parameters are chosen on validation people
     self_frames: Positive  # per clip
     cross_pairs: Count
+    # drawn: drivers are drawn. all: every two people meet, and all frames of drivers come, in a stated order.
+    cross: Literal["drawn", "all"]
+    # What FID compares results with: all real frames that are looked at, or the driving frames of the pairs.
+    fid: Literal["frames", "pairs"]
     frontal_drivers: Count
     novel_views: Count
     videos: Count

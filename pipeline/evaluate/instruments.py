@@ -1,7 +1,7 @@
 """What measures pictures: judging networks, the face mesh, and what is calibrated by the truth."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from insightface.model_zoo import get_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -23,6 +23,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.evaluate import metrics
 from pipeline.evaluate.methods import Synthesizers
+from pipeline.evaluate.published import Faces, PublishedInstruments
 from pipeline.evaluate.truth import Truth
 from pipeline.geometry import camera_path, head_model
 from pipeline.geometry.expression import NUMBERS, ExpressionOffsets
@@ -44,6 +45,9 @@ FIVE = list(FIVE_POINTS)
 # So many pictures the regressor reads together, which bounds the memory that it takes.
 AT_ONCE = 64
 
+# Features (B, E) of pictures (B, 3, S, S) with landmarks (B, 70, 2) as image fractions.
+Recognise = Callable[[Tensor, Tensor], np.ndarray]
+
 
 class Instruments:
     """Everything that measures pictures, loaded once for all methods."""
@@ -60,11 +64,32 @@ class Instruments:
         """
         self.device = choose_device(params.machine.device)
         self.judges = Judges.load(perception, self.device)
-        self.recognition = FaceRecognition(perception / "identity.onnx")
-        self.fid = FidPerception(self.judges)
+        self.published = PublishedInstruments(Path(params.pretrain.official), self.device)
+        self.recognise = self._recognition(perception)
+        self.fid = self._fid()
         self.flame = Flame(head_model.load(params.flame.model)).to(self.device)
         self.truth = truth
         self.reader = FaceReader()
+
+    def _recognition(self, perception: Path) -> Recognise:
+        """The published face recognition where it was imported, else our own."""
+        if self.published.network("arcface") is not None:
+            return lambda images, points: self.published.identity(Faces(images, points), FIVE)
+        file = perception / "identity.onnx"
+        if self.published.has("arcface"):
+            file = self.published.recognition_file
+        network = FaceRecognition(file)
+        return lambda images, points: network(images, points[:, FIVE])
+
+    def _fid(self) -> "FidPerception":
+        inception = self.published.inception
+        if inception is not None:
+            return FidPerception("fid_inception_pytorch_fid", inception, self.device)
+        return FidPerception("fid_perception", self.judges.trunk, self.device)
+
+    def name(self, own: str) -> str:
+        """What the number `own` of face recognition is called, by the network that reads it."""
+        return f"{own}_arcface" if self.published.has("arcface") else own
 
     @cached_property
     def expression_truth(self) -> "ExpressionTruth":
@@ -115,12 +140,16 @@ class Instruments:
         wanted = stack_frames(drivings, "image")
         found = self._expression_pose(result)
         driven = self._expression_pose(wanted)
-        recognised = self.recognition(result, points[:, FIVE])
+        recognised = self.recognise(result, points)
         scores: dict[str, Any] = {
-            "id": metrics.cosine(recognised, self._identity(sources)),
-            "aed": metrics.aed(found, driven),
-            "apd": metrics.apd(found, driven),
+            self.name("id"): metrics.cosine(recognised, self._identity(sources)),
         }
+        if not self.published.has("deep3d"):
+            scores["aed"] = metrics.aed(found, driven)
+            scores["apd"] = metrics.apd(found, driven)
+        if self.published.distances_wanted:
+            driving_faces = Faces(wanted, self._real_landmarks(drivings))
+            scores |= self.published.distances(Faces(result, points), driving_faces)
         if same:
             mask = stack_frames(drivings, "mask")
             regions = metrics.head_region(mask, self._real_landmarks(drivings))
@@ -134,8 +163,7 @@ class Instruments:
 
     def _identity(self, frames: Sequence[Frame]) -> np.ndarray:
         """Face recognition features of real frames, (N, E)."""
-        points = self._real_landmarks(frames)
-        return self.recognition(stack_frames(frames, "image"), points[:, FIVE])
+        return self.recognise(stack_frames(frames, "image"), self._real_landmarks(frames))
 
     def _real_landmarks(self, frames: Sequence[Frame]) -> Tensor:
         """The landmarks of fitted heads in their own frames, image fractions (N, 70, 2)."""
@@ -184,7 +212,7 @@ class Instruments:
             sources = [source] * len(drivings)
             drawn = synthesizers.draw("psi", sources, drivings, cameras[:, None])
             points = self.reenacted_landmarks(sources, drivings, cameras)
-            values.append(metrics.consistency(self.recognition(drawn.image, points[:, FIVE])))
+            values.append(metrics.consistency(self.recognise(drawn.image, points)))
         return float(np.mean(values)) if values else None
 
 
@@ -228,13 +256,18 @@ class FaceReader:
 
 
 class FidPerception:
-    """Fréchet distance over the 64 numbers of our trunk; lower is better.
+    """Fréchet distance over the features of a network; lower is better.
 
-    It is not that of Inception, hence the name `fid_perception`.
+    `name` says of which: `fid_perception` of the 64 numbers of our trunk, which are not those of Inception.
     """
 
-    def __init__(self, judges: Judges) -> None:
-        self.judges = judges
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        device: torch.device,
+    ) -> None:
+        self.name, self.network, self.device = name, network, device
         self.real = self._empty()
 
     def compare_with(self, pieces: Iterable[Tensor]) -> None:
@@ -252,10 +285,10 @@ class FidPerception:
         return FidResults(distance)
 
     def _empty(self) -> FrechetInceptionDistance:
-        distance = FrechetInceptionDistance(feature=self.judges.trunk, normalize=True)
+        distance = FrechetInceptionDistance(feature=self.network, normalize=True)
         # The root of a product of two covariances of few pictures needs double precision.
         distance.set_dtype(torch.float64)
-        return distance.to(self.judges.trunk.scale.device)
+        return distance.to(self.device)
 
 
 class FidResults:

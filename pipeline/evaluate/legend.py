@@ -32,9 +32,31 @@ COLUMNS = {
     "fid_perception": Column(
         "FID (own trunk)", False, "Fréchet distance over our own perceptual trunk, not Inception"
     ),
+    "fid_inception_pytorch_fid": Column(
+        "FID", False, "Fréchet distance over Inception's features, pictures resized as pytorch-fid does"
+    ),
+    "id_arcface": Column("ID (ArcFace)", True, "cosine of insightface's features to the source"),
     "id": Column("ID", True, "cosine of face recognition features to the source"),
     "aed": Column("AED", False, "mean L1 of estimated expression"),
     "apd": Column("APD", False, "mean square of estimated head rotation, rad² × 1000"),
+    "aed_deep3d_mean_abs": Column(
+        "AED (Deep3D, abs)", False, "mean absolute difference of Deep3D's 64 expression coefficients"
+    ),
+    "aed_deep3d_mean_square": Column("AED (Deep3D, square)", False, "mean square of the same"),
+    "apd_deep3d_mean_abs": Column(
+        "APD (Deep3D, abs)", False, "mean absolute difference of Deep3D's three angles, rad"
+    ),
+    "apd_deep3d_mean_square": Column("APD (Deep3D, square)", False, "mean square of the same, rad² × 1000"),
+    "aed_f_mean_abs": Column(
+        "AED_f (abs)", False, "mean absolute difference of the features of EMOCA's emotion network"
+    ),
+    "aed_f_mean_square": Column("AED_f (square)", False, "mean square of the same"),
+    "aed_f_euclid": Column("AED_f (length)", False, "length of the same"),
+    "aed_f_one_minus_cosine": Column("AED_f (cosine)", False, "1 less the cosine of the features"),
+    "sync_confidence": Column(
+        "LSE-C", True, "SyncNet's confidence in lips and driving sound, mean over clips with sound"
+    ),
+    "sync_distance": Column("LSE-D", False, "SyncNet's least distance of lips and driving sound"),
     "expression_error": Column(
         "Expression", False, "error against the true expression, % of the inter-ocular distance"
     ),
@@ -65,6 +87,7 @@ COLUMNS = {
     "psi": Column(
         "Cons.", True, "cosine between results of one source under different drivers, from the front"
     ),
+    "psi_arcface": Column("Cons. (ArcFace)", True, "the same by insightface's network"),
     "landmark_error": Column(
         "Landmarks", False, "median distance of the inner landmarks, over the inter-ocular distance"
     ),
@@ -75,7 +98,13 @@ COLUMNS = {
     "jaw_degrees": Column("Jaw", False, "median, degrees"),
     "vertices_mm": Column("Vertices", False, "median of the mean distance, mm of the head model"),
 }
-METHOD_NAMES = {"psi": "Psi", "psi3d": "Psi_3d, no motion", "copy": "source copied", "real": "real frame"}
+METHOD_NAMES = {
+    "psi": "Psi",
+    "psi3d": "Psi_3d, no motion",
+    "copy": "source copied",
+    "real": "real frame",
+    "cross": "Psi, another person",
+}
 SECTIONS = {
     "self": Section(
         "Self-reenactment",
@@ -87,6 +116,11 @@ SECTIONS = {
     ),
     "consistency": Section(
         "Consistency", "Results of one source under drivers of different people, all from the front."
+    ),
+    "lips": Section(
+        "Lips against the driving sound",
+        "SyncNet on whole clips that have sound; the source is the clip's first frame, or that of the clip "
+        "before.",
     ),
     "novel_views": Section(
         "Novel views against the truth",

@@ -5,7 +5,7 @@ driving camera, without motion; `copy`, the source frame as it is. `real`, the d
 themselves, shows what the instruments read when there is nothing to find.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import say
 from pipeline.evaluate import metrics
 from pipeline.evaluate.instruments import Instruments
+from pipeline.evaluate.lips import lips
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.tally import Tally
 from pipeline.evaluate.truth import Truth, fit_against_truth, novel_views, response
@@ -30,6 +31,7 @@ METHODS = ("psi", "psi3d", "copy")
 # the face mesh reads in it do.
 NOT_SELF_EVIDENT = (
     "id",
+    "id_arcface",
     "expression_error",
     "mouth_opening_correlation",
     "eye_opening_correlation",
@@ -68,6 +70,7 @@ class Evaluation:
     frontal_keys: list[tuple[str, list[str]]]
     clips: HeldOutClips
     synthesizers: Synthesizers
+    published: Mapping[str, str]  # the instruments of papers that measured, in words
 
 
 def evaluate(
@@ -94,14 +97,19 @@ def evaluate(
     clips = CachedClips(views, synthesizers.motion, section.split, instruments.device, bad)
 
     self_keys = clips.self_pairs(section.self_frames)
-    cross_keys = clips.cross_pairs(section.cross_pairs, params.seed)
+    if section.cross == "all":
+        cross_keys = clips.all_cross_pairs(section.cross_pairs)
+    else:
+        cross_keys = clips.cross_pairs(section.cross_pairs, params.seed)
     frontal_keys = clips.frontal_groups(section.frontal_drivers, params.seed)
-    reenactment = Reenactment(instruments, synthesizers, clips, params.networks.image)
-    # FID compares with all real frames that are looked at, each once, in the order of their keys.
-    groups = ((source, key) for source, drivers in frontal_keys for key in drivers)
-    looked_at = {key for keys in (*self_keys, *cross_keys, *groups) for key in keys}
-    looked_at |= {source for source, _ in frontal_keys}
-    instruments.fid.compare_with(reenactment.images(sorted(looked_at)))
+    with_pairs = section.fid == "pairs"
+    reenactment = Reenactment(instruments, synthesizers, clips, params.networks.image, with_pairs)
+    if section.fid == "frames":
+        # FID compares with all real frames that are looked at, each once, in the order of their keys.
+        groups = ((source, key) for source, drivers in frontal_keys for key in drivers)
+        looked_at = {key for keys in (*self_keys, *cross_keys, *groups) for key in keys}
+        looked_at |= {source for source, _ in frontal_keys}
+        instruments.fid.compare_with(reenactment.images(sorted(looked_at)))
 
     # Only where there are some, as the report shows all scores.
     scores: dict[str, Any] = {"frames_marked_bad": clips.marked_bad} if clips.marked_bad else {}
@@ -110,7 +118,10 @@ def evaluate(
         scores["cross"], _, _ = reenactment(cross_keys, same=False)
     consistency = instruments.consistency(synthesizers, _groups(clips, frontal_keys))
     if consistency is not None:
-        scores["consistency"] = {"psi": consistency}
+        scores["consistency"] = {instruments.name("psi"): consistency}
+    heard = lips(instruments, synthesizers, clips, ingest, Path(params.ingest.clips))
+    if heard:
+        scores["lips"] = heard
     if known:
         scores["novel_views"] = novel_views(known, clips, synthesizers, instruments.judges)
         scores["response"] = response(known, clips, synthesizers)
@@ -124,6 +135,7 @@ def evaluate(
         frontal_keys,
         clips,
         synthesizers,
+        instruments.published.used,
     )
 
 
@@ -145,8 +157,10 @@ class Reenactment:
         synthesizers: Synthesizers,
         clips: HeldOutClips,
         side: int,
+        with_pairs: bool,
     ) -> None:
-        """`side` is that of the pictures, pixels."""
+        """`side` is that of the pictures, pixels; `with_pairs` has FID compare with the driving frames."""
+        self.with_pairs = with_pairs
         self.instruments, self.synthesizers, self.clips = instruments, synthesizers, clips
         fitting = PIXELS_AT_ONCE // side**2 // PAIRS_AT_LEAST * PAIRS_AT_LEAST
         self.at_once = max(fitting, PAIRS_AT_LEAST)
@@ -166,6 +180,9 @@ class Reenactment:
 
         `same` says that pairs show one person.
         """
+        # The tallies begin with the real pictures that FID knows by then.
+        if self.with_pairs:
+            self.instruments.fid.compare_with(self.images([driving for _, driving in keys]))
         tallies = {method: Tally(self.instruments) for method in (*METHODS, "real")}
         # Only the driving frames of the same person show how a result should look.
         thumbnails = metrics.Thumbnails(self.instruments.judges) if same else None

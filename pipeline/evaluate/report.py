@@ -25,7 +25,7 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 ROWS = 6
 DIGITS = 6
 # What frames.csv has of each method.
-PLOTTED = ("lpips", "psnr_foreground", "aed", "expression_error")
+PLOTTED = ("lpips", "psnr_foreground", "aed", "aed_deep3d_mean_abs", "expression_error")
 # Tables of a single row whose numbers are not medians of the front end.
 PSI_ALONE = ("consistency", "response")
 
@@ -67,11 +67,14 @@ def write_report(
 ) -> None:
     """Write the contact sheet with `views` other sides to `sheet` and all else to `out`.
 
-    That is pairs.json (the keys of the frames), frames.csv (a row a self-reenacted frame), `videos`
-    films and report.html. `ingest` is the folder whose tables know when the frames were taken.
+    That is pairs.json (the keys of the frames), instruments.json (the published ones that measured, if
+    any), frames.csv (a row a self-reenacted frame), `videos` films and report.html.
+    `ingest` is the folder whose tables know when the frames were taken.
     """
     keys = {"self": evaluation.self_keys, "cross": evaluation.cross_keys, "frontal": evaluation.frontal_keys}
     write_json(out / "pairs.json", keys)
+    if evaluation.published:
+        write_json(out / "instruments.json", dict(evaluation.published))
     write_bytes(out / "frames.csv", frames_csv(evaluation))
 
     same = [("self", keys) for keys in _one_per_source(evaluation.self_keys)]

@@ -54,7 +54,7 @@ class Tally:
             scores |= self.instruments.followed(found, wanted, self.clips)
         # A covariance needs two pictures.
         if self.fid.count > 1:
-            scores["fid_perception"] = self.fid.distance()
+            scores[self.instruments.fid.name] = self.fid.distance()
         scores["response"] = self.change.rms
         if self.change.count:
             scores["response_face"] = self.change.concentration

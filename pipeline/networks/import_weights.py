@@ -30,7 +30,15 @@ from model.psi.network import Psi
 from model.sizes import Sizes
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
+from pipeline.networks.instruments import (
+    COUNTER,
+    INSTRUMENTS,
+    instrument_path,
+    network_of,
+    with_counters,
+)
 from pipeline.networks.published import NEEDED, expected_state, facts_of, weights_path
+from pipeline.networks.recognition_file import import_recognition, is_onnx
 from pipeline.networks.weights import save_weights
 
 TAKEN = "G_ema"  # the moving average, which the official programs use, too
@@ -42,7 +50,8 @@ DEEPER = 2  # levels below the top at which tensors are looked for
 PUBLISHED = Sizes()
 Foreign = CheckpointFile | SafetensorsFile
 KNOWN = (
-    "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16 and FLAME's generic_model.pkl"
+    "GenHead, Psi, Psi_3d, Portrait4D, motion_model.pth, backbone.pth, VGG16, FLAME's generic_model.pkl, "
+    "Deep3D, Inception of FID, EMOCA's emotion network, SyncNet, insightface's ArcFace, ResNet-34"
 )
 
 
@@ -76,6 +85,10 @@ KINDS = {
     "identity": _Kind("layer1.0.prelu.weight"),
     LPIPS: _Kind("features.0.weight", ("classifier.",)),
 }
+# Instruments first: deeper networks of face recognition have the mark of the loss's, too.
+MARKS = {name: own.mark for name, own in INSTRUMENTS.items()} | {
+    name: kind.mark for name, kind in KINDS.items()
+}
 
 
 def import_weights(
@@ -91,17 +104,23 @@ def import_weights(
     try:
         # FLAME's side files are no checkpoints, but users try them.
         _refuse_array_file(path)
+        if is_onnx(path):
+            target, tensors, values = import_recognition(path, out)
+            return Imported(target, path.stem, tensors, values, [])
         file = SafetensorsFile(path) if is_safetensors(path) else CheckpointFile(path)
         if isinstance(file.content, dict) and "v_template" in file.content:
             return _import_flame(path, out)
         most: dict[str, Any] = {}
         for told, nodes in _states(file):
-            if found := _recognised(nodes):
+            if found := recognised(nodes):
                 name, prefix = found
                 own = {
                     key.removeprefix(prefix): node for key, node in nodes.items() if key.startswith(prefix)
                 }
-                return _import_network(file, name, own, told | {"prefix": prefix}, out, sizes)
+                told |= {"prefix": prefix}
+                if name in INSTRUMENTS:
+                    return _import_instrument(file, name, own, told, out)
+                return _import_network(file, name, own, told, out, sizes)
             most = max(most, nodes, key=len)
         raise ValueError(f"{path} is none of {KNOWN}; it has {len(most)} tensors{_some(most)}")
     except ValueError as error:
@@ -159,16 +178,16 @@ def _states(file: Foreign) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
             todo += inside[:DESCRIBED]
 
 
-def _recognised(nodes: Mapping[str, Any]) -> tuple[str, str] | None:
+def recognised(nodes: Mapping[str, Any]) -> tuple[str, str] | None:
     """The kind of network with these tensors, and what is written in front of all their names."""
-    for name, kind in KINDS.items():
-        if kind.mark in nodes:
+    for name, mark in MARKS.items():
+        if mark in nodes:
             return name, ""
     # Wrappers for several GPUs write "module.", others the name of the attribute that the network is.
-    for name, kind in KINDS.items():
+    for name, mark in MARKS.items():
         for key in nodes:
-            if key.endswith(f".{kind.mark}"):
-                return name, key.removesuffix(kind.mark)
+            if key.endswith(f".{mark}"):
+                return name, key.removesuffix(mark)
     return None
 
 
@@ -216,21 +235,8 @@ def _import_network(
         facts = facts_of(name, sizes)
         wanted = expected_state(lambda: NEEDED[name].build(sizes))
     names = {_published_name(key): key for key in wanted if not _comes_with_lpips(key)}
-    spare = _spare(nodes, names, kind)
-    # All problems come at once, so that a user need not try again after each.
-    expected = {theirs: wanted[ours] for theirs, ours in names.items()}
-    problems = dict(_problems(nodes, expected, spare))
-    if problems:
-        raise ValueError(_sentences(f"{file.path} looks like {name}, but is not as expected:", problems))
-    # Numbers are read once names and shapes are right: a file of another network costs no copy.
-    state, problems = {}, {}
-    for theirs, ours in names.items():
-        try:
-            state[ours] = _numbers(file, nodes[theirs], wanted[ours].dtype)
-        except ValueError as error:
-            problems[theirs] = f"unreadable: {error}"
-    if problems:
-        raise ValueError(_sentences(f"{file.path} looks like {name}, but is damaged:", problems))
+    spare = _spare(nodes, names, kind.spare)
+    state = _checked_state(file, name, nodes, names, wanted, spare)
 
     # Psi and Psi_3d have the same layers; the graph looks for each under its own name.
     if name == PSI and not _is_driven(state):
@@ -241,15 +247,74 @@ def _import_network(
             if _comes_with_lpips(key):
                 state[key] = value
     target = weights_path(out, "psi3d" if facts["network"] == "psi3d" else name)
-    origin = {
+    origin = _origin(file, spare) | told
+    written = save_weights(target, state, facts | {"imported": origin})
+    return Imported(target, facts["network"], written["tensors"], written["values"], sorted(spare))
+
+
+def _import_instrument(
+    file: Foreign,
+    name: str,
+    nodes: dict[str, Any],
+    told: dict[str, Any],
+    out: Path,
+) -> Imported:
+    instrument = INSTRUMENTS[name]
+    network, build = network_of(name, nodes)
+    wanted = expected_state(build)
+    names = {key: key for key in wanted if key in nodes or not key.endswith(COUNTER)}
+    spare = _spare(nodes, names, instrument.spare)
+    state = _checked_state(file, network, nodes, names, wanted, spare)
+    facts = {
+        "network": network,
+        "instrument": name,
+        "licence": instrument.licence,
+        "imported": _origin(file, spare) | told,
+    }
+    target = instrument_path(out, name)
+    written = save_weights(target, with_counters(state, wanted), facts)
+    return Imported(target, network, written["tensors"], written["values"], sorted(spare))
+
+
+def _origin(file: Foreign, spare: list[str]) -> dict[str, Any]:
+    """What the JSON says of the file that was imported."""
+    return {
         "file": file.path.name,
         "bytes": file.path.stat().st_size,
         "sha256": sha256(file.path),
         "dropped": sorted(spare),
-        **told,
     }
-    written = save_weights(target, state, facts | {"imported": origin})
-    return Imported(target, facts["network"], written["tensors"], written["values"], sorted(spare))
+
+
+def _checked_state(
+    file: Foreign,
+    looks_like: str,
+    nodes: Mapping[str, Any],
+    names: Mapping[str, str],
+    wanted: Mapping[str, Tensor],
+    spare: list[str],
+) -> dict[str, Tensor]:
+    """The tensors of the file under our names.
+
+    `names` has ours by theirs, `wanted` is our layout. Raises ValueError that lists all that is wrong.
+    """
+    # All problems come at once, so that a user need not try again after each.
+    expected = {theirs: wanted[ours] for theirs, ours in names.items()}
+    problems = dict(_problems(nodes, expected, spare))
+    if problems:
+        raise ValueError(
+            _sentences(f"{file.path} looks like {looks_like}, but is not as expected:", problems)
+        )
+    # Numbers are read once names and shapes are right: a file of another network costs no copy.
+    state, problems = {}, {}
+    for theirs, ours in names.items():
+        try:
+            state[ours] = _numbers(file, nodes[theirs], wanted[ours].dtype)
+        except ValueError as error:
+            problems[theirs] = f"unreadable: {error}"
+    if problems:
+        raise ValueError(_sentences(f"{file.path} looks like {looks_like}, but is damaged:", problems))
+    return state
 
 
 def _psi(nodes: Mapping[str, Any], sizes: Sizes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -294,12 +359,12 @@ def _comes_with_lpips(ours: str) -> bool:
 def _spare(
     nodes: Mapping[str, Any],
     names: Mapping[str, str],
-    kind: _Kind,
+    beginnings: tuple[str, ...],
 ) -> list[str]:
     """The tensors of the file that are left out."""
-    if not kind.spare:
+    if not beginnings:
         return []
-    return [key for key in nodes if key not in names and key.startswith(kind.spare)]
+    return [key for key in nodes if key not in names and key.startswith(beginnings)]
 
 
 def _problems(

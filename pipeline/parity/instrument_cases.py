@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchvision.models import Inception3, resnet34, resnet50
+from torchvision.transforms.functional import normalize
 
 from model.instruments import arcface as recognition
 from model.instruments import deep3d as coefficients
@@ -58,14 +59,18 @@ def deep3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     with recorded(feature=backbone, **_stages(backbone)) as seen:
         coeff = network(pair(rule, "face224", 224))
     first, second = coeff.numpy()
-    expression = (first - second)[coefficients.EXPRESSION]
-    angle = (first - second)[coefficients.ANGLES]
-    translation = (first - second)[coefficients.TRANSLATION]
-    angles = 0.5 * rule.unit("input:angles", (4, 3))
+    difference = first - second
+    expression = difference[coefficients.EXPRESSION]
+    angle = difference[coefficients.ANGLES]
+    translation = difference[coefficients.TRANSLATION]
+    pose = np.concatenate([angle, translation])
     # What is stored is transposed, as the official code multiplies rows.
-    rotation = Rotation.from_euler("xyz", angles).as_matrix().transpose(0, 2, 1)
+    angles = 0.5 * rule.unit("input:angles", (4, 3))
+    turned = Rotation.from_euler("xyz", angles)
+    rotation = turned.as_matrix().transpose(0, 2, 1)
     names = ("backbone.conv1.weight", "final_layers.1.weight", "backbone.layer3.2.bn2.running_var")
     state = network.state_dict()
+    first_weights = [state[name].flatten()[:4] for name in names]
     points = fixture.given("landmarks5", (2, 5, 2))[0].numpy()
     all_points = fixture.given("landmarks68", (68, 2))[0].numpy()
     found: dict[str, Found] = {
@@ -76,12 +81,12 @@ def deep3d(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "exp_euclid": np.linalg.norm(expression),
         "angle_mean_abs": np.abs(angle).mean(),
         "angle_mean_square": (angle**2).mean(),
-        "pose6_mean_abs": np.abs(np.concatenate([angle, translation])).mean(),
+        "pose6_mean_abs": np.abs(pose).mean(),
         "rotation": rotation,
         "lm3d": coefficients.OFFICIAL.standard_53,
         "lm3d_portrait4d": coefficients.PORTRAIT4D.standard_53,
         "landmarks68_to_5": coefficients.five_of_68(all_points),
-        "rule_first4": np.stack([state[name].flatten()[:4].numpy() for name in names]),
+        "rule_first4": torch.stack(first_weights),
     }
     for prefix, alignment in (("", coefficients.OFFICIAL), ("p4d_", coefficients.PORTRAIT4D)):
         crops, found_there = _aligned(photo(rule), points, alignment)
@@ -117,7 +122,11 @@ def inception(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """Features by three front ends, torchvision's wrong answer, and Fréchet distances."""
     small = picture(rule, "photo", 512)[100:356, 100:356]
     large = picture(rule, "photob", 512)[:448] // 2 + 20
-    pictures = [torch.from_numpy(array).permute(2, 0, 1)[None] for array in (small, large)]
+    # Of two sizes, so that one is enlarged and one is made smaller: they make no batch before that.
+    pictures = []
+    for array in (small, large):
+        channels_first = torch.from_numpy(array).permute(2, 0, 1)
+        pictures.append(channels_first[None])
     resizes = {
         "pytorch_fid": "half_pixel",
         "torch_fidelity": "tensorflow1",
@@ -126,7 +135,8 @@ def inception(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     found: dict[str, Found] = {}
     network = rule.fill(fid.FidInception())
     for program, resize in resizes.items():
-        inputs = torch.cat([fid.FRONT_ENDS[program](single) for single in pictures])
+        front_end = fid.FRONT_ENDS[program]
+        inputs = torch.cat([front_end(single) for single in pictures])
         found[f"input299_{resize}_every13"] = inputs[:, :, ::13, ::13]
         maps = network.maps(inputs)
         for channels, feature in maps.items():
@@ -138,26 +148,33 @@ def inception(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
             # Without the bias, as both programs leave it out of what the inception score reads.
             pooled = maps[fid.FEATURES].mean((2, 3))
             found[f"{program}_logits_unbiased"] = F.linear(pooled, network.fc.weight)
+    # The same weights in torchvision's own network, whose pools are others.
     plain = Inception3(fid.CLASSES, aux_logits=False, transform_input=False, init_weights=False).eval()
     plain.load_state_dict(network.state_dict())
     plain.fc = nn.Identity()
-    found["unpatched_torchvision_2048_item0"] = plain(fid.FRONT_ENDS["pytorch_fid"](pictures[0]))[0]
+    single = fid.FRONT_ENDS["pytorch_fid"](pictures[0])
+    found["unpatched_torchvision_2048_item0"] = plain(single)[0]
     return found | _frechet(rule)
 
 
 def _frechet(rule: NumberRule) -> dict[str, Found]:
     """Distances of two sets of vectors; three programs find the same."""
-    mix = rule.unit("input:fid_mix", (64, 64)).astype(np.float64) / 8
-    first = rule.unit("input:fid_a", (200, 64)).astype(np.float64) @ mix
-    shift = rule.unit("input:fid_shift", (1, 64)).astype(np.float64)
-    second = 1.1 * rule.unit("input:fid_b", (150, 64)).astype(np.float64) @ mix + 0.3 * shift
-    vectors = nn.Identity()
-    vectors.num_features = 64
+
+    def vectors(name: str, count: int) -> Tensor:
+        return rule.tensor(f"fid_{name}", (count, 64)).double()
+
+    mix = vectors("mix", 64) / 8
+    first = vectors("a", 200) @ mix
+    second = 1.1 * vectors("b", 150) @ mix + 0.3 * vectors("shift", 1)
+    # The distance takes vectors as they are, without a network in front.
+    as_they_are = nn.Identity()
+    as_they_are.num_features = 64
     found: dict[str, Found] = {}
     for name, a, b in (("full", first, second), ("low", first[:40], second[:30])):
-        distance = FrechetInceptionDistance(feature=vectors).set_dtype(torch.float64)
-        distance.update(torch.from_numpy(a), real=True)
-        distance.update(torch.from_numpy(b), real=False)
+        distance = FrechetInceptionDistance(feature=as_they_are)
+        distance.set_dtype(torch.float64)
+        distance.update(a, real=True)
+        distance.update(b, real=False)
         found[f"frechet_{name}_rank"] = distance.compute().expand(3)
     return found
 
@@ -177,8 +194,13 @@ def emotion(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     plain.load_state_dict(network.backbone.state_dict())
     points = fixture.given("landmarks68", (2, 68, 2))[0].numpy()
     scene = photo(rule)
-    crops = np.stack([classifier.face_crop(scene, face) for face in points])
-    bicubic = [classifier.face_crop(scene, face, classifier.BICUBIC) for face in points]
+    # Pictures are cut bilinearly in use, and by cubic curves where the network was trained.
+    crops, bicubic, boxes = [], [], []
+    for face in points:
+        crops.append(classifier.face_crop(scene, face))
+        bicubic.append(classifier.face_crop(scene, face, classifier.BICUBIC))
+        boxes.append(classifier.face_box(face))
+    bilinear = torch.from_numpy(np.stack(crops))
     return {
         "emo_feat_2": feature,
         "linear": linear,
@@ -191,11 +213,11 @@ def emotion(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
         "feature_euclid": difference.norm(),
         "feature_one_minus_cosine": 1 - F.cosine_similarity(first, second, 0),
         "torchvision_resnet50_feature": plain(faces),
-        "crop_center_x_y_oldsize_size": np.array([classifier.face_box(face) for face in points]),
-        "crop_every4": crops[:, :, ::4, ::4],
-        "crop_stats": statistics(torch.from_numpy(crops)),
+        "crop_center_x_y_oldsize_size": np.array(boxes),
+        "crop_every4": bilinear[:, :, ::4, ::4],
+        "crop_stats": statistics(bilinear),
         "crop_bicubic_every8": np.stack(bicubic)[:, :, ::8, ::8],
-        "crop_feature": network(torch.from_numpy(crops)),
+        "crop_feature": network(bilinear),
     }
 
 
@@ -237,15 +259,16 @@ def syncnet(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     network = rule.fill(sync.SyncNet())
     quiet = rule.tensor("mfcc", (1, 1, 13, 20), 8.0)
     loud = 3 + rule.tensor("mfccb", (1, 1, 13, 20), 5.0)
-    frames = [picture(rule, f"lip{t}", 224)[:, :, ::-1] for t in range(6)]
+    # Two windows of five frames, of which the second ends with a darker one.
+    frames = _frames(rule, "lip", 6)
     frames[5] = frames[5] // 2 + 20
     shown = _film(frames).float()
-    windows = torch.stack([shown[:5], shown[1:]]).transpose(1, 2)
+    windows = torch.stack([shown[:5], shown[1:]])
     layers = {f"netcnnaud.{place}": network.netcnnaud[place] for place in AUDIO_PLACES}
     layers |= {f"netcnnlip.{place}": network.netcnnlip[place] for place in LIP_PLACES}
     with recorded(**layers, lipfeat=network.netcnnlip) as seen:
         audio = network.audio(torch.cat([quiet, loud]))
-        lip = network.lips(windows)
+        lip = network.lips(windows.transpose(1, 2))
     found: dict[str, Found] = {
         "audio": audio,
         "lip": lip,
@@ -272,7 +295,8 @@ def _sync_scores(rule: NumberRule) -> dict[str, Found]:
 
 
 def _sync_clip(rule: NumberRule, network: sync.SyncNet) -> dict[str, Found]:
-    frames = [picture(rule, f"clip{t}", 224)[:, :, ::-1] for t in range(14)]
+    """From pictures and sound to the score."""
+    frames = _frames(rule, "clip", 14)
     heard = sound(rule, 14 * sync.SAMPLES)
     lips, audio = sync.embeddings(network, _film(frames), heard)
     distances = sync.distances(lips, audio)
@@ -285,6 +309,7 @@ def _sync_clip(rule: NumberRule, network: sync.SyncNet) -> dict[str, Found]:
 
 
 def _track(rule: NumberRule) -> dict[str, Found]:
+    """Crops of a face whose box grows and jitters, in a photo that is shifted."""
     k = np.arange(16)[:, None]
     motion = k * np.array([10, 12, 10.5, 13])
     jitter = 6 * rule.unit("input:track", (16, 4)).astype(np.float64)
@@ -303,13 +328,12 @@ def _track(rule: NumberRule) -> dict[str, Found]:
 def resnet_34(rule: NumberRule, fixture: Fixture) -> dict[str, Found]:
     """Torchvision's network, and the same weights as the start of Psi's encoder."""
     network = rule.fill(resnet34())
-    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
-    deviation = torch.tensor(IMAGENET_DEVIATION)[:, None, None]
-    faces = (pair(rule, "face224", 224) - mean) / deviation
+    faces = normalize(pair(rule, "face224", 224), IMAGENET_MEAN, IMAGENET_DEVIATION)
     with recorded(feature=network.avgpool, **_stages(network)) as seen:
         logits = network(faces)
     seen["feature"] = seen["feature"].flatten(1)
 
+    # The convolutions alone, though the norms behind them are gone: Psi's encoder has none.
     encoder = ResNet(PAPER.psi.encoder_width, PAPER.psi.encoder_blocks).requires_grad_(False)
     encoder.load_state_dict(encoder_start(network.state_dict()))
     inputs = with_coordinates(rule.image("img_app", 512))
@@ -349,6 +373,15 @@ def _colour_statistics(pictures_BHW3: np.ndarray) -> np.ndarray:
     mean = pictures_BHW3.mean((1, 2), dtype=np.float64)
     deviation = pictures_BHW3.std((1, 2), dtype=np.float64)
     return np.stack([mean, deviation], -1)
+
+
+def _frames(
+    rule: NumberRule,
+    name: str,
+    count: int,
+) -> list[np.ndarray]:
+    """Pictures of 224 pixels, blue first as SyncNet takes them."""
+    return [picture(rule, f"{name}{t}", 224)[:, :, ::-1] for t in range(count)]
 
 
 def _film(frames: list[np.ndarray]) -> Tensor:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from model.judges.identity import IdentityNet
 from model.judges.trunk import PublishedTrunk
+from model.psi.imagenet import encoder_start
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
 from pipeline.engine.fingerprint import fingerprint
+from pipeline.networks.instruments import encoder_path, load_instrument
 from pipeline.networks.judges import Judges
 from pipeline.networks.published import NEEDED, load_imported, weights_path
 from pipeline.networks.weights import save_weights
@@ -65,12 +67,25 @@ def genhead(
 ) -> dict[str, Any]:
     """Write `out`/genhead.safetensors, and portraits.safetensors without any.
 
-    The codes of the portraits that the published GenHead was trained on are not known.
+    The codes of the portraits that the published GenHead was trained on are not known. An imported
+    ResNet-34 becomes encoder.safetensors.
     """
     states = take(params, "genhead", out)
     none = {"z": torch.zeros(0, params.networks.genhead.z_dim)}
     save_weights(out / "portraits.safetensors", none, {"network": "portraits that genhead knows"})
+    take_encoder(Path(params.pretrain.official), out)
     return _report(states)
+
+
+def take_encoder(folder: Path, out: Path) -> None:
+    """Write what Psi_3d's global encoder starts from to `out`, if ResNet-34 was imported.
+
+    It goes this way so that a training depends on this file alone and on no other import.
+    """
+    loaded = load_instrument(folder, "resnet34")
+    if loaded is not None:
+        start = encoder_start(loaded.network.state_dict())
+        save_weights(encoder_path(out), start, {"network": "encoder", "imported": loaded.facts["imported"]})
 
 
 def motion(

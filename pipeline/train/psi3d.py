@@ -18,11 +18,14 @@ from model.weights import load_weights
 from pipeline.clips.held_out import IngestedClips
 from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
+from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
+from pipeline.core.paths import OFFICIAL
 from pipeline.core.pictures import save_grid
 from pipeline.core.seeds import derive_seed
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
+from pipeline.networks.instruments import encoder_path, missing
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
@@ -93,6 +96,8 @@ def train_psi3d(
     psi = Psi(sizes)
     if section.init == "genhead":
         take_over_decoder(psi, load_weights(genhead / "genhead.safetensors")[0])
+    if section.init == "imagenet":
+        take_over_encoder(psi, encoder_path(genhead))
     psi.to(device)
     adversary = Adversary(Discriminator(sizes).to(device), section)
     data = SyntheticHeads(heads, params.seed)
@@ -133,3 +138,19 @@ def take_over_decoder(psi: Psi, genhead: Mapping[str, Tensor]) -> None:
     """
     taken = {key: value for key, value in genhead.items() if key.startswith(EQUALISED)}
     psi.load_state_dict(psi.state_dict() | taken | {"w_avg": torch.ones_like(psi.w_avg)})
+
+
+def take_over_encoder(psi: Psi, path: Path) -> None:
+    """Start the global encoder from ImageNet's ResNet-34.
+
+    Raises UserError when it was not imported or has other sizes.
+    """
+    advice = missing("resnet34", OFFICIAL)
+    if not path.is_file():
+        raise UserError(f"train_psi3d.init is imagenet, but {path} is not there: ResNet-34 is {advice}")
+    state, _ = load_weights(path)
+    try:
+        psi.encoder_global.encoder.load_state_dict(state)
+    except RuntimeError as error:
+        sizes = "networks.psi has encoder_width 64 and encoder_blocks 3, 4, 6, 3 then"
+        raise UserError(f"train_psi3d.init is imagenet, but the encoder has other sizes: {sizes}") from error

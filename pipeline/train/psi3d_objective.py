@@ -14,7 +14,7 @@ from pipeline.geometry.label import FIVE_POINTS
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
 from pipeline.train.adversary import Adversary
-from pipeline.train.image_terms import Target, identity_term, image_terms, sparse_terms
+from pipeline.train.image_terms import Target, identity_term, image_terms, shrink, sparse_terms
 from pipeline.train.sparse_rays import rays_of_step
 from pipeline.train.synthetic_batches import HeadBatch
 from pipeline.train.task import Loss
@@ -47,6 +47,12 @@ class StaticObjective:
         # Psi_3d is Psi whose motion counts nothing (paper section 4.2).
         planes = self.psi.planes(batch.source, None, None, 0.0, batch.camera_source)
         background = self.psi.background_feature(batch.source)
+        # Fewer rays at first make the first million images cheaper; super-resolution enlarges what they see.
+        side = self.rays_at(images)
+        if side < background.shape[-1]:
+            background = shrink(background, side)
+            fewer = {name: shrink(getattr(batch, name), side) for name in ("opacity", "depth", "background")}
+            batch = replace(batch, **fewer)
         target, opacity, depth = self._target(batch), batch.opacity, batch.depth
 
         if sparse:
@@ -78,6 +84,15 @@ class StaticObjective:
         # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
             yield self.adversary.loss(step // section.whole_every, rendering, target, share)
+
+    def rays_at(self, images: int) -> int:
+        """Rays a side after so many images (facts 4.1: 64 to one million, 128 from two millions on)."""
+        section, all_rays = self.section, self.psi.sizes.rays
+        if not section.rays_first or images >= section.rays_rise_until:
+            return all_rays
+        risen = max(images - section.rays_rise_from, 0)
+        share = risen / (section.rays_rise_until - section.rays_rise_from)
+        return round(section.rays_first + share * (all_rays - section.rays_first))
 
     def _target(self, batch: HeadBatch) -> Target:
         return Target(

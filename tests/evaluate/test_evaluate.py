@@ -9,11 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from model.judges.identity import IdentityNet
+from model.sizes import IdentitySizes
 from pipeline.clips.held_out import CachedClips
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.evaluate.protocol import evaluate
 from pipeline.evaluate.report import rounded
+from pipeline.networks.import_weights import import_weights
+from pipeline.pretrain.onnx_export import export_identity
 from tests.evaluate import world as a_world
 
 
@@ -140,6 +144,46 @@ def test_missing_weights_end_in_a_clear_message(world, tmp_path):
     places = a_world.places(world.folder)
     with pytest.raises(UserError, match="synthesizers"):
         evaluate(world.params, **(places | {"psi": tmp_path}))
+
+
+def test_published_face_recognition_measures_under_its_own_name(world, tmp_path):
+    """It takes the place of the network that the loss sees."""
+    network = IdentityNet(IdentitySizes((1, 1), 4, 512)).eval()
+    export_identity(network, tmp_path / "w600k.onnx")
+    import_weights(tmp_path / "w600k.onnx", tmp_path / "official")
+    pretrain = world.params.pretrain.model_copy(update={"official": str(tmp_path / "official")})
+    params = world.params.model_copy(update={"pretrain": pretrain})
+    evaluation = a_world.run(world.folder, params)
+    found = evaluation.scores["self"]["psi"]
+    own = world.evaluation.scores["self"]["psi"]
+    assert found.keys() - own.keys() == {"id_arcface"}
+    assert own.keys() - found.keys() == {"id"}
+    assert evaluation.scores["self"]["copy"]["id_arcface"] == pytest.approx(1.0, abs=1e-5)
+    assert evaluation.scores["consistency"].keys() == {"psi_arcface"}
+    # What does not depend on it is the same.
+    assert found["lpips"] == own["lpips"]
+    other = a_world.World(world.folder, params, evaluation, "published")
+    other.report(videos=0)
+    told = json.loads((other.out / "instruments.json").read_text())
+    assert told.keys() == {"arcface"}
+    assert "ID (ArcFace)" in (other.out / "report.html").read_text()
+
+
+def test_every_two_people_meet_and_fid_knows_the_pairs(world):
+    section = world.params.evaluate
+    changed = section.model_copy(update={"cross": "all", "cross_pairs": 6, "fid": "pairs"})
+    evaluation = a_world.run(world.folder, world.params.model_copy(update={"evaluate": changed}))
+    met = [(source[:2], driving[:2]) for source, driving in evaluation.cross_keys]
+    assert met[:3] == [("c0", "c1"), ("c1", "c2"), ("c2", "c0")]
+    assert len(set(met)) == 6
+    # A driver gives an earlier frame in the first round than in the second.
+    frames = [int(driving[-6:]) for _, driving in evaluation.cross_keys]
+    assert frames == [1, 1, 1, 3, 3, 3]
+    # The real frames of the pairs are what FID compares with.
+    own = world.evaluation.scores["self"]["psi3d"]
+    found = evaluation.scores["self"]["psi3d"]
+    assert found["fid_perception"] != own["fid_perception"]
+    assert found["lpips"] == own["lpips"]
 
 
 def test_a_damaged_recognition_network_ends_in_a_clear_message(world, tmp_path):

@@ -22,7 +22,7 @@ from tests.evaluate import world
 def test_fid_perception_of_pieces_is_that_of_the_whole():
     generator = torch.Generator().manual_seed(0)
     real = torch.rand(12, 3, 64, 64, generator=generator) * 2 - 1
-    fid = FidPerception(world.small_judges())
+    fid = FidPerception("fid", world.small_judges().trunk, torch.device("cpu"))
     fid.compare_with(real.split(5))
 
     def distance(images, pieces=12):

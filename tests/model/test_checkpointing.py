@@ -40,7 +40,7 @@ def every_loss(scale: str) -> Params:
     own = scale_params(scale)
     # The memory is that of float32, the most there can be: tensors without numbers know no autocast.
     every = {"adversarial_from": 0, "batch": 1, "precision": "float32"}
-    static = every | {"identity_from": 0}
+    static = every | {"identity_from": 0, "rays_first": 0}
     moving = every | {"whole_from": 0}
     sections = {
         "train_psi3d": own.train_psi3d.model_copy(update=static),
