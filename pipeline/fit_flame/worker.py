@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config.params import FitFlame, Params
+from pipeline.config.params import FitFlame, Machine, Params
 from pipeline.core.errors import UserError
 from pipeline.engine.fingerprint import code_fingerprint, inputs_fingerprint
 from pipeline.engine.job import Job
@@ -33,6 +33,7 @@ from pipeline.store.shards import Sample, ShardReader
 from pipeline.store.tables import MESH, OK, matrix, photographed, read_columns, row_sums
 
 PORTRAITS, FRAMES = ITEMS = ("ffhq", "vfhq")  # the parts of the stage
+FEW_FACES = 2000  # about ten seconds of one process
 FACE_BYTES = 4 * Label.SIZE + 8  # a label and an error
 # The table of each item, and what it says of a face.
 COLUMNS = {
@@ -177,7 +178,7 @@ def fit_people(
         item_bytes=FACE_BYTES * len(faces.persons) / len(ranges),
     )
     scratch = scratch_folder(job.label, job.mark)
-    done = job.run(scratch, params.machine)
+    done = job.run(scratch, _workers(params, faces))
     reasons = {reject.item: reject.reason for unit in done for reject in unit.rejects}
     reader = ShardReader(scratch)
     for person, own in ranges.items():
@@ -187,6 +188,13 @@ def fit_people(
         sample = reader.read(_key(faces, own))
         yield own, (FittedClip.label.array(sample), FittedClip.error.array(sample))
     keep(scratch)
+
+
+def _workers(params: Params, faces: Faces) -> Machine:
+    """As params say, but for so few faces that one process is done before Ray has started."""
+    if len(faces.persons) > FEW_FACES:
+        return params.machine
+    return params.machine.model_copy(update={"workers": 0})
 
 
 def _key(faces: Faces, own: range) -> str:
