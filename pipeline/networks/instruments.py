@@ -62,7 +62,8 @@ INSTRUMENTS = {
         original="the checkpoint of EMOCA's EmotionRecognition/image_based_networks/ResNet50",
         source="emoca.is.tue.mpg.de, after registration",
         licence="Max Planck: research that is not commercial, no redistribution",
-        mark="backbone.fc.weight",
+        # Face recognition within a `backbone` has no third convolution in its blocks.
+        mark="backbone.layer1.0.conv3.weight",
         build=EmotionNet,
         spare=("backbone.fc.",),
     ),
