@@ -146,7 +146,7 @@ def test_import_says_what_it_made_or_what_is_wrong(folder):
     assert "set flame.model to mine/flame.safetensors" in result.stdout
     result = psi4d(folder, "import", "params.yaml")
     assert result.returncode == 1
-    assert result.stderr.startswith("psi4d: nothing was imported. params.yaml: not a readable pickle")
+    assert result.stderr.startswith("psi4d: nothing was imported. params.yaml: it is a text")
     assert "Traceback" not in result.stderr
 
 

@@ -68,8 +68,12 @@ class HeldOutClips(ABC):
         self.clip_of = {key: clip for clip, keys in self.clips.items() for key in keys}
 
     @abstractmethod
+    def read(self, key: str) -> Frame:
+        """The frame of a key, on the CPU."""
+
     def frame(self, key: str) -> Frame:
         """The frame of a key, on `device`."""
+        return to_device(self.read(key), self.device)
 
     def self_pairs(self, count: int) -> list[tuple[str, str]]:
         """(source, driving) keys: the first frame of each clip is driven by `count` others, evenly spaced."""
@@ -155,7 +159,7 @@ class CachedClips(HeldOutClips):
         self.place = {row["key"]: int(frame) for row, frame in zip(rows, frames, strict=True)}
         super().__init__(rows, split, device, bad)
 
-    def frame(self, key: str) -> Frame:
+    def read(self, key: str) -> Frame:
         fields = (Views.image, Views.mask, Views.motion, Views.cameras, Views.label)
         sample = self.index.read(self.place[key], {field.file for field in fields})
         label = Views.label.tensor(sample)
@@ -164,7 +168,7 @@ class CachedClips(HeldOutClips):
             motion = Motion.of(label).pack()
         else:
             motion = Views.motion.tensor(sample)[0]
-        frame = Frame(
+        return Frame(
             key=key,
             clip=self.clip_of[key],
             image=Views.image.tensor(sample),
@@ -173,7 +177,6 @@ class CachedClips(HeldOutClips):
             camera=Views.cameras.tensor(sample)[0],
             label=label,
         )
-        return to_device(frame, self.device)
 
 
 class IngestedClips(HeldOutClips):
@@ -195,9 +198,9 @@ class IngestedClips(HeldOutClips):
         self.labels = {row["key"]: row["label"] for row in fitted}
         super().__init__(fitted, split, device)
 
-    def frame(self, key: str) -> Frame:
+    def read(self, key: str) -> Frame:
         sample, label = self.reader[key], torch.tensor(self.labels[key])
-        frame = Frame(
+        return Frame(
             key=key,
             clip=self.clip_of[key],
             image=Aligned.image.tensor(sample),
@@ -206,7 +209,6 @@ class IngestedClips(HeldOutClips):
             camera=label[Label.CAMERA],
             label=label,
         )
-        return to_device(frame, self.device)
 
 
 def stack_frames(frames: Sequence[Frame], name: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.clips.held_out import CachedClips, Frame, HeldOutClips, stack_frames
 from pipeline.config.params import Params
+from pipeline.core.device import to_device
 from pipeline.core.prefetch import prefetch
 from pipeline.core.progress import say
 from pipeline.evaluate import metrics
@@ -189,7 +190,8 @@ class Reenactment:
         turned = []
         pieces = self._pieces(keys)
         # The frames of a piece are read while the one before is being measured.
-        for _, pairs in prefetch(lambda i: self._load(pieces[i]), 0, len(pieces)):
+        for i, frames in prefetch(lambda i: self._read(pieces[i]), 0, len(pieces)):
+            pairs = self._pairs(pieces[i], frames)
             if thumbnails:
                 thumbnails.add(stack_frames([pair.driving for pair in pairs], "image"))
             for method, tally in tallies.items():
@@ -210,10 +212,14 @@ class Reenactment:
     def _pieces(self, keys: Sequence) -> list[Sequence]:
         return [keys[start : start + self.at_once] for start in range(0, len(keys), self.at_once)]
 
-    def _load(self, keys: Sequence[Keys]) -> list[Pair]:
-        """The frames of pairs, each read once."""
+    def _read(self, keys: Sequence[Keys]) -> dict[str, Frame]:
+        """The frames of pairs, each read once, on the CPU."""
         needed = sorted({key for pair in keys for key in pair})
-        frames = {key: self.clips.frame(key) for key in needed}
+        return {key: self.clips.read(key) for key in needed}
+
+    def _pairs(self, keys: Sequence[Keys], read: Mapping[str, Frame]) -> list[Pair]:
+        """Pairs of frames that were read, on the device."""
+        frames = {key: to_device(frame, self.clips.device) for key, frame in read.items()}
         return [Pair(frames[source], frames[driving]) for source, driving in keys]
 
     def _measure(

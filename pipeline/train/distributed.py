@@ -143,7 +143,8 @@ def launch(wanted: int, microbatches: int) -> bool:
         logs_specs=DefaultLogsSpecs(),
     )
     # Its reports name files of PyTorch; what happened is said below in our words.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for talkative in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as last_words:
         os.environ[LAST_WORDS] = last_words
         try:

@@ -116,7 +116,8 @@ def _rows() -> tuple[list[dict], list[dict], list[dict]]:
     for clip in clips:
         for j in range(FRAMES):
             row = {"key": f"{clip['key']}-{j:06d}", "clip": clip["key"], "index": j, "seconds": j / FPS}
-            frames.append(row | {"split": clip["split"], "status": "ok", "landmarks": landmarks()})
+            row |= {"split": clip["split"], "status": "ok", "shard": "all.tar"}
+            frames.append(row | {"landmarks": landmarks()})
     return portraits, clips, frames
 
 
