@@ -103,9 +103,7 @@ class FastPsi:
         known = Source(tokens, detail, background.float(), motion_scale)
         if self.projection is None:
             return known
-        if camera_source_B25 is None:
-            raise ValueError("the source's camera is needed where source features are projected")
-        seen = self.projection.seen(image[:, :3])
+        seen = self.projection.seen(image[:, :3], camera_source_B25)
         return replace(known, seen_BWSS=seen, camera_B25=camera_source_B25, motion_BM=motion_source_BM)
 
     @torch.inference_mode()

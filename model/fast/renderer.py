@@ -25,7 +25,7 @@ from torch import Tensor
 
 from model.psi.projection import PortraitFeatures
 from model.volume.colour_decoder import LARGEST, SHIFT, STRETCH, ColourDecoder
-from model.volume.planes import PAIRS, Planes
+from model.volume.planes import PAIRS, Planes, picture_cells
 from model.volume.renderer import (
     Deform,
     Rays,
@@ -124,18 +124,10 @@ class PortraitTexels:
         else:
             projection_M43 = self.projections_B43.index_select(0, heads_M)
             place_M3 = torch.einsum("mi,mij->mj", points_M3, projection_M43[:, :3]) + projection_M43[:, 3]
-        # In texels of the padded picture: texel centres are whole numbers, 0 is the ring before the first.
         place_M2 = place_M3[:, :2] / place_M3[:, 2:]
-        place_M2.mul_(self.side).add_(0.5).clamp_(0.0, self.side + 1.0)
-        corner_M2 = place_M2.floor().clamp_(max=float(self.side))
-        right, lower = place_M2.sub_(corner_M2).unbind(1)
-        left, upper = 1.0 - right, 1.0 - lower
-        weights_M4 = torch.stack([left * upper, right * upper, left * lower, right * lower], 1)
-        column, line = corner_M2.int().unbind(1)
-        row = self.side + 2
-        cells_M = column + row * line
+        cells_M, weights_M4 = picture_cells(place_M2, self.side)
         if heads_M is not None:
-            cells_M += heads_M * (row * row)
+            cells_M += heads_M * (self.side + 2) ** 2
         rows_M4 = cells_M[:, None] + self.corners
         return F.embedding_bag(rows_M4, self.table, mode="sum", per_sample_weights=weights_M4)
 

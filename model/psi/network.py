@@ -87,9 +87,7 @@ class Psi(nn.Module):
         triplanes = self.generator_triplane(canonical, detail)
         if self.projection is None:
             return Planes(triplanes)
-        if camera_source_B25 is None:
-            raise ValueError("the source's camera is needed where source features are projected")
-        seen = self.projection.seen(source_B3SS)
+        seen = self.projection.seen(source_B3SS, camera_source_B25)
         change = motion_change(motion_source_BM, motion_driving_BM, motion_scale)
         return Planes(triplanes, self.projection(seen, canonical, change), camera_source_B25)
 

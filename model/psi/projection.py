@@ -63,8 +63,13 @@ class PortraitFeatures(nn.Module):
         for layer in (self.portrait, self.motion, self.amounts, self.hidden, self.last, self.gate):
             nn.init.zeros_(layer.bias)
 
-    def seen(self, portrait_B3SS: Tensor) -> Tensor:
-        """(B, width, S, S): all that depends on the portrait in [-1, 1] alone."""
+    def seen(self, portrait_B3SS: Tensor, camera_B25: Tensor | None) -> Tensor:
+        """(B, width, S, S): all that depends on the portrait in [-1, 1] alone.
+
+        Raises ValueError where the camera that took it is None: nothing could be looked up in the result.
+        """
+        if camera_B25 is None:
+            raise ValueError("the source's camera is needed where source features are projected")
         return F.leaky_relu(self.portrait(portrait_B3SS), LEAK)
 
     def forward(

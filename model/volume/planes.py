@@ -142,24 +142,28 @@ def sample_portrait(
     table_TC = padded_BCSS.permute(0, 2, 3, 1).reshape(-1, channels)
     with torch.no_grad():
         places_BN2 = picture_places(points_BN3, camera_B25)
-        cells_M, weights_M4 = _picture_cells(places_BN2, side)
+        cells_BN, weights_BN4 = picture_cells(places_BN2, side)
+        pictures_B = torch.arange(batch, dtype=torch.int32)
+        cells_BN += pictures_B[:, None] * (side + 2) ** 2
+    cells_M, weights_M4 = cells_BN.view(-1), weights_BN4.view(-1, 4)
     feature_NC = _Lookup.apply(table_TC, cells_M, weights_M4, side + 2, 1)
     return feature_NC.view(batch, -1, channels)
 
 
-def _picture_cells(places_BN2: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """As `_cells`, of the one plane that a picture is: M = B*N."""
-    place_BN2 = places_BN2 * side + 0.5
-    place_BN2.clamp_(0.0, side + 1.0)
-    corner_BN2 = place_BN2.floor().clamp_(max=float(side))
-    right, lower = place_BN2.sub_(corner_BN2).unbind(-1)
+def picture_cells(places_2: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Where places (..., 2), fractions of a picture of `side` texels with a ring around it, fall into it.
+
+    The row of the table of the upper left texel (...), int32, and the weights of the four texels (..., 4).
+    """
+    # In texels of the padded picture: texel centres are whole numbers, 0 is the ring before the first.
+    place_2 = places_2 * side + 0.5
+    place_2.clamp_(0.0, side + 1.0)
+    corner_2 = place_2.floor().clamp_(max=float(side))
+    right, lower = place_2.sub_(corner_2).unbind(-1)
     left, upper = 1.0 - right, 1.0 - lower
-    weights_BN4 = torch.stack([left * upper, right * upper, left * lower, right * lower], -1)
-    column, line = corner_BN2.int().unbind(-1)
-    row = side + 2
-    pictures = torch.arange(len(places_BN2), dtype=torch.int32, device=places_BN2.device)
-    cells_BN = column + row * line + pictures[:, None] * (row * row)
-    return cells_BN.view(-1), weights_BN4.view(-1, 4)
+    weights_4 = torch.stack([left * upper, right * upper, left * lower, right * lower], -1)
+    column, line = corner_2.int().unbind(-1)
+    return column + (side + 2) * line, weights_4
 
 
 def _cells(

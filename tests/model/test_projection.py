@@ -112,7 +112,7 @@ def test_seen_from_the_portrait_an_edit_stays_where_it_was_made() -> None:
     edited[:, :, :half, :half].neg_()
     planes = psi.planes(source, own, driving, 1.0, cameras())
     canonical = psi.encoder_canonical(psi.encoder_global(source), own, driving, 1.0)
-    seen = psi.projection.seen(edited)
+    seen = psi.projection.seen(edited, cameras())
     other = replace(planes, portrait_BCSS=psi.projection(seen, canonical, driving - own))
     background = psi.background_feature(source)
     before = psi.volume(planes, background, cameras()[:, None]).feature
