@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,33 +18,12 @@ from model.volume.renderer import compose
 from pipeline.bench.clock import CLOCKS, Seconds, Timed, measured, total
 from pipeline.bench.floor import PARTS, Rates, floor, measure_rates, operations
 from pipeline.bench.machine import machine_facts
-from pipeline.bench.report import HEADER, floor_lines, part_line, rate_lines, result_line
+from pipeline.bench.report import HEADER, Result, floor_lines, part_line, rate_lines, result_line
 from pipeline.bench.scene import CASES, BenchCase, Scene
 from pipeline.core.pictures import decibels
 from pipeline.parity.numbers import NumberRule
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Result:
-    """One case and type.
-
-    Seconds by part, on the clocks of `Seconds`; the reference's are those of single passes, one a picture.
-    """
-
-    case: str
-    dtype: str
-    reference: Seconds
-    parts: dict[str, Seconds]
-    floor: dict[str, Seconds]
-    reference_gflop: float
-    gflop: float
-    ceiling: Seconds  # 10^9 operations a second of the fastest unit
-    reference_peak_mb: float | None  # of one pass
-    peak_mb: float | None
-    psnr: float  # of the first and the last picture against the reference's in float32, dB
-    colours: float  # of all samples those whose colour was worked out
 
 
 class References:

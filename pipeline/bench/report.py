@@ -1,13 +1,10 @@
 """What `psi4d bench` says of its numbers: lines for the terminal, and Markdown from the JSON of a run."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.bench.clock import CLOCKS, Seconds, total
-
-if TYPE_CHECKING:
-    from pipeline.bench.inference import Result
 
 CLOCK_HEADER = f"{'ref s':>8} {'fast s':>8} {'ratio':>7} {'/floor':>6} {'ceil.':>6}"
 LAST_HEADER = f"{'ref GF':>7} {'GFLOP':>7} {'ref MB':>6} {'MB':>6} {'PSNR':>6} {'colours':>7}"
@@ -20,6 +17,27 @@ README_CASES = {
     "source cached": "source cached",
     "Psi_3d, 8 views": "8 views of one frame by Psi_3d",
 }
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case and type.
+
+    Seconds by part, on the clocks of `Seconds`; the reference's are those of single passes, one a picture.
+    """
+
+    case: str
+    dtype: str
+    reference: Seconds
+    parts: dict[str, Seconds]
+    floor: dict[str, Seconds]
+    reference_gflop: float
+    gflop: float
+    ceiling: Seconds  # 10^9 operations a second of the fastest unit
+    reference_peak_mb: float | None  # of one pass
+    peak_mb: float | None
+    psnr: float  # of the first and the last picture against the reference's in float32, dB
+    colours: float  # of all samples those whose colour was worked out
 
 
 def rate_lines(rates: dict[str, dict[str, Any]], threads: int) -> Iterator[str]:
@@ -50,7 +68,7 @@ def floor_lines(counts: dict[str, dict[str, int]], floors: dict[str, dict[str, S
         yield f"floor of {part:16} {', '.join(times)}; 10^9 of {', '.join(amounts)}"
 
 
-def result_line(result: "Result") -> str:
+def result_line(result: Result) -> str:
     """A line of the table under HEADER."""
     columns = [f"{result.case:22} {result.dtype}"]
     columns += [_clock_columns(result, clock) for clock in CLOCKS]
@@ -66,7 +84,7 @@ def result_line(result: "Result") -> str:
     return "  ".join(columns)
 
 
-def _clock_columns(result: "Result", clock: str) -> str:
+def _clock_columns(result: Result, clock: str) -> str:
     """The columns of CLOCK_HEADER by one clock."""
     reference = getattr(result.reference, clock)
     all_parts, all_floors = total(result.parts), total(result.floor)
@@ -84,7 +102,7 @@ def _clock_columns(result: "Result", clock: str) -> str:
     return " ".join(columns)
 
 
-def part_line(result: "Result") -> str:
+def part_line(result: Result) -> str:
     """The parts of a case beside their floors; in brackets by the other clock."""
     parts = []
     for part, own in result.parts.items():
