@@ -325,7 +325,9 @@ class States:
         # They follow from labels and cameras, which training does not change. Without cells the deformation
         # is computed anew at every sample point, from the label.
         self.cells = genhead.sizes.genhead.deformation_cells
-        self.found = Lazily(self._find, len(portraits), LABELS_AT_ONCE)
+        # The offsets of three parts are by far the most of it, float32.
+        row_bytes = 4 * 3 * 3 * self.cells**3
+        self.found = Lazily(self._find, len(portraits), LABELS_AT_ONCE, row_bytes)
 
     def __call__(self, index: np.ndarray, sparse: SparseRays | None = None) -> HeadState:
         """Of some portraits, the masks at all rays or at those of a sparse step."""

@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOM = 1 << 28  # bytes of what is kept
-FEW = 1 << 13  # rows; where there are more, few of a group would be wanted before it has to go
+ROOM = 1 << 29  # bytes of what is kept
 
 
 class Lazily:
     """Tensors of rows, made in fixed groups of rows that follow each other.
 
     A group is made as a whole, because the last bits of a matrix product depend on how many rows it has: what
-    is made of a row must not depend on which rows are wanted with it. Of more than FEW rows each is a group
-    of its own. Threads may share it.
+    is made of a row must not depend on which rows are wanted with it. Threads may share it.
     """
 
     def __init__(
@@ -25,10 +23,15 @@ class Lazily:
         make: Callable[[np.ndarray], dict[str, Tensor]],
         count: int,
         together: int = 1,
+        row_bytes: int = 0,
     ) -> None:
-        """`make` gives the tensors of some of `count` rows by name, each with an axis of these rows."""
+        """`make` gives the tensors of some of `count` rows by name, each with an axis of these rows.
+
+        A row takes about `row_bytes`.
+        """
         self.make, self.count = make, count
-        self.together = together if count <= FEW else 1
+        # Where not all rows find room, a group would be made whole again and again for one of its rows.
+        self.together = together if count * row_bytes <= ROOM else 1
         self.groups: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
         self.lock = threading.Lock()
 

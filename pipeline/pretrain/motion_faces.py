@@ -18,6 +18,7 @@ from pipeline.pretrain.lazily import Lazily
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
 LABELS_AT_ONCE = 64
+POINTS_BYTES = 70 * 2 * 8  # of the landmarks of a head from the front
 
 
 class MotionFaces:
@@ -32,7 +33,7 @@ class MotionFaces:
         self._by_clip = np.argsort(self.clips, kind="stable")
         self._sorted = self.clips[self._by_clip]
         self._images = Lazily(self._read, len(rows))
-        self._frontal = Lazily(self._turned, len(rows), LABELS_AT_ONCE)
+        self._frontal = Lazily(self._turned, len(rows), LABELS_AT_ONCE, POINTS_BYTES)
 
     def __len__(self) -> int:
         return len(self.rows)

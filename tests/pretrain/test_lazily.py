@@ -1,6 +1,7 @@
 """Tensors that are made when they are wanted: in fixed groups, once while there is room."""
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.pretrain import lazily
@@ -41,8 +42,12 @@ def test_what_was_not_wanted_for_longest_goes_when_there_is_no_room(monkeypatch)
     assert squares(np.arange(5))["square"].tolist() == [0, 1, 4, 9, 16]
 
 
-def test_of_many_rows_each_is_made_alone():
+@pytest.mark.parametrize(
+    ("row_bytes", "asked"),
+    [(lazily.ROOM // 10, [[4, 5, 6, 7]]), (lazily.ROOM // 10 + 1, [[5], [7]])],
+)
+def test_rows_that_do_not_all_find_room_are_made_alone(row_bytes, asked):
     make = Maker()
-    squares = Lazily(make, count=lazily.FEW + 1, together=4)
+    squares = Lazily(make, count=10, together=4, row_bytes=row_bytes)
     squares(np.array([5, 7]))
-    assert make.asked == [[5], [7]]
+    assert make.asked == asked
