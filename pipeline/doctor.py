@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.config.disk import face_fields, frame_fields, head_fields
-from pipeline.config.params import Params, Pretraining
+from pipeline.config.params import Params, Pretraining, Training
 from pipeline.core.files import sha256
 from pipeline.core.limits import cores, free_memory
 from pipeline.core.paths import COSTS, HEADS, INGEST, VIEWS, in_project
@@ -115,12 +115,21 @@ def _flame(params: Params) -> list[Diagnosis]:
 def _official(params: Params) -> list[Diagnosis]:
     if params.pretrain.source == "generated":
         return [Diagnosis("ok", "frozen networks", "small ones, trained by the stage pretrain")]
-    from pipeline.networks.published import NEEDED, load_imported
+    from pipeline.networks.published import NEEDED, SYNTHESIZERS, load_imported
 
+    wanted = dict(NEEDED)
+    # The published Psi_3d has learnt from GenHead already.
+    if params.train_psi3d.source == "official":
+        del wanted["genhead"]
+    for name in ("psi3d", "psi"):
+        section = getattr(params, SYNTHESIZERS[name].item)
+        if "official" in (section.source, section.init):
+            wanted[name] = SYNTHESIZERS[name]
     findings = []
-    for name, published in NEEDED.items():
+    for name, published in wanted.items():
+        sizes = params.networks.driven_by(params.train.motion) if name == "psi" else params.networks
         try:
-            state, facts = load_imported(Path(params.pretrain.official), name, params.networks)
+            state, facts = load_imported(Path(params.pretrain.official), name, sizes)
         except ValueError as error:
             findings.append(Diagnosis("missing", name, str(error)))
             continue
@@ -205,28 +214,46 @@ def _costs(params: Params) -> list[Diagnosis]:
     # The files of the paper scale are seldom on the machine that plans it.
     if settings.source == "generated" or params.scale == "paper":
         clips = settings.train_clips + settings.validation_clips + settings.test_clips
+        train_clips = settings.train_clips
         portraits = settings.identities * settings.photos
     else:
         clips = len(_listing("clips", in_project(settings.clips)).files)
+        train_clips = round(clips * (1 - settings.validation_share - settings.test_share))
         portraits = len(_listing("portraits", in_project(settings.portraits)).files)
     frames = clips * settings.frames
-    views = frames * params.render_views.views
-    images = f"{params.train_psi3d.images:,} + {params.train.images:,} training images"
+    # Of a training clip some frames may be enough.
+    section = params.render_views
+    trained_on = train_clips * min(section.frames or settings.frames, settings.frames)
+    cached = trained_on + (clips - train_clips) * settings.frames
+    views = cached * section.views
+    images = f"{_seen(params.train_psi3d):,} + {_seen(params.train):,} training images"
     data = f"up to {portraits:,} portraits, {clips:,} clips with {frames:,} frames, {views:,} pseudo views"
+    # A pseudo view is as good as new where few samples see it; published ones are drawn anew each time.
+    told = 1 - params.train.substitute_p + 1 - params.train.substitute_q
+    again = told * _seen(params.train) / max(trained_on * section.views, 1)
     return [
         Diagnosis("ok", "work", f"{data}, {images}"),
-        *_disk(params, portraits, frames),
-        *_hours(params, portraits, frames),
+        Diagnosis("ok", "  pseudo views", f"each is used {again:.1f} times, less with more of them"),
+        *_disk(params, portraits, frames, cached),
+        *_hours(params, portraits, frames, cached),
         Diagnosis("ok", "time", _time(params)),
     ]
 
 
-def _disk(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
-    """All that the graph writes, and of the caches, which are nearly all of it, what a field takes."""
+def _disk(
+    params: Params,
+    portraits: int,
+    frames: int,
+    cached: int,
+) -> list[Diagnosis]:
+    """All that the graph writes, and of the caches, which are nearly all of it, what a field takes.
+
+    `cached` frames have pseudo views.
+    """
     caches = {
         INGEST: (portraits + frames, "faces", face_fields(params)),
-        HEADS: (params.render_genhead.heads, "heads", head_fields(params)),
-        VIEWS: (frames, "frames", frame_fields(params)),
+        HEADS: (_heads(params), "heads", head_fields(params)),
+        VIEWS: (cached, "frames", frame_fields(params)),
     }
     parts, findings = {}, []
     for path, (count, noun, fields) in caches.items():
@@ -240,7 +267,12 @@ def _disk(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
     return [Diagnosis("ok" if free > total else "missing", "disk", detail), *findings]
 
 
-def _hours(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
+def _hours(
+    params: Params,
+    portraits: int,
+    frames: int,
+    cached: int,
+) -> list[Diagnosis]:
     """What each stage has to do, in hours of one worker that does one item a second.
 
     Rates of this machine stand beside it where a stage has run at this scale. Others are not guessed: hours
@@ -249,17 +281,17 @@ def _hours(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
     if params.networks.image <= SMALL:
         return []
     generated = params.pretrain.source == "generated"
-    views = params.render_views.views
+    views, heads = params.render_views.views, _heads(params)
     work = {
         "ingest": (portraits + frames, "faces", "core"),
         "fit_flame": (portraits + frames, "faces", "core"),
         "pretrain genhead": (_images(params.pretrain.genhead) if generated else 0, "images", "GPU"),
         "pretrain motion": (_images(params.pretrain.motion) if generated else 0, "images", "GPU"),
         "pretrain perception": (_images(params.pretrain.perception), "images", "GPU"),
-        "render_genhead": (params.render_genhead.heads * params.render_genhead.views, "images", "GPU"),
-        "train_psi3d": (params.train_psi3d.images, "images", "GPU"),
-        "render_views": (frames * (1 + views), "images", "GPU"),
-        "train": (params.train.images, "images", "GPU"),
+        "render_genhead": (heads * params.render_genhead.views, "images", "GPU"),
+        "train_psi3d": (_seen(params.train_psi3d), "images", "GPU"),
+        "render_views": (cached * (1 + views), "images", "GPU"),
+        "train": (_seen(params.train), "images", "GPU"),
     }
     findings = []
     for stage, (count, noun, unit) in work.items():
@@ -267,6 +299,16 @@ def _hours(params: Params, portraits: int, frames: int) -> list[Diagnosis]:
             hours = f"{count / 3600:,.0f} hours of a {unit} at 1 a second"
             findings.append(Diagnosis("ok", f"  {stage}", f"{count:,} {noun}: {hours}"))
     return findings
+
+
+def _heads(params: Params) -> int:
+    """How many synthetic heads are rendered: none where Psi_3d is the published one."""
+    return 0 if params.train_psi3d.source == "official" else params.render_genhead.heads
+
+
+def _seen(section: Training) -> int:
+    """The images that a training sees."""
+    return 0 if section.source == "official" else section.images
 
 
 def _images(section: Pretraining) -> int:

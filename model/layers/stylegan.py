@@ -431,16 +431,19 @@ class DiscriminatorBlock(nn.Module):
 def append_deviation(x_BCHW: Tensor, group: int) -> Tensor:
     """Minibatch standard deviation: one more channel, the mean deviation between the images of a group.
 
-    The largest group that divides the batch and `group` is used, so that any batch size works; image i
-    belongs to group i mod (B / group).
+    There are B // `group` groups, one at least; image i belongs to group i mod their number. Where the batch
+    does not divide, some groups have an image more: one that is alone would tell nothing of its like.
     """
     batch, channels, height, width = x_BCHW.shape
-    size = math.gcd(batch, group)
-    groups = x_BCHW.reshape(size, batch // size, channels, height, width)
+    count = max(batch // group, 1)
+    if batch % count:
+        variance = torch.stack([x_BCHW[own::count].var(0, unbiased=False) for own in range(count)])
+    else:
+        variance = x_BCHW.reshape(-1, count, channels, height, width).var(0, unbiased=False)
     # The root of nothing has no finite gradient, and equal images have no variance.
-    variance = groups.var(0, unbiased=False)
     deviation = (variance + 1e-8).sqrt().mean((1, 2, 3))
-    channel_B1HW = deviation.repeat(size)[:, None, None, None].expand(-1, 1, height, width)
+    of_each = deviation[torch.arange(batch, device=x_BCHW.device) % count]
+    channel_B1HW = of_each[:, None, None, None].expand(-1, 1, height, width)
     return torch.cat([x_BCHW, channel_B1HW], 1)
 
 

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.core.errors import UserError
 from pipeline.store import tables, view_index
+from pipeline.store.codecs import SUFFIXES, is_picture
 from pipeline.store.samples import Aligned, Form, Heads, Kind, Views
 
 # Type and channels of a picture by Pillow's name for its mode.
@@ -22,6 +23,8 @@ MODES = {
     "L": ("uint8", ()),
     "I;16": ("uint16", ()),
 }
+# Pillow's names for the codecs, by their suffixes.
+FORMATS = {suffix: name.upper() for name, suffix in SUFFIXES.items()}
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,15 @@ def layout_of(folder: Path) -> Layout:
 
 
 def describe(name: str, data: bytes) -> Form:
-    """Type and shape of the field `name` (.png, .npy, .json), of a picture from its head alone.
+    """Type and shape of the field `name` (a picture, .npy, .json), of a picture from its head alone.
 
     Raises UserError when the bytes are nothing of the kind.
     """
     try:
         if name.endswith(".json"):
             return Form(type(json.loads(data)).__name__, ())
-        if name.endswith(".png"):
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if is_picture(name):
+            with Image.open(io.BytesIO(data), formats=[FORMATS[Path(name).suffix]]) as image:
                 kind, channels = MODES[image.mode]
                 return Form(kind, (image.height, image.width, *channels))
         array = np.load(io.BytesIO(data), allow_pickle=False)

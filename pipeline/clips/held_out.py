@@ -43,9 +43,11 @@ class HeldOutClips(ABC):
         split: str,
         device: torch.device | str = "cpu",
         bad: Collection[str] = (),
+        most: int = 0,
     ) -> None:
         """`rows` have key, clip and split of each usable frame; those with the keys in `bad` are left out.
 
+        Of the clips the first `most` by name are looked at, or all if it is 0.
         Raises UserError when there is no such clip.
         """
         self.device, self.marked_bad = device, 0
@@ -58,7 +60,8 @@ class HeldOutClips(ABC):
             else:
                 frames.setdefault(row["clip"], []).append(row["key"])
         # A single frame has nothing that it could be driven by, or drive.
-        self.clips = {clip: sorted(keys) for clip, keys in sorted(frames.items()) if len(keys) > 1}
+        found = {clip: sorted(keys) for clip, keys in sorted(frames.items()) if len(keys) > 1}
+        self.clips = dict(list(found.items())[: most or None])
         if not self.clips:
             raise UserError(
                 f"there is no {split} clip with two usable frames. Raise ingest.{split}_clips or "
@@ -148,8 +151,9 @@ class CachedClips(HeldOutClips):
         split: str,
         device: torch.device | str = "cpu",
         bad: Collection[str] = (),
+        most: int = 0,
     ) -> None:
-        """`motion` is emot or flame; `bad` are keys of frames that are left out."""
+        """`motion` is emot or flame; `bad` and `most` are those of all held-out clips."""
         # Only rows of this split become Python's: of the others there are millions.
         self.index, self.motion = ViewIndex(views), motion
         columns = self.index.columns(["key", "clip", "split"])
@@ -157,7 +161,7 @@ class CachedClips(HeldOutClips):
         frames = np.flatnonzero(mine.to_numpy())
         rows = columns.take(frames).to_pylist()
         self.place = {row["key"]: int(frame) for row, frame in zip(rows, frames, strict=True)}
-        super().__init__(rows, split, device, bad)
+        super().__init__(rows, split, device, bad, most)
 
     def read(self, key: str) -> Frame:
         fields = (Views.image, Views.mask, Views.motion, Views.cameras, Views.label)

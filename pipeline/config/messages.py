@@ -22,6 +22,8 @@ LIMITS = {
     "multiple_of": "in steps of",
     "min_length": "of a length of at least",
 }
+# The one kind of text with a pattern.
+CODECS = "png, webp-90, jpeg-90 or avif-90 (a quality from 0 to 100) or webp; grey pictures are no webp"
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -71,6 +73,7 @@ def cross_problems(params: "Params") -> Iterator[str]:
     if params.train_psi3d.init == "imagenet" and params.pretrain.source != "official":
         limit = "genhead or scratch unless pretrain.source is official, which brings the file"
         yield f'train_psi3d.init is "imagenet", but must be {limit}.'
+    yield from _synthesizer_problems(params)
     yield from _ray_problems(params)
     for name in ("train_psi3d", "train"):
         section = getattr(params, name)
@@ -78,6 +81,18 @@ def cross_problems(params: "Params") -> Iterator[str]:
             limit = f"at least {name}.batch {section.batch}"
             yield f"{name}.images is {section.images}, but must be {limit}."
     yield from _microbatch_problems(params)
+
+
+def _synthesizer_problems(params: "Params") -> Iterator[str]:
+    """Whether published synthesizers have the published networks about them."""
+    for name in ("train_psi3d", "train"):
+        section = getattr(params, name)
+        for key in ("source", "init"):
+            if getattr(section, key) == "official" and params.pretrain.source != "official":
+                limit = (
+                    "another one unless pretrain.source is official, as it was trained with those networks"
+                )
+                yield f'{name}.{key} is "official", but must be {limit}.'
 
 
 def _ray_problems(params: "Params") -> Iterator[str]:
@@ -161,6 +176,8 @@ def _allowed(path: list, root: type[BaseModel]) -> str:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is tuple:
         return "a list of whole numbers"
+    if any(getattr(constraint, "pattern", None) for constraint in constraints):
+        return CODECS
     text = KINDS.get(kind) or f"a section with the keys {', '.join(_keys(kind))}"
     limits = []
     for constraint in constraints:

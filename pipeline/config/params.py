@@ -98,6 +98,31 @@ class Pretrain(Section):
     genhead: Pretraining
 
 
+# Codecs of pictures (pipeline/store/codecs.py): png and webp lose nothing, the others have a quality.
+QUALITY = r"-(100|[1-9]?[0-9])"
+ColourCodec = Annotated[str, Field(pattern=rf"^(png|webp|(webp|jpeg|avif){QUALITY})$")]
+GreyCodec = Annotated[str, Field(pattern=rf"^(png|(jpeg|avif){QUALITY})$")]
+
+
+class HeadPictures(Section):
+    """How the pictures of a synthetic head are written."""
+
+    view: ColourCodec
+    uv: ColourCodec
+    background: ColourCodec
+    opacity: GreyCodec
+
+
+class ViewPictures(Section):
+    """How the pictures of a frame and of its pseudo views are written."""
+
+    image: ColourCodec
+    mask: GreyCodec
+    view: ColourCodec
+    alpha: GreyCodec
+    uv: ColourCodec
+
+
 class RenderGenhead(Section):
     heads: Positive
     views: Annotated[int, Field(ge=2)]
@@ -107,6 +132,7 @@ class RenderGenhead(Section):
     z: Literal["portraits", "normal"]
     portrait_share: Probability
     truncation: Probability
+    pictures: HeadPictures
     shard_size: Positive
 
 
@@ -129,6 +155,8 @@ class PsiWeights(Section):
 
 
 class Training(Section):
+    # official: the published network takes the place of one that is trained here.
+    source: Literal["train", "official"]
     images: Positive
     batch: Positive
     # Samples that are computed at once; gradients of microbatches are added in one order, whatever the
@@ -158,7 +186,8 @@ class Training(Section):
 
 class TrainPsi3d(Training):
     # imagenet: the global encoder starts from torchvision's ResNet-34, as published; all else from scratch.
-    init: Literal["genhead", "imagenet", "scratch"]
+    # official: the published Psi_3d is trained further.
+    init: Literal["genhead", "imagenet", "scratch", "official"]
     weights: Psi3dWeights
     # Rays a side at first, 0 for all of them; between two numbers of images they rise to networks.rays.
     rays_first: Count
@@ -170,7 +199,11 @@ class TrainPsi3d(Training):
 
 
 class RenderViews(Section):
-    views: Positive
+    views: Annotated[int, Field(ge=2)]  # of a frame: one tells the motion, another one is the target
+    frames: Count  # of a training clip, drawn at random; 0 is all. Other splits have all of theirs
+    pictures: ViewPictures
+    # Of the opacity of pseudo views, which is rendered at the size of rays.
+    alpha_size: Literal["image", "rays"]
     shard_size: Positive
     # Frames whose reconstruction is worse are kept out of training.
     min_psnr: Weight  # dB inside the mask
@@ -180,10 +213,12 @@ class RenderViews(Section):
 
 class Train(Training):
     motion_learning_rate_scale: Factor
-    init: Literal["psi3d", "random"]
+    init: Literal["psi3d", "random", "official"]  # official: the published Psi is trained further
     motion: Literal["emot", "flame"]
     substitute_p: Probability
     substitute_q: Probability
+    # Whether heads of pseudo targets are up to 3 % smaller while their eyes are closed, as published.
+    blink_compensation: bool
     clips: Count  # 0 is all
     # How much more a pixel at brows, eyes and mouth counts in L_1; 0 in the published runs.
     face_weight: Weight
@@ -192,6 +227,7 @@ class Train(Training):
 
 class Evaluate(Section):
     split: Literal["validation", "test"]  # parameters are chosen on validation people
+    clips: Count  # of the split, the first ones by name; 0 is all
     self_frames: Positive  # per clip
     cross_pairs: Count
     # drawn: drivers are drawn. all: every two people meet, and all frames of drivers come, in a stated order.

@@ -95,7 +95,8 @@ def evaluate(
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
     instruments = Instruments(params, perception, known)
     synthesizers = Synthesizers(params.networks, psi, psi3d, instruments.device)
-    clips = CachedClips(views, synthesizers.motion, section.split, instruments.device, bad)
+    motion, device = synthesizers.motion, instruments.device
+    clips = CachedClips(views, motion, section.split, device, bad, section.clips)
 
     self_keys = clips.self_pairs(section.self_frames)
     if section.cross == "all":

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.adversary.discriminator import Discriminator
 from model.foreign.checkpoint_file import (
     CheckpointFile,
     class_and_attributes,
@@ -30,6 +31,8 @@ from model.psi.network import Psi
 from model.sizes import Sizes
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
+from pipeline.core.imported import DISCRIMINATOR
+from pipeline.core.progress import say
 from pipeline.networks.instruments import (
     COUNTER,
     INSTRUMENTS,
@@ -120,7 +123,10 @@ def import_weights(
                 told |= {"prefix": prefix}
                 if name in INSTRUMENTS:
                     return _import_instrument(file, name, own, told, out)
-                return _import_network(file, name, own, told, out, sizes)
+                imported = _import_network(file, name, own, told, out, sizes)
+                if name == PSI:
+                    _import_discriminator(file, imported.path, sizes)
+                return imported
             most = max(most, nodes, key=len)
         raise ValueError(f"{path} is none of {KNOWN}; it has {len(most)} tensors{_some(most)}")
     except ValueError as error:
@@ -250,6 +256,26 @@ def _import_network(
     origin = _origin(file, spare) | told
     written = save_weights(target, state, facts | {"imported": origin})
     return Imported(target, facts["network"], written["tensors"], written["values"], sorted(spare))
+
+
+def _import_discriminator(file: Foreign, synthesizer: Path, sizes: Sizes) -> None:
+    """Write the discriminator of a published file beside its synthesizer, where it is of our form.
+
+    A training goes on with it. Files of others have none, or another one.
+    """
+    module = file.content.get("D") if isinstance(file.content, dict) else None
+    if not isinstance(module, Record):
+        return
+    nodes = _module(file, module)
+    wanted = expected_state(lambda: Discriminator(sizes))
+    target = synthesizer.with_stem(f"{synthesizer.stem}{DISCRIMINATOR}")
+    if problems := dict(_problems(nodes, wanted, [])):
+        what = f"{len(problems)} of its tensors are not as expected"
+        say(f"the discriminator in {file.path} is left out: {what}")
+        return
+    state = _checked_state(file, "discriminator", nodes, {key: key for key in wanted}, wanted, [])
+    facts = {"network": "discriminator", "sizes": asdict(sizes)}
+    save_weights(target, state, facts | {"imported": _origin(file, [])})
 
 
 def _import_instrument(

@@ -4,20 +4,23 @@ Where they come from, and whether what was imported is what it should be.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.adversary.discriminator import Discriminator
 from model.genhead import GenHead
 from model.head.flame import Flame
 from model.judges.identity import IdentityNet
 from model.judges.trunk import PUBLISHED_TRUNK, PublishedTrunk
 from model.psi.motion_encoder import MotionEncoder
+from model.psi.network import Psi
 from model.sizes import Sizes
 from model.weights import load_weights
+from pipeline.core.imported import DISCRIMINATOR
 from pipeline.geometry import standin
 
 
@@ -71,6 +74,26 @@ NEEDED = {
         sha256="397923af",
     ),
 }
+PAGE = "github.com/YuDeng/Portrait-4D, pre-trained models"
+# Synthesizers that a training begins with or that take its place, and the discriminators in their files.
+SYNTHESIZERS = {
+    "psi3d": Published(
+        item="train_psi3d",
+        told="psi3d",
+        original="the pickle of Portrait4D's static stage (portrait4d-static-genhead512)",
+        source=PAGE,
+        build=Psi,
+    ),
+    "psi": Published(
+        item="train",
+        told="psi",
+        original="the pickle of Portrait4D-v2 (portrait4d-v2-vfhq512)",
+        source=PAGE,
+        build=Psi,
+    ),
+}
+for name, own in tuple(SYNTHESIZERS.items()):
+    SYNTHESIZERS[name + DISCRIMINATOR] = replace(own, told="discriminator", build=Discriminator)
 
 
 def expected_state(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
@@ -106,7 +129,7 @@ def load_imported(
     Raises ValueError, with what to do, when they are missing, damaged, of something else or of other sizes
     than `sizes`.
     """
-    published, path = NEEDED[name], weights_path(folder, name)
+    published, path = (NEEDED | SYNTHESIZERS)[name], weights_path(folder, name)
     advice = f"get {published.original} ({published.source}) and run `psi4d import FILE --out {folder}`"
     if not path.is_file():
         raise ValueError(f"{path} is missing: {advice}")

@@ -44,6 +44,8 @@ def take(params: Params, item: str, out: Path) -> dict[str, Weights]:
         # Those of other items are only looked for, so that one message names all that is missing.
         if published.item != item and weights_path(folder, name).is_file():
             continue
+        if name == "genhead" and spares_genhead(folder):
+            continue
         try:
             loaded[name] = load_imported(folder, name, params.networks)
         except ValueError as error:
@@ -57,6 +59,11 @@ def take(params: Params, item: str, out: Path) -> dict[str, Weights]:
     return {name: state for name, (state, _) in loaded.items()}
 
 
+def spares_genhead(folder: Path) -> bool:
+    """Whether GenHead is not there and need not be: a published Psi_3d has learnt from it already."""
+    return weights_path(folder, "psi3d").is_file() and not weights_path(folder, "genhead").is_file()
+
+
 def genhead(
     params: Params,
     _ingest: Path,
@@ -67,8 +74,8 @@ def genhead(
 ) -> dict[str, Any]:
     """Write `out`/genhead.safetensors, and portraits.safetensors without any.
 
-    The codes of the portraits that the published GenHead was trained on are not known. An imported
-    ResNet-34 becomes encoder.safetensors.
+    The codes of the portraits that the published GenHead was trained on are not known. Of GenHead there is
+    nothing where a published Psi_3d makes it needless. An imported ResNet-34 becomes encoder.safetensors.
     """
     states = take(params, "genhead", out)
     none = {"z": torch.zeros(0, params.networks.genhead.z_dim)}

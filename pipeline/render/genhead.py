@@ -335,6 +335,7 @@ class HeadRenderer:
         # Half precision halves the shards; at the distance of the head a step of depth is 0.004 world units.
         for i, head in enumerate(heads):
             fields = Heads.encode(
+                self.section.pictures.model_dump(),
                 view=images[i],
                 uv=maps[i],
                 opacity=grey[i].reshape(-1, grey.shape[-1]),

@@ -72,7 +72,7 @@ def render_views(
     the clips' labels. `worst` becomes a picture of the frames of the lowest quality. Raises UserError when
     an input is missing or no frame is usable.
     """
-    frames, counts = usable_frames(ingested / "frames.parquet", labels)
+    frames, counts = wanted_frames(params, ingested / "frames.parquet", labels)
     work = job(params, ingested, labels, motion, perception, psi3d)
     scratch = scratch_folder(work.label, work.mark)
     done = work.run(scratch, params.machine)
@@ -104,9 +104,10 @@ def job(
 ) -> Job:
     """The units of the stage, their worker and the index. Raises UserError as `render_views`."""
     section = params.render_views
-    frames, _ = usable_frames(ingested / "frames.parquet", labels)
+    frames, _ = wanted_frames(params, ingested / "frames.parquet", labels)
     # The thresholds of the gate are no part of it: they decide about rows of the index, not about shards.
-    values = (section.views, params.networks, params.flame, params.seed)
+    form = (section.pictures, section.alpha_size)
+    values = (section.views, params.networks, params.flame, params.seed, *form)
     common = inputs_fingerprint(*values, motion, perception, psi3d)
     own = _clip_inputs(ingested, labels, frames)
     code = code_fingerprint(__file__)
@@ -142,6 +143,31 @@ def _clip_inputs(
         facts = read_facts(ingested / "shards" / shard, "Make it again: dvc repro ingest.")
         own[clip].append(facts["sha256"])
     return own
+
+
+def wanted_frames(
+    params: Params,
+    frames: Path,
+    labels: Path,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The usable frames that are rendered; returns and raises as `usable_frames`.
+
+    Of a training clip these are `render_views.frames`, drawn at random, of the others all (facts 4.7, 7.1).
+    """
+    usable_rows, counts = usable_frames(frames, labels)
+    most = params.render_views.frames
+    if not most:
+        return usable_rows, counts
+    wanted = []
+    for clip, group in groupby(usable_rows, key=itemgetter("clip")):
+        rows = list(group)
+        if rows[0]["split"] == "train" and len(rows) > most:
+            draw = rng(params.seed, "views-frames", clip)
+            chosen = draw.choice(len(rows), most, replace=False)
+            rows = [rows[place] for place in sorted(chosen)]
+        wanted += rows
+    counts["frames"] = _of_splits(wanted)
+    return wanted, counts
 
 
 def usable_frames(
@@ -206,7 +232,10 @@ class ViewRenderer:
         psi3d: Path,
     ) -> None:
         self.seed = params.seed
-        self.views = params.render_views.views
+        section = params.render_views
+        self.views = section.views
+        self.codecs = section.pictures.model_dump()
+        self.small_alpha = section.alpha_size == "rays"
         self.sizes = params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards", Aligned.stage)
@@ -239,7 +268,7 @@ class ViewRenderer:
         # Reading runs a batch ahead in a thread, and PNGs are compressed a batch behind in another one.
         read = prefetch(lambda i: self._read(batches[i]), 0, len(batches))
         rendered = (self.render(to_device(real, self.device)) for _, real in read)
-        for batch, samples in zip(batches, write_behind(_encode, rendered), strict=True):
+        for batch, samples in zip(batches, write_behind(self._encode, rendered), strict=True):
             for frame, sample in zip(batch, samples, strict=True):
                 yield frame["key"], sample
 
@@ -326,7 +355,9 @@ class ViewRenderer:
 
         pictures = to_uint8(images.flatten(0, 1))
         pictures = pictures.reshape(*shape, size, size, 3)
-        alphas = (opacities[:, :, 0] * 255.0).round().byte()
+        # What is rendered with few rays holds no more when it is enlarged.
+        shown = rendering.opacity.clamp(0, 1).unflatten(0, shape) if self.small_alpha else opacities
+        alphas = (shown[:, :, 0] * 255.0).round().byte()
         columns: dict[str, Any] = {
             "view": pictures[:, 1:],
             "alpha": alphas[:, 1:].cpu().numpy(),
@@ -381,6 +412,5 @@ class ViewRenderer:
         )
         return self.motion.embedding(crops).unflatten(0, pictures.shape[:2])
 
-
-def _encode(samples: list[dict[str, Any]]) -> list[dict[str, bytes]]:
-    return [Views.encode(**fields) for fields in samples]
+    def _encode(self, samples: list[dict[str, Any]]) -> list[dict[str, bytes]]:
+        return [Views.encode(self.codecs, **fields) for fields in samples]

@@ -1,8 +1,9 @@
 """What the samples of every kind of shard hold: names, types, shapes and codecs of their fields.
 
-A field is a file of the tar, say `key.depth.npy`: pictures are PNG, arrays .npy, facts JSON. Writers encode
-a whole sample (`Heads.encode(view=..., depth=...)`), readers name the field that they want
-(`Heads.depth.tensor(sample)`).
+A field is a file of the tar, say `key.depth.npy`: pictures are PNG or of another codec of
+pipeline/store/codecs.py, arrays .npy, facts JSON. Writers encode a whole sample
+(`Heads.encode(view=..., depth=...)`), readers name the field that they want (`Heads.depth.tensor(sample)`),
+a picture always by its name as PNG.
 
 How much of a pixel the head covers is one quantity, uint8 with 255 for all of it, under three names:
 `mask.png` belongs to a photo or a real frame, `alpha{i}.png` to a view at the size of the image, and
@@ -13,13 +14,15 @@ names, so they stay.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.store.shards import decode_npy, decode_png, encode_npy, encode_png
+from pipeline.store.codecs import PNG, Codec, codec, decode_picture, is_picture, plain_name, spellings
+from pipeline.store.shards import decode_npy, encode_npy
 
 PHOTO = "photo"  # what the keys of heads begin with whose view 0 is a photo
 DEPTH_UNIT = 1e-4  # world units a step of depth.png (16 bit); 0 = nothing there
@@ -66,8 +69,11 @@ class Field:
         for number in numbers:
             yield self.name(number), form
 
-    def encode(self, value: Any) -> bytes:
-        """The bytes of the file. Raises ValueError for a value of another type or with more or fewer axes."""
+    def encode(self, value: Any, codec: Codec = PNG) -> bytes:
+        """The bytes of the file, a picture by `codec`.
+
+        Raises ValueError for a value of another type or with more or fewer axes.
+        """
         if self.type == "bytes":
             return value
         if self.type == "dict":
@@ -76,20 +82,28 @@ class Field:
         if (value.dtype.name, value.ndim) != (self.type, len(self.shape)):
             wanted = f"{self.type} with the axes {self.shape}"
             raise ValueError(f"{self.file} holds {wanted}, not {value.dtype} of shape {value.shape}")
-        return encode_png(value) if self.file.endswith(".png") else encode_npy(value)
+        return codec.encode(value) if is_picture(self.file) else encode_npy(value)
+
+    def stored(self, sample: Mapping[str, bytes], number: int | None = None) -> bytes:
+        """The bytes of the file in `sample`, whatever the codec of a picture."""
+        name = self.name(number)
+        for spelling in spellings(name):
+            if spelling in sample:
+                return sample[spelling]
+        return sample[name]
 
     def array(self, sample: Mapping[str, bytes], number: int | None = None) -> np.ndarray:
         """The values as they are stored. Raises UserError when they cannot be decoded."""
-        data = sample[self.name(number)]
-        return decode_png(data) if self.file.endswith(".png") else decode_npy(data)
+        data = self.stored(sample, number)
+        return decode_picture(data) if is_picture(self.file) else decode_npy(data)
 
     def tensor(self, sample: Mapping[str, bytes], number: int | None = None) -> Tensor:
         """The values as networks take them, float32; a picture as `image_tensor` has it.
 
         Raises UserError when they cannot be decoded.
         """
-        if self.file.endswith(".png"):
-            return image_tensor(sample[self.name(number)])
+        if is_picture(self.file):
+            return image_tensor(self.stored(sample, number))
         return torch.from_numpy(self.array(sample, number)).float()
 
     def facts(self, sample: Mapping[str, bytes]) -> dict[str, Any]:
@@ -108,12 +122,13 @@ class Kind:
         return {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
 
     @classmethod
-    def encode(cls, **values: Any) -> dict[str, bytes]:
+    def encode(cls, codecs: Mapping[str, str] = {}, **values: Any) -> dict[str, bytes]:
         """The files of a sample from a value for every field.
 
-        Where there is a file for each view, the value is a sequence of values. A picture or an array that
-        is encoded already may come as its bytes. Raises ValueError when a field is missing, unknown or of
-        another type.
+        Where there is a file for each view, the value is a sequence of values. `codecs` has the codec of each
+        picture that is no PNG. An array, or a picture as PNG, may come as its bytes.
+
+        Raises ValueError when a field is missing, unknown or of another type.
         """
         fields = cls.fields()
         # A field that a writer forgets would be found missing by training, a stage and perhaps days later.
@@ -123,9 +138,13 @@ class Kind:
         files = {}
         for name, field in fields.items():
             several = enumerate(values[name]) if field.count else [(None, values[name])]
+            own = codec(codecs.get(name, "png"))
             for number, value in several:
-                data = value if isinstance(value, bytes) else field.encode(value)
-                files[field.name(number)] = data
+                file = field.name(number)
+                if own != PNG:
+                    file = str(PurePath(file).with_suffix(own.suffix))
+                    value = decode_picture(value) if isinstance(value, bytes) else value
+                files[file] = value if isinstance(value, bytes) else field.encode(value, own)
         return files
 
     @classmethod
@@ -139,10 +158,12 @@ class Kind:
     @classmethod
     def expected(cls, seen: Mapping[str, Form]) -> dict[str, Form]:
         """What the files of a sample must hold by the sizes that are seen in it. Raises as `sizes`."""
-        sizes = cls.sizes(seen)
+        names = {plain_name(name): name for name in seen}
+        sizes = cls.sizes({plain: seen[name] for plain, name in names.items()})
         wanted: dict[str, Form] = {}
         for field in cls.fields().values():
-            wanted.update(field.forms(sizes))
+            for plain, form in field.forms(sizes):
+                wanted[names.get(plain, plain)] = form
         return wanted
 
 
@@ -206,7 +227,7 @@ class Views(Kind):
     image = Field("image.png", "uint8", PICTURE)  # as ingested
     mask = Field("mask.png", "uint8", GREY)
     view = Field("view{}.png", "uint8", PICTURE, "views")
-    alpha = Field("alpha{}.png", "uint8", GREY, "views")
+    alpha = Field("alpha{}.png", "uint8", ("alpha", "alpha"), "views")  # as large as images, or as rays
     uv = Field("uv.png", "uint8", PICTURE)  # canonical positions at the camera of the real frame
     cameras = Field("cameras.npy", "float32", ("cameras", CAMERA))
     motion = Field("motion.npy", "float32", ("cameras", "motion"))
@@ -219,6 +240,7 @@ class Views(Kind):
         cameras, motion = seen["motion.npy"].shape
         return {
             "image": seen["image.png"].shape[0],
+            "alpha": seen["alpha0.png"].shape[0],
             "cameras": cameras,
             "views": cameras - 1,
             "motion": motion,
@@ -263,8 +285,8 @@ class TrueViews(Kind):
 
 
 def image_tensor(data: bytes) -> Tensor:
-    """PNG bytes to (3, H, W) or (1, H, W) float32: colour in [-1, 1], grey in [0, 1]."""
-    picture = torch.from_numpy(decode_png(data).astype(np.float32))
+    """The bytes of a picture to (3, H, W) or (1, H, W) float32: colour in [-1, 1], grey in [0, 1]."""
+    picture = torch.from_numpy(decode_picture(data).astype(np.float32))
     if picture.ndim == 2:
         return picture[None] / 255.0
     return picture.permute(2, 0, 1) / 127.5 - 1.0

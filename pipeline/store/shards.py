@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
-import cv2
 import numpy as np
 import webdataset
 
 from pipeline.core.errors import UserError
+from pipeline.store.codecs import PNG, decode_picture, spellings
 from pipeline.store.sealed import Draft, check_sealed, read_facts, seal_path, sealing
 
 # What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache
@@ -312,6 +312,9 @@ class ShardReader:
         path = self.folder / self._shard(row)
         if field is None:
             return read_fields(path, key, places)
+        # A picture may be asked for without knowing its codec.
+        stored = [name for name in spellings(field) if name in places]
+        field = stored[0] if stored and field not in places else field
         if field not in places:
             known = ", ".join(places)
             raise UserError(f"{path}: the sample {key} has no field {field}, only {known}.")
@@ -382,30 +385,12 @@ def encode_png(image: np.ndarray) -> bytes:
 
     Raises ValueError for another type or shape.
     """
-    is_colour = image.ndim == 3 and image.shape[2] == 3
-    is_grey = image.ndim == 2
-    if image.dtype not in (np.uint8, np.uint16) or not (is_grey or is_colour):
-        found = f"{image.dtype} of shape {image.shape}"
-        raise ValueError(f"a PNG holds uint8 or uint16 of shape (H, W) or (H, W, 3), not {found}")
-    # OpenCV has colours in the order blue, green, red.
-    stored = np.ascontiguousarray(image[:, :, ::-1] if is_colour else image)
-    # The lowest level, as compressing is what takes the time.
-    _, data = cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return data.tobytes()
+    return PNG.encode(image)
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """The image in PNG bytes: uint8 or uint16, (H, W) or (H, W, 3) RGB.
-
-    Raises UserError when it cannot be decoded.
-    """
-    # For no bytes at all OpenCV raises an error of its own instead of returning None.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise UserError("the bytes of an image are no PNG that can be decoded.")
-    if image.ndim == 2:
-        return image
-    return np.ascontiguousarray(image[:, :, ::-1])
+    """The image in PNG bytes, or in those of another codec, as `decode_picture` has it."""
+    return decode_picture(data)
 
 
 def encode_npy(array: np.ndarray) -> bytes:

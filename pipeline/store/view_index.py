@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import replacing
+from pipeline.store.codecs import plain_name
 from pipeline.store.samples import CAMERA, Views
 from pipeline.store.shards import (
     BLOCK,
@@ -216,6 +217,9 @@ class ViewIndex:
         self._starts = np.cumsum([0, *lengths])
         self._places: dict[int, Places] = {}
         self._number = {name: number for number, name in enumerate(self.fields)}
+        # A picture may be asked for without knowing its codec.
+        for number, name in enumerate(self.fields):
+            self._number.setdefault(plain_name(name), number)
 
     def __len__(self) -> int:
         return self._facts.num_rows
@@ -273,7 +277,7 @@ class ViewIndex:
         return self.columns(["key"], [group])["key"][row].as_py()
 
     def read(self, frame: int, names: Collection[str]) -> dict[str, bytes]:
-        """Fields of a frame, with one read for those that lie near each other.
+        """Fields of a frame by their names in the shard, with one read for those that lie near each other.
 
         Raises UserError that names shard, sample and field for one that is cut short or altered.
         """

@@ -5,6 +5,7 @@ The losses are those of Eq. 5 (psi_objective), the batches those of the cache (v
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
+from model.head.flame import Flame
 from model.psi.network import Psi, is_motion
 from model.volume.renderer import Rendering
 from model.weights import load_weights
@@ -23,12 +25,15 @@ from pipeline.core.pictures import save_grid
 from pipeline.core.seeds import derive_seed
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
+from pipeline.geometry import head_model
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
+from pipeline.train.blinks import BlinkCompensation
 from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import finish, train
 from pipeline.train.psi_objective import ReenactmentObjective
+from pipeline.train.published import published_discriminator, published_weights, take_synthesizer
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
 from pipeline.train.validation import Pairs, Validation
 from pipeline.train.view_batches import FrameBatch, PseudoMultiView
@@ -52,16 +57,26 @@ class ReenactmentTask(SynthesizerTask[FrameBatch]):
         save_grid(path, [batch.source, batch.target, moved, still])
 
     def _moved(self, pairs: Pairs | FrameBatch) -> Rendering:
-        return self.average(
-            pairs.source,
-            pairs.motion_source,
-            pairs.motion_driving,
-            pairs.camera,
-            camera_source_B25=pairs.camera_source,
-        )
+        return draw_moved(self.average, pairs)
 
     def _still(self, pairs: Pairs | FrameBatch) -> Rendering:
-        return self._moved(replace(pairs, motion_driving=pairs.motion_source))
+        return draw_still(self.average, pairs)
+
+
+def draw_moved(psi: Psi, pairs: Pairs | FrameBatch) -> Rendering:
+    """What Psi makes of the sources with the driving motion, at the cameras of the targets."""
+    return psi(
+        pairs.source,
+        pairs.motion_source,
+        pairs.motion_driving,
+        pairs.camera,
+        camera_source_B25=pairs.camera_source,
+    )
+
+
+def draw_still(psi: Psi, pairs: Pairs | FrameBatch) -> Rendering:
+    """The same with the motion of the sources."""
+    return draw_moved(psi, replace(pairs, motion_driving=pairs.motion_source))
 
 
 def train_psi(
@@ -72,15 +87,19 @@ def train_psi(
     out: Path,
     curves: Path | None = None,
     bad: Collection[str] = (),
+    published: Path | None = None,
 ) -> dict[str, Any]:
     """Train Psi on the cache in `views` and write its average to `out`/psi.safetensors; returns the metrics.
 
     Frames of the cache with the keys in `bad` are left out. `psi3d` is the folder of Psi_3d, whose weights
     Psi starts from when train.init is psi3d. A killed run goes on from its last checkpoint. `curves` is
-    where its history is shown meanwhile, if anywhere.
+    where its history is shown meanwhile, if anywhere. `published` says which imported Psi it begins with, if
+    train.init asks for one.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
-    inputs = (what_counts(section), sizes, params.seed, views, perception, psi3d, sorted(bad))
+    head = params.flame.model if section.blink_compensation else ""
+    numbers = (what_counts(section), sizes, params.seed, head, sorted(bad))
+    inputs = (*numbers, views, perception, psi3d, published)
     folder = scratch_folder("train", fingerprint(__file__, *inputs))
 
     torch.manual_seed(derive_seed(params.seed, "psi") % 2**63)
@@ -91,6 +110,13 @@ def train_psi(
     if section.init == "psi3d":
         start_from_static(psi, load_weights(psi3d / "psi3d.safetensors")[0])
         adversary.network.load_state_dict(load_weights(psi3d / "discriminator.safetensors")[0])
+    if section.init == "official":
+        psi.load_state_dict(published_weights(params, "psi")[0])
+        known = published_discriminator(params, "psi")
+        # Without its own one it goes on against that of Psi_3d.
+        if known is None:
+            known, _ = load_weights(psi3d / "discriminator.safetensors")
+        adversary.network.load_state_dict(known)
     data = PseudoMultiView(
         views,
         seed=params.seed,
@@ -99,6 +125,7 @@ def train_psi(
         substitute_p=section.substitute_p,
         substitute_q=section.substitute_q,
         bad=bad,
+        blinks=blink_compensation(params),
     )
     judges = Judges.load(perception, device)
     objective = ReenactmentObjective(params, psi, adversary, judges)
@@ -129,6 +156,32 @@ def train_psi(
         "parameters": sum(parameter.numel() for parameter in psi.parameters()),
         **_real_shares(data, run.steps, section.batch),
     }
+
+
+def take_psi(
+    params: Params,
+    views: Path,
+    perception: Path,
+    out: Path,
+    bad: Collection[str] = (),
+) -> dict[str, Any]:
+    """Write the published Psi to `out`, as `train_psi` leaves one; returns the metrics.
+
+    It is looked at with the validation clips. Raises UserError when it was not imported.
+    """
+    section, device = params.train, choose_device(params.machine.device)
+    psi = Psi(params.networks.driven_by(section.motion)).to(device).requires_grad_(False)
+    clips = CachedClips(views, section.motion, "validation", device, bad)
+    validation = Validation(clips, Judges.load(perception, device))
+    moved, still = partial(draw_moved, psi), partial(draw_still, psi)
+    return take_synthesizer(params, "psi", psi, validation, moved, out, still)
+
+
+def blink_compensation(params: Params) -> BlinkCompensation | None:
+    """What moves the cameras of pseudo targets, if train.blink_compensation asks for it."""
+    if not params.train.blink_compensation:
+        return None
+    return BlinkCompensation(Flame(head_model.load(params.flame.model)))
 
 
 def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ The losses are those of Eq. 2 (psi3d_objective), the batches those of the synthe
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from pipeline.train.adversary import Adversary
 from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import finish, train
 from pipeline.train.psi3d_objective import StaticObjective
+from pipeline.train.published import (
+    published_discriminator,
+    published_weights,
+    take_discriminator,
+    take_synthesizer,
+)
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
 from pipeline.train.synthetic_batches import HeadBatch, SyntheticHeads
 from pipeline.train.validation import Pairs, Validation
@@ -49,25 +56,23 @@ class StaticTask(SynthesizerTask[HeadBatch]):
         """Source, target, the picture from there, and its foreground alone."""
         batch = to_device(self.data.batch(0, PREVIEWED), self.average.w_avg.device)
         with torch.no_grad():
-            rendering = self.average(
-                batch.source,
-                None,
-                None,
-                batch.camera,
-                motion_scale=0.0,
-                camera_source_B25=batch.camera_source,
-            )
+            rendering = self._drawn(batch)
         save_grid(path, [batch.source, batch.target, rendering.image, rendering.foreground])
 
-    def _drawn(self, pairs: Pairs) -> Rendering:
-        return self.average(
-            pairs.source,
-            None,
-            None,
-            pairs.camera,
-            motion_scale=0.0,
-            camera_source_B25=pairs.camera_source,
-        )
+    def _drawn(self, pairs: Pairs | HeadBatch) -> Rendering:
+        return draw_static(self.average, pairs)
+
+
+def draw_static(psi: Psi, pairs: Pairs | HeadBatch) -> Rendering:
+    """What Psi_3d makes of the sources at the cameras of the targets."""
+    return psi(
+        pairs.source,
+        None,
+        None,
+        pairs.camera,
+        motion_scale=0.0,
+        camera_source_B25=pairs.camera_source,
+    )
 
 
 def train_psi3d(
@@ -79,15 +84,16 @@ def train_psi3d(
     labels: Path,
     out: Path,
     curves: Path | None = None,
+    published: Path | None = None,
 ) -> dict[str, Any]:
     """Train Psi_3d on `heads` and write its average to `out`/psi3d.safetensors; returns the metrics.
 
     `perception` and `genhead` are the folders of the pretrained networks. The validation clips in
     `ingest`, with their fitted `labels`, are what it is looked at with. A killed run goes on from its
-    last checkpoint.
+    last checkpoint. `published` says which imported Psi_3d it begins with, if train_psi3d.init asks for one.
     """
     section, sizes, device = params.train_psi3d, params.networks, choose_device(params.machine.device)
-    inputs = (heads, perception, genhead, ingest, labels)
+    inputs = (heads, perception, genhead, ingest, labels, published)
     mark = fingerprint(__file__, what_counts(section), sizes, params.seed, *inputs)
     folder = scratch_folder("train_psi3d", mark)
 
@@ -98,8 +104,12 @@ def train_psi3d(
         take_over_decoder(psi, load_weights(genhead / "genhead.safetensors")[0])
     if section.init == "imagenet":
         take_over_encoder(psi, encoder_path(genhead))
+    if section.init == "official":
+        psi.load_state_dict(published_weights(params, "psi3d")[0])
     psi.to(device)
     adversary = Adversary(Discriminator(sizes).to(device), section)
+    if section.init == "official" and (known := published_discriminator(params, "psi3d")):
+        adversary.network.load_state_dict(known)
     data = SyntheticHeads(heads, params.seed)
     judges = Judges.load(perception, device)
     objective = StaticObjective(params, psi, adversary, judges)
@@ -128,6 +138,25 @@ def train_psi3d(
         "heads": len(data.keys),
         "parameters": sum(parameter.numel() for parameter in psi.parameters()),
     }
+
+
+def take_psi3d(
+    params: Params,
+    perception: Path,
+    ingest: Path,
+    labels: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """Write the published Psi_3d to `out`, as `train_psi3d` leaves one; returns the metrics.
+
+    It is looked at with the validation clips. Raises UserError when it was not imported.
+    """
+    device = choose_device(params.machine.device)
+    take_discriminator(params, out)
+    psi = Psi(params.networks).to(device).requires_grad_(False)
+    clips = IngestedClips(ingest, labels, "validation", device)
+    validation = Validation(clips, Judges.load(perception, device))
+    return take_synthesizer(params, "psi3d", psi, validation, partial(draw_static, psi), out)
 
 
 def take_over_decoder(psi: Psi, genhead: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.core.batches import collate
 from pipeline.core.errors import UserError
@@ -20,6 +21,7 @@ from pipeline.core.seeds import rng
 from pipeline.geometry.label import Motion
 from pipeline.store.samples import Views
 from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
+from pipeline.train.blinks import BlinkCompensation
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class FrameBatch:
     target: Tensor  # (B, 3, S, S): I_d(theta_q) or the real driving frame
     opacity: Tensor  # (B, 1, S, S) of the target, in [0, 1]
     uv: Tensor  # (B, 3, S, S) of the real driving frame
-    camera: Tensor  # (B, 1, 25) theta_q
+    camera: Tensor  # (B, 1, 25) theta_q, from where Psi is to draw the target
     landmarks: Tensor  # (B, 70, 2) of the fitted head seen by `camera`, fractions of the image
     real: Tensor  # (B,) 1 where the target is a real frame
     reals: Tensor  # (B,) how many targets of the whole step are real frames, in each row
@@ -68,17 +70,18 @@ class PseudoMultiView:
         substitute_p: float,
         substitute_q: float,
         bad: Collection[str] = (),
+        blinks: BlinkCompensation | None = None,
     ) -> None:
         """Open the cache in `folder` (or at an address that fsspec knows): `index.parquet` and `shards`.
 
         `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Frames with the
-        keys in `bad` are not used.
+        keys in `bad` are not used. `blinks` moves the cameras of pseudo targets.
 
         Raises UserError when the index cannot be read, or has not so many clips with frames enough that
         passed the quality gate.
         """
         self.index = ViewIndex(folder)
-        self.seed, self.motion = seed, motion
+        self.seed, self.motion, self.blinks = seed, motion, blinks
         self.substitute_p, self.substitute_q = substitute_p, substitute_q
         # A clip of which one frame is left has no pair.
         found, self.frames_left_out = self.index.clips("train")
@@ -130,7 +133,9 @@ class PseudoMultiView:
         # Everything is drawn whatever comes of it: a substitution does not shift what is drawn after it.
         source, driving = draw.integers(len(frames), size=2)
         real_p, real_q = draw.random() < self.substitute_p, draw.random() < self.substitute_q
-        p, q = draw.integers(1, self.index.views + 1, size=2)
+        # Two views, or the motion of a pseudo target would be read in that very target.
+        views = self.index.views
+        p, q = 1 + draw.choice(views, 2, replace=views < 2)
         return Choice(
             source=int(frames[source]),
             driving=int(frames[driving]),
@@ -155,16 +160,23 @@ class PseudoMultiView:
         motion = Views.label if self.motion == "flame" else Views.motion
         source = self.index.read(choice.source, {Views.image.file, Views.cameras.file, motion.file})
         of_the_frame = {field.file for field in (Views.cameras, Views.landmarks, Views.uv, motion)}
+        blinks = self.blinks if choice.q else None
+        if blinks:
+            of_the_frame.add(Views.label.file)
         driving = self.index.read(choice.driving, of_the_frame | {image.name(view), mask.name(view)})
+        target = image.tensor(driving, view)
+        camera = Views.cameras.tensor(driving)[choice.q]
+        if blinks:
+            camera = blinks.nearer(camera, Views.label.tensor(driving))
         return FrameBatch(
             source=Views.image.tensor(source),
             camera_source=Views.cameras.tensor(source)[0],
             motion_source=self._motion(source, 0),
             motion_driving=self._motion(driving, choice.p),
-            target=image.tensor(driving, view),
-            opacity=mask.tensor(driving, view),
+            target=target,
+            opacity=enlarged(mask.tensor(driving, view), target.shape[-1]),
             uv=Views.uv.tensor(driving),
-            camera=Views.cameras.tensor(driving)[choice.q : choice.q + 1],
+            camera=camera[None],
             landmarks=Views.landmarks.tensor(driving)[choice.q],
             real=torch.tensor(float(choice.q == 0)),
             reals=torch.tensor(reals),
@@ -175,3 +187,10 @@ class PseudoMultiView:
         if self.motion == "flame":
             return Motion.of(Views.label.tensor(sample)).pack()
         return Views.motion.tensor(sample)[row]
+
+
+def enlarged(opacity_1nn: Tensor, side: int) -> Tensor:
+    """An opacity at the size of its picture, (1, side, side); that of a pseudo view may have that of rays."""
+    if opacity_1nn.shape[-1] == side:
+        return opacity_1nn
+    return F.interpolate(opacity_1nn[None], (side, side), mode="bilinear", align_corners=False)[0]

@@ -81,6 +81,18 @@ def test_the_paper_scale_has_the_published_numbers():
         params.train.ema_half_life,
     ) == (1e-4, 2.5, 10_000)
     assert (params.train.substitute_p, params.train.substitute_q) == (0.1, 0.8)
+    assert params.train.blink_compensation
+    # Facts 4.7 and 4.8: 10,000 clips, 50 of the first 200 frames of each; the test clips have all of theirs.
+    assert (params.ingest.train_clips, params.ingest.frames, params.render_views.frames) == (10_000, 200, 50)
+    evaluation = params.evaluate
+    assert (evaluation.split, evaluation.clips, evaluation.self_frames) == ("test", 100, 200)
+    # Every two of 100 people meet, both ways and twice: 198 frames of each of 100 drivers.
+    assert (evaluation.cross, evaluation.cross_pairs) == ("all", 2 * 100 * 99)
+    assert (evaluation.fid, evaluation.frontal_drivers) == ("pairs", 50)
+    # The estimator has no published counterpart, so that it is trained here: once on every face.
+    estimator = params.pretrain.perception
+    faces = params.ingest.identities + params.ingest.train_clips * params.ingest.frames
+    assert estimator.steps * estimator.batch >= faces
 
 
 @pytest.mark.parametrize(
@@ -99,7 +111,15 @@ def test_the_paper_scale_has_the_published_numbers():
             "~/weights",
             'pretrain.official is "~/weights", but DVC needs the whole path: /',
         ),
-        ("train.init", "gan", 'train.init is "gan", but must be one of psi3d, random'),
+        ("train.init", "gan", 'train.init is "gan", but must be one of psi3d, random, official'),
+        ("render_views.pictures.view", "webp-101", 'view is "webp-101", but must be png, webp-90, jpeg-90'),
+        ("render_views.pictures.mask", "webp", 'mask is "webp", but must be png'),
+        ("render_views.views", 1, "render_views.views is 1, but must be a whole number, at least 2"),
+        (
+            "train.source",
+            "official",
+            'train.source is "official", but must be another one unless pretrain.source',
+        ),
         ("train.images", True, "train.images is true, but must be a whole number, at least 1"),
         ("train.images", 3.5, "train.images is 3.5, but must be a whole number"),
         ("train.microbatch", 3, "train.microbatch is 3, but must be train.batch"),

@@ -14,14 +14,18 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 STEP = re.compile(r"step (\d+) of")
-PATIENCE = 900  # seconds that a stage may take to its first work
+PATIENCE = 1800  # seconds that a stage may take to its first work
 
 
 @dataclass
 class Run:
-    """What a run of a stage came to: seconds to its first work, peak memory in bytes, and what it said."""
+    """What a run of a stage came to: its first work, peak memory in bytes, and what it said.
+
+    `first` is by the clock, `work` what cores did until then, in seconds: a busy machine changes it little.
+    """
 
     first: float = 0.0
+    work: float = 0.0
     peak: int = 0
     said: list[str] = field(default_factory=list)
     status: int | None = None
@@ -49,7 +53,7 @@ class Stage:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", *f"stages.{self.command}".split()]
         before = self.done(folder)
-        started = time.monotonic()
+        started, spent = time.monotonic(), 0.0
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -63,9 +67,10 @@ class Stage:
         reader.start()
         while process.poll() is None:
             found.peak = max(found.peak, memory(process.pid))
+            spent = max(spent, core_seconds(process.pid))
             worked = self.done(folder) > before if self.work else any(map(self.line.search, found.said))
             if worked and not found.first:
-                found.first = time.monotonic() - started
+                found.first, found.work = time.monotonic() - started, spent
                 self._end(process)
             if time.monotonic() - started > PATIENCE:
                 self._end(process, signal.SIGKILL)
@@ -87,6 +92,19 @@ class Stage:
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
         process.kill()
+
+
+def core_seconds(pid: int) -> float:
+    """What cores have done for a process and its children that are still there."""
+    total = 0.0
+    try:
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            times = process.cpu_times()
+            total += times.user + times.system
+    except psutil.Error:
+        return total
+    return total
 
 
 def memory(pid: int) -> int:

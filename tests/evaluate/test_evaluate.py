@@ -138,6 +138,8 @@ def test_frames_marked_as_bad_are_not_measured(world):
     assert clips.clips == whole.clips | {first: others}
     assert clips.marked_bad == 1
     assert whole.marked_bad == 0
+    few = CachedClips(world.folder / "views", "emot", "test", most=2)
+    assert list(few.clips) == list(whole.clips)[:2]
 
 
 def test_missing_weights_end_in_a_clear_message(world, tmp_path):

@@ -135,6 +135,12 @@ def test_deviation_of_groups() -> None:
     first, _, third, _ = with_deviation[:, 3]
     assert_close(first, expected.expand(2, 2), atol=1e-4, rtol=1e-4)
     assert_close(third, first)
+    # Of an odd number none is left alone: three are one group, of five one group has three.
+    three = append_deviation(x[:3], 2)[:, 3]
+    root = (x[:3].var(0, unbiased=False) + 1e-8).sqrt().mean()
+    assert_close(three, root.expand(3, 2, 2))
+    five = append_deviation(torch.cat([x, x[:1] + 1]), 2)[:, 3, 0, 0]
+    assert five[0] == five[2] == five[4] != five[1] == five[3]
     # One image alone does not deviate.
     alone = append_deviation(x[:1], 2)
     assert torch.all(alone[:, 3] < 1e-3)

@@ -11,13 +11,16 @@ from PIL import Image
 from model.head.flame import Flame
 from model.psi.network import Psi
 from model.weights import load_weights
+from pipeline.caches.verify import verify
+from pipeline.config.params import ViewPictures
 from pipeline.core.errors import UserError
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import project
 from pipeline.geometry.label import Label, head_vertices
-from pipeline.render.views import render_views
+from pipeline.render.views import render_views, usable_frames, wanted_frames
 from pipeline.store.samples import Views
 from pipeline.store.shards import ShardReader, read_sidecar
+from pipeline.train.view_batches import PseudoMultiView
 from tests.render.stages import SIZES, VIEW_INPUTS, params_with, views
 from tests.support.folders import checksums
 from tests.support.render_inputs import inputs, label
@@ -47,6 +50,20 @@ def test_what_is_counted(inputs, tmp_path):
     # What would be kept for a run that was killed is gone.
     scratch = tmp_path / ".cache/psi4d/scratch/render_views"
     assert not scratch.exists() or not list(scratch.iterdir())
+
+
+def test_of_a_training_clip_so_many_frames_are_drawn(inputs):
+    params = params_with(render_views={"views": 2, "frames": 2})
+    tables = (inputs / "ingest/frames.parquet", inputs / "labels/vfhq.parquet")
+    drawn, counts = wanted_frames(params, *tables)
+    # All frames of the test clips stay.
+    assert counts["frames"] == {"train": 4, "validation": 0, "test": 4}
+    everything, _ = usable_frames(*tables)
+    assert [row for row in everything if row in drawn] == drawn
+    again, _ = wanted_frames(params, *tables)
+    assert again == drawn
+    others = [wanted_frames(params.model_copy(update={"seed": seed}), *tables)[0] for seed in range(1, 6)]
+    assert any(other != drawn for other in others)
 
 
 def test_what_the_index_says(inputs, tmp_path):
@@ -99,6 +116,34 @@ def test_what_a_sample_holds(inputs, tmp_path):
         fitted = label(key)
         assert np.array_equal(Views.label.array(sample), fitted)
         assert np.array_equal(cameras[0], fitted[Label.CAMERA])
+
+
+def test_pictures_in_other_codecs(inputs, tmp_path):
+    codecs = {"image": "webp", "mask": "png", "view": "webp-90", "alpha": "avif-95", "uv": "webp"}
+    views(inputs, tmp_path / "plain")
+    views(inputs, tmp_path / "out", pictures=ViewPictures(**codecs), alpha_size="rays")
+    plain, other = (ShardReader(tmp_path / name / "shards") for name in ("plain", "out"))
+    key = plain.keys()[0]
+    names = set(other.fields(key))
+    assert {"image.webp", "mask.png", "view1.webp", "alpha1.avif", "uv.webp"} < names
+    before, after = plain.read(key), other.read(key)
+    for field in (Views.image, Views.mask, Views.uv):
+        assert np.array_equal(field.array(before), field.array(after))
+    lost = Views.view.array(before, 1).astype(float) - Views.view.array(after, 1)
+    assert 0 < np.abs(lost).mean() < 20
+    assert Views.alpha.array(after, 1).shape == (SIZES.rays, SIZES.rays)
+    assert not verify(tmp_path / "out").findings
+    # A trainer sees opacities at the size of the pictures, and nearly those of before.
+    drawn = [
+        PseudoMultiView(tmp_path / name, seed=0, clips=0, motion="emot", substitute_p=0.5, substitute_q=0.0)
+        for name in ("plain", "out")
+    ]
+    first, second = (data.batch(0, 4) for data in drawn)
+    assert first.opacity.shape == second.opacity.shape
+    assert (first.opacity - second.opacity).abs().mean() < 0.02
+    assert (first.target - second.target).abs().mean() < 0.2
+    assert torch.equal(first.source, second.source)
+    assert torch.equal(first.camera, second.camera)
 
 
 def test_no_camera_comes_twice(inputs, tmp_path):

@@ -66,9 +66,12 @@ def test_a_field_is_neither_forgotten_nor_mistaken():
 
 def test_sizes_that_are_seen_say_what_else_there_must_be():
     # Three motions are those of a real frame and two views.
-    frames = {"motion.npy": Form("float32", (3, 7)), "image.png": Form("uint8", (16, 16, 3))}
+    frames = {"motion.npy": Form("float32", (3, 7)), "image.webp": Form("uint8", (16, 16, 3))}
+    # The opacity of a view may be as small as it was rendered, and a picture has its codec's name.
+    frames["alpha0.png"] = Form("uint8", (8, 8))
     wanted = Views.expected(frames)
-    assert wanted["alpha1.png"] == Form("uint8", (16, 16)) and "view2.png" not in wanted
+    assert wanted["alpha1.png"] == Form("uint8", (8, 8)) and "view2.png" not in wanted
+    assert wanted["image.webp"] == Form("uint8", (16, 16, 3)) and "image.png" not in wanted
     assert wanted["landmarks.npy"] == Form("float32", (3, 70, 2))
     assert wanted["frame.json"] == Form("dict", ())
     with pytest.raises(KeyError):

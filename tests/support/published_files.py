@@ -102,9 +102,14 @@ def module_of(state: dict[str, torch.Tensor], name: str, **attributes: object) -
 
 
 def write_pickle(
-    path: Path, state: dict[str, torch.Tensor], name: str, protocol: int = 4, **kwargs: object
+    path: Path,
+    state: dict[str, torch.Tensor],
+    name: str,
+    protocol: int = 4,
+    judge: dict[str, torch.Tensor] | None = None,
+    **kwargs: object,
 ) -> Path:
-    """A published checkpoint with `state` as its moving average.
+    """A published checkpoint with `state` as its moving average and `judge` as its discriminator.
 
     FLAME's buffers and a statistic of the training set lie beside it.
     """
@@ -126,7 +131,7 @@ def write_pickle(
     content = {
         "training_set_kwargs": EasyDict(path="data/vfhq_512_100/", size=np.int64(3)),
         "G": module_of(other, name),
-        "D": None,
+        "D": module_of(judge, "DualDiscriminatorDeform") if judge else None,
     }
     with published_modules():
         path.write_bytes(pickle.dumps(content | {"G_ema": average, "augment_pipe": None}, protocol))

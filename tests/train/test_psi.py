@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from model.adversary.discriminator import Discriminator
+from model.head.flame import Flame
 from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import Trunk
@@ -16,12 +18,15 @@ from model.psi.network import Psi, is_motion
 from model.sizes import IdentitySizes
 from pipeline.core.batches import take
 from pipeline.core.errors import UserError
+from pipeline.geometry.camera import project
+from pipeline.geometry.head_model import load
 from pipeline.networks.judges import Judges
-from pipeline.store.samples import image_tensor
+from pipeline.store.samples import Views, image_tensor
 from pipeline.store.shards import ShardReader, decode_npy, read_sidecar
 from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
 from pipeline.train.adversary import Adversary
+from pipeline.train.blinks import BlinkCompensation, head_scale
 from pipeline.train.psi import start_from_static
 from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.view_batches import PseudoMultiView
@@ -40,6 +45,8 @@ def test_substitution_rates(cache):
     rows = set(range(VIEWS + 1))
     assert set(p) == rows
     assert set(q) == rows
+    # A pseudo target never tells the motion as well. The frame itself may be both, as published (facts 4.4).
+    assert set(p[p == q]) == {0}
 
 
 def substitutes(data: PseudoMultiView, steps: int, batch: int) -> np.ndarray:
@@ -173,6 +180,41 @@ def test_a_batch_has_what_the_shards_have(cache):
                 found = getattr(batch, name)[i]
                 assert np.array_equal(found.reshape(expected.shape), expected), name
             assert batch.real[i] == (choice.q == 0)
+
+
+def test_blinks_make_heads_of_pseudo_targets_smaller(cache):
+    # The published numbers (facts 4.3): 0.97 with closed eyes, 1 from an opening of 0.3 of the width on.
+    found = [head_scale(opening) for opening in (-0.1, 0.0, 0.15, 0.3, 0.5)]
+    assert found == pytest.approx([0.97, 0.97, 0.985, 1.0, 1.0])
+    blinks = BlinkCompensation(Flame(load("standin")))
+    plain = reader(cache, q=0.0)
+    moved = PseudoMultiView(
+        cache,
+        seed=plain.seed,
+        clips=0,
+        motion="emot",
+        substitute_p=plain.substitute_p,
+        substitute_q=0.0,
+        blinks=blinks,
+    )
+    before, after = plain.batch(0, 4), moved.batch(0, 4)
+    assert same(replace(after, camera=before.camera), before)
+    labels = [
+        Views.label.tensor(plain.index.read(choice.driving, {"label.npy"})) for choice in plain.choose(0, 4)
+    ]
+    scales = torch.tensor([head_scale(blinks.opening(label)) for label in labels])
+    assert (scales < 1).any()
+    places = before.camera[:, 0, [3, 7, 11]] * scales[:, None]
+    assert torch.allclose(after.camera[:, 0, [3, 7, 11]], places)
+    # A point of the smaller head as the published camera sees it, and of the head as ours does.
+    point = np.array([[0.1, -0.2, 0.3]])
+    for camera, cached, scale in zip(after.camera[:, 0], before.camera[:, 0], scales, strict=True):
+        here = project(float(scale) * point, camera.numpy())
+        assert np.allclose(here, project(point, cached.numpy()), atol=1e-6)
+    # Real targets are what they are.
+    real = reader(cache, q=1.0)
+    real.blinks = blinks
+    assert same(real.batch(0, 4), reader(cache, q=1.0).batch(0, 4))
 
 
 @pytest.mark.parametrize(
