@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.config.params import Params
 
-# Bytes a pixel of PNG at the lowest level: a photo of 512 x 512 took 354 kB, a position map 66, and a mask takes
+# Bytes a pixel of PNG at the lowest level: a photo of 512 x 512 took 354 kB, a position map 66. A mask takes
 # a tenth of a photo.
 PICTURE, MAP, MASK = 1.5, 0.25, 0.15
 # What codecs take of PNG's bytes: without a loss, and by quality, as measured on portraits of 512 pixels
