@@ -95,8 +95,15 @@ class Block(nn.Module):
 def _block_a(inputs: int, pooled: int) -> Block:
     chains = {
         "branch1x1": [(64, 1, 1)],
-        "branch5x5": [(48, 1, 1), (64, 5, 5)],
-        "branch3x3dbl": [(64, 1, 1), (96, 3, 3), (96, 3, 3)],
+        "branch5x5": [
+            (48, 1, 1),
+            (64, 5, 5),
+        ],
+        "branch3x3dbl": [
+            (64, 1, 1),
+            (96, 3, 3),
+            (96, 3, 3),
+        ],
     }
     return Block(inputs, chains, MEAN, pooled)
 
@@ -104,7 +111,11 @@ def _block_a(inputs: int, pooled: int) -> Block:
 def _block_b() -> Block:
     chains = {
         "branch3x3": [(384, 3, 3)],
-        "branch3x3dbl": [(64, 1, 1), (96, 3, 3), (96, 3, 3)],
+        "branch3x3dbl": [
+            (64, 1, 1),
+            (96, 3, 3),
+            (96, 3, 3),
+        ],
     }
     return Block(288, chains, HALVING)
 
@@ -115,16 +126,34 @@ def _block_c(width: int) -> Block:
     first = (width, 1, 1)
     chains = {
         "branch1x1": [(192, 1, 1)],
-        "branch7x7": [first, across, (192, 7, 1)],
-        "branch7x7dbl": [first, down, across, down, (192, 1, 7)],
+        "branch7x7": [
+            first,
+            across,
+            (192, 7, 1),
+        ],
+        "branch7x7dbl": [
+            first,
+            down,
+            across,
+            down,
+            (192, 1, 7),
+        ],
     }
     return Block(768, chains, MEAN, 192)
 
 
 def _block_d() -> Block:
     chains = {
-        "branch3x3": [(192, 1, 1), (320, 3, 3)],
-        "branch7x7x3": [(192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3)],
+        "branch3x3": [
+            (192, 1, 1),
+            (320, 3, 3),
+        ],
+        "branch7x7x3": [
+            (192, 1, 1),
+            (192, 1, 7),
+            (192, 7, 1),
+            (192, 3, 3),
+        ],
     }
     return Block(768, chains, HALVING)
 
@@ -133,7 +162,10 @@ def _block_e(inputs: int, pool: Pool) -> Block:
     chains = {
         "branch1x1": [(320, 1, 1)],
         "branch3x3": [(384, 1, 1)],
-        "branch3x3dbl": [(448, 1, 1), (384, 3, 3)],
+        "branch3x3dbl": [
+            (448, 1, 1),
+            (384, 3, 3),
+        ],
     }
     return Block(inputs, chains, pool, 192, forked=("branch3x3", "branch3x3dbl"))
 
