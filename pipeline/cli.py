@@ -64,7 +64,12 @@ def doctor() -> None:
 
 
 FixtureFolder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of fixtures (*.npz)")]
-Salt = Annotated[str, typer.Option(metavar="TEXT", help="text in front of every key of the number rule")]
+Salt = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="text in front of every key of the number rule, for fixtures of other numbers"
+    ),
+]
 
 
 @app.command()

@@ -39,7 +39,8 @@ from pipeline.parity.file import (
     relative_error,
     write_fixture,
 )
-from pipeline.parity.instrument_cases import INSTRUMENT_CASES
+from pipeline.parity.fixture import Fixture
+from pipeline.parity.instrument_cases import INSTRUMENT_CASES, rule_check_instruments
 from pipeline.parity.numbers import NumberRule, camera
 from pipeline.parity.psi_cases import PSI_CASES, forget_psi, made_psi
 from tests.parity.verdicts import verdicts, with_verdict, write_rule_check
@@ -207,6 +208,15 @@ def test_fixtures_of_other_keys(tmp_path: Path) -> None:
     assert with_verdict(without, "pass") == {"rule_check.camera_default", "rule_check.camera_b"}
     assert without["rule_check.first4"] == "fail"
     assert without["rule_check.unit_test"] == "fail"
+
+
+def test_inputs_and_weights_of_the_instruments_follow_the_salt(tmp_path: Path) -> None:
+    found = rule_check_instruments(NumberRule("mine/"), Fixture(tmp_path, {}))
+    path = tmp_path / "rule_check_instruments.npz"
+    np.savez(path, **{name: np.asarray(value) for name, value in found.items()})
+    assert set(verdicts(path, "mine/").values()) == {"pass"}
+    # Nothing of them stays the same with other keys.
+    assert set(verdicts(path, "other/").values()) == {"fail"}
 
 
 def test_a_wrong_array_is_named(tmp_path: Path) -> None:
