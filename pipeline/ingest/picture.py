@@ -23,6 +23,7 @@ MOST_PIXELS = 200_000_000
 # MB at the limit.
 KEPT_PIXELS = 36_000_000
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
+USUAL_GAMMA = 1 / 2.2
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,7 +51,8 @@ def read_picture(path: str | Path) -> np.ndarray:
     path = Path(path)
     check_file(path)
     try:
-        with Image.open(path, formats=_formats(path)) as image:
+        # Not by its name: Pillow maps some files into memory then, and mixes up the lines of turned TIFFs.
+        with open(path, "rb") as file, Image.open(file, formats=_formats(path)) as image:
             picture = _read(image)
     except Rejected:
         raise
@@ -87,14 +89,18 @@ def _read(image: Image.Image) -> np.ndarray:
         raise Rejected(f"image too large: {width} x {height}")
     if min(width, height) < SMALLEST_SIDE:
         raise Rejected(f"image too small: {width} x {height}")
-    turn = TURNS.get(_orientation(image))
     shrink = _shrink_factor(width, height)
     # JPEG is decoded at a smaller scale at once, other formats are shrunk afterwards.
     image.draft(None, (width // shrink, height // shrink))
     image.load()
+    # Only now, as Pillow turns a TIFF while it loads, and reads the last chunks of a PNG.
+    turn = TURNS.get(_orientation(image))
     profile = image.info.get("icc_profile")
-    shown = image if image.width < width or shrink == 1 else _flat(image).reduce(shrink)
+    smaller = image.width * image.height < width * height
+    shown = image if smaller or shrink == 1 else _flat(image).reduce(shrink)
     shown = _to_srgb(_flat(shown), profile)
+    if not profile and "srgb" not in image.info:
+        shown = _with_usual_gamma(shown, image.info.get("gamma"))
     if turn is not None:
         shown = shown.transpose(turn)
     return np.array(shown)
@@ -163,6 +169,16 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             pass
     # A conversion copies, even where there is nothing to convert.
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _with_usual_gamma(image: Image.Image, gamma: float | None) -> Image.Image:
+    """The picture in sRGB of a PNG that says by which exponent its numbers follow from light."""
+    # One of 1 / 2.2 is what screens have.
+    if not gamma or abs(gamma - USUAL_GAMMA) < 0.02:
+        return image
+    light = np.linspace(0.0, 1.0, 256) ** (1.0 / gamma)
+    levels = np.rint(255.0 * light**USUAL_GAMMA)
+    return image.point(levels.astype(int).tolist() * 3)
 
 
 @cache

@@ -232,9 +232,18 @@ class Video:
             films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
             if not films:
                 raise Rejected("no video stream")
-            if films[0].codec_context is None:
+            # The first of those that are alike: beside the film may lie a preview, or other sizes of it.
+            film = max(films, key=_prominence)
+            if film.codec_context is None:
                 raise Rejected("cannot be read: a coding that is not known here")
-            yield container, films[0]
+            yield container, film
+
+
+def _prominence(stream: av.VideoStream) -> tuple[bool, int]:
+    """By what a player chooses among several streams: which is marked, then which has the most pixels."""
+    if stream.codec_context is None:
+        return False, 0
+    return bool(stream.disposition & Disposition.default), stream.width * stream.height
 
 
 class _Clock:

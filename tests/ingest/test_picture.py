@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.ingest import picture as module
 from pipeline.ingest.files import Rejected
@@ -176,14 +177,18 @@ def test_a_profile_that_does_not_fit_is_not_heeded(tmp_path):
     assert (read_picture(grey) == 90).all()
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "grey.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation, name):
     picture = np.zeros((32, 48, 3), np.uint8)
     picture[:16, :16] = 255
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = tmp_path / "x.png"
-    Image.fromarray(picture).save(path, exif=exif)
+    path = tmp_path / name
+    image = Image.fromarray(picture)
+    if name == "grey.tif":
+        image = image.convert("L")
+    image.save(path, exif=exif)
     half_turn = np.rot90(picture, 2)
     expected = {
         1: picture,
@@ -197,6 +202,20 @@ def test_exif_orientation(tmp_path, orientation):
     }
     found = read_picture(path)
     np.testing.assert_array_equal(found, expected[orientation])
+
+
+def test_the_gamma_of_a_png(tmp_path):
+    """Numbers that are light itself are shown brighter; the usual gamma changes nothing."""
+    path = tmp_path / "x.png"
+    found = {}
+    for gamma in (45_455, 100_000):
+        chunks = PngInfo()
+        chunks.add(b"gAMA", struct.pack(">I", gamma))
+        Image.new("RGB", (20, 20), COLOUR).save(path, pnginfo=chunks)
+        found[gamma] = read_picture(path)[0, 0]
+    np.testing.assert_array_equal(found[45_455], COLOUR)
+    brighter = 255 * (np.array(COLOUR) / 255) ** (1 / 2.2)
+    np.testing.assert_array_equal(found[100_000], np.rint(brighter))
 
 
 def test_odd_exif_numbers_lose_no_photo(tmp_path):

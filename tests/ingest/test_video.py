@@ -11,6 +11,7 @@ from av.stream import Disposition
 from pipeline.ingest.files import Rejected
 from pipeline.ingest.video import SPARSE, Video
 from tests.ingest.films import (
+    SIDE,
     copy_packets,
     number_of,
     numbered,
@@ -324,6 +325,25 @@ def test_the_cover_is_not_the_film(tmp_path):
                 packet.stream = film
                 new.mux(packet)
     assert numbers(Video(tmp_path / "covered.mp4")) == list(range(10))
+
+
+def test_of_several_films_the_largest_is_shown(tmp_path):
+    """A preview lies before the film itself."""
+    with av.open(str(tmp_path / "both.mkv"), "w") as both:
+        for side in (32, SIDE):
+            stream = both.add_stream("libx264", rate=25)
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        for place in range(10):
+            for stream in both.streams:
+                picture = picture_of(place, stream.width, stream.height)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                both.mux(stream.encode(frame))
+        for stream in both.streams:
+            both.mux(stream.encode())
+    video = Video(tmp_path / "both.mkv")
+    assert (video.width, video.height) == (SIDE, SIDE)
+    assert numbers(video) == list(range(10))
 
 
 def moving_bar(place):
