@@ -21,6 +21,7 @@ from model.fast.layers import convolutions, run_layers
 from model.fast.memory import keep_memory
 from model.fast.renderer import NOTHING, SHARE, FastRenderer
 from model.fast.superresolution import FastSuperResolution
+from model.head.deform import NeckField
 from model.psi.encoders import with_coordinates
 from model.psi.network import Psi
 from model.psi.projection import motion_change
@@ -36,10 +37,11 @@ class Source:
     detail_BWRR: Tensor  # its half of the tri-plane decoder's first convolution
     background_BFnn: Tensor  # in [0, 1]
     scale: float | Tensor  # of the motion
-    # Where source features are projected: those of the portrait alone, its camera and its motion.
+    # Where source features are projected: those of the portrait alone, its camera, its motion and its neck.
     seen_BWSS: Tensor | None = None
     camera_B25: Tensor | None = None
     motion_BM: Tensor | None = None
+    posing: NeckField | None = None
 
 
 class FastPsi:
@@ -89,6 +91,7 @@ class FastPsi:
         motion_source_BM: Tensor | None,
         motion_scale: float | Tensor = 1.0,
         camera_source_B25: Tensor | None = None,
+        posing_source: NeckField | None = None,
     ) -> Source:
         """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
         # All feature maps keep the layout of the image: channels last, as oneDNN's convolutions want them.
@@ -104,7 +107,13 @@ class FastPsi:
         if self.projection is None:
             return known
         seen = self.projection.seen(image[:, :3], camera_source_B25)
-        return replace(known, seen_BWSS=seen, camera_B25=camera_source_B25, motion_BM=motion_source_BM)
+        return replace(
+            known,
+            seen_BWSS=seen,
+            camera_B25=camera_source_B25,
+            motion_BM=motion_source_BM,
+            posing=posing_source,
+        )
 
     @torch.inference_mode()
     def planes(self, source: Source, motion_driving_BM: Tensor | None) -> Planes:
@@ -117,7 +126,7 @@ class FastPsi:
         change = motion_change(source.motion_BM, motion_driving_BM, source.scale)
         change = None if change is None else change.to(self.dtype)
         portrait = self.projection(source.seen_BWSS, canonical, change)
-        return Planes(triplanes, portrait.float(), source.camera_B25)
+        return Planes(triplanes, portrait.float(), source.camera_B25, source.posing)
 
     @torch.inference_mode()
     def render(
@@ -142,8 +151,10 @@ class FastPsi:
         motion_scale: float | Tensor = 1.0,
         deform: Deform | None = None,
         camera_source_B25: Tensor | None = None,
+        posing_source: NeckField | None = None,
     ) -> Rendering:
         """`source`, `planes` and `render` in one call."""
-        source = self.source(source_B3SS, motion_source_BM, motion_scale, camera_source_B25)
+        taken_by = (camera_source_B25, posing_source)
+        source = self.source(source_B3SS, motion_source_BM, motion_scale, *taken_by)
         planes = self.planes(source, motion_driving_BM)
         return self.render(planes, source, cameras_BV25, deform)

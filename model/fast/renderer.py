@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.head.deform import NeckField
 from model.psi.projection import PortraitFeatures
 from model.volume.colour_decoder import LARGEST, SHIFT, STRETCH, ColourDecoder
 from model.volume.planes import PAIRS, Planes, picture_cells
@@ -154,7 +155,7 @@ class HeadFeatures:
     def __init__(self, planes: Planes, box: float, projection: PortraitFeatures | None) -> None:
         self.texels = Texels(planes.triplanes_B3CRR, box)
         self.batch = self.texels.batch
-        self.projection = projection
+        self.projection, self.posing = projection, planes.posing
         if projection is not None:
             self.portraits = PortraitTexels(planes.portrait_BCSS, planes.camera_B25)
 
@@ -163,6 +164,8 @@ class HeadFeatures:
         features = self.texels.features(points_M3, heads_M)
         if self.projection is None:
             return features
+        if self.posing is not None:
+            points_M3 = self.posing.of_heads(points_M3, heads_M)
         found = self.portraits.features(points_M3, heads_M)
         return self.projection.mix(features, found)
 
@@ -250,8 +253,10 @@ class FastRenderer:
     ) -> tuple[Rays, float]:
         """The rays, with depths and weights of the coarse pass, and the share of samples that got colours."""
         head = self.features(planes)
-        # A GPU needs no threads, and a deformation that a caller brings need not bear two of them.
-        alone = planes.triplanes_B3CRR.device.type != "cpu" or deform is not None
+        # A GPU needs no threads, and a deformation that a caller brings need not bear two of them; a neck
+        # field does.
+        shared = deform is None or isinstance(deform, NeckField)
+        alone = planes.triplanes_B3CRR.device.type != "cpu" or not shared
         coarse = self._coarse(head, cameras_BV25, deform, alone)
         opacity_BM = coarse.weights.sum(-1)
         depth_BM = expected_depth(coarse.depths, coarse.weights, opacity_BM)

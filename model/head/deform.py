@@ -16,6 +16,7 @@ from model.head.scatter import first_minimum
 from model.head.vectors import dot, square_length, turned
 
 CHUNK = 1 << 20  # pairs of points and triangles or vertices held at once
+ROUNDING = 1e-6  # of sums of squares in float32, relative
 FINE, COARSE = 24, 8  # cells a side of the neck field's grids
 BOX = 1.3  # side of the cube that the neck field covers, world units
 PARTS = ("eyes", "face", "mouth")
@@ -91,26 +92,57 @@ def closest_on_mesh(
     Exact. Of equally near faces the one with the lowest index is taken.
     """
     corners_F33 = vertices_V3[faces_F3]
-    centre_F3 = corners_F33.mean(1)
-    spoke_F33 = corners_F33 - centre_F3[:, None]
-    radius_F = spoke_F33.norm(dim=-1).amax(1)
+    # A vertex of no face says nothing of where the mesh is.
+    corner_C3 = vertices_V3[faces_F3.unique()]
     points_at_once = max(1, CHUNK // len(faces_F3))
     results = []
     for points_n3 in points_N3.split(points_at_once):
-        # A triangle lies within its radius of its centre: it can only win if it comes as near as the best
-        # guarantee. That leaves a few pairs of a point and a face, out of thousands of faces a point.
-        to_centre_nF = torch.cdist(points_n3, centre_F3, compute_mode="donot_use_mm_for_euclid_dist")
-        bound_n1 = (to_centre_nF + radius_F).amin(1, keepdim=True)
-        # The rounding of the distances must not cost the winner.
-        widened_n1 = bound_n1 * (1 + 1e-5) + 1e-7
-        candidates_nF = to_centre_nF - radius_F <= widened_n1
-        row_P, face_P = candidates_nF.nonzero(as_tuple=True)
+        row_P, face_P = _candidates(points_n3, corners_F33, corner_C3)
         weights_P3, distance2_P = closest_on_triangles(points_n3[row_P], corners_F33[face_P])
         nearest_n, first_n = first_minimum(distance2_P, row_P, len(points_n3))
         results.append((face_P[first_n], weights_P3[first_n], nearest_n))
     columns = zip(*results, strict=True)
     face_N, weights_N3, distance2_N = (torch.cat(column) for column in columns)
     return face_N, weights_N3, distance2_N
+
+
+def _candidates(
+    points_n3: Tensor,
+    corners_F33: Tensor,
+    corner_C3: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Rows (P,) and faces (P,) of the pairs that may be nearest, by rows and then faces.
+
+    Of thousands of faces a point they leave a few: those that come as near as some `corner_C3` of a face.
+    """
+    height2_n1 = square_length(points_n3)[:, None]
+    corner2_C = square_length(corner_C3)
+    # |p - c|^2 = |p|^2 + |c|^2 - 2 p.c is ten times faster than differences, and rounds at the size of its
+    # terms. Bounds are wider by that.
+    slack_n1 = ROUNDING * (height2_n1 + corner2_C.max())
+    product_nC = torch.addmm(corner2_C, points_n3, corner_C3.T, alpha=-2)
+    bound2_n1 = product_nC.amin(1, keepdim=True) + height2_n1 + slack_n1
+    bound_n1 = bound2_n1.clamp_min(0).sqrt()
+
+    # A triangle lies within the radius r of its centre c, and can win if |p - c| <= bound + r. Squared, that
+    # is one product of (p, bound) and (-2 c, -2 r).
+    centre_F3 = corners_F33.mean(1)
+    spoke_F33 = corners_F33 - centre_F3[:, None]
+    radius_F1 = spoke_F33.norm(dim=-1).amax(1, keepdim=True)
+    known_n4 = torch.cat([points_n3, bound_n1], dim=1)
+    sphere_F4 = torch.cat([centre_F3, radius_F1], dim=1)
+    rest_F = square_length(centre_F3) - radius_F1[:, 0].square()
+    product_nF = torch.addmm(rest_F, known_n4, sphere_F4.T, alpha=-2)
+    near_nF = product_nF <= bound_n1.square() - height2_n1 + slack_n1
+    row_P, face_P = near_nF.nonzero(as_tuple=True)
+
+    # Long triangles fill little of their sphere, and more of their box.
+    low_F3, high_F3 = corners_F33.aminmax(dim=1)
+    point_P3 = points_n3[row_P]
+    in_box_P3 = torch.minimum(torch.maximum(point_P3, low_F3[face_P]), high_F3[face_P])
+    box2_P = square_length(point_P3 - in_box_P3)
+    meets_P = box2_P <= (bound2_n1 + slack_n1)[row_P, 0]
+    return row_P[meets_P], face_P[meets_P]
 
 
 def nearest_vertices(
@@ -194,9 +226,22 @@ class NeckField:
         for _ in range(2):
             padded = F.pad(coarse_B3GGG, (1, 1, 1, 1, 1, 1), mode="replicate")
             coarse_B3GGG = F.avg_pool3d(padded, 3, stride=1)
-        self.fine = torch.cat([fine_B3GGG, distance2_B1GGG], dim=1)
-        self.coarse = coarse_B3GGG
-        self.low = fine_B3GGG.new_full((3,), -box / 2)
+        fine_B4GGG = torch.cat([fine_B3GGG, distance2_B1GGG], dim=1)
+        self.fine, self.coarse, self.box = fine_B4GGG, coarse_B3GGG, box
+
+    @classmethod
+    def of_grids(cls, fine_B4GGG: Tensor, coarse_B3GGG: Tensor, box: float = BOX) -> "NeckField":
+        """A field of its own grids `fine` and `coarse`, the latter being smooth already."""
+        field = cls.__new__(cls)
+        field.fine, field.coarse, field.box = fine_B4GGG, coarse_B3GGG, box
+        return field
+
+    def __len__(self) -> int:
+        return len(self.fine)
+
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> "NeckField":
+        """The fields of some of the heads."""
+        return self.of_grids(self.fine[rows], self.coarse[rows], self.box)
 
     @classmethod
     @torch.no_grad()
@@ -240,13 +285,26 @@ class NeckField:
         batch = len(points_BN3)
         fine_grid = self.fine.expand(batch, -1, -1, -1, -1)
         coarse_grid = self.coarse.expand(batch, -1, -1, -1, -1)
-        fine_BN4 = look_up(fine_grid, points_BN3, self.low, -self.low, "zeros")
-        coarse_BN3 = look_up(coarse_grid, points_BN3, self.low, -self.low, "zeros")
+        low_3 = points_BN3.new_full((3,), -self.box / 2)
+        fine_BN4 = look_up(fine_grid, points_BN3, low_3, -low_3, "zeros")
+        coarse_BN3 = look_up(coarse_grid, points_BN3, low_3, -low_3, "zeros")
         offset_BN3 = fine_BN4[..., :3]
         distance2_BN1 = fine_BN4[..., 3:]
         beyond_BN1 = (distance2_BN1 - 3e-3).relu()
         weight_BN1 = torch.exp(-1000.0 * beyond_BN1)
         return points_BN3 + coarse_BN3 + weight_BN1 * (offset_BN3 - coarse_BN3)
+
+    @torch.no_grad()
+    def of_heads(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
+        """The same for points (M, 3) of the heads `heads_M`; None when there is one field for all."""
+        if heads_M is None or len(self) == 1:
+            return self(points_M3[None])[0]
+        moved_M3 = torch.empty_like(points_M3)
+        for head in range(len(self)):
+            rows = (heads_M == head).nonzero()[:, 0]
+            own = points_M3.index_select(0, rows)
+            moved_M3[rows] = self[head : head + 1](own[None])[0]
+        return moved_M3
 
 
 def surface_offset(

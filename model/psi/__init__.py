@@ -5,5 +5,5 @@ motion_encoder.MotionEncoder  E_mot
 checkpointing.recompute  less memory in training
 reference.ReferencePsi   Psi in the published order of operations, for comparison
 
-May import layers, volume and sizes.
+May import head, layers, volume and sizes.
 """

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.head.deform import NeckField
 from model.psi import projection
 from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder
@@ -61,10 +62,11 @@ class Psi(nn.Module):
         deform: Deform | None = None,
         generator: torch.Generator | None = None,
         camera_source_B25: Tensor | None = None,
+        posing_source: NeckField | None = None,
     ) -> Rendering:
         """`planes`, `background_feature` and `render` in one call."""
         motions = (motion_source_BM, motion_driving_BM)
-        planes = self.planes(source_B3SS, *motions, motion_scale, camera_source_B25)
+        planes = self.planes(source_B3SS, *motions, motion_scale, camera_source_B25, posing_source)
         background = self.background_feature(source_B3SS)
         return self.render(planes, background, cameras_BV25, deform, generator)
 
@@ -75,11 +77,14 @@ class Psi(nn.Module):
         motion_driving_BM: Tensor | None,
         motion_scale: float | Tensor = 1.0,
         camera_source_B25: Tensor | None = None,
+        posing_source: NeckField | None = None,
     ) -> Planes:
         """What source portraits in [-1, 1] with the driving motion are rendered from.
 
         `motion_scale` 0 is Psi_3d: neither motion matters and both may be None. It may be a tensor (B, 1, 1).
-        The camera of the source counts where source features are projected, and may be None elsewhere.
+        The camera of the source counts where source features are projected, and may be None elsewhere. So
+        does `posing_source`, which takes points of the un-posed head to the head that this camera saw; with
+        None the camera holds all of the head's turn.
         """
         appearance = self.encoder_global(source_B3SS)
         canonical = self.encoder_canonical(appearance, motion_source_BM, motion_driving_BM, motion_scale)
@@ -89,7 +94,8 @@ class Psi(nn.Module):
             return Planes(triplanes)
         seen = self.projection.seen(source_B3SS, camera_source_B25)
         change = motion_change(motion_source_BM, motion_driving_BM, motion_scale)
-        return Planes(triplanes, self.projection(seen, canonical, change), camera_source_B25)
+        portrait = self.projection(seen, canonical, change)
+        return Planes(triplanes, portrait, camera_source_B25, posing_source)
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""
@@ -145,7 +151,8 @@ class Psi(nn.Module):
         features = self.plane_features(planes, points_BN3)
         if self.projection is None:
             return features
-        found = sample_portrait(planes.portrait_BCSS, planes.camera_B25, points_BN3)
+        seen_BN3 = planes.in_portrait(points_BN3)
+        found = sample_portrait(planes.portrait_BCSS, planes.camera_B25, seen_BN3)
         return self.projection.mix(features, found)
 
     def plane_features(self, planes: Planes, points_BN3: Tensor) -> Tensor:

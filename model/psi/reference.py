@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from model.head.deform import NeckField
 from model.psi.network import Psi
 from model.volume.planes import Planes, sample_planes_reference, sample_portrait_reference
 from model.volume.renderer import (
@@ -36,12 +37,14 @@ class ReferencePsi:
         motion_driving_BM: Tensor | None,
         motion_scale: float | Tensor = 1.0,
         camera_source_B25: Tensor | None = None,
+        posing_source: NeckField | None = None,
     ) -> Planes:
         """As `Psi.planes`."""
         # Attention by this backend is the scores as a whole, their softmax, their product with the values.
         with sdpa_kernel(SDPBackend.MATH):
             motions = (motion_source_BM, motion_driving_BM)
-            return self.psi.planes(source_B3SS, *motions, motion_scale, camera_source_B25)
+            taken_by = (camera_source_B25, posing_source)
+            return self.psi.planes(source_B3SS, *motions, motion_scale, *taken_by)
 
     @torch.inference_mode()
     def render(
@@ -108,7 +111,8 @@ class ReferencePsi:
         feature_BNC = sample_planes_reference(planes.triplanes_B3CRR, points_BN3, psi.sizes.box)
         if psi.projection is None:
             return feature_BNC
-        found = sample_portrait_reference(planes.portrait_BCSS, planes.camera_B25, points_BN3)
+        seen_BN3 = planes.in_portrait(points_BN3)
+        found = sample_portrait_reference(planes.portrait_BCSS, planes.camera_B25, seen_BN3)
         return psi.projection.mix(feature_BNC, found)
 
     def __call__(
@@ -120,8 +124,9 @@ class ReferencePsi:
         motion_scale: float | Tensor = 1.0,
         deform: Deform | None = None,
         camera_source_B25: Tensor | None = None,
+        posing_source: NeckField | None = None,
     ) -> Rendering:
         """`planes` and `render` in one call."""
         motions = (motion_source_BM, motion_driving_BM)
-        planes = self.planes(source_B3SS, *motions, motion_scale, camera_source_B25)
+        planes = self.planes(source_B3SS, *motions, motion_scale, camera_source_B25, posing_source)
         return self.render(planes, source_B3SS, cameras_BV25, deform)

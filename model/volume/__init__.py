@@ -1,4 +1,4 @@
 """Volume rendering: planes, rays, colours, super-resolution.
 
-May import layers and sizes.
+May import head, layers and sizes.
 """

@@ -6,7 +6,7 @@ averaged (the paper's equation sums them, the published networks average). Gradi
 the points.
 
 A portrait is a fourth plane where source features are projected: a point lies in it where the source's camera
-sees it.
+sees it. Where a neck field un-poses points, the source's own one has to pose them first.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from model.head.deform import NeckField
 
 PAIRS = ((0, 1), (1, 2), (2, 0))  # coordinates along the width and the height of each plane
 
@@ -26,11 +28,17 @@ class Planes:
     # Features in the portrait, and the camera that took it; none as published.
     portrait_BCSS: Tensor | None = None
     camera_B25: Tensor | None = None
+    # From the un-posed head to the head as the portrait has it; none where the two are one.
+    posing: NeckField | None = None
 
     def __getitem__(self, rows: slice | Tensor | list[int]) -> "Planes":
         """Some of the heads."""
-        parts = (self.triplanes_B3CRR, self.portrait_BCSS, self.camera_B25)
+        parts = (self.triplanes_B3CRR, self.portrait_BCSS, self.camera_B25, self.posing)
         return Planes(*(None if part is None else part[rows] for part in parts))
+
+    def in_portrait(self, points_BN3: Tensor) -> Tensor:
+        """Where the portrait's camera saw points of the canonical space, (B, N, 3)."""
+        return points_BN3 if self.posing is None else self.posing(points_BN3)
 
 
 def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:

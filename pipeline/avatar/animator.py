@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from model.fast.psi import FastPsi, Source
+from model.head.flame import Flame
 from model.psi.motion_encoder import MotionEncoder, motion_crop
 from model.psi.network import Psi
 from model.sizes import Sizes
@@ -24,7 +25,9 @@ from pipeline.core import paths
 from pipeline.core.device import choose_device
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
+from pipeline.geometry import head_model
 from pipeline.geometry.label import Label, Motion
+from pipeline.geometry.neck import Neck, Posed, TurningNeck, with_necks
 
 PICTURES_AT_ONCE = 8
 
@@ -47,11 +50,25 @@ class Avatar:
     weights: str
 
 
+@dataclass(frozen=True)
+class Turns:
+    """How heads turn on their shoulders, for a Psi that was trained with a neck field.
+
+    `by_camera` says that the cameras are given in the frame of the head, and hold these turns as well.
+    """
+
+    labels_N437: np.ndarray
+    by_camera: bool
+
+
 class Animator:
     """The networks of one process."""
 
-    def __init__(self, weights: Weights, device: str = "cpu") -> None:
-        """Raises UserError when weights are missing, naming their stage, or damaged, or do not fit."""
+    def __init__(self, weights: Weights, device: str = "cpu", head: str = "standin") -> None:
+        """`head` is the head model that turns necks, as flame.model of params.yaml.
+
+        Raises UserError when weights are missing, naming their stage, or damaged, or do not fit.
+        """
         state, self.facts = _read(weights.psi, "train")
         encoder, facts = _read(weights.motion, "pretrain@motion")
         self.device = choose_device(device)
@@ -59,6 +76,10 @@ class Animator:
             # Sizes are those of the weights and not of params.yaml: an imported Psi needs no other params.
             self.sizes = sizes_of(self.facts)
             self.driven_by = self.facts["motion"]
+            # Older weights were trained without a neck field, and say nothing of it.
+            self.neck = Neck()
+            if self.facts.get("neck") == "field":
+                self.neck = TurningNeck(Flame(head_model.load(head)).to(self.device))
             psi = Psi(self.sizes.driven_by(self.driven_by))
             self.psi = FastPsi(self._frozen(psi, state))
             if facts["sizes"] != asdict(self.sizes.motion):
@@ -99,17 +120,22 @@ class Animator:
         """What is kept of a photo."""
         pictures = portrait.picture_SS3[None]
         motion = self.motion(pictures, portrait.points_702[None], portrait.label_437[None])
-        camera = torch.from_numpy(portrait.label_437[None, Label.CAMERA]).to(self.device)
-        source = self.psi.source(image_batch(pictures).to(self.device), motion, 1.0, camera)
+        source = self.psi.source(image_batch(pictures).to(self.device), motion, 1.0, *self.taken_by(portrait))
         return Avatar(portrait, motion, source, self.facts["sha256"])
+
+    def taken_by(self, portrait: Portrait) -> Posed:
+        """The camera that took a photo, and how the neck was turned before it: a clip of one frame."""
+        label = torch.from_numpy(with_necks(portrait.label_437[None])).to(self.device)
+        return self.neck.source(label[:, Label.CAMERA], label)
 
     def pictures(
         self,
         avatar: Avatar,
         motion_NM: Tensor,
         cameras_N25: np.ndarray,
+        turns: Turns | None = None,
     ) -> Iterator[np.ndarray]:
-        """A picture (S, S, 3) uint8 for each motion and its camera."""
+        """A picture (S, S, 3) uint8 for each motion and its camera. Without `turns` necks are at rest."""
         cameras = torch.from_numpy(cameras_N25).to(self.device)
         # A batch spares a small network most of its overhead, and holds eight tri-planes of a large one.
         for start in range(0, len(motion_NM), PICTURES_AT_ONCE):
@@ -117,17 +143,35 @@ class Animator:
             motion = motion_NM[rows]
             source = repeated(avatar.source, len(motion))
             planes = self.psi.planes(source, motion)
-            rendering = self.psi.render(planes, source, cameras[rows, None])
+            posed = self._posed(avatar, cameras[rows, None], turns, rows)
+            rendering = self.psi.render(planes, source, posed.camera, posed.field)
             yield from to_uint8(rendering.image)
+
+    def _posed(
+        self,
+        avatar: Avatar,
+        cameras_BV25: Tensor,
+        turns: Turns | None,
+        rows: slice,
+    ) -> Posed:
+        """The heads of some frames on the shoulders of an avatar."""
+        if turns is None:
+            return Posed(cameras_BV25, None)
+        # The shape is that of the photo (facts 8).
+        labels = turns.labels_N437[rows].copy()
+        labels[:, Label.SHAPE] = avatar.portrait.label_437[Label.SHAPE]
+        moved = torch.from_numpy(labels).to(self.device)
+        posed = self.neck.driven(cameras_BV25, moved)
+        return posed if turns.by_camera else Posed(cameras_BV25, posed.field)
 
 
 def repeated(source: Source, count: int) -> Source:
     """The same portrait `count` times."""
-    # Views of one memory, not copies.
+    # Views of one memory, not copies; one neck field serves any number of heads.
     parts = {
         field.name: value.expand(count, *value.shape[1:])
         for field in fields(source)
-        if field.name != "scale" and (value := getattr(source, field.name)) is not None
+        if field.name not in ("scale", "posing") and (value := getattr(source, field.name)) is not None
     }
     return replace(source, **parts)
 

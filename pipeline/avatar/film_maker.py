@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from torch import Tensor
 
-from pipeline.avatar.animator import Avatar, Weights
+from pipeline.avatar.animator import Avatar, Turns, Weights
 from pipeline.avatar.driver import Driver, steady_distance
 from pipeline.avatar.film import with_sound
 from pipeline.avatar.relative import reference_frame, relative_motion
@@ -24,6 +24,7 @@ from pipeline.core.progress import progress
 from pipeline.engine.work_unit import WorkUnit
 from pipeline.geometry import camera_path
 from pipeline.geometry.label import Label
+from pipeline.geometry.neck import with_necks
 from pipeline.store.shards import Sample, encode_png
 
 PHOTOS_AT_ONCE = 8  # of a unit; so many avatars and drivers are kept
@@ -103,7 +104,8 @@ class FilmMaker:
             rest = reference_frame(driver, self.look.relative, self.studio.head_model)
             motion_NM = relative_motion(avatar.motion_1M, motion_NM, rest)
         cameras = cameras_of(self.look.camera, driver, self.studio.front.smooth)
-        results = self.studio.animator.pictures(avatar, motion_NM, cameras)
+        turns = turns_of(self.look.camera, driver)
+        results = self.studio.animator.pictures(avatar, motion_NM, cameras, turns)
         label = f"{name} by {driver.frames.path.name}"
         watched = progress(results, label=label, total=len(driver), unit="frames")
         return encode_mp4(montage.pictures(watched), driver.rate, driver.seconds_N.tolist())
@@ -207,6 +209,19 @@ def cameras_of(
     # Round after round for a long film, rather than one slow one.
     round_trip = max(1, round(ORBIT_SECONDS * driver.rate))
     return camera_path.orbit(round_trip)[np.arange(len(driver)) % round_trip]
+
+
+def turns_of(kind: Camera, driver: Driver) -> Turns | None:
+    """How the head turns on its shoulders in each frame; None while the camera goes around a still head.
+
+    Seen from in front it turns as far as the driver's does (facts 8). Otherwise the camera keeps the mean
+    rotation of the film.
+    """
+    if kind == "orbit":
+        return None
+    if kind == "front":
+        return Turns(driver.labels_N437, by_camera=False)
+    return Turns(with_necks(driver.labels_N437), by_camera=True)
 
 
 def film_key(photo: str | Path, driver: str | Path) -> str:

@@ -21,7 +21,6 @@ from pipeline.avatar.animator import Animator, Avatar
 from pipeline.avatar.front_end import Portrait
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
-from pipeline.geometry.label import Label
 
 SUFFIX = ".avatar"
 KIND, FORMAT = "psi4d avatar", 1
@@ -105,7 +104,7 @@ def _tensors(avatar: Avatar) -> dict[str, Tensor]:
         "detail": source.detail_BWRR,
         "background": source.background_BFnn,
     }
-    # Only where source features are projected; the camera is in the label.
+    # Only where source features are projected; the camera and the neck are in the label.
     if source.seen_BWSS is not None:
         tensors["seen"] = source.seen_BWSS
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -126,8 +125,8 @@ def _avatar(
     motion = tensors["motion"].to(animator.device)
     source = Source(maps["tokens"], maps["detail"], maps["background"], 1.0)
     if "seen" in maps:
-        camera = tensors["label"][None, Label.CAMERA].to(animator.device)
-        source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera, motion_BM=motion)
+        camera, posing = animator.taken_by(portrait)
+        source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera, motion_BM=motion, posing=posing)
     return Avatar(portrait, motion, source, about["weights"])
 
 

@@ -26,7 +26,7 @@ class Studio:
         """Raises UserError when the networks cannot be used."""
         # With more threads the last bits are others, and a film shall be the same alone and among others.
         torch.set_num_threads(1)
-        self.animator = Animator(weights, params.machine.device)
+        self.animator = Animator(weights, params.machine.device, params.flame.model)
         self.front = FrontEnd(params, self.animator.sizes.image)
         self.head_model = params.flame.model
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipeline.clips.necks import necks_of
 from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
@@ -31,7 +32,7 @@ class Frame:
     mask: Tensor  # (1, S, S) in [0, 1]
     motion: Tensor  # (M,)
     camera: Tensor  # (25,) fitted
-    label: Tensor  # (437,) fitted
+    label: Tensor  # (437,) fitted; of a cache the neck is what the clip's rotation leaves of the head's turn
 
 
 class HeldOutClips(ABC):
@@ -156,6 +157,7 @@ class CachedClips(HeldOutClips):
         """`motion` is emot or flame; `bad` and `most` are those of all held-out clips."""
         # Only rows of this split become Python's: of the others there are millions.
         self.index, self.motion = ViewIndex(views), motion
+        self.necks = necks_of(self.index)
         columns = self.index.columns(["key", "clip", "split"])
         mine = pc.equal(columns["split"].cast(pa.string()), split)
         frames = np.flatnonzero(mine.to_numpy())
@@ -167,6 +169,7 @@ class CachedClips(HeldOutClips):
         fields = (Views.image, Views.mask, Views.motion, Views.cameras, Views.label)
         sample = self.index.read(self.place[key], {field.file for field in fields})
         label = Views.label.tensor(sample)
+        label[Label.NECK] = torch.from_numpy(self.necks[self.place[key]])
         # Row 0 of motions and cameras is the frame itself; the others are rendered views.
         if self.motion == "flame":
             motion = Motion.of(label).pack()

@@ -56,6 +56,7 @@ class Ingest(Section):
     portrait_size: Annotated[int, Field(ge=64)]  # pixels of generated portraits
     clip_size: Annotated[int, Field(ge=64, multiple_of=2)]  # H.264 with 4:2:0 colour wants even sides
     fps: Positive
+    neck_share: Probability  # of the head's turn in a generated clip: what its shoulders do not follow
     min_face: Positive  # pixels
     max_outside: Probability  # the share of a head that may lie beyond the edge of its picture
     min_frames: Positive
@@ -215,6 +216,9 @@ class Train(Training):
     motion_learning_rate_scale: Factor
     init: Literal["psi3d", "random", "official"]  # official: the published Psi is trained further
     motion: Literal["emot", "flame"]
+    # field: cameras keep the mean rotation of a clip, the rest turns the neck, as published. none: cameras
+    # hold all of the head's turn, and shoulders turn with it.
+    neck: Literal["none", "field"]
     substitute_p: Probability
     substitute_q: Probability
     # Whether heads of pseudo targets are up to 3 % smaller while their eyes are closed, as published.

@@ -1,18 +1,21 @@
 """The pictures that Psi and Psi_3d make of real frames, and the frame as it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.head.flame import Flame
 from model.psi.network import Psi
 from model.sizes import Sizes
 from model.weights import load_weights
 from pipeline.clips.held_out import Frame, stack_frames
 from pipeline.core.errors import UserError
+from pipeline.geometry.label import Label
+from pipeline.geometry.neck import neck_of
 
 # So many sources are drawn together, which bounds the memory that it takes.
 BATCH = 8
@@ -35,14 +38,19 @@ class Synthesizers:
         sizes: Sizes,
         psi: Path,
         psi3d: Path,
+        flame: Flame,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Raises UserError when the weights in the folders cannot be read or have other sizes."""
+        """`flame` is on `device`, too: where Psi was trained with a neck field, it turns the necks.
+
+        Raises UserError when the weights in the folders cannot be read or have other sizes.
+        """
         try:
             # How Psi is driven decides on the size of its first layers, so the file says it.
             weights, facts = load_weights(psi / "psi.safetensors")
             self.motion = facts["motion"]
             self.psi = _frozen(Psi(sizes.driven_by(self.motion)), weights, device)
+            self.neck = neck_of(facts.get("neck", "none"), flame)
             weights, _ = load_weights(psi3d / "psi3d.safetensors")
             self.psi3d = _frozen(Psi(sizes), weights, device)
         except (ValueError, KeyError, RuntimeError) as error:
@@ -57,7 +65,8 @@ class Synthesizers:
     ) -> Drawn:
         """V pictures of each source under the motion of its driving frame, (N * V, ...).
 
-        They are in the order of the sources, then of their cameras. `method` is psi, psi3d or copy.
+        They are in the order of the sources, then of their cameras, which are given in the frame of the
+        head. `method` is psi, psi3d or copy.
         """
         if method == "copy":
             views = cameras_NV25.shape[1]
@@ -81,7 +90,21 @@ class Synthesizers:
         if method == "psi":
             own = stack_frames(sources, "motion")
             driving = stack_frames(drivings, "motion")
-            rendering = self.psi(image, own, driving, cameras, camera_source_B25=camera_source)
+            labels = stack_frames(sources, "label")
+            # The source's own shape turns as the driving neck does (facts 8).
+            shape = Label.split(labels).shape
+            moved = replace(Label.split(stack_frames(drivings, "label")), shape=shape)
+            posed = self.neck.driven(cameras, moved.pack())
+            taken_by = self.neck.source(camera_source, labels)
+            rendering = self.psi(
+                image,
+                own,
+                driving,
+                posed.camera,
+                deform=posed.field,
+                camera_source_B25=taken_by.camera,
+                posing_source=taken_by.field,
+            )
         else:
             rendering = self.psi3d(image, None, None, cameras, 0.0, camera_source_B25=camera_source)
         # The volume is rendered with fewer rays than the image has pixels.

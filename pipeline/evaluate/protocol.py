@@ -94,7 +94,7 @@ def evaluate(
     section = params.evaluate
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
     instruments = Instruments(params, perception, known)
-    synthesizers = Synthesizers(params.networks, psi, psi3d, instruments.device)
+    synthesizers = Synthesizers(params.networks, psi, psi3d, instruments.flame, instruments.device)
     motion, device = synthesizers.motion, instruments.device
     clips = CachedClips(views, motion, section.split, device, bad, section.clips)
 

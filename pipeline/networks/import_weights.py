@@ -353,7 +353,9 @@ def _psi(nodes: Mapping[str, Any], sizes: Sizes) -> tuple[dict[str, Any], dict[s
     width = "encoder_canonical.maps.0.weight"
     shape = shape_of(nodes[width]) if width in nodes else None
     is_flame = shape == by_flame[width].shape
-    facts = {"network": "psi", "sizes": asdict(sizes), "motion": "flame" if is_flame else "emot"}
+    motion = "flame" if is_flame else "emot"
+    # The published Psi was trained with necks that turn (facts 4.7).
+    facts = {"network": "psi", "sizes": asdict(sizes), "motion": motion, "neck": "field"}
     return facts, by_flame if is_flame else by_emot
 
 

@@ -19,7 +19,7 @@ from pipeline.synthetic.scene import EXTRA, Moment
 Weights = Mapping[str, float]  # how much of each named motion
 # Radians: a head that looks straight ahead is tilted by this in FLAME's frame (facts 5.4).
 REST_PITCH = 0.15
-# How much of the head's turn the shoulders do not follow: people who talk turn from the waist, too.
+# How much of the head's turn the shoulders do not follow: people turn from the waist, too.
 NECK_SHARE = 0.35
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
@@ -181,15 +181,23 @@ class _Course:
     centre: np.ndarray  # (2,) principal point
 
 
-def clip(rng: np.random.Generator, frames: int, fps: float) -> list[Shot]:
-    """A talking head: `frames` shots, `fps` a second. Head yaw within about 25 degrees, pitch 12, roll 6."""
+def clip(
+    rng: np.random.Generator,
+    frames: int,
+    fps: float,
+    neck_share: float = NECK_SHARE,
+) -> list[Shot]:
+    """A talking head: `frames` shots, `fps` a second. Head yaw within about 25 degrees, pitch 12, roll 6.
+
+    Shoulders do not follow `neck_share` of the head's turn; with 1 they stay.
+    """
     course = _course(rng, frames, fps)
     straight = [0.0, REST_PITCH]
     turned = course.angles[:, :2] - straight
     # Long hair comes after the head: it is where the head was three frames before.
     before = np.maximum(np.arange(frames) - 3, 0)
     sway = 2.5 * (turned[before] - turned)
-    return [_shot(course, frame, sway[frame]) for frame in range(frames)]
+    return [_shot(course, frame, sway[frame], neck_share) for frame in range(frames)]
 
 
 def _course(rng: np.random.Generator, frames: int, fps: float) -> _Course:
@@ -237,7 +245,12 @@ def _course(rng: np.random.Generator, frames: int, fps: float) -> _Course:
     )
 
 
-def _shot(course: _Course, frame: int, sway: np.ndarray) -> Shot:
+def _shot(
+    course: _Course,
+    frame: int,
+    sway: np.ndarray,
+    neck_share: float,
+) -> Shot:
     """One frame of a clip; `sway` says how far hair is behind, (2,) aside and in depth."""
     rotation = _rotation(*course.angles[frame])
     weights = _clip_face(course, frame)
@@ -249,6 +262,7 @@ def _shot(course: _Course, frame: int, sway: np.ndarray) -> Shot:
         rotation,
         course.twist[frame],
         course.fine[frame],
+        neck_share,
     )
     camera = _camera(
         rotation,
@@ -297,6 +311,7 @@ def _moment(
     rotation: np.ndarray,
     twist: np.ndarray,
     fine: np.ndarray,
+    neck_share: float = NECK_SHARE,
 ) -> Moment:
     """A moment of named weights (expression directions, "jaw" in radians, names of EXTRA).
 
@@ -324,7 +339,7 @@ def _moment(
         jaw=np.array([opening, *twist]),
         eyes=np.tile(eyes, 2),
         extra=np.array(extra),
-        body=upright.as_rotvec() * NECK_SHARE,
+        body=upright.as_rotvec() * neck_share,
     )
 
 

@@ -124,7 +124,7 @@ class Artist:
         fps = self.settings.fps
         body = self._figure(identity)
         generator = rng(self.seed, "clip", file)
-        shots = clip(generator, self.settings.frames, fps)
+        shots = clip(generator, self.settings.frames, fps, self.settings.neck_share)
         pictures = (render(body, shot.moment, shot.camera, size).rgb for shot in shots)
         # The pictures are drawn while they are encoded: a clip never lies in memory.
         film = encode_mp4(pictures, fps)

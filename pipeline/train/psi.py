@@ -26,13 +26,14 @@ from pipeline.core.seeds import derive_seed
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
+from pipeline.geometry.neck import Neck, neck_of
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
 from pipeline.train.blinks import BlinkCompensation
 from pipeline.train.distributed import Group, only_first
 from pipeline.train.loop import finish, train
-from pipeline.train.psi_objective import ReenactmentObjective
+from pipeline.train.psi_objective import ReenactmentObjective, reenacted
 from pipeline.train.published import published_discriminator, published_weights, take_synthesizer
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
 from pipeline.train.validation import Pairs, Validation
@@ -43,6 +44,8 @@ PREVIEWED = 6  # samples
 
 class ReenactmentTask(SynthesizerTask[FrameBatch]):
     """Psi, which moves a source frame like a driving frame."""
+
+    objective: ReenactmentObjective
 
     def validate(self, group: Group) -> Mapping[str, float]:
         enlarge = self.average.superresolution.enlarge
@@ -57,26 +60,15 @@ class ReenactmentTask(SynthesizerTask[FrameBatch]):
         save_grid(path, [batch.source, batch.target, moved, still])
 
     def _moved(self, pairs: Pairs | FrameBatch) -> Rendering:
-        return draw_moved(self.average, pairs)
+        return reenacted(self.average, self.objective.neck, pairs)
 
     def _still(self, pairs: Pairs | FrameBatch) -> Rendering:
-        return draw_still(self.average, pairs)
+        return draw_still(self.average, self.objective.neck, pairs)
 
 
-def draw_moved(psi: Psi, pairs: Pairs | FrameBatch) -> Rendering:
-    """What Psi makes of the sources with the driving motion, at the cameras of the targets."""
-    return psi(
-        pairs.source,
-        pairs.motion_source,
-        pairs.motion_driving,
-        pairs.camera,
-        camera_source_B25=pairs.camera_source,
-    )
-
-
-def draw_still(psi: Psi, pairs: Pairs | FrameBatch) -> Rendering:
-    """The same with the motion of the sources."""
-    return draw_moved(psi, replace(pairs, motion_driving=pairs.motion_source))
+def draw_still(psi: Psi, neck: Neck, pairs: Pairs | FrameBatch) -> Rendering:
+    """What `reenacted` makes of the sources with the motion that they have themselves."""
+    return reenacted(psi, neck, replace(pairs, motion_driving=pairs.motion_source))
 
 
 def train_psi(
@@ -97,7 +89,7 @@ def train_psi(
     train.init asks for one.
     """
     section, sizes, device = params.train, params.networks, choose_device(params.machine.device)
-    head = params.flame.model if section.blink_compensation else ""
+    head = params.flame.model if section.blink_compensation or section.neck == "field" else ""
     numbers = (what_counts(section), sizes, params.seed, head, sorted(bad))
     inputs = (*numbers, views, perception, psi3d, published)
     folder = scratch_folder("train", fingerprint(__file__, *inputs))
@@ -126,16 +118,22 @@ def train_psi(
         substitute_q=section.substitute_q,
         bad=bad,
         blinks=blink_compensation(params),
+        neck=section.neck,
     )
     judges = Judges.load(perception, device)
-    objective = ReenactmentObjective(params, psi, adversary, judges)
+    objective = ReenactmentObjective(params, psi, adversary, judges, _neck(params, device))
     validation = Validation(CachedClips(views, section.motion, "validation", device, bad), judges)
     task = ReenactmentTask(
         objective,
         data,
         validation,
         section,
-        facts={"network": "psi", "sizes": asdict(sizes), "motion": section.motion},
+        facts={
+            "network": "psi",
+            "sizes": asdict(sizes),
+            "motion": section.motion,
+            "neck": section.neck,
+        },
         motion_scale=section.motion_learning_rate_scale,
         recomputing=params.machine.activation_checkpointing,
     )
@@ -173,7 +171,8 @@ def take_psi(
     psi = Psi(params.networks.driven_by(section.motion)).to(device).requires_grad_(False)
     clips = CachedClips(views, section.motion, "validation", device, bad)
     validation = Validation(clips, Judges.load(perception, device))
-    moved, still = partial(draw_moved, psi), partial(draw_still, psi)
+    neck = _neck(params, device)
+    moved, still = partial(reenacted, psi, neck), partial(draw_still, psi, neck)
     return take_synthesizer(params, "psi", psi, validation, moved, out, still)
 
 
@@ -182,6 +181,12 @@ def blink_compensation(params: Params) -> BlinkCompensation | None:
     if not params.train.blink_compensation:
         return None
     return BlinkCompensation(Flame(head_model.load(params.flame.model)))
+
+
+def _neck(params: Params, device: torch.device) -> Neck:
+    """How necks turn in training."""
+    flame = Flame(head_model.load(params.flame.model))
+    return neck_of(params.train.neck, flame.to(device))
 
 
 def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:

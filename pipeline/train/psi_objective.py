@@ -10,13 +10,36 @@ from model.volume.renderer import Rendering
 from pipeline.config.params import Params
 from pipeline.core.seeds import torch_rng
 from pipeline.geometry.label import FIVE_POINTS, moving_parts
+from pipeline.geometry.neck import Neck
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
 from pipeline.train.adversary import Adversary
 from pipeline.train.image_terms import Target, identity_term, image_terms, shrink, sparse_terms
 from pipeline.train.sparse_rays import SparseRays, rays_of_step
 from pipeline.train.task import Loss
+from pipeline.train.validation import Pairs
 from pipeline.train.view_batches import FrameBatch
+
+
+def reenacted(
+    psi: Psi,
+    neck: Neck,
+    batch: FrameBatch | Pairs,
+    jitter: torch.Generator | None = None,
+) -> Rendering:
+    """The sources of a batch with the driving motion and the driving necks, seen by its cameras."""
+    posed = neck.driven(batch.camera, batch.label_driving)
+    taken_by = neck.source(batch.camera_source, batch.label_source)
+    return psi(
+        batch.source,
+        batch.motion_source,
+        batch.motion_driving,
+        posed.camera,
+        deform=posed.field,
+        generator=jitter,
+        camera_source_B25=taken_by.camera,
+        posing_source=taken_by.field,
+    )
 
 
 class ReenactmentObjective:
@@ -28,9 +51,10 @@ class ReenactmentObjective:
         psi: Psi,
         adversary: Adversary,
         judges: Judges,
+        neck: Neck,
     ) -> None:
         self.section, self.seed = params.train, params.seed
-        self.psi, self.adversary, self.judges = psi, adversary, judges
+        self.psi, self.adversary, self.judges, self.neck = psi, adversary, judges, neck
 
     def __call__(self, step: int, microbatch: int, batch: FrameBatch) -> Iterator[Loss]:
         """The loss of Psi, and that of the discriminator where it takes part."""
@@ -47,14 +71,7 @@ class ReenactmentObjective:
                 yield self._loss(self._share(found))
             return
 
-        rendering = self.psi(
-            batch.source,
-            batch.motion_source,
-            batch.motion_driving,
-            batch.camera,
-            generator=jitter,
-            camera_source_B25=batch.camera_source,
-        )
+        rendering = reenacted(self.psi, self.neck, batch, jitter)
         # A pseudo view shows Psi_3d's idea of the background and of the identity, which is not to be learnt.
         terms = {}
         if not real.all():
@@ -102,10 +119,12 @@ class ReenactmentObjective:
         """What a sparse step asks of the samples whose target is a real frame."""
         source = batch.source[real]
         own, driving = batch.motion_source[real], batch.motion_driving[real]
-        planes = self.psi.planes(source, own, driving, 1.0, batch.camera_source[real])
-        cameras = sparse.cameras(batch.camera[real], self.psi.sizes.rays)
+        taken_by = self.neck.source(batch.camera_source[real], batch.label_source[real])
+        planes = self.psi.planes(source, own, driving, 1.0, *taken_by)
+        posed = self.neck.driven(batch.camera[real], batch.label_driving[real])
+        cameras = sparse.cameras(posed.camera, self.psi.sizes.rays)
         background = sparse(self.psi.background_feature(source))
-        rendering = self.psi.volume(planes, background, cameras, generator=jitter)
+        rendering = self.psi.volume(planes, background, cameras, posed.field, jitter)
         return sparse_terms(rendering, self._target(batch, real), sparse)
 
     def _target(self, batch: FrameBatch, real: Tensor) -> Target:

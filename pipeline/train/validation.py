@@ -31,6 +31,8 @@ class Pairs:
     motion_source: Tensor  # (B, M)
     motion_driving: Tensor  # (B, M) of the target
     camera: Tensor  # (B, 1, 25) of the target
+    label_source: Tensor  # (B, 437), as that of a `Frame`
+    label_driving: Tensor  # (B, 437) of the target
 
     @classmethod
     def one(cls, source: Frame, driving: Frame) -> "Pairs":
@@ -42,6 +44,8 @@ class Pairs:
             motion_source=source.motion,
             motion_driving=driving.motion,
             camera=driving.camera[None],
+            label_source=source.label,
+            label_driving=driving.label,
         )
 
 

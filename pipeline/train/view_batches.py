@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.clips.necks import necks_of
 from pipeline.core.batches import collate
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
-from pipeline.geometry.label import Motion
+from pipeline.geometry.label import Label, Motion
 from pipeline.store.samples import Views
 from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
 from pipeline.train.blinks import BlinkCompensation
@@ -42,6 +43,10 @@ class FrameBatch:
     landmarks: Tensor  # (B, 70, 2) of the fitted head seen by `camera`, fractions of the image
     real: Tensor  # (B,) 1 where the target is a real frame
     reals: Tensor  # (B,) how many targets of the whole step are real frames, in each row
+    # (B, 437), with what a clip's rotation leaves to the neck, which is at rest in pseudo views; (B, 0) where
+    # there is no neck field.
+    label_source: Tensor
+    label_driving: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,12 @@ class PseudoMultiView:
         substitute_q: float,
         bad: Collection[str] = (),
         blinks: BlinkCompensation | None = None,
+        neck: str = "none",
     ) -> None:
         """Open the cache in `folder` (or at an address that fsspec knows): `index.parquet` and `shards`.
 
-        `clips` limits how many training clips are used (0: all); `motion` is emot or flame. Frames with the
-        keys in `bad` are not used. `blinks` moves the cameras of pseudo targets.
+        `clips` limits how many training clips are used (0: all); `motion` is emot or flame, `neck` none or
+        field. Frames with the keys in `bad` are not used. `blinks` moves the cameras of pseudo targets.
 
         Raises UserError when the index cannot be read, or has not so many clips with frames enough that
         passed the quality gate.
@@ -83,6 +89,7 @@ class PseudoMultiView:
         self.index = ViewIndex(folder)
         self.seed, self.motion, self.blinks = seed, motion, blinks
         self.substitute_p, self.substitute_q = substitute_p, substitute_q
+        self.necks = necks_of(self.index) if neck == "field" else None
         # A clip of which one frame is left has no pair.
         found, self.frames_left_out = self.index.clips("train")
         found, self.frames_marked_bad = self._without(found, bad)
@@ -158,8 +165,9 @@ class PseudoMultiView:
         view = choice.q - 1
         image, mask = (Views.view, Views.alpha) if choice.q else (Views.image, Views.mask)
         motion = Views.label if self.motion == "flame" else Views.motion
-        source = self.index.read(choice.source, {Views.image.file, Views.cameras.file, motion.file})
-        of_the_frame = {field.file for field in (Views.cameras, Views.landmarks, Views.uv, motion)}
+        own = {motion.file} if self.necks is None else {motion.file, Views.label.file}
+        source = self.index.read(choice.source, {Views.image.file, Views.cameras.file, *own})
+        of_the_frame = {field.file for field in (Views.cameras, Views.landmarks, Views.uv)} | own
         blinks = self.blinks if choice.q else None
         if blinks:
             of_the_frame.add(Views.label.file)
@@ -180,7 +188,18 @@ class PseudoMultiView:
             landmarks=Views.landmarks.tensor(driving)[choice.q],
             real=torch.tensor(float(choice.q == 0)),
             reals=torch.tensor(reals),
+            label_source=self._label(source, choice.source),
+            label_driving=self._label(driving, choice.driving, at_rest=choice.q > 0),
         )
+
+    def _label(self, sample: dict[str, bytes], frame: int, at_rest: bool = False) -> Tensor:
+        """The label (437,) of a frame with its neck, (0,) without a neck field."""
+        if self.necks is None:
+            return torch.empty(0)
+        label = Views.label.tensor(sample)
+        neck = torch.from_numpy(self.necks[frame])
+        label[Label.NECK] = torch.zeros_like(neck) if at_rest else neck
+        return label
 
     def _motion(self, sample: dict[str, bytes], row: int) -> Tensor:
         """The motion (M,) of a row of a frame's cameras."""

@@ -41,7 +41,7 @@ def params(workers: int = 0) -> Params:
     return own.model_copy(update={"machine": machine})
 
 
-def save_networks(folder: Path, seed: int = 1) -> Weights:
+def save_networks(folder: Path, seed: int = 1, neck: str = "none") -> Weights:
     """Networks that know nothing, but whose density differs from place to place."""
     sizes = params().networks
     # Other tests shall draw the same numbers before and after.
@@ -56,7 +56,7 @@ def save_networks(folder: Path, seed: int = 1) -> Weights:
         torch.manual_seed(ENCODER_SEED)
         encoder = MotionEncoder(sizes.motion)
     weights = weights_in(folder)
-    facts = {"network": "psi", "motion": "emot", "sizes": asdict(sizes)}
+    facts = {"network": "psi", "motion": "emot", "neck": neck, "sizes": asdict(sizes)}
     save_weights(weights.psi, psi.state_dict(), facts)
     motion_facts = {"sizes": asdict(sizes.motion)}
     save_weights(weights.motion, encoder.state_dict(), motion_facts)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.avatar import saved
 from pipeline.avatar.animate import animate, animate_files, check_look
+from pipeline.avatar.animator import Animator, Avatar, Turns
 from pipeline.avatar.driver import read_driver, shown_frames, steady_distance
 from pipeline.avatar.film_maker import Look
 from pipeline.avatar.front_end import FrontEnd
@@ -25,6 +26,7 @@ from pipeline.engine.work_unit import WorkUnit
 from pipeline.fit_flame.solver import fit
 from pipeline.geometry import camera_path
 from pipeline.geometry.head_model import load
+from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.worker import Ingester
 from pipeline.store.shards import decode_png
@@ -35,6 +37,7 @@ from tests.avatar.inputs import (
     film_of,
     params,
     psi4d,
+    save_networks,
     start,
     weights_in,
     write_clip,
@@ -90,6 +93,44 @@ def test_a_photo_is_read_as_the_graph_reads_it(place):
     wanted = decode_png(fields["image.png"])
     assert np.array_equal(portrait.picture_SS3, wanted)
     assert np.array_equal(portrait.crop_3, row["crop"])
+
+
+def test_a_head_turns_on_its_shoulders(place, tmp_path):
+    """By the neck of the driver, and cameras that hold this turn let go of it."""
+    animator = Animator(save_networks(tmp_path, neck="field"))
+    portrait = FrontEnd(params(), animator.sizes.image).portrait(place / "photo.png")
+    avatar = animator.avatar(portrait)
+    labels = np.zeros((2, Label.SIZE), np.float32)
+    labels[1, Label.NECK] = [0.1, 0.5, 0.0]
+    cameras = camera_path.front(2)
+    motion = avatar.motion_1M.expand(2, -1)
+
+    def drawn(turns: Turns | None, of: Avatar = avatar, seen_by: np.ndarray = cameras) -> np.ndarray:
+        return np.stack(list(animator.pictures(of, motion, seen_by, turns)))
+
+    still = drawn(None)
+    assert np.array_equal(still[0], still[1])
+    turned = drawn(Turns(labels, by_camera=False))
+    assert np.array_equal(turned[0], still[0])
+    assert difference(turned[1], still[0]) > 5
+    held = drawn(Turns(labels, by_camera=True))
+    own = labels.copy()
+    own[:, Label.SHAPE] = portrait.label_437[Label.SHAPE]
+    let_go = animator.neck.decomposed(torch.from_numpy(cameras)[:, None], torch.from_numpy(own))
+    assert np.array_equal(held, drawn(Turns(labels, by_camera=False), seen_by=let_go[:, 0].numpy()))
+    assert difference(held[1], turned[1]) > 5
+
+    # The photo's own neck is kept with it.
+    assert avatar.source.posing is not None
+    saved.save(tmp_path / "one.avatar", avatar, animator, "photo.png")
+    again = saved.load(tmp_path / "one.avatar", animator)
+    assert np.array_equal(drawn(Turns(labels, by_camera=True), again), held)
+    # A Psi that knows no field has heads that never turn.
+    plain = Animator(save_networks(tmp_path))
+    of_before = plain.avatar(portrait)
+    unturned = plain.pictures(of_before, motion, cameras, Turns(labels, by_camera=False))
+    first, second = unturned
+    assert np.array_equal(first, second)
 
 
 def test_a_driver_is_read_as_the_graph_reads_it(place):

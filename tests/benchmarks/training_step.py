@@ -9,6 +9,7 @@ import torch
 from model.adversary.discriminator import Discriminator
 from model.psi.network import Psi
 from pipeline.config.params import Params
+from pipeline.geometry.neck import Neck
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
 from pipeline.train.loop import clean_gradients
@@ -32,7 +33,7 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     psi = Psi(params.networks)
     adversary = Adversary(Discriminator(params.networks), section)
     optimiser = synthesizer_optimiser(psi, section, section.motion_learning_rate_scale)
-    objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception))
+    objective = ReenactmentObjective(params, psi, adversary, Judges.load(perception), Neck())
 
     def step(i: int, batch: FrameBatch) -> None:
         # All optimisers step at the end, as in the stage: the discriminator judges with its old weights.

@@ -22,6 +22,7 @@ from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.device import to_device
 from pipeline.geometry.camera import look_at
+from pipeline.geometry.neck import Neck
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import R1_EVERY, Adversary
 from pipeline.train.precision import use_bfloat16
@@ -87,7 +88,9 @@ def random_batch(
     pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
     real = 1.0 - torch.arange(count) % 2
     reals = torch.full((count,), int(real.sum()))
-    return FrameBatch(draw(3, *image), cameras, *motions, *pictures, cameras[:, None], face, real, reals)
+    targets = (*pictures, cameras[:, None], face, real, reals)
+    no_labels = torch.empty(2, count, 0)
+    return FrameBatch(draw(3, *image), cameras, *motions, *targets, *no_labels)
 
 
 def trained(stage: str, psi: Psi) -> list[torch.nn.Parameter]:
@@ -101,8 +104,9 @@ def objective(
     adversary: Adversary,
     judges: Judges,
 ) -> Callable:
-    kind = StaticObjective if stage == "train_psi3d" else ReenactmentObjective
-    return kind(params, psi, adversary, judges)
+    if stage == "train_psi3d":
+        return StaticObjective(params, psi, adversary, judges)
+    return ReenactmentObjective(params, psi, adversary, judges, Neck())
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ from model.fast import layers, renderer
 from model.fast.layers import Convolution, activate, attend, to_map
 from model.fast.psi import FastPsi
 from model.fast.renderer import NOTHING, SHARE, side_by_side
+from model.head.deform import NeckField
+from model.head.flame import Flame
+from model.head.label import Label
 from model.psi.reference import ReferencePsi
 from model.sizes import Sizes
 from model.volume.planes import Planes
@@ -25,6 +28,8 @@ from pipeline.bench.clock import Timed, measured
 from pipeline.bench.floor import PARTS
 from pipeline.bench.inference import TYPES, psnr, run_fast, run_reference
 from pipeline.bench.scene import CASES, BenchCase, Scene
+from pipeline.geometry.neck import TurningNeck
+from pipeline.geometry.standin import standin
 from pipeline.parity.file import relative_error
 from pipeline.parity.numbers import NumberRule
 from tests.support.sizes import SMOKE_SIZES
@@ -170,6 +175,43 @@ def test_neck_field(scene: Scene, batch: int) -> None:
     for heads, _, coordinates in asked:
         assert heads == batch
         assert coordinates == 3
+
+
+def turned_necks(count: int) -> tuple[NeckField, NeckField]:
+    """Fields of heads that are turned more and more: to the head at rest, and from there to other heads."""
+    flame = Flame(standin())
+    labels = torch.zeros(2 * count, Label.SIZE)
+    labels[:, Label.NECK.start + 1] = torch.linspace(0.4, -0.4, 2 * count)
+    neck = TurningNeck(flame)
+    return neck.field(labels[:count]), neck.field(labels[count:], posing=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_turned_necks_of_source_and_driver(scene: Scene, batch: int) -> None:
+    case = BenchCase("", batch=batch, views=2)
+    images, own, driving, cameras = scene.inputs(case)
+    unposing, posing = turned_necks(batch)
+    fast, reference = FastPsi(scene.psi), ReferencePsi(scene.psi)
+    taken_by = scene.cameras_of_sources(case), posing
+    source = fast.source(images, own, 1.0, *taken_by)
+    found = scene_of(scene, fast.planes(source, driving), case)
+    wanted = scene_of(scene, reference.planes(images, own, driving, 1.0, *taken_by), case)
+    fast_picture = fast.render(found, source, cameras, unposing)
+    picture = reference.render(wanted, images, cameras, unposing)
+    plain = scene.psi.render(wanted, scene.psi.background_feature(images), cameras, unposing)
+    assert psnr(fast_picture.image, picture.image) > 60
+    assert psnr(plain.image, picture.image) > 60
+    # Both turns show, the source's by what is found in the portrait.
+    at_rest = reference.render(wanted, images, cameras)
+    unturned = reference.render(replace(wanted, posing=None), images, cameras, unposing)
+    assert psnr(at_rest.image, picture.image) < 45
+    assert not torch.equal(unturned.image, picture.image)
+
+
+def scene_of(scene: Scene, planes: Planes, case: BenchCase) -> Planes:
+    """The opaque head of the scene, with what its portraits show."""
+    portrait = planes.portrait_BCSS.clone()
+    return replace(scene.planes(planes, case), portrait_BCSS=portrait)
 
 
 def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.foreign.checkpoint_file import CheckpointFile
 from model.foreign.pickled_arrays import read_mapping
+from model.head.flame import Flame
 from model.judges.trunk import PublishedTrunk
 from model.psi.network import Psi
 from model.weights import load_weights
@@ -26,6 +27,7 @@ from pipeline.doctor import examine
 from pipeline.evaluate.instruments import FaceRecognition
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.geometry.head_model import load
+from pipeline.geometry.neck import TurningNeck
 from pipeline.geometry.standin import standin
 from pipeline.networks.import_weights import import_weights
 from pipeline.networks.judges import Judges
@@ -117,7 +119,10 @@ def test_psi_and_psi3d_are_told_apart_by_what_training_moved(tmp_path):
         file = write_pickle(tmp_path / "a.pkl", state, NAME)
         result = import_weights(file, tmp_path, SMOKE_SIZES)
         assert (result.network, result.path.name) == (name, f"{name}.safetensors")
-    assert Synthesizers(SMOKE_SIZES, tmp_path, tmp_path).motion == "emot"
+    synthesizers = Synthesizers(SMOKE_SIZES, tmp_path, tmp_path, Flame(standin()))
+    assert synthesizers.motion == "emot"
+    # The published Psi learnt with necks that turn.
+    assert isinstance(synthesizers.neck, TurningNeck)
 
 
 def test_a_psi_that_flame_drives_says_so(tmp_path):

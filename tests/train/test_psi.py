@@ -20,6 +20,9 @@ from pipeline.core.batches import take
 from pipeline.core.errors import UserError
 from pipeline.geometry.camera import project
 from pipeline.geometry.head_model import load
+from pipeline.geometry.label import Label
+from pipeline.geometry.neck import Neck, TurningNeck, clip_necks
+from pipeline.geometry.standin import standin
 from pipeline.networks.judges import Judges
 from pipeline.store.samples import Views, image_tensor
 from pipeline.store.shards import ShardReader, decode_npy, read_sidecar
@@ -357,6 +360,46 @@ def test_psi_starts_from_the_static_weights_but_for_the_motion_layers():
         assert torch.equal(value, expected[key]), key
 
 
+def test_necks_turn_by_what_the_clips_rotation_leaves(cache):
+    data = reader(cache, q=0.5, neck="field")
+    batch, choices = data.batch(0, 8), data.choose(0, 8)
+    cameras = data.index.cameras()[:, 0]
+    # All of the cache's keys begin with the names of their clips.
+    keys = [data.index.key(frame) for frame in range(len(data.index))]
+    for row, choice in enumerate(choices):
+        clip, _, _ = keys[choice.driving].partition("-")
+        frames = [frame for frame, key in enumerate(keys) if key.startswith(clip)]
+        necks = dict(zip(frames, clip_necks(cameras[frames]), strict=True))
+        assert np.allclose(batch.label_source[row, Label.NECK], necks[choice.source])
+        # Pseudo views show a neck at rest.
+        wanted = np.zeros(3) if choice.q else necks[choice.driving]
+        assert np.allclose(batch.label_driving[row, Label.NECK], wanted)
+        assert torch.equal(batch.label_source[row, Label.CAMERA], batch.camera_source[row])
+    assert 0 < batch.real.sum() < len(choices)
+    # Without a field labels are not even read.
+    assert reader(cache).batch(0, 8).label_source.shape == (8, 0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_psi_learns_with_a_neck_field(cache, sparse):
+    torch.manual_seed(1)
+    section = PARAMS.train.model_copy(update={"whole_from": 4000 if sparse else 0})
+    params = PARAMS.model_copy(update={"train": section})
+    judges = Judges(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
+    psi, adversary = Psi(SIZES), Adversary(Discriminator(SIZES), section)
+    necks = {"none": Neck(), "field": TurningNeck(Flame(standin()))}
+    totals = {}
+    for kind, neck in necks.items():
+        objective = ReenactmentObjective(params, psi, adversary, judges, neck)
+        (loss,) = objective(0, 0, reader(cache, q=1.0, neck=kind).batch(0, 2))
+        loss.total.backward()
+        totals[kind] = float(loss.total)
+    assert np.isfinite(totals["field"])
+    assert totals["field"] != totals["none"]
+    for name, parameter in psi.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
 @pytest.mark.parametrize(
     ("q", "terms"),
     [
@@ -379,7 +422,7 @@ def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(
     judges = Judges(IdentityNet(sizes), Trunk(), Regressor())
     psi = Psi(SIZES)
     adversary = Adversary(Discriminator(SIZES), section)
-    objective = ReenactmentObjective(params, psi, adversary, judges)
+    objective = ReenactmentObjective(params, psi, adversary, judges, Neck())
     met: dict[str, set[str]] = {}
     batch = reader(cache, q=q).batch(0, 2)
     for loss in objective(0, 0, batch):
