@@ -2,5 +2,5 @@
 
 psi.FastPsi              made from a trained Psi
 
-May import psi, volume and layers.
+May import psi, volume, head and layers.
 """

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from model.adversary.discriminator import Discriminator
-from model.head.flame import Flame
 from model.psi.network import Psi
 from pipeline.bench.clock import counted
 from pipeline.bench.floor import measure_rates
@@ -31,12 +30,11 @@ from pipeline.core.device import choose_device, to_device
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 from pipeline.core.paths import HEAD_SHARDS, PERCEPTION, VIEWS
-from pipeline.geometry import head_model
-from pipeline.geometry.neck import neck_of
 from pipeline.networks.judges import Judges
 from pipeline.train.adversary import Adversary
 from pipeline.train.distributed import launch, only_first
 from pipeline.train.loop import LARGEST_GRADIENT, Run, train, update_averages
+from pipeline.train.psi import neck_in_training
 from pipeline.train.psi3d_objective import StaticObjective
 from pipeline.train.psi_objective import ReenactmentObjective
 from pipeline.train.rates import BETAS
@@ -187,8 +185,7 @@ def _task(case: TrainingCase, params: Params, section: Training) -> SynthesizerT
         shares = {"substitute_p": params.train.substitute_p, "substitute_q": params.train.substitute_q}
         kinds = {"motion": params.train.motion, "neck": params.train.neck}
         data = PseudoMultiView(VIEWS, seed=params.seed, clips=0, **kinds, **shares)
-        neck = neck_of(params.train.neck, Flame(head_model.load(params.flame.model)).to(device))
-        objective = ReenactmentObjective(changed, psi, adversary, judges, neck)
+        objective = ReenactmentObjective(changed, psi, adversary, judges, neck_in_training(params, device))
     validation = Validation(CachedClips(VIEWS, params.train.motion, "validation", device), judges)
     motion_scale = 0.0 if is_static else params.train.motion_learning_rate_scale
     return SynthesizerTask(objective, data, validation, section, {}, motion_scale)

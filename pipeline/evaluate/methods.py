@@ -15,7 +15,7 @@ from model.weights import load_weights
 from pipeline.clips.held_out import Frame, stack_frames
 from pipeline.core.errors import UserError
 from pipeline.geometry.label import Label
-from pipeline.geometry.neck import neck_of
+from pipeline.geometry.neck import Neck, TurningNeck
 
 # So many sources are drawn together, which bounds the memory that it takes.
 BATCH = 8
@@ -50,7 +50,7 @@ class Synthesizers:
             weights, facts = load_weights(psi / "psi.safetensors")
             self.motion = facts["motion"]
             self.psi = _frozen(Psi(sizes.driven_by(self.motion)), weights, device)
-            self.neck = neck_of(facts.get("neck", "none"), flame)
+            self.neck = TurningNeck(flame) if facts.get("neck") == "field" else Neck()
             weights, _ = load_weights(psi3d / "psi3d.safetensors")
             self.psi3d = _frozen(Psi(sizes), weights, device)
         except (ValueError, KeyError, RuntimeError) as error:

@@ -5,7 +5,9 @@ the mean rotation of the clip, and the rest turns the neck (facts 4.7). Rays the
 FLAME's surface field takes their points to the head with its neck at rest, which the planes hold (facts 2.7).
 """
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +24,17 @@ from pipeline.geometry import camera
 # Fields are kept on the CPU, where making one takes 0.15 seconds and a small data set asks for the same ones
 # again and again; 120 kB each.
 REMEMBERED = 2048
+
+
+@contextlib.contextmanager
+def _whole_products() -> Iterator[None]:
+    """Matrices are multiplied in float32: the short factors of tf32 would put heads a millimetre aside."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 class Posed(NamedTuple):
@@ -88,6 +101,7 @@ class TurningNeck(Neck):
         return Posed(camera_B125[:, 0], self.field(label_B437, posing=True))
 
     @torch.no_grad()
+    @_whole_products()
     def decomposed(self, cameras_BV25: Tensor, label_B437: Tensor) -> Tensor:
         """The cameras without the turn of the neck: `decompose_camera_pose` of facts 2.8.
 
@@ -104,6 +118,7 @@ class TurningNeck(Neck):
         return torch.cat([cam2world_BV44.flatten(-2), cameras_BV25[..., 16:]], dim=-1)
 
     @torch.no_grad()
+    @_whole_products()
     def field(self, label_B437: Tensor, posing: bool = False) -> NeckField:
         """From the posed heads to those with the neck at rest, or, `posing`, the way back."""
         # A GPU makes the fields of a batch faster than it could be asked which ones are known.
@@ -147,8 +162,3 @@ class TurningNeck(Neck):
         pose = torch.cat([parts.neck, parts.jaw], dim=1)
         joints = self.flame.joints(parts.shape, parts.expression, pose, parts.eyes)
         return joints[:, NECK]
-
-
-def neck_of(kind: str, flame: Flame) -> Neck:
-    """The neck of a Psi whose `train.neck` is none or field."""
-    return TurningNeck(flame) if kind == "field" else Neck()

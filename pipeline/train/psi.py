@@ -26,7 +26,7 @@ from pipeline.core.seeds import derive_seed
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.scratch import scratch_folder
 from pipeline.geometry import head_model
-from pipeline.geometry.neck import Neck, neck_of
+from pipeline.geometry.neck import Neck, TurningNeck
 from pipeline.networks.judges import Judges
 from pipeline.networks.weights import save_weights
 from pipeline.train.adversary import Adversary
@@ -121,7 +121,7 @@ def train_psi(
         neck=section.neck,
     )
     judges = Judges.load(perception, device)
-    objective = ReenactmentObjective(params, psi, adversary, judges, _neck(params, device))
+    objective = ReenactmentObjective(params, psi, adversary, judges, neck_in_training(params, device))
     validation = Validation(CachedClips(views, section.motion, "validation", device, bad), judges)
     task = ReenactmentTask(
         objective,
@@ -171,7 +171,7 @@ def take_psi(
     psi = Psi(params.networks.driven_by(section.motion)).to(device).requires_grad_(False)
     clips = CachedClips(views, section.motion, "validation", device, bad)
     validation = Validation(clips, Judges.load(perception, device))
-    neck = _neck(params, device)
+    neck = neck_in_training(params, device)
     moved, still = partial(reenacted, psi, neck), partial(draw_still, psi, neck)
     return take_synthesizer(params, "psi", psi, validation, moved, out, still)
 
@@ -183,10 +183,12 @@ def blink_compensation(params: Params) -> BlinkCompensation | None:
     return BlinkCompensation(Flame(head_model.load(params.flame.model)))
 
 
-def _neck(params: Params, device: torch.device) -> Neck:
+def neck_in_training(params: Params, device: torch.device) -> Neck:
     """How necks turn in training."""
+    if params.train.neck == "none":
+        return Neck()
     flame = Flame(head_model.load(params.flame.model))
-    return neck_of(params.train.neck, flame.to(device))
+    return TurningNeck(flame.to(device))
 
 
 def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:
