@@ -292,6 +292,7 @@ def _hours(
         "train_psi3d": (_seen(params.train_psi3d), "images", "GPU"),
         "render_views": (cached * (1 + views), "images", "GPU"),
         "train": (_seen(params.train), "images", "GPU"),
+        "evaluate": (_drawn(params), "images", "GPU"),
     }
     findings = []
     for stage, (count, noun, unit) in work.items():
@@ -299,6 +300,14 @@ def _hours(
             hours = f"{count / 3600:,.0f} hours of a {unit} at 1 a second"
             findings.append(Diagnosis("ok", f"  {stage}", f"{count:,} {noun}: {hours}"))
     return findings
+
+
+def _drawn(params: Params) -> int:
+    """The pictures that evaluate draws at most: for Cons., and of each pair by Psi (twice) and Psi_3d."""
+    section, settings = params.evaluate, params.ingest
+    clips = section.clips or getattr(settings, f"{section.split}_clips")
+    pairs = clips * min(section.self_frames, settings.frames - 1) + section.cross_pairs
+    return 3 * pairs + clips * section.frontal_drivers
 
 
 def _heads(params: Params) -> int:

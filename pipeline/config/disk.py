@@ -39,9 +39,9 @@ def head_fields(params: Params) -> Fields:
     codecs = section.pictures
     one = {
         "opacity": views * MASK * rays * share(codecs.opacity),
-        "depth": views * HALF * rays,
+        "depth": views * HALF * rays * section.geometry_share,
         "background": PICTURE * rays * share(codecs.background),
-        "points and features": HALF * section.points * (3 + sizes.plane_channels),
+        "points and features": HALF * section.points * (3 + sizes.plane_channels) * section.geometry_share,
         "label, cameras, landmarks": SINGLE * (LABEL + views * (CAMERA + LANDMARKS)),
     }
     each = {"view": PICTURE * pixels * share(codecs.view), "uv": MAP * pixels * share(codecs.uv)}

@@ -133,6 +133,7 @@ class RenderGenhead(Section):
     z: Literal["portraits", "normal"]
     portrait_share: Probability
     truncation: Probability
+    geometry_share: Probability  # of the heads that keep depth and features for the beginning of train_psi3d
     pictures: HeadPictures
     shard_size: Positive
 

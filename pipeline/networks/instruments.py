@@ -20,6 +20,7 @@ from model.instruments.inception import FidInception
 from model.instruments.syncnet import SyncNet
 from model.judges.identity import IdentityNet
 from model.weights import load_weights
+from pipeline.networks.published import expected_state, weights_size
 
 COUNTER = "num_batches_tracked"  # of norms: no use outside of training, and not in every file
 
@@ -166,7 +167,8 @@ def described(facts: Mapping[str, Any]) -> str:
 def missing(name: str, folder: Path) -> str:
     """What to do about an instrument that was not imported."""
     own = INSTRUMENTS[name]
-    get = f"get {own.original} ({own.source}; {own.licence}) and run `psi4d import FILE --out {folder}`"
+    terms = f"{own.source}; {own.licence}; {weights_size(expected_state(own.build))}"
+    get = f"get {own.original} ({terms}) and run `psi4d import FILE --out {folder}`"
     return f"not imported; for {own.serves} {get}"
 
 

@@ -21,6 +21,7 @@ from model.psi.network import Psi
 from model.sizes import Sizes
 from model.weights import load_weights
 from pipeline.core.imported import DISCRIMINATOR
+from pipeline.core.readable import readable_bytes
 from pipeline.geometry import standin
 
 
@@ -74,6 +75,7 @@ NEEDED = {
         sha256="397923af",
     ),
 }
+SINGLE = 4  # bytes of a number
 PAGE = "github.com/YuDeng/Portrait-4D, pre-trained models"
 # Synthesizers that a training begins with or that take its place, and the discriminators in their files.
 SYNTHESIZERS = {
@@ -105,6 +107,12 @@ def expected_state(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
     return {name: value.to("meta") for name, value in state.items()}
 
 
+def weights_size(state: dict[str, Tensor]) -> str:
+    """How many bytes the weights of a network are, in words; its file may hold more than them."""
+    numbers = sum(value.numel() for value in state.values())
+    return f"weights of {readable_bytes(SINGLE * numbers)}"
+
+
 def facts_of(name: str, sizes: Sizes) -> dict[str, Any]:
     """What the JSON of an imported network says it is."""
     own = NEEDED[name].sizes(sizes)
@@ -130,7 +138,9 @@ def load_imported(
     than `sizes`.
     """
     published, path = (NEEDED | SYNTHESIZERS)[name], weights_path(folder, name)
-    advice = f"get {published.original} ({published.source}) and run `psi4d import FILE --out {folder}`"
+    expected = expected_state(lambda: published.build(sizes))
+    source = f"{published.source}; {weights_size(expected)}"
+    advice = f"get {published.original} ({source}) and run `psi4d import FILE --out {folder}`"
     if not path.is_file():
         raise ValueError(f"{path} is missing: {advice}")
     try:
@@ -140,7 +150,7 @@ def load_imported(
     # A network that was trained here has the same name, but was not imported.
     if facts.get("network") != published.told or not isinstance(facts.get("imported"), dict):
         raise ValueError(f"{path} is no imported {published.told}: {advice}")
-    if _shapes(state) != _shapes(expected_state(lambda: published.build(sizes))):
+    if _shapes(state) != _shapes(expected):
         sizes_of = "the published ones are those of `psi4d scale paper`"
         raise ValueError(f"{path} has other sizes than `networks` of params.yaml; {sizes_of}")
     return state, facts

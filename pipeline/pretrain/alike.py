@@ -62,14 +62,16 @@ def warn_of_alike(
         features_NE = _features(judges, faces, rows)
         people.append(_means(faces, rows, features_NE, split, files))
         if split != "train":
-            held_out.append((features_NE, [f"{split} {who}" for who in faces.people[rows]]))
+            shown = [f"{split} {who}" for who in faces.people[rows]]
+            held_out.append((features_NE, shown))
     rows = _pairs(people, _limit(held_out))
     table = pa.Table.from_pylist(rows, _SCHEMA)
     with replacing(out / TABLE) as file:
         pyarrow.csv.write_csv(table, file)
     across = sum(row["split"] != row["other_split"] for row in rows)
     if rows:
-        pairs = ", ".join(f"{row['file']} and {row['other']}" for row in rows[:SHOWN])
+        some = [f"{row['file']} and {row['other']}" for row in rows[:SHOWN]]
+        pairs = ", ".join(some)
         say(
             f"perception: {len(rows)} pairs of portraits or clips may show one person, {across} of them in "
             f"two splits ({pairs}); {out / TABLE} lists all. ingest.people and ingest.recordings say who is "
@@ -93,8 +95,10 @@ def _files(ingest: Path) -> dict[str, str]:
     """The files of portraits and clips by the names that `read_faces` has for who they show."""
     files = {}
     for kind, table in ((PORTRAIT, "portraits"), (CLIP, "clips")):
-        rows = pq.read_table(ingest / f"{table}.parquet", columns=["key", "file"]).to_pylist()
-        files |= {f"{kind} {row['key']}": row["file"] for row in rows}
+        told = pq.read_table(ingest / f"{table}.parquet", columns=["key", "file"])
+        for row in told.to_pylist():
+            name = f"{kind} {row['key']}"
+            files[name] = row["file"]
     return files
 
 
@@ -106,8 +110,9 @@ def _looked_at(faces: Faces) -> np.ndarray:
     counts = np.bincount(faces.people)
     chosen = []
     for own in np.split(order, np.cumsum(counts)[:-1]):
-        places = np.linspace(0, len(own) - 1, min(FACES, len(own))).astype(int)
-        chosen.append(own[places])
+        count = min(FACES, len(own))
+        places = np.linspace(0, len(own) - 1, count)
+        chosen.append(own[places.astype(int)])
     return np.sort(np.concatenate(chosen))
 
 
@@ -169,5 +174,6 @@ def _pairs(parts: list[_People], limit: float) -> list[dict]:
                 continue
             row = {"file": names[one_number], "split": splits[one_number]}
             row |= {"other": names[other], "other_split": splits[other]}
-            rows.append(row | {"cosine": round(float(cosines[one, other]), 4)})
+            row["cosine"] = round(float(cosines[one, other]), 4)
+            rows.append(row)
     return sorted(rows, key=lambda row: (-row["cosine"], row["file"], row["other"]))

@@ -69,7 +69,8 @@ def face_rows(
     build = partial(_build, keys, tables, sources[len(tables) :], split)
     folder = mapped_folder(f"faces-{split}", build, __file__, split, *sources)
     clips = frames["clip"].combine_chunks().dictionary_encode()
-    alone = np.full(len(keys) - len(frames), -1, np.int32)
+    portraits = len(keys) - len(frames)
+    alone = np.full(portraits, -1, np.int32)
     return FaceRows(
         keys=keys,
         clips=np.concatenate([clips.indices.to_numpy(), alone]),
@@ -124,7 +125,8 @@ def _build(
     fitted = np.zeros(count, bool)
     for path in fits:
         for batch in read_batches(path, "fit_flame", ["key", "status", "label"]):
-            good = pa.Table.from_batches([batch]).filter(pc.field("status") == OK)
+            rows = pa.Table.from_batches([batch])
+            good = rows.filter(pc.field("status") == OK)
             if not len(good):
                 continue
             # Each batch is looked up among all keys: those of the tables need not be in one order.

@@ -35,7 +35,10 @@ class Faces:
 
     def __init__(self, rows: FaceRows, people: np.ndarray, names: list[str]) -> None:
         """`people` has the class of each face, int64 (N,), and `names` those of the classes."""
-        self.rows, self.people, self.names, self.fitted = rows, people, names, rows.fitted
+        self.rows = rows
+        self.people = people
+        self.names = names
+        self.fitted = rows.fitted
         self.landmarks = rows.points
         self.images = Lazily(self._read, len(rows))
 
@@ -57,7 +60,8 @@ class Faces:
         """Some of them, and of which rows a whole step consists, if of more than these."""
         whole = rows if step is None else step
         known = self.fitted[whole].sum()
-        image = self.images(rows)["image"].permute(0, 3, 1, 2).float()
+        pictures = self.images(rows)["image"]
+        image = pictures.permute(0, 3, 1, 2).float()
         return FaceBatch(
             image=image / 127.5 - 1.0,
             landmarks=torch.from_numpy(self.landmarks[rows]),
@@ -92,7 +96,9 @@ def read_faces(
         photos = photographed(ingest)
         for row in usable(read_rows(ingest / "portraits.parquet", Aligned.stage, ["key", "file", "status"])):
             key = row["key"]
-            own = f"{PERSON} {photos[key]}" if key in photos else f"{PORTRAIT} {key}"
+            own = f"{PORTRAIT} {key}"
+            if key in photos:
+                own = f"{PERSON} {photos[key]}"
             portraits.append(identities.get(row["file"], own))
     clips = [f"{CLIP} {name}" for name in rows.clip_names]
     # Sorted, so that the class of a person does not hang on the order of the tables.

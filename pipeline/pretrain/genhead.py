@@ -69,8 +69,11 @@ class PortraitTask(Task[PortraitBatch]):
         genhead: GenHead,
         portraits: Portraits,
     ) -> None:
-        self.section, self.sizes, self.seed = params.pretrain.genhead, params.networks, params.seed
-        self.genhead, self.portraits = genhead, portraits
+        self.section = params.pretrain.genhead
+        self.sizes = params.networks
+        self.seed = params.seed
+        self.genhead = genhead
+        self.portraits = portraits
         self.optimiser = haste_optimiser(genhead, self.section.learning_rate)
         self.networks = {"genhead": genhead}
         self.optimisers = {"genhead": self.optimiser}
@@ -159,7 +162,8 @@ class PortraitTask(Task[PortraitBatch]):
         # The camera that the mapping is told is that of another portrait, so that the planes cannot hold what
         # only holds from one side (facts 3.3).
         label, z = self.portraits.label, self.portraits.z[index]
-        camera, shape = label[strangers, Label.CAMERA], label[index, Label.SHAPE]
+        camera = label[strangers, Label.CAMERA]
+        shape = label[index, Label.SHAPE]
         condition = torch.cat([camera, shape], dim=1)
         planes = self.genhead.planes(z, condition, update_average=update_average)
         background = self.genhead.background_feature(z, update_average=update_average)
@@ -195,7 +199,8 @@ class PortraitTask(Task[PortraitBatch]):
     ) -> dict[str, Tensor]:
         """The same without super-resolution, on the rays of a sparse step."""
         maps, states = batch.maps, self.states(batch.index, sparse)
-        cameras = sparse.cameras(self.portraits.camera[batch.index], self.sizes.rays)[:, None]
+        whole = self.portraits.camera[batch.index]
+        cameras = sparse.cameras(whole, self.sizes.rays)[:, None]
         rays = self.genhead.rays(planes, states, cameras, jitter)
         rendering = compose(rays, sparse(background))
         raw = sparse(maps.raw)
@@ -340,17 +345,21 @@ class States:
         return HeadState(deform, found["boxes"], eyes, mouths)
 
     def _find(self, rows: np.ndarray) -> dict[str, Tensor]:
-        label, camera = self.portraits.label[rows], self.portraits.camera[rows][:, None]
+        label = self.portraits.label[rows]
+        camera = self.portraits.camera[rows][:, None]
         state = self.genhead.state(label, camera)
         found = {"boxes": state.eye_boxes_BE23, "eyes": state.eye_mask_BVnn, "mouths": state.mouth_mask_BVnn}
-        return found | ({"offsets": self.genhead.offsets(label, self.cells)} if self.cells else {})
+        if self.cells:
+            found["offsets"] = self.genhead.offsets(label, self.cells)
+        return found
 
 
 def save_portraits(path: Path, portraits: Portraits) -> None:
     """Write all that is known of the portraits, some at a time: memory may not hold all pictures."""
     count = len(portraits)
     one = portraits.maps(np.arange(1))
-    side, rays = one.image.shape[-1], one.raw.shape[-1]
+    side = one.image.shape[-1]
+    rays = one.raw.shape[-1]
     forms = {
         "image": ((count, side, side, 3), torch.uint8),
         "opacity": ((count, 1, rays, rays), torch.float32),

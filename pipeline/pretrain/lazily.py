@@ -42,7 +42,11 @@ class Lazily:
             needed = {group: self._group(group) for group, _ in places}
             self._make_room()
         first = needed[places[0][0]]
-        return {name: torch.stack([needed[group][name][row] for group, row in places]) for name in first}
+        stacked = {}
+        for name in first:
+            own = [needed[group][name][row] for group, row in places]
+            stacked[name] = torch.stack(own)
+        return stacked
 
     def _group(self, group: int) -> dict[str, Tensor]:
         if group not in self.groups:

@@ -165,7 +165,11 @@ def _last_losses(history: History) -> dict[str, float]:
     last: dict[str, float] = {}
     for row in history:
         last |= row
-    return {f"{name}_loss": value for name, value in last.items() if name not in ("step", "images")}
+    losses = {}
+    for name, value in last.items():
+        if name not in ("step", "images"):
+            losses[f"{name}_loss"] = value
+    return losses
 
 
 @torch.no_grad()
@@ -187,7 +191,8 @@ def _explained_motions(
     known = train.frames[evenly(len(train.frames))]
     inputs = _embed(teacher, train, known)
     unseen = _embed(teacher, test, np.arange(len(test)))
-    mean, spread = inputs.mean(0), inputs.std(0).clip(1e-6)
+    mean = inputs.mean(0)
+    spread = inputs.std(0).clip(1e-6)
     inputs = (inputs - mean) / spread
     unseen = (unseen - mean) / spread
     # Ridge regression: (X^T X + r n I) w = X^T (y - mean of y).
@@ -220,7 +225,8 @@ def _reenactment(teacher: Teacher, test: MotionFaces) -> dict[str, float]:
         if not half:
             continue
         # The two of a pair are half a clip apart.
-        pairs = np.stack([rows[:half], rows[-half:]], axis=1)
+        first, last = rows[:half], rows[-half:]
+        pairs = np.stack([first, last], axis=1)
         parts = []
         for start in range(0, half, PAIRS_AT_ONCE):
             some = pairs[start : start + PAIRS_AT_ONCE]

@@ -137,7 +137,11 @@ class FaceTask(Task[FaceBatch]):
         self.train_mode(False)
         numbers = self.look()
         self.train_mode(True)
-        return {name: float(values.mean()) for name, values in numbers.items() if values.numel()}
+        means = {}
+        for name, values in numbers.items():
+            if values.numel():
+                means[name] = float(values.mean())
+        return means
 
     def train_mode(self, mode: bool) -> None:
         for network in self.networks.values():
@@ -339,7 +343,8 @@ class PerceptionTrainer:
 
     def _train(self, kind: type[FaceTask]) -> Any:
         task = kind(self.params, self.faces, self.unseen, self.knowledge)
-        name, folder = task.name, scratch_folder(f"pretrain_{task.name}", self.mark)
+        name = task.name
+        folder = scratch_folder(f"pretrain_{name}", self.mark)
         run = Run(
             f"pretrain {name}",
             folder,

@@ -73,9 +73,11 @@ class Portraits:
 
     def _read(self, rows: np.ndarray) -> dict[str, Tensor]:
         found = [self._read_one(row) for row in rows]
-        return {
-            field.name: torch.stack([getattr(one, field.name) for one in found]) for field in fields(Maps)
-        }
+        stacked = {}
+        for field in fields(Maps):
+            own = [getattr(one, field.name) for one in found]
+            stacked[field.name] = torch.stack(own)
+        return stacked
 
     def _read_one(self, row: int) -> "Maps":
         files = self.reader.read(self.keys[row])
@@ -139,7 +141,8 @@ class TrueHeads:
         places = [place[row["file"]] for row in rows]
         person = {name: number for number, name in enumerate(people["identity"].to_pylist())}
         names = known["identity"].to_pylist()
-        self.z = matrix(people, "z")[[person[names[number]] for number in places]]
+        shown = [person[names[number]] for number in places]
+        self.z = matrix(people, "z")[shown]
         self.label = matrix(known, "label")[places]
         raw_cameras = matrix(known, "camera")[places]
         cameras = [aligned_camera(camera, row) for camera, row in zip(raw_cameras, rows, strict=True)]
@@ -174,7 +177,10 @@ class FittedHeads:
         self.label = label_N437
         self.camera = label_N437[:, Label.CAMERA]
         # The code follows from the name, so that other portraits in the folder do not change it.
-        codes = [rng(seed, "portrait code", person).normal(size=sizes.genhead.z_dim) for person in people]
+        codes = []
+        for person in people:
+            draw = rng(seed, "portrait code", person)
+            codes.append(draw.normal(size=sizes.genhead.z_dim))
         self.z = np.stack(codes).astype(np.float32)
 
     def maps(self, _row: int, files: Mapping[str, bytes]) -> tuple[Tensor, Tensor]:
@@ -191,8 +197,15 @@ def aligned_camera(camera_25: np.ndarray, row: dict[str, Any]) -> np.ndarray:
     # The crop C takes raw fractions to aligned ones, so that K' = C K; the camera itself stays.
     cam2world, intrinsics = unpack(camera_25)
     scale, tx, ty = row["crop"]
-    across, down = scale * row["width"], scale * row["height"]
-    crop = np.array([[across, 0.0, tx], [0.0, down, ty], [0.0, 0.0, 1.0]])
+    across = scale * row["width"]
+    down = scale * row["height"]
+    crop = np.array(
+        [
+            [across, 0.0, tx],
+            [0.0, down, ty],
+            [0.0, 0.0, 1.0],
+        ]
+    )
     return pack(cam2world, crop @ intrinsics)
 
 

@@ -146,7 +146,8 @@ def _report(states: dict[str, Weights]) -> dict[str, Any]:
     """Metrics of what was only taken: numbers in each network, and curves without points."""
     report: dict[str, Any] = {"history": []}
     for name, state in states.items():
-        report[f"{name}_values"] = sum(value.numel() for value in state.values())
+        counts = [value.numel() for value in state.values()]
+        report[f"{name}_values"] = sum(counts)
     return report
 
 

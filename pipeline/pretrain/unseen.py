@@ -79,7 +79,8 @@ class Unseen:
         unknown = (wanted - network.mean).abs()
         errors = {}
         for name, part in PARTS.items():
-            error, most = wrong[:, part].mean(), unknown[:, part].mean()
+            error = wrong[:, part].mean()
+            most = unknown[:, part].mean()
             errors[f"{name}_relative_error"] = error / most.clamp_min(1e-8)
         return errors
 
@@ -90,4 +91,8 @@ def measure_unseen(judges: Judges, faces: Faces) -> dict[str, float]:
     numbers = unseen.people(judges.identity_net)
     numbers |= unseen.distances(judges.trunk)
     numbers |= unseen.parameters(judges.regressor)
-    return {name: round(float(value.mean()), 6) for name, value in numbers.items() if value.numel()}
+    means = {}
+    for name, value in numbers.items():
+        if value.numel():
+            means[name] = round(float(value.mean()), 6)
+    return means

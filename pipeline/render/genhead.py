@@ -38,7 +38,7 @@ from pipeline.geometry.label import Label
 from pipeline.networks.weights import mapped_tensors
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
-from pipeline.store.samples import PHOTO, Heads
+from pipeline.store.samples import PHOTO, Heads, has_geometry
 from pipeline.store.sealed import check_sealed
 from pipeline.store.shards import Sample
 from pipeline.store.tables import OK, matrix, read_batches, read_columns
@@ -333,19 +333,20 @@ class HeadRenderer:
         backgrounds = _pictures(rendering.background, shape)
         grey = (opacity * 255.0).round().astype(np.uint8)
         # Half precision halves the shards; at the distance of the head a step of depth is 0.004 world units.
-        for i, head in enumerate(heads):
+        for i, (index, head) in enumerate(zip(indices, heads, strict=True)):
+            known = slice(None) if has_geometry(index, self.section.geometry_share) else slice(0)
             fields = Heads.encode(
                 self.section.pictures.model_dump(),
                 view=images[i],
                 uv=maps[i],
                 opacity=grey[i].reshape(-1, grey.shape[-1]),
-                depth=depth[i].astype(np.float16),
+                depth=depth[i, :, known, known].astype(np.float16),
                 background=backgrounds[i, 0],
                 cameras=head.cameras,
                 label=head.label,
                 landmarks=landmarks[i],
-                points=points[i].astype(np.float16),
-                features=features[i].astype(np.float16),
+                points=points[i][known].astype(np.float16),
+                features=features[i][known].astype(np.float16),
             )
             yield fields, float(opacity[i].mean())
 

@@ -12,6 +12,7 @@ names, so they stay.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -193,7 +194,8 @@ class Heads(Kind):
     view = Field("view{}.png", "uint8", PICTURE, "views")
     uv = Field("uv{}.png", "uint8", PICTURE, "views")  # canonical positions, pipeline/render/position_map.py
     opacity = Field("opacity.png", "uint8", ("rows", "rays"))
-    depth = Field("depth.npy", "float16", ("views", "rays", "rays"))  # world units along the ray
+    # World units along the ray. Of a head without geometry it is empty, as `points` and `features` are.
+    depth = Field("depth.npy", "float16", ("views", "depth", "depth"))
     background = Field("background.png", "uint8", ("rays", "rays", 3))
     cameras = Field("cameras.npy", "float32", ("views", CAMERA))
     label = Field("label.npy", "float32", (LABEL,))  # its camera is that of view 0
@@ -209,11 +211,23 @@ class Heads(Kind):
         return {
             "image": seen["view0.png"].shape[0],
             "rays": rays,
+            "depth": seen["depth.npy"].shape[1],
             "views": views,
             "rows": views * rays,
             "points": points,
             "channels": channels,
         }
+
+
+def head_number(key: str) -> int:
+    """The number of a head, from its key; another key has none and counts as 0."""
+    number = key.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def has_geometry(number: int, share: float) -> bool:
+    """Whether a head keeps depth and features: `share` of them do, evenly spread over their numbers."""
+    return math.floor((number + 1) * share) > math.floor(number * share)
 
 
 class Views(Kind):

@@ -40,7 +40,7 @@ from pipeline.train.published import (
     take_synthesizer,
 )
 from pipeline.train.synthesizer import SynthesizerTask, synthesizer_run, what_counts
-from pipeline.train.synthetic_batches import HeadBatch, SyntheticHeads
+from pipeline.train.synthetic_batches import HeadBatch, SyntheticHeads, wanted_in
 from pipeline.train.validation import Pairs, Validation
 
 PREVIEWED = 6  # samples
@@ -110,7 +110,8 @@ def train_psi3d(
     adversary = Adversary(Discriminator(sizes).to(device), section)
     if section.init == "official" and (known := published_discriminator(params, "psi3d")):
         adversary.network.load_state_dict(known)
-    data = SyntheticHeads(heads, params.seed)
+    share = params.render_genhead.geometry_share
+    data = SyntheticHeads(heads, params.seed, share, partial(wanted_in, section))
     judges = Judges.load(perception, device)
     objective = StaticObjective(params, psi, adversary, judges)
     validation = Validation(IngestedClips(ingest, labels, "validation", device), judges)

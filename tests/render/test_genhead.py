@@ -8,6 +8,7 @@ import torch
 
 from model.head.flame import Flame
 from model.weights import load_weights
+from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.core.seeds import rng
@@ -19,7 +20,7 @@ from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import EXTENT, position_map
 from pipeline.store.samples import Form, Heads
 from pipeline.store.shards import ShardReader
-from pipeline.train.synthetic_batches import SyntheticHeads
+from pipeline.train.synthetic_batches import SyntheticHeads, Wanted, wanted_in
 from tests.render.stages import SIZES, heads, params_with
 from tests.support.folders import checksums
 from tests.support.render_inputs import inputs, label, write_labels
@@ -56,6 +57,7 @@ def test_heads(inputs, tmp_path):
         "image": SIZES.image,
         "rays": SIZES.rays,
         "views": 3,
+        "depth": SIZES.rays,
         "rows": 3 * SIZES.rays,
         "points": 40,
         "channels": SIZES.plane_channels,
@@ -99,6 +101,34 @@ def test_portraits_among_the_heads(inputs, tmp_path):
         assert np.array_equal(of_photo, 255 * opacity)
         depth = Heads.depth.array(sample)[0]
         assert (depth[opacity > 0] == 4.0).all()
+
+
+def test_geometry_is_kept_where_it_is_used(inputs, tmp_path):
+    heads(inputs, tmp_path / "all")
+    heads(inputs, tmp_path / "some", geometry_share=0.4)
+    everything, some = ShardReader(tmp_path / "all"), ShardReader(tmp_path / "some")
+    whole = [len(Heads.points.array(some[key])) > 0 for key in some]
+    # Two of five heads, evenly spread; the others are the same but for that.
+    assert whole == [False, False, True, False, True]
+    first = some.keys()[0]
+    for name in ("view1.png", "uv1.png", "opacity.png", "label.npy"):
+        assert some.read(first, name) == everything.read(first, name)
+    assert Heads.depth.array(some[first]).shape == (3, 0, 0)
+    # At the published numbers (facts 4.2) geometry is wanted to 400,000 images, the map from a million on.
+    paper = scale_params("paper").train_psi3d
+    found = [wanted_in(paper, images // paper.batch) for images in (0, 399_968, 400_000, 1_000_000)]
+    assert found == [Wanted(True, False), Wanted(True, False), Wanted(False, False), Wanted(False, True)]
+    data = SyntheticHeads(tmp_path / "some", 0, 0.4, lambda step: found[step])
+    early, late = data.batch(0, 2), data.batch(3, 2)
+    assert early.points.shape == (2, 40, 3)
+    assert early.uv.shape == (2, 0)
+    assert late.points.shape == (2, 0)
+    assert late.uv.shape == (2, 3, SIZES.image, SIZES.image)
+    assert late.depth.shape == (2, 1, SIZES.rays, SIZES.rays)
+    # While geometry is wanted heads without it are not drawn, and later all are.
+    assert len(data.with_geometry) == 2
+    distinct = [len(data.batch(step, 4).background.unique(dim=0)) for step in (1, 2)]
+    assert distinct[0] <= 2 < distinct[1]
 
 
 def test_training_takes_the_photo_as_the_source_and_any_view_as_the_target(inputs, tmp_path):

@@ -11,6 +11,7 @@ VIEWS, SIDE, RAYS, POINTS, CHANNELS = 2, 8, 4, 5, 3
 SIZES = {
     "image": SIDE,
     "rays": RAYS,
+    "depth": RAYS,
     "views": VIEWS,
     "rows": VIEWS * RAYS,
     "points": POINTS,
