@@ -200,10 +200,12 @@ def start_from_static(psi: Psi, static: Mapping[str, Tensor]) -> None:
 def _real_shares(data: PseudoMultiView, steps: int, batch: int) -> dict[str, float]:
     """How often a real frame was the driving image (p) and the target (q), over the whole run."""
     # They follow from the seed, so that they need not be counted while training runs.
-    drawn = [choice for step in range(steps) for choice in data.choose(step, batch)]
-    real_p = sum(choice.p == 0 for choice in drawn)
-    real_q = sum(choice.q == 0 for choice in drawn)
+    real_p = real_q = 0
+    for step in range(steps):
+        for choice in data.choose(step, batch):
+            real_p += choice.p == 0
+            real_q += choice.q == 0
     return {
-        "real_share_p": round(real_p / len(drawn), 4),
-        "real_share_q": round(real_q / len(drawn), 4),
+        "real_share_p": round(real_p / (steps * batch), 4),
+        "real_share_q": round(real_q / (steps * batch), 4),
     }
