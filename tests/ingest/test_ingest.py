@@ -43,6 +43,7 @@ SETTINGS = Ingest(
     split="hash",
     recordings="auto",
     people="folder",
+    neck_share=0.0,
     frame_rate=25,
     shard_size=2,
 )
