@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.head.flame import Flame
 from model.instruments.syncnet import FPS
 from pipeline.clips.held_out import CachedClips
 from pipeline.evaluate.instruments import FidPerception, Instruments
@@ -13,6 +14,7 @@ from pipeline.evaluate.legend import COLUMNS
 from pipeline.evaluate.lips import lips
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.published import Faces, PublishedInstruments
+from pipeline.geometry.head_model import load
 from pipeline.networks.instruments import INSTRUMENTS
 from pipeline.networks.weights import save_weights
 from tests.evaluate import world
@@ -93,7 +95,8 @@ def test_lips_are_measured_where_a_clip_has_sound(tmp_path, monkeypatch):
     world.judges(tmp_path / "perception", own.networks.identity)
     pretrain = own.pretrain.model_copy(update={"official": str(tmp_path)})
     own = own.model_copy(update={"pretrain": pretrain})
-    synthesizers = Synthesizers(own.networks, tmp_path / "psi", tmp_path / "psi3d")
+    flame = Flame(load(own.flame.model))
+    synthesizers = Synthesizers(own.networks, tmp_path / "psi", tmp_path / "psi3d", flame)
     clips = CachedClips(tmp_path / "views", "emot", "test")
 
     def found() -> dict[str, dict[str, float]]:

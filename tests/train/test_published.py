@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
+from model.head.flame import Flame
 from model.psi.network import Psi, is_motion
 from model.weights import load_weights
 from pipeline.config.params import load_params
@@ -16,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.imported import write_wanted
 from pipeline.doctor import examine
 from pipeline.evaluate.methods import Synthesizers
+from pipeline.geometry.head_model import load
 from pipeline.networks.import_weights import import_weights
 from pipeline.pretrain.published import genhead
 from pipeline.train.psi import take_psi, train_psi
@@ -88,7 +90,8 @@ def test_a_published_synthesizer_is_the_result_of_its_stage(tmp_path, monkeypatc
     judge, _ = load_weights(data / "psi3d/discriminator.safetensors")
     assert same(judge, states["discriminator"])
     # It is what evaluate and animate read.
-    assert Synthesizers(params.networks, data / "psi", data / "psi3d").motion == "emot"
+    flame = Flame(load(params.flame.model))
+    assert Synthesizers(params.networks, data / "psi", data / "psi3d", flame).motion == "emot"
     # What only a training of Psi_3d needs is not asked for, nor made.
     assert not any(finding.what == "genhead" for finding in examine(params))
     monkeypatch.chdir(tmp_path)
