@@ -11,9 +11,9 @@ def necks_of(index: ViewIndex) -> np.ndarray:
 
     All frames of a clip say what its rotation is, also those that are not trained on.
     """
-    cameras = index.cameras()[:, 0]
-    names = index.columns(["clip"])["clip"].to_numpy(zero_copy_only=False).astype(str)
-    _, clip = np.unique(names, return_inverse=True)
+    cameras = index.own_cameras()
+    names = index.columns(["clip"])["clip"].unify_dictionaries().combine_chunks()
+    clip = names.indices.to_numpy()
     order = np.argsort(clip, kind="stable")
     bounds = np.cumsum(np.bincount(clip))[:-1]
     necks = np.empty((len(index), 3), np.float32)

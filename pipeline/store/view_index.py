@@ -13,6 +13,7 @@ Opening reads three columns. Places come with the first frame that is read of th
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,14 @@ class ViewIndex:
         """The cameras of all frames, (frames, 1 + N, 25) float32; row 0 belongs to the real frame."""
         numbers = flat_column(self.columns(["cameras"]), "cameras")
         return numbers.reshape(len(self), -1, CAMERA)
+
+    def own_cameras(self) -> np.ndarray:
+        """Those of the real frames alone, (frames, 25); the others are in memory a row group at a time."""
+        own = np.empty((len(self), CAMERA), np.float32)
+        for group, (start, stop) in enumerate(pairwise(self._starts.tolist())):
+            numbers = flat_column(self.columns(["cameras"], [group]), "cameras")
+            own[start:stop] = numbers.reshape(stop - start, -1, CAMERA)[:, 0]
+        return own
 
 
 def flat_column(table: pa.Table, name: str) -> np.ndarray:

@@ -166,6 +166,17 @@ FEW = {
 }
 
 
+@pytest.mark.parametrize("share", [0.35, 1.0])
+def test_shoulders_follow_the_head_as_far_as_they_are_told(share):
+    straight = Rotation.from_euler("x", REST_PITCH)
+    for shot in clip(rng(0, "shoulders"), 6, 5, share):
+        head = Rotation.from_rotvec(shot.rotation)
+        bust = head * Rotation.from_rotvec(shot.moment.body)
+        # With 1 they stay straight, whatever the head does.
+        turn = (head.inv() * straight).magnitude()
+        assert (straight.inv() * bust).magnitude() == pytest.approx((1 - share) * turn, abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")

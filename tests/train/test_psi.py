@@ -364,6 +364,7 @@ def test_necks_turn_by_what_the_clips_rotation_leaves(cache):
     data = reader(cache, q=0.5, neck="field")
     batch, choices = data.batch(0, 8), data.choose(0, 8)
     cameras = data.index.cameras()[:, 0]
+    assert np.array_equal(data.index.own_cameras(), cameras)
     # All of the cache's keys begin with the names of their clips.
     keys = [data.index.key(frame) for frame in range(len(data.index))]
     for row, choice in enumerate(choices):
