@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pipeline.avatar import saved
 from pipeline.avatar.animator import Weights
 from pipeline.avatar.driver import find_drivers, is_a
+from pipeline.avatar.drivers import kept_folder
 from pipeline.avatar.film_maker import PHOTOS_AT_ONCE, Camera, FilmMaker, Look, film_key
 from pipeline.avatar.relative import REFERENCES
 from pipeline.config.params import Params
@@ -25,7 +26,6 @@ from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
-from pipeline.evaluate.film_measures import table
 from pipeline.ingest.files import PICTURE, VIDEO, find_files
 from pipeline.store.shards import ShardReader, decode_png
 
@@ -109,14 +109,15 @@ def animate(
     # Before hours of work, not after them: what is wrong with the place and with the networks.
     for folder in {path.parent for path in places.values()}:
         check_writable(folder)
-    maker = FilmMaker(params, weights, look)
+    kept = kept_folder()
+    maker = FilmMaker(params, weights, look, kept)
     weights = Weights(weights.psi.absolute(), weights.motion.absolute())
     units = _units(photos, drivers)
     machine = params.machine
     if len(units) == 1:
         # A pool of processes takes longer to start than most films to make.
         machine = machine.model_copy(update={"workers": 0})
-    make = partial(FilmMaker, params, weights, look) if machine.workers else lambda: maker
+    make = partial(FilmMaker, params, weights, look, kept) if machine.workers else lambda: maker
     settings = (asdict(look), params.ingest, params.fit_flame, params.flame)
     mark = fingerprint(__file__, *settings, weights.psi, weights.motion, *photos, *drivers)
     scratch = scratch_folder("animate", mark)
@@ -215,11 +216,18 @@ def _publish(rows: Sequence[dict[str, Any]], reader: ShardReader, places: dict[s
             key = film_key(photo, driver)
             place = write_bytes(places[key], reader.read(key, "film.mp4"))
             if facts.get("measures"):
-                write_json(place.with_suffix(".json"), facts["measures"])
-                text = table(facts["measures"])
-                write_bytes(place.with_suffix(".txt"), text.encode())
+                _write_measures(facts["measures"], place)
         films.append(Film(photo, driver, place, **facts))
     return films
+
+
+def _write_measures(measures: dict[str, Any], film: Path) -> None:
+    """Write them beside the film, as a JSON and as a table."""
+    # It loads SciPy's filters.
+    from pipeline.evaluate.film_measures import table
+
+    write_json(film.with_suffix(".json"), measures)
+    write_bytes(film.with_suffix(".txt"), table(measures).encode())
 
 
 def _write_sheet(films: Sequence[Film], reader: ShardReader, path: Path) -> None:

@@ -71,6 +71,7 @@ class Animator:
         """
         state, self.facts = _read(weights.psi, "train")
         encoder, facts = _read(weights.motion, "pretrain@motion")
+        self.motion_sha256 = facts["sha256"]
         self.device = choose_device(device)
         try:
             # Sizes are those of the weights and not of params.yaml: an imported Psi needs no other params.

@@ -6,9 +6,10 @@ is lost or not fitted hold what came before them.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -140,8 +141,13 @@ class Driver:
 
     def faces(self, size: int) -> Iterator[np.ndarray]:
         """The aligned squares at `size` pixels, uint8; of a held frame its own picture at the held crop."""
+        for face in self.cuts():
+            yield face(size)
+
+    def cuts(self) -> Iterator[Callable[[int], np.ndarray]]:
+        """The same as functions of the size, for a film that shows few of them: to cut takes 10 ms."""
         for (_, picture), crop in zip(self.frames.read(), self.crops_N3, strict=False):
-            yield cut(picture, crop, size)
+            yield partial(cut, picture, crop)
 
 
 class _Face(NamedTuple):
@@ -189,6 +195,9 @@ def _landmarks(faces: list[_Face]) -> list[np.ndarray]:
 
 
 def _find_faces(front: FrontEnd, frames: Frames) -> Iterator[_Face]:
+    # Loading silences the whole process, so that it cannot be left to the thread.
+    front.load()
+
     def find(frame: tuple[float, np.ndarray]) -> _Face:
         seconds, picture = frame
         try:

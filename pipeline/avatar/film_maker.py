@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +12,9 @@ from torch import Tensor
 from pipeline.avatar.animator import Avatar, Turns, Weights
 from pipeline.avatar.driver import Driver, steady_distance
 from pipeline.avatar.film import with_sound
+from pipeline.avatar.front_end import FrontEnd
 from pipeline.avatar.relative import reference_frame, relative_motion
 from pipeline.avatar.studio import Studio, film_size
-from pipeline.avatar.watcher import Watcher, judges_in
 from pipeline.config.params import Params
 from pipeline.core import paths
 from pipeline.core.errors import UserError
@@ -26,6 +27,9 @@ from pipeline.geometry import camera_path
 from pipeline.geometry.label import Label
 from pipeline.geometry.neck import with_necks
 from pipeline.store.shards import Sample, encode_png
+
+if TYPE_CHECKING:
+    from pipeline.avatar.watcher import Watcher
 
 PHOTOS_AT_ONCE = 8  # of a unit; so many avatars and drivers are kept
 ORBIT_SECONDS = 4.0
@@ -59,13 +63,19 @@ class FilmMaker:
     The record has a row for each pair. One that cannot be made has a reason there and no sample.
     """
 
-    def __init__(self, params: Params, weights: Weights, look: Look) -> None:
-        """Raises UserError when the networks cannot be used."""
-        self.studio, self.look = Studio(params, weights), look
+    def __init__(
+        self,
+        params: Params,
+        weights: Weights,
+        look: Look,
+        kept: Path | None = None,
+    ) -> None:
+        """`kept` is the folder of known drivers. Raises UserError when the networks cannot be used."""
+        self.studio, self.look = Studio(params, weights, kept), look
         if look.smooth is not None:
             self.studio.front.smooth = look.smooth
         self.size = film_size(look.size, self.studio.animator)
-        self.judges = judges_in(paths.PERCEPTION) if look.measure else None
+        self.watcher = _watcher_of(self.studio.front) if look.measure else None
         self.avatars = Remembered(self.studio.avatar)
         self.drivers = Remembered(self.studio.driver)
 
@@ -86,8 +96,8 @@ class FilmMaker:
                 continue
             row |= facts_of(driver)
             montage = Montage(avatar, driver, self.size, self.look.beside)
-            if self.look.measure:
-                montage.watcher = Watcher(self.studio.front, avatar, driver, self.judges)
+            if self.watcher:
+                montage.watcher = self.watcher(avatar, driver)
             film = self._film(montage, motion, Path(photo).stem)
             # The sound comes last, as packets beside pictures that are encoded already.
             heard = with_sound(film, driver.frames.sound) if driver.frames.sound else None
@@ -131,18 +141,22 @@ class Montage:
 
     def pictures(self, results: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Enlarged results, next to source and driver if that is wanted."""
-        faces = self.driver.faces(self.size)
-        for number, (result, face) in enumerate(zip(results, faces, strict=True)):
+        for number, (result, cut) in enumerate(zip(results, self.driver.cuts(), strict=True)):
             large = tile(result, self.size)
-            if number in self.chosen:
-                self.kept += [tile(face, SHEET_TILE), tile(result, SHEET_TILE)]
-            if self.watcher is not None:
-                self.watcher.see(result, face)
-            if not self.side_by_side:
+            on_sheet = number in self.chosen
+            if not (on_sheet or self.watcher or self.side_by_side):
                 yield large
                 continue
-            held = " (held)" if self.driver.held_N[number] else ""
-            yield beside([self.source, face, large], ["source", f"driving{held}", "result"])
+            face = cut(self.size)
+            if on_sheet:
+                self.kept += [tile(face, SHEET_TILE), tile(result, SHEET_TILE)]
+            if self.watcher:
+                self.watcher.see(result, face)
+            yield self._beside(number, face, large) if self.side_by_side else large
+
+    def _beside(self, number: int, face: np.ndarray, result: np.ndarray) -> np.ndarray:
+        held = " (held)" if self.driver.held_N[number] else ""
+        return beside([self.source, face, result], ["source", f"driving{held}", "result"])
 
     def line(self) -> np.ndarray:
         """Source, then driver and result at some times."""
@@ -180,6 +194,14 @@ class Remembered(Generic[Thing]):
             return self.make(path)
         except UserError as error:
             return error
+
+
+def _watcher_of(front: FrontEnd) -> "Callable[[Avatar, Driver], Watcher]":
+    """What makes a watcher of each film."""
+    # Its instruments take seconds to load, which a film that is not measured should not cost.
+    from pipeline.avatar.watcher import Watcher, judges_in
+
+    return partial(Watcher, front, judges_in(paths.PERCEPTION))
 
 
 def facts_of(driver: Driver) -> dict[str, Any]:

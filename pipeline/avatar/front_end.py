@@ -1,21 +1,24 @@
 """A photo as Psi wants it: read, found, cut out and fitted as the stages ingest and fit_flame do it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.config.params import Params
 from pipeline.core.errors import UserError
-from pipeline.fit_flame.landmark_model import LandmarkModel
 from pipeline.fit_flame.solver import fit_chunk
-from pipeline.geometry import head_model
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.crop import SIGMA_SHIFT, cut, fit_crop, five_points, to_aligned
-from pipeline.ingest.detector import NOT_UPRIGHT, FaceFinder
 from pipeline.ingest.files import Rejected
 from pipeline.ingest.picture import read_picture
 from pipeline.ingest.report import kind_of_reason
+
+if TYPE_CHECKING:
+    from pipeline.fit_flame.landmark_model import LandmarkModel
+    from pipeline.ingest.detector import FaceFinder
 
 PREVIEW = 256  # pixels
 ADVICE = {
@@ -23,7 +26,7 @@ ADVICE = {
     "two faces": "Cut the picture so that one face is left.",
     "face too small": "Take a larger picture, or lower ingest.min_face in params.yaml.",
     "image too small": "Take a larger picture.",
-    NOT_UPRIGHT: "Turn the picture so that the face is upright.",
+    "face not upright": "Turn the picture so that the face is upright.",
     "no video stream": "Name a file with pictures in it.",
     "empty file": "Copy it again.",
 }
@@ -41,16 +44,35 @@ class Portrait:
 
 
 class FrontEnd:
-    """The detector and the head model of one process."""
+    """The detector and the head model of one process, each loaded when it is asked for."""
 
     def __init__(self, params: Params, size: int) -> None:
         """`size` is that of the aligned pictures, in pixels."""
         self.size, self.settings = size, params.fit_flame
+        self.detection, self.head_model = params.ingest, params.flame.model
         self.frame_rate = params.ingest.frame_rate
         # Seconds over which a driver's crop is smoothed: as in training, unless a film wants another value.
         self.smooth = SIGMA_SHIFT if params.ingest.smooth_crop else 0.0
-        self.faces = FaceFinder(params.ingest.detection_score, params.ingest.min_face)
-        self.head = LandmarkModel(head_model.load(params.flame.model))
+
+    @cached_property
+    def faces(self) -> "FaceFinder":
+        """What finds faces."""
+        # MediaPipe takes two seconds to import, and a saved avatar with a known driver needs none of it.
+        from pipeline.ingest.detector import FaceFinder
+
+        return FaceFinder(self.detection.detection_score, self.detection.min_face)
+
+    @cached_property
+    def head(self) -> "LandmarkModel":
+        """What is fitted to them."""
+        from pipeline.fit_flame.landmark_model import LandmarkModel
+        from pipeline.geometry import head_model
+
+        return LandmarkModel(head_model.load(self.head_model))
+
+    def load(self) -> None:
+        """Load the detector now and not with the first picture."""
+        _ = self.faces
 
     def find(self, picture: np.ndarray) -> np.ndarray:
         """The mesh (478, 3) of the one upright face in uint8 RGB (H, W, 3), in pixels. Raises Rejected."""

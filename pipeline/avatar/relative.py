@@ -7,10 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.head.flame import Flame
 from pipeline.avatar.driver import Driver
-from pipeline.geometry.expression import ExpressionOffsets
-from pipeline.geometry.head_model import load
 from pipeline.geometry.label import FaceParameters
 
 REFERENCES = FIRST, NEUTRAL = "first", "neutral"
@@ -29,6 +26,11 @@ def reference_frame(driver: Driver, which: str, head_model: str) -> int:
     seen = np.flatnonzero(~driver.held_N)
     if which == FIRST:
         return int(seen[0])
+    # The head model loads parts of SciPy that a film without it does not need.
+    from model.head.flame import Flame
+    from pipeline.geometry.expression import ExpressionOffsets
+    from pipeline.geometry.head_model import load
+
     offsets = ExpressionOffsets(Flame(load(head_model)))
     labels = driver.labels_N437[seen]
     numbers = FaceParameters.of(labels).pack()

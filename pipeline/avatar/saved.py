@@ -3,28 +3,22 @@
 One file and not the pair of a sealed one (pipeline/store/sealed.py), as people hand avatars around.
 """
 
-import hashlib
-import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.fast.psi import Source
 from pipeline.avatar.animator import Animator, Avatar
 from pipeline.avatar.front_end import Portrait
+from pipeline.avatar.tensor_file import read_header, read_tensors, write_tensors
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_bytes
 
 SUFFIX = ".avatar"
 KIND, FORMAT = "psi4d avatar", 1
-HEADER = "psi4d"  # the key of the JSON in the header
 OWN_NOTICE = (
     "Made by weights that were trained with psi4d; what they were trained on may set terms for its use."
 )
@@ -36,7 +30,6 @@ def save(path: Path, avatar: Avatar, animator: Animator, photo: str) -> None:
 
     Raises UserError when the place cannot be written.
     """
-    tensors = _tensors(avatar)
     facts = animator.facts
     # `psi4d import` notes what it read; weights of a training have nothing there.
     imported = facts.get("imported", {}).get("file")
@@ -49,11 +42,8 @@ def save(path: Path, avatar: Avatar, animator: Animator, photo: str) -> None:
         "sizes": facts["sizes"],
         "crop": avatar.portrait.crop_3.tolist(),
         "notice": IMPORTED_NOTICE.format(file=imported) if imported else OWN_NOTICE,
-        "checksum": _checksum(tensors),
     }
-    # One key: safetensors keeps several in an order that changes from run to run.
-    header = {HEADER: json.dumps(about, sort_keys=True)}
-    write_bytes(path, safetensors.torch.save(tensors, header))
+    write_tensors(path, _tensors(avatar), about)
 
 
 def load(path: Path, animator: Animator) -> Avatar:
@@ -68,11 +58,9 @@ def load(path: Path, animator: Animator) -> Avatar:
         theirs, ours = about["weights"][:12], animator.facts["sha256"][:12]
         raise UserError(f"{path} was made by other weights ({theirs}, here are {ours}). {remedy}")
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
-        if about["checksum"] != _checksum(tensors):
-            raise UserError(f"{path} is damaged: its checksum is another. {remedy}")
+        tensors, _ = read_tensors(path)
         return _avatar(tensors, about, animator)
-    except (OSError, KeyError, SafetensorError) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}. {remedy}") from error
 
 
@@ -83,9 +71,8 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist. Make it: psi4d avatar PHOTO -o {path}")
     # The header alone is read, so that a large avatar of other weights is refused at once.
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[HEADER])
-    except (OSError, SafetensorError, KeyError, ValueError, struct.error) as error:
+        about = read_header(path)
+    except ValueError as error:
         raise UserError(f"{path} is no avatar of psi4d, or is damaged. {remedy}") from error
     if about.get("kind") != KIND or about.get("format") != FORMAT:
         raise UserError(f"{path} has format {about.get('format')}, this psi4d reads {FORMAT}. {remedy}")
@@ -128,12 +115,3 @@ def _avatar(
         camera, posing = animator.taken_by(portrait)
         source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera, motion_BM=motion, posing=posing)
     return Avatar(portrait, motion, source, about["weights"])
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

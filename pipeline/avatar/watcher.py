@@ -26,9 +26,9 @@ class Watcher:
     def __init__(
         self,
         front: FrontEnd,
+        judges: Judges | None,
         avatar: Avatar,
         driver: Driver,
-        judges: Judges | None,
     ) -> None:
         self.avatar, self.driver, self.judges = avatar, driver, judges
         self.watch = FilmWatch(front.faces)
