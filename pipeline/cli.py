@@ -169,7 +169,7 @@ def verify(folder: CacheFolder, repair: Repair = False) -> None:
 @app.command()
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="remove them")] = False,
-    units: Annotated[bool, typer.Option("--units", help="finished units, too: all is done again")] = False,
+    units: Annotated[bool, typer.Option("--units", help="finished units and known drivers, too")] = False,
 ) -> None:
     """List what runs left in scratch folders, or remove it.
 
