@@ -98,6 +98,7 @@ CacheAddress = Annotated[str, typer.Argument(metavar="DIR", help=ADDRESS)]
 ClipName = Annotated[str | None, typer.Option(help="only this clip, or the sample with this key")]
 FrameIndex = Annotated[int | None, typer.Option(help="only the frame with this index")]
 SheetFile = Annotated[Path | None, typer.Option(metavar="OUT.png", help="write a contact sheet of frames")]
+FilmFile = Annotated[Path | None, typer.Option(metavar="OUT.mp4", help="write a film of the clip")]
 PageFolder = Annotated[Path | None, typer.Option(metavar="OUT", help="write a page to browse into this")]
 
 
@@ -108,9 +109,11 @@ def inspect(
     frame: FrameIndex = None,
     sheet: SheetFile = None,
     html: PageFolder = None,
+    film: FilmFile = None,
 ) -> None:
-    """Show what is in a cache: numbers, one sample, a contact sheet, a page to browse."""
+    """Show what is in a cache: numbers, one sample, a contact sheet, a film, a page to browse."""
     from pipeline.caches.cache import Cache
+    from pipeline.caches.film import write_film
     from pipeline.caches.inspect import frames_of, sample, summary
     from pipeline.caches.page import write_page
     from pipeline.caches.sheet import write_sheet
@@ -125,8 +128,11 @@ def inspect(
     if html:
         page = write_page(cache, entries, html, find_bad_frames(in_project(MARKED)))
         typer.echo(f"{len(entries):,} frames are now in {page}")
+    if film:
+        shown = write_film(cache, entries, film)
+        typer.echo(f"{shown} frames are now in {film}")
     # A file was asked for, so the screen stays free of text.
-    if sheet or html:
+    if sheet or html or film:
         return
     if clip is None and frame is None:
         typer.echo(summary(cache))

@@ -36,8 +36,9 @@ def film_measures(
 ) -> dict[str, Any]:
     """The measures of a film from the landmarks of its driver and of its result.
 
-    `found`: share of the frames in which a face is found. `fast_motion` and `size_change`: see there, of both
-    films and their ratio. `correlation`: see `correlations`. None where there is nothing to measure.
+    `found`: share of the frames in which a face is found. `fast_motion`, `shaking` and `size_change`: see
+    there, of both films and their ratio. `correlation`: see `correlations`. None where there is nothing to
+    measure.
     """
     found = _has_face(result_N702)
     return {
@@ -45,6 +46,10 @@ def film_measures(
         "fast_motion": _compared(
             fast_motion(driver_N702, seconds_N),
             fast_motion(result_N702, seconds_N),
+        ),
+        "shaking": _compared(
+            shaking(driver_N702),
+            shaking(result_N702),
         ),
         "size_change": _compared(
             size_change(driver_N702),
@@ -82,6 +87,25 @@ def fast_motion(points_N702: np.ndarray, seconds_N: np.ndarray) -> float | None:
     return 100 * float(np.sqrt(power) / unit)
 
 
+def shaking(points_N702: np.ndarray) -> float | None:
+    """How far landmarks leave the middle between the frames before and after, percent of the interocular
+    distance (root mean square). None without three faces running.
+
+    Any clip has it. At few frames a second it counts quick movements of the face as well, so that the
+    driver's own says what is usual.
+    """
+    middle = (points_N702[:-2] + points_N702[2:]) / 2
+    aside = points_N702[1:-1] - middle
+    known = _has_face(aside)
+    if not known.any():
+        return None
+    faces = points_N702[_has_face(points_N702)]
+    # Over points and not over coordinates, as in `fast_motion`.
+    power = 2 * np.square(aside[known]).mean()
+    unit = np.median(interocular(faces))
+    return 100 * float(np.sqrt(power) / unit)
+
+
 def size_change(points_N702: np.ndarray) -> float | None:
     """Root mean square of the change of the head's size from frame to frame, percent. None below two faces.
 
@@ -102,11 +126,14 @@ def size_change(points_N702: np.ndarray) -> float | None:
 
 def correlations(driver_N702: np.ndarray, result_N702: np.ndarray) -> dict[str, float | None]:
     """How the result follows the driver in each of NAMES over the film, -1 to 1; None if one is still."""
-    both = _has_face(driver_N702) & _has_face(result_N702)
-    if both.sum() < 3:
-        return dict.fromkeys(NAMES)
-    wanted = motion_measures(driver_N702[both])
-    found = motion_measures(result_N702[both])
+    return followed(motion_measures(driver_N702), motion_measures(result_N702))
+
+
+def followed(
+    wanted: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+) -> dict[str, float | None]:
+    """The same of measures (N,) that were read already; NaN marks a frame in which nothing was."""
     return {name: _correlation(wanted[name], found[name]) for name in NAMES}
 
 
@@ -191,6 +218,10 @@ def _has_face(points_N702: np.ndarray) -> np.ndarray:
 
 
 def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float | None:
+    known = np.isfinite(a_N) & np.isfinite(b_N)
+    if known.sum() < 3:
+        return None
+    a_N, b_N = a_N[known], b_N[known]
     if min(a_N.std(), b_N.std()) < 1e-9:
         return None
     matrix = np.corrcoef(a_N, b_N)

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
-from pipeline.core.films import encode_mp4, frame_rate
+from pipeline.clips.times import clip_times
+from pipeline.core.films import encode_mp4
 from pipeline.core.pictures import below, beside, coloured_depth, encode_jpeg_within, tile, to_uint8
+from pipeline.evaluate.film_measures import followed
 from pipeline.evaluate.film_watch import SIDE, FilmWatch
-from pipeline.evaluate.instruments import FaceReader
+from pipeline.evaluate.instruments import Instruments
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.protocol import Pair
 from pipeline.geometry import camera_path
@@ -28,15 +28,13 @@ SHEET_BYTES = 400_000
 # A film has so many frames at most, each of which is drawn twice.
 FILM_FRAMES = 96
 FILM_TITLES = ("source", "driving", "result", "free camera")
-# Frames a second of a clip whose container does not say; its time stamps are kept all the same.
-UNKNOWN_RATE = 25.0
 
 
 @dataclass(frozen=True)
 class Film:
     """A reenacted clip as MP4: the name of its file, what is in it, and its frames a second.
 
-    `measures` are those of film_watch.
+    `measures` are those of film_watch, and of `truth_followed` where the truth is known.
     """
 
     name: str
@@ -88,72 +86,74 @@ def film(
     clips: HeldOutClips,
     synthesizers: Synthesizers,
     ingest: Path,
-    reader: FaceReader,
+    instruments: Instruments,
 ) -> Film:
     """The source of a pair under the clip of its driving frame, by FILM_FRAMES frames at most.
 
-    `ingest` is the folder whose tables know when the frames were taken; `reader` finds the face again.
+    `ingest` is the folder whose tables know when the frames were taken; `instruments` read the result.
     """
     source = pair.source
     clip = pair.driving.clip
     keys = clips.clips[clip][:FILM_FRAMES]
     drivings = [clips.frame(key) for key in keys]
     rate, seconds = clip_times(ingest, clip, keys)
-    watch = FilmWatch(reader.faces)
-    pictures = reenactment(source, drivings, synthesizers, watch)
-    data = encode_mp4(pictures, rate, seconds)
+    watch = FilmWatch(instruments.reader.faces)
+    images = reenactment(source, drivings, synthesizers)
+    data = encode_mp4(_montage(source, drivings, images, watch), rate, seconds)
     driver = [watch.landmarks(tile(_picture(driving.image), SIDE)) for driving in drivings]
+    measures = watch.measures(np.stack(driver), np.array(seconds))
+    if instruments.truth:
+        measures["truth"] = truth_followed(instruments, drivings, images[::2], np.stack(watch.points))
     return Film(
         name=f"{kind}-{source.clip}-{clip}.mp4",
         data=data,
         rate=rate,
-        measures=watch.measures(np.stack(driver), np.array(seconds)),
+        measures=measures,
     )
 
 
-def clip_times(
-    ingest: Path,
-    clip: str,
-    keys: Sequence[str],
-) -> tuple[Fraction, list[float]]:
-    """The frame rate of a clip, and the seconds from the first of its frames `keys` to each.
+def truth_followed(
+    instruments: Instruments,
+    drivings: Sequence[Frame],
+    results_NCHW: Tensor,
+    points_N702: np.ndarray,
+) -> dict[str, Any]:
+    """How results follow the true motion of generated drivers, by two instruments.
 
-    The seconds ascend. A film with them runs as fast as the clip: where a frame between was
-    rejected, the one before is shown longer. The frames of a file whose time stamps do not ascend
-    are taken as evenly spaced.
+    `mesh` reads the results' landmarks `points_N702`; `estimator` is the calibrated regressor of expressions,
+    which looks at the pictures and errs in other ways. The numbers are those of `film_measures.followed`.
     """
-    clips = pq.read_table(ingest / "clips.parquet", columns=["fps"], filters=[("key", "=", clip)])
-    frames = pq.read_table(
-        ingest / "frames.parquet",
-        columns=["key", "seconds"],
-        filters=[("clip", "=", clip)],
-    )
-    mean_rate = clips["fps"][0].as_py()
-    rate = frame_rate(mean_rate or UNKNOWN_RATE)
-    stamps = {row["key"]: row["seconds"] for row in frames.to_pylist()}
-    seconds = [stamps[key] - stamps[keys[0]] for key in keys]
-    if any(before >= after for before, after in pairwise(seconds)):
-        seconds = [float(number / rate) for number in range(len(keys))]
-    return rate, seconds
+    wanted = instruments.motion(drivings)
+    estimates = instruments.expression_pose(results_NCHW)
+    return {
+        "mesh": followed(wanted, instruments.reader.measure(points_N702)),
+        "estimator": followed(wanted, instruments.expression_truth.motion(estimates)),
+    }
 
 
 def reenactment(
     source: Frame,
     drivings: Sequence[Frame],
     synthesizers: Synthesizers,
+) -> Tensor:
+    """Images (2 N, 3, S, S): of each of `drivings` the result at its camera, then from one that orbits."""
+    orbit = torch.from_numpy(camera_path.orbit(len(drivings)))
+    fitted = stack_frames(drivings, "camera")
+    cameras = torch.stack([fitted, orbit.to(fitted.device)], dim=1)
+    return synthesizers.draw("psi", [source] * len(drivings), drivings, cameras).image
+
+
+def _montage(
+    source: Frame,
+    drivings: Sequence[Frame],
+    images: Tensor,
     watch: FilmWatch,
 ) -> Iterable[np.ndarray]:
     """Pictures of a film, (CAPTION + TILE, 4 TILE, 3) uint8, one for each of `drivings`.
 
-    They show the source, the driving frame, the result at the driving camera and from a camera that
-    orbits. `watch` sees the results.
+    They show the source, the driving frame, and both `images` of it. `watch` sees the results.
     """
-    orbit = torch.from_numpy(camera_path.orbit(len(drivings)))
-    fitted = stack_frames(drivings, "camera")
-    cameras = torch.stack([fitted, orbit.to(fitted.device)], dim=1)
-    drawn = synthesizers.draw("psi", [source] * len(drivings), drivings, cameras)
-    # The pictures of both cameras take turns.
-    pictures = to_uint8(drawn.image)
+    pictures = to_uint8(images)
     results, turned = pictures[::2], pictures[1::2]
     still = _picture(source.image)
     for driving, result, side in zip(drivings, results, turned, strict=True):

@@ -26,7 +26,7 @@ from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.published import Faces, PublishedInstruments
 from pipeline.evaluate.truth import Truth
 from pipeline.geometry import camera_path, head_model
-from pipeline.geometry.expression import NUMBERS, ExpressionOffsets
+from pipeline.geometry.expression import INNER, NUMBERS, ExpressionOffsets
 from pipeline.geometry.label import FIVE_POINTS, Estimate, Label, landmarks
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.geometry.motion_targets import motion_measures
@@ -96,7 +96,7 @@ class Instruments:
         """The instrument for expression, calibrated on true frames of training clips."""
         instrument = ExpressionTruth(self.flame)
         images, parameters = self.truth.calibration_frames()  # pyrefly: ignore[missing-attribute]
-        instrument.calibrate(self._expression_pose(images), parameters.to(self.device))
+        instrument.calibrate(self.expression_pose(images), parameters.to(self.device))
         return instrument
 
     @torch.no_grad()
@@ -116,7 +116,8 @@ class Instruments:
         return landmarks(self.flame, label.pack(), cameras_N25[:, None])[:, 0]
 
     @torch.no_grad()
-    def _expression_pose(self, images: Tensor) -> Tensor:
+    def expression_pose(self, images: Tensor) -> Tensor:
+        """What the estimator reads in pictures (N, 3, S, S), (N, 109)."""
         estimates = []
         for part in images.split(AT_ONCE):
             estimates.append(self.judges.expression_pose(part.to(self.device)))
@@ -138,8 +139,8 @@ class Instruments:
         person, also to the driving frame.
         """
         wanted = stack_frames(drivings, "image")
-        found = self._expression_pose(result)
-        driven = self._expression_pose(wanted)
+        found = self.expression_pose(result)
+        driven = self.expression_pose(wanted)
         recognised = self.recognise(result, points)
         scores: dict[str, Any] = {
             self.name("id"): metrics.cosine(recognised, self._identity(sources)),
@@ -362,8 +363,21 @@ class ExpressionTruth:
         solved = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
         self.map = (solved / deviation[:, None]).float()
 
+    def read(self, estimates_B109: Tensor) -> Tensor:
+        """The offsets of landmarks (B, 53, 3) that it makes of the regressor's numbers."""
+        found = self.offset + (estimates_B109 - self.average) @ self.map
+        return found.unflatten(1, (-1, 3))
+
     def __call__(self, estimates_B109: Tensor, parameters_B106: Tensor) -> Tensor:
         """The error of each sample, (B,)."""
-        found = self.offset + (estimates_B109 - self.average) @ self.map
-        difference = found.unflatten(1, (-1, 3)) - self.offsets(parameters_B106)
+        difference = self.read(estimates_B109) - self.offsets(parameters_B106)
         return difference.norm(dim=2).mean(1)
+
+    def motion(self, estimates_B109: Tensor) -> dict[str, np.ndarray]:
+        """Mouth, lids and gaze (B,) of the mean head with the offsets that it reads."""
+        moved = self.read(estimates_B109) * self.offsets.unit / 100
+        inner = (self.offsets.neutral + moved).cpu().numpy()
+        # The contour says nothing of these. Landmarks of pictures have y down.
+        points = np.zeros((len(inner), 70, 2))
+        points[:, INNER] = inner[..., :2] * (1, -1)
+        return FaceReader.measure(points)

@@ -72,6 +72,7 @@ class Evaluation:
     clips: HeldOutClips
     synthesizers: Synthesizers
     published: Mapping[str, str]  # the instruments of papers that measured, in words
+    instruments: Instruments
 
 
 def evaluate(
@@ -138,6 +139,7 @@ def evaluate(
         clips,
         synthesizers,
         instruments.published.used,
+        instruments,
     )
 
 

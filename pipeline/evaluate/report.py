@@ -16,7 +16,6 @@ from pipeline.core.files import write_bytes, write_json
 from pipeline.core.pages import data_address, fill_in
 from pipeline.evaluate import film_measures
 from pipeline.evaluate.gallery import Film, contact_sheet, film
-from pipeline.evaluate.instruments import FaceReader
 from pipeline.evaluate.legend import COLUMNS, METHOD_NAMES, SECTIONS, Column, Section
 from pipeline.evaluate.protocol import METHODS, Evaluation, Keys, Pair
 
@@ -87,10 +86,9 @@ def write_report(
     write_bytes(sheet, picture)
 
     films = []
-    reader = FaceReader()
     for kind, keys in _in_turns(same, crossed)[:videos]:
         pair = _pair(evaluation, keys)
-        made = film(kind, pair, evaluation.clips, evaluation.synthesizers, ingest, reader)
+        made = film(kind, pair, evaluation.clips, evaluation.synthesizers, ingest, evaluation.instruments)
         write_bytes(out / "videos" / made.name, made.data)
         films.append(made)
     text = page(rounded(evaluation.scores), picture, films)

@@ -5,12 +5,16 @@ import math
 import re
 from pathlib import Path
 
+import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.caches.cache import Cache, angles
+from pipeline.caches.film import write_film
 from pipeline.caches.inspect import sample, summary
 from pipeline.caches.page import write_page
 from pipeline.caches.sheet import REAL, RIM, TILE, rose, write_sheet
@@ -20,6 +24,7 @@ from pipeline.core.pictures import CAPTION
 from pipeline.geometry.camera import look_at
 from pipeline.store.samples import Views
 from pipeline.store.shards import ShardReader
+from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
 from tests.support import small_cache
 
@@ -126,6 +131,47 @@ def test_the_contact_sheet(project):
     # Heads have an opacity in the place of the mask, and fewer of them than a sheet has rows.
     heads = Cache(HEADS)
     assert write_sheet(heads, heads.entries, Path("out/heads.png")) == 5
+
+
+def add_times(clip: str) -> None:
+    """Give frames of ingest times: a tenth of a second apart, and the third one comes a second late."""
+    ingest = Path("data/ingest")
+    frames = pq.read_table(ingest / "frames.parquet")
+    seconds = [index / 10 + (index > 1) for index in frames["index"].to_pylist()]
+    write_table(ingest / "frames.parquet", frames.append_column("seconds", pa.array(seconds)))
+    write_table(ingest / "clips.parquet", pa.table({"key": [clip], "fps": [10.0]}))
+
+
+def test_the_film_of_a_clip_is_as_fast_as_the_clip(project):
+    cache = Cache(VIEWS)
+    add_times("c")
+    entries = cache.chosen("c", None)
+    assert write_film(cache, entries, Path("out/c.mp4")) == 4
+    with av.open("out/c.mp4") as container:
+        frames = list(container.decode(video=0))
+    times = [entry.index / 10 + (entry.index > 1) for entry in entries]
+    wanted = [time - times[0] for time in times]
+    assert [frame.time for frame in frames] == pytest.approx(wanted, abs=1e-4)
+    # The real frame and two views, each below its caption, in the order of the cache.
+    shown = frames[-1].to_ndarray(format="rgb24")
+    assert shown.shape == (TILE + CAPTION, 3 * TILE, 3)
+    for number, view in enumerate(cache.views(entries[-1].key)):
+        tile = shown[CAPTION:, number * TILE : (number + 1) * TILE]
+        assert np.abs(tile.mean((0, 1)) - view.mean((0, 1))).max() < 6
+
+
+def test_a_film_is_one_clip_in_a_folder_with_its_tables(project):
+    cache, out = Cache(VIEWS), Path("c.mp4")
+    with pytest.raises(UserError, match=r"--film shows one clip: psi4d inspect data/views --clip NAME"):
+        write_film(cache, cache.entries, out)
+    with pytest.raises(UserError, match=r"c.gif: a film is an MP4; name it c.mp4"):
+        write_film(cache, cache.chosen("c", None), Path("c.gif"))
+    with pytest.raises(UserError, match=r"clips.parquet"):
+        write_film(cache, cache.chosen("c", None), out)
+    heads = Cache(HEADS)
+    with pytest.raises(UserError, match=r"synthetic heads are in no clip"):
+        write_film(heads, heads.entries, out)
+    assert not out.exists()
 
 
 def test_the_rose_points_where_the_camera_is():

@@ -10,6 +10,7 @@ from pipeline.evaluate.film_measures import (
     fast_motion,
     film_measures,
     identity,
+    shaking,
     size_change,
     table,
 )
@@ -64,6 +65,21 @@ def test_short_films_and_those_without_a_face_have_no_fast_motion():
     assert fast_motion(points[:5], SECONDS[:5]) is None
     lost = np.full_like(points, np.nan)
     assert fast_motion(lost, SECONDS) is None
+
+
+def test_shaking_counts_at_any_rate_and_even_motion_does_not():
+    # Every other frame is off by two per cent to a side: its neighbours' middle lies two on the other one.
+    unit = interocular(face())
+    points = still(9)
+    points[::2, :, 0] += 0.01 * unit
+    points[1::2, :, 0] -= 0.01 * unit
+    assert shaking(points) == pytest.approx(2.0, rel=1e-3)
+    drift = np.linspace(0, 0.5, 9)[:, None, None]
+    assert shaking(points + drift) == pytest.approx(2.0, rel=1e-3)
+    assert shaking(still(9) + drift) < 1e-6
+    # There are never three faces running.
+    points[::3] = np.nan
+    assert shaking(points) is None
 
 
 def test_size_changes_are_relative_and_shifts_are_none():

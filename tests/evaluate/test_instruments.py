@@ -56,6 +56,25 @@ def test_expression_truth_reads_what_it_was_calibrated_with():
     assert other.mean() > 2 * error.mean()
 
 
+def test_expression_truth_reads_mouth_lids_and_gaze():
+    flame = Flame(load("standin"))
+    instrument = ExpressionTruth(flame)
+    # Radians of jaw and eyes, which a regressor reads as they are.
+    generator = torch.Generator().manual_seed(2)
+    parameters = torch.zeros(300, 106)
+    parameters[:, 100] = 0.3 * torch.rand(300, generator=generator)
+    parameters[:, 104] = 0.4 * torch.rand(300, generator=generator) - 0.2
+    estimates = torch.cat([parameters, torch.zeros(300, 3)], dim=1)
+    instrument.calibrate(estimates, parameters)
+    motion = instrument.motion(estimates)
+    for name, column in (("mouth_opening", 100), ("gaze", 104)):
+        found = np.corrcoef(motion[name], parameters[:, column])[0, 1]
+        assert abs(found) > 0.95
+    # As in a picture: the mouth opens with the jaw, and eyes that turn to the head's left look to the right.
+    assert np.corrcoef(motion["mouth_opening"], parameters[:, 100])[0, 1] > 0
+    assert np.corrcoef(motion["gaze"], parameters[:, 104])[0, 1] > 0
+
+
 def test_expression_truth_is_in_percent_of_the_interocular_distance():
     flame = Flame(load("standin"))
     offsets = ExpressionOffsets(flame)

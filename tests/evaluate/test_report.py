@@ -6,14 +6,12 @@ from html.parser import HTMLParser
 import av
 import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipeline.core.pictures import CAPTION
 from pipeline.evaluate import gallery, report
 from pipeline.evaluate.legend import COLUMNS
 from pipeline.evaluate.report import Cell
-from pipeline.store.tables import write_table
 from tests.evaluate import world as a_world
 from tests.support import small_run
 
@@ -74,33 +72,6 @@ def test_films_run_at_the_speed_of_their_clips(world):
     assert pictures[0].shape == (CAPTION + gallery.TILE, 4 * gallery.TILE, 3)
 
 
-@pytest.mark.parametrize(
-    ("fps", "times", "rate", "wanted"),
-    [
-        # Frames between were rejected.
-        (25.0, [0.4, 0.44, 0.6], 25, [0.0, 0.04, 0.2]),
-        # The rate varies.
-        (29.97002997, [0.0, 0.1, 0.15], Fraction(30000, 1001), [0.0, 0.1, 0.15]),
-        # There are no time stamps.
-        (10.0, [0.0, 0.0, 0.0], 10, [0.0, 0.1, 0.2]),
-        # The container does not say how many frames a second there are.
-        (0.0, [0.0, 0.5, 1.0], 25, [0.0, 0.5, 1.0]),
-    ],
-)
-def test_the_times_of_frames(tmp_path, fps, times, rate, wanted):
-    keys = ["a-0", "a-1", "a-2"]
-    # The times of another clip do not count.
-    clips = [{"key": "a", "fps": fps}, {"key": "b", "fps": 7.0}]
-    frames = [{"key": "b-0", "clip": "b", "seconds": 3.0}]
-    for key, seconds in zip(keys, times, strict=True):
-        frames.append({"key": key, "clip": "a", "seconds": seconds})
-    write_table(tmp_path / "clips.parquet", pa.Table.from_pylist(clips))
-    write_table(tmp_path / "frames.parquet", pa.Table.from_pylist(frames))
-    found = gallery.clip_times(tmp_path, "a", keys)
-    assert found[0] == rate
-    assert found[1] == pytest.approx(wanted)
-
-
 def test_the_page(world):
     text = (world.out / "report.html").read_text()
     assert "http://" not in text
@@ -124,6 +95,8 @@ def test_the_page(world):
     for table in measured:
         assert "size change result" in table
         assert "background driver" in table
+        assert "truth mesh gaze" in table
+        assert "truth estimator mouth opening" in table
     cells = page.texts["td"]
     for name in ("Psi", "Psi_3d, no motion", "source copied", "real frame"):
         assert name in cells
