@@ -54,7 +54,7 @@ def retry(params: Params, stage: str) -> Retry:
     """
     if stage not in LAYOUTS:
         known = ", ".join(LAYOUTS)
-        advice = f"`dvc repro -f -s {stage}` does it as a whole."
+        advice = "`dvc repro -f -s STAGE` does a stage as a whole again, `dvc stage list` names all."
         raise UserError(f"{stage} cannot be retried in parts, only {known}. {advice}")
     # The last run knows its units; another one may have other params, and so other units.
     last = last_folder(stage)

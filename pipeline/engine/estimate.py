@@ -46,8 +46,7 @@ class Estimate:
             return
         known = list(done.values())
         size = _predict(left, known, _bytes, self.item_bytes)
-        earlier = Costs.open.earlier(self.label) if Costs.open else {}
-        seconds = _predict(left, known, _seconds, earlier.get("worker_seconds_per_item", 0.0))
+        seconds = self.seconds(left, done)
         free = shutil.disk_usage(scratch).free
         lasts = f"about {readable_time(seconds / max(workers, 1))}" if seconds else "time not known yet"
         takes = f"about {readable_bytes(size)}" if size else "size not known yet"
@@ -59,6 +58,11 @@ class Estimate:
                 f"{scratch} has only {readable_bytes(free)} free. Free some space (`psi4d clean` removes "
                 "what earlier runs left), then run again."
             )
+
+    def seconds(self, left: Sequence[WorkUnit], done: Mapping[str, Done]) -> float:
+        """How long one worker takes for the units that are left; 0 where it is not known."""
+        earlier = Costs.open.earlier(self.label) if Costs.open else {}
+        return _predict(left, list(done.values()), _seconds, earlier.get("worker_seconds_per_item", 0.0))
 
     def end(self, fresh: Sequence[Done], seconds: float) -> None:
         """Note what the units that were done now cost, and say which items were given up.

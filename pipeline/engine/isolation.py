@@ -114,6 +114,11 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
     return outcome
 
 
+def was_interrupted(unit: WorkUnit, scratch: Path) -> bool:
+    """Whether a process that was trying `unit` has not come to an end of it."""
+    return _tries_path(unit, scratch).exists()
+
+
 def set_torch(threads: int, deterministic: bool) -> tuple[int, bool]:
     """Set both, and return what was set before.
 
@@ -268,7 +273,7 @@ class _Tries:
     """
 
     def __init__(self, unit: WorkUnit, scratch: Path, run: str) -> None:
-        self.path, self.mark, self.name = scratch / f"{unit.name}.tries.json", mark(unit), run
+        self.path, self.mark, self.name = _tries_path(unit, scratch), mark(unit), run
         count = len(unit.items)
         self.loads, self.together, self.alone = 0, 0, [0] * count
         self.verdicts: list[str | None] = [None] * count
@@ -326,6 +331,10 @@ class _Tries:
             "verdicts": self.verdicts,
         }
         write_json(self.path, {"items": self.mark, "run": self.name, "running": running} | state)
+
+
+def _tries_path(unit: WorkUnit, scratch: Path) -> Path:
+    return scratch / f"{unit.name}.tries.json"
 
 
 def _samples(work: Work, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 A unit is one shard: a name, a fixed list of items, and fingerprints of what they are made from and of the
 code. Units are worked on in a scratch folder of this plan (`scratch`), into which those come first that an
-earlier run has finished. A finished unit leaves its shard, its tables
-and then its record (`work_unit`); a run that was stopped skips what has all of them. An item that raises or
-kills its worker is given up, the others are done (`isolation`). `workers: 0` works in this process; otherwise
-Ray Data feeds a pool of actors with one torch thread each (`ray_workers`). The bytes are the same either way,
-as workers draw their randomness from names and numbers.
+earlier run has finished. A finished unit leaves its shard, its tables and then its record (`work_unit`); a
+run that was stopped skips what has all of them. An item that raises or kills its worker is given up, the
+others are done (`isolation`). `workers: 0` works in this process, and so does a run that is known to be
+short; otherwise Ray feeds a pool of actors with one torch thread each (`ray_workers`). The bytes are the same
+either way, as workers draw their randomness from names and numbers.
 """
 
 import contextlib
@@ -21,9 +21,12 @@ import torch
 from pipeline.core.errors import UserError
 from pipeline.core.progress import progress
 from pipeline.engine.estimate import Estimate
-from pipeline.engine.isolation import HERE, Maker, Outcome, attempt, set_torch
+from pipeline.engine.isolation import HERE, Maker, Outcome, attempt, set_torch, was_interrupted
 from pipeline.engine.ray_workers import WorkerSettings, with_ray
 from pipeline.engine.work_unit import Done, Work, WorkUnit, finished, record_path
+
+# Of one process: about as long as Ray and its workers take until they begin.
+SHORT_SECONDS = 10.0
 
 
 def run_units(
@@ -63,7 +66,13 @@ def run_units(
     _sweep(scratch)
     estimate.start(before, scratch, machine.workers)
     started = time.monotonic()
-    failed = _work_off(estimate, pending, make_worker, scratch, machine, gpu)
+    # A cluster is running already.
+    short = not machine.ray_address and _is_short(estimate, pending, before, scratch)
+    if machine.workers == 0 or short:
+        outcomes = _in_process(pending, make_worker, scratch)
+    else:
+        outcomes = with_ray(pending, make_worker, scratch, machine, gpu)
+    failed = _work_off(estimate, pending, outcomes) if pending else {}
     seconds = time.monotonic() - started
     if failed:
         name = min(failed)
@@ -110,21 +119,20 @@ def _sweep(scratch: Path) -> None:
         half.unlink(missing_ok=True)
 
 
+def _is_short(
+    estimate: Estimate, pending: Sequence[WorkUnit], done: Mapping[str, Done], scratch: Path
+) -> bool:
+    """Whether this process has done the units before Ray's workers would begin, as when one clip is new."""
+    # A unit that killed its process is done in one that may die.
+    if any(was_interrupted(unit, scratch) for unit in pending):
+        return False
+    return 0 < estimate.seconds(pending, done) < SHORT_SECONDS
+
+
 def _work_off(
-    estimate: Estimate,
-    pending: Sequence[WorkUnit],
-    make_worker: Callable[[], Work],
-    scratch: Path,
-    machine: WorkerSettings,
-    gpu: bool,
+    estimate: Estimate, pending: Sequence[WorkUnit], outcomes: Generator[Outcome]
 ) -> dict[str, str]:
     """Do the units; the names of those that failed, with the reason."""
-    if not pending:
-        return {}
-    if machine.workers == 0:
-        outcomes = _in_process(pending, make_worker, scratch)
-    else:
-        outcomes = with_ray(pending, make_worker, scratch, machine, gpu)
     sizes = {unit.name: len(unit.items) for unit in estimate.units}
     total = sum(sizes.values())
     bar = progress(

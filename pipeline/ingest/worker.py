@@ -71,6 +71,7 @@ OF_OTHERS = {
     "portrait_size",
     "clip_size",
     "fps",
+    "neck_share",
     "validation_share",
     "test_share",
     "split",

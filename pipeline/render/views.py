@@ -47,7 +47,7 @@ from pipeline.render.quality_gate import failed_measures, gate_summary, measure,
 from pipeline.store.samples import Aligned, Views
 from pipeline.store.sealed import read_facts
 from pipeline.store.shards import Sample, ShardReader
-from pipeline.store.tables import labels_of, meshes, read_rows, row_sums, usable
+from pipeline.store.tables import RowGroups, labels_of, meshes, read_rows, row_sums, usable
 from pipeline.store.view_index import NAME, write_index
 
 # What one pass may hold: coarse samples, as far as a frame allows, and frames.
@@ -239,8 +239,9 @@ class ViewRenderer:
         self.sizes = params.networks
         self.device = choose_device(params.machine.device)
         self.reader = ShardReader(ingested / "shards", Aligned.stage)
-        self.labels = labels
-        self.frames = ingested / "frames.parquet"
+        self.labels = RowGroups(labels, "fit_flame", ["key", "label"])
+        frames = ingested / "frames.parquet"
+        self.frames = RowGroups(frames, Aligned.stage, [*FRAME, "landmarks"])
         head = head_model.load(params.flame.model)
         self.flame = Flame(head).to(self.device)
         psi = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
@@ -286,17 +287,9 @@ class ViewRenderer:
         return torch.stack(images), torch.stack(reconstructions)
 
     def _frames(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of both tables joined, those of `keys` alone: at paper scale no worker could hold all."""
-        labels = read_rows(self.labels, "fit_flame", ["key", "label"], keys)
-        frames = read_rows(
-            self.frames,
-            Aligned.stage,
-            [*FRAME, "landmarks"],
-            keys,
-        )
-        label_of = {row["key"]: row["label"] for row in labels}
-        frame_of = {row["key"]: row for row in frames}
-        return [frame_of[key] | {"label": label_of[key]} for key in keys]
+        """Rows of both tables joined."""
+        labels, frames = self.labels.rows(keys), self.frames.rows(keys)
+        return [frames[key] | {"label": labels[key]["label"]} for key in keys]
 
     def _read(self, frames: list[dict[str, Any]]) -> Real:
         files = [self.reader.read(frame["key"]) for frame in frames]

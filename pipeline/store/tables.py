@@ -142,15 +142,12 @@ def read_rows(
     path: str | Path,
     stage: str,
     columns: Collection[str] | None = None,
-    keys: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of a table that `stage` makes: all, or those with these keys.
+    """The rows of a table that `stage` makes.
 
     Raises UserError when the table is missing or damaged or lacks a column.
     """
-    # The filter goes into the reader, as a worker must not hold a table of paper scale.
-    wanted = None if keys is None else pc.field("key").isin(list(keys))
-    return read_columns(path, stage, columns, wanted).to_pylist()
+    return read_columns(path, stage, columns).to_pylist()
 
 
 def read_columns(
@@ -172,6 +169,50 @@ def read_batches(
     """Columns of a table piece by piece, for those that do not fit into memory. Raises as `read_rows`."""
     with _told(path, stage):
         yield from pq.ParquetFile(path).iter_batches(ROW_GROUP, columns=list(columns))
+
+
+class RowGroups:
+    """Rows of a table by their keys, for a worker that comes back for others.
+
+    A row group is read as a whole and the last two are kept, as those of a clip lie together: a table of
+    paper scale does not fit into memory, and one that is small is read once.
+    """
+
+    def __init__(self, path: str | Path, stage: str, columns: Collection[str]) -> None:
+        """`columns` are read, `key` among them. Raises UserError when the table is missing or damaged."""
+        self.path, self.stage, self.columns = path, stage, list(columns)
+        with _told(path, stage):
+            self._file = pq.ParquetFile(path)
+            groups = range(self._file.num_row_groups)
+            self._ranges = [self._keys_of(group) for group in groups]
+        self._kept: dict[int, pa.Table] = {}
+
+    def rows(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The rows with these keys, as far as there are any. Raises UserError for a damaged table."""
+        found = {}
+        wanted = pa.array(sorted(keys), pa.string())
+        for group, (first, last) in enumerate(self._ranges):
+            if any(first <= key <= last for key in keys):
+                rows = self._read(group)
+                rows = rows.filter(pc.is_in(rows["key"], wanted))
+                found |= {row["key"]: row for row in rows.to_pylist()}
+        return found
+
+    def _keys_of(self, group: int) -> tuple[str, str]:
+        """The first and the last key of a row group in alphabetical order."""
+        keys = self._file.read_row_group(group, ["key"])["key"]
+        ends = pc.min_max(keys).as_py()
+        return ends["min"], ends["max"]
+
+    def _read(self, group: int) -> pa.Table:
+        if group not in self._kept:
+            with _told(self.path, self.stage):
+                table = self._file.read_row_group(group, self.columns)
+            # The older one of two goes.
+            while len(self._kept) > 1:
+                del self._kept[next(iter(self._kept))]
+            self._kept[group] = table
+        return self._kept[group]
 
 
 @contextlib.contextmanager

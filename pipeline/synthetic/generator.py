@@ -22,9 +22,9 @@ from pipeline.core.films import encode_mp4
 from pipeline.core.paths import GENERATED, TRUTH
 from pipeline.core.seeds import rng
 from pipeline.core.splits import SPLITS
-from pipeline.engine.fingerprint import fingerprint
-from pipeline.engine.run import run_units
-from pipeline.engine.scratch import scratch_folder
+from pipeline.engine.fingerprint import code_fingerprint, inputs_fingerprint
+from pipeline.engine.job import Job
+from pipeline.engine.scratch import keep, scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.geometry.camera import project, rotation, sample_look_at
 from pipeline.geometry.label import Label
@@ -39,6 +39,7 @@ from pipeline.synthetic.scene import Figure, figure, pose
 
 NOVEL_VIEWS = 4  # per frame
 NOVEL_EVERY = 8  # frames of a held-out clip
+COUNTS = {"identities", "photos", "train_clips", "validation_clips", "test_clips"}  # they change no file
 TRUE_FIELDS = (DrawnPortrait.mask, DrawnPortrait.depth)  # what the truth keeps of a portrait
 
 
@@ -208,10 +209,9 @@ def generate(
     settings = params.ingest
     portraits = _portraits(settings)
     clips = _clips(settings)
-    image = params.networks.image
-    made_by = fingerprint(__file__, settings, image, params.seed)
-    scratch = scratch_folder("generated", made_by)
-    done = _draw(params, portraits, clips, scratch)
+    job = _job(params, portraits, clips)
+    scratch = scratch_folder(job.label, job.mark)
+    done = _draw(job, scratch, params)
     # What an earlier run made stays until all files are drawn.
     for folder in (out / "portraits", out / "clips", truth):
         shutil.rmtree(folder, ignore_errors=True)
@@ -227,21 +227,28 @@ def generate(
     true_portraits = _rows(done, "portraits")
     true_frames = _rows(done, "clip")
     _write_tables(truth, params.seed, true_portraits, true_frames)
-    shutil.rmtree(scratch, ignore_errors=True)
+    keep(scratch)
 
 
-def _draw(
-    params: Params,
-    portraits: list[str],
-    clips: list[str],
-    scratch: Path,
-) -> list[Done]:
-    """Draw the files into shards of `scratch`."""
+def _job(params: Params, portraits: list[str], clips: list[str]) -> Job:
+    """The units and their worker: other numbers of people or of clips draw no other file anew."""
     settings = params.ingest
-    units = units_of("portraits", portraits, settings.shard_size)
-    units += units_of("clip", clips, 1)
-    artist = partial(Artist, settings, params.networks.image, params.seed)
-    done = run_units(units, artist, scratch, params.machine, "generate", {"files": 1})
+    drawn_by = settings.model_dump(exclude=COUNTS)
+    inputs = inputs_fingerprint(drawn_by, params.networks.image, params.seed)
+    code = code_fingerprint(__file__)
+    units = units_of("portraits", portraits, settings.shard_size, inputs, code)
+    units += [WorkUnit(f"clip-{Path(file).stem}", [file], inputs, code) for file in clips]
+    return Job(
+        label="generate",
+        units=units,
+        make_worker=partial(Artist, settings, params.networks.image, params.seed),
+        counts={"files": 1},
+    )
+
+
+def _draw(job: Job, scratch: Path, params: Params) -> list[Done]:
+    """Draw the files into shards of `scratch`, those that an earlier run has not drawn."""
+    done = job.run(scratch, params.machine)
     # Here no file is a user's, which may be broken: a reject is a fault of ours.
     rejects = [reject for unit in done for reject in unit.rejects]
     if rejects:

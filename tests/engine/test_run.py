@@ -18,6 +18,7 @@ from pipeline.core.costs import Costs
 from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
 from pipeline.core.seeds import rng
+from pipeline.engine import ray_workers
 from pipeline.engine.code_mark import SOURCE, closure
 from pipeline.engine.fingerprint import fingerprint
 from pipeline.engine.run import run_units
@@ -110,6 +111,23 @@ def run_apart(*arguments) -> int:
 
 def checksums(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+
+def test_a_short_run_needs_no_ray(tmp_path, monkeypatch):
+    """How long it will take, it knows from the units that are done."""
+    done = run(UNITS, partial(Worker, tmp_path / "calls"), tmp_path / "scratch")
+    record = record_path(UNITS[1], tmp_path / "scratch")
+    record.unlink()
+    again = run(UNITS, partial(Worker, tmp_path / "again"), tmp_path / "scratch", workers=2)
+    assert again == done
+    [call] = (tmp_path / "again").iterdir()
+    assert call.name == f"part-000001-0-{os.getpid()}"
+    # Should the process have died of it, the next try is in another one.
+    record.unlink()
+    (tmp_path / "scratch/part-000001.tries.json").touch()
+    monkeypatch.setattr(ray_workers, "LONGEST_PLACE", 3)
+    with pytest.raises(UserError, match="Ray needs a folder"):
+        run(UNITS, partial(Worker, tmp_path / "again"), tmp_path / "scratch", workers=2)
 
 
 @pytest.mark.process

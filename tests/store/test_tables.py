@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.errors import UserError
 from pipeline.core.files import sha256
-from pipeline.store.tables import ROW_GROUP, matrix, row_sums, write_parts, write_table
+from pipeline.store.tables import ROW_GROUP, RowGroups, matrix, row_sums, write_parts, write_table
 
 SCHEMA = pa.schema({"key": pa.string(), "values": pa.list_(pa.float32())})
 
@@ -26,6 +27,27 @@ def test_a_file_does_not_show_its_parts(size, tmp_path):
     groups = pq.ParquetFile(path).metadata
     assert [groups.row_group(number).num_rows for number in range(3)] == [ROW_GROUP, ROW_GROUP, 5]
     assert sha256(path) == sha256(write_table(tmp_path / "whole.parquet", whole))
+
+
+def test_rows_by_their_keys(tmp_path):
+    whole = rows(2 * ROW_GROUP + 5).sort_by("key")
+    path = write_table(tmp_path / "table.parquet", whole)
+    groups = RowGroups(path, "render_views", ["key", "values"])
+    expected = {row["key"]: row for row in whole.to_pylist()}
+    keys = list(expected)
+
+    def right(start: int) -> bool:
+        wanted = keys[start : start + 4]
+        # The last one is in no table.
+        return groups.rows([*reversed(wanted), "row-none"]) == {key: expected[key] for key in wanted}
+
+    # A clip may lie in two row groups.
+    assert right(0) and right(ROW_GROUP - 2) and right(2 * ROW_GROUP)
+    # The last two row groups are read no more, the first one is.
+    path.write_bytes(b"")
+    assert right(ROW_GROUP + 9) and right(2 * ROW_GROUP)
+    with pytest.raises(UserError, match=r"table.parquet is damaged: .* dvc repro render_views"):
+        right(0)
 
 
 def test_no_parts_make_an_empty_table(tmp_path):

@@ -21,6 +21,7 @@ from pipeline.synthetic.generator import generate, latent, true_label, true_land
 from pipeline.synthetic.person import person
 from pipeline.synthetic.raster import Picture, render
 from pipeline.synthetic.scene import Figure, Moment, figure, pose
+from tests.support.folders import checksums
 
 FRONT = look_at(0.0, 0.25, 4.2, np.array([0.0, 0.0, 0.1]))
 FRAMES = 8
@@ -177,16 +178,30 @@ def test_shoulders_follow_the_head_as_far_as_they_are_told(share):
         assert (straight.inv() * bust).magnitude() == pytest.approx((1 - share) * turn, abs=1e-6)
 
 
+def draw(folder: Path, name: str, **changes: int) -> None:
+    """Run the generator in `folder`; what it makes is called `name`."""
+    params = scale_params("smoke")
+    ingest = params.ingest.model_copy(update=FEW | changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        generate(params.model_copy(update={"ingest": ingest}), folder / name, folder / f"{name} truth")
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")
-    params = scale_params("smoke")
-    ingest = params.ingest.model_copy(update=FEW)
-    params = params.model_copy(update={"ingest": ingest})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        generate(params, folder / "out", folder / "truth")
+    draw(folder, "out")
+    (folder / "out truth").rename(folder / "truth")
     return folder
+
+
+def test_one_more_clip_draws_no_other_file(made, capfd):
+    draw(made, "more", train_clips=FEW["train_clips"] + 1)
+    assert "generate: 1 of 6 shards to do, 5 done already: 1 file;" in capfd.readouterr().err
+    before, after = checksums(made / "out"), checksums(made / "more")
+    new = f"clips/train-{FEW['train_clips']:04d}.mp4"
+    assert after.keys() - before.keys() == {new}
+    assert before.items() <= after.items()
 
 
 def rows(made: Path, table: str) -> list[dict]:
