@@ -1,4 +1,4 @@
-"""The moving pictures at the top of the README: `python -m tests.avatar.draw_readme` in a finished demo run.
+"""The moving pictures at the top of the README: `python -m tests.avatar.draw_readme` in a finished run.
 
 A generated test person drives another one's photo, which is turned to both sides at the same time, and that
 photo's mesh turns around once. Both are animated WebP below 1 MB, metrics/avatar.webp and metrics/mesh.webp.
