@@ -27,7 +27,8 @@ from pipeline.engine.run import run_units
 from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.work_unit import Done, WorkUnit, units_of
 from pipeline.ingest.files import PICTURE, VIDEO, find_files
-from pipeline.store.shards import ShardReader, decode_png
+from pipeline.store.codecs import decode_picture
+from pipeline.store.shards import ShardReader
 
 SHEET = "contact_sheet.jpg"
 
@@ -235,6 +236,6 @@ def _write_sheet(films: Sequence[Film], reader: ShardReader, path: Path) -> None
     for film in films:
         if film.path is not None:
             key = film_key(film.photo, film.driver)
-            line = decode_png(reader.read(key, "line.png"))
+            line = decode_picture(reader.read(key, "line.png"))
             lines.append(captioned(line, film.path.name))
     write_bytes(path, encode_jpeg(below(lines, gap=4)))

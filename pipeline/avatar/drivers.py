@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.head.flame_file import ADDITIONS, EMBEDDING, SIMPLIFIED
 from pipeline.avatar.animator import Animator
-from pipeline.avatar.driver import Driver, frames_of, read_driver
+from pipeline.avatar.driver import Driver, Frames, frames_of, read_driver
 from pipeline.avatar.front_end import FrontEnd
 from pipeline.avatar.tensor_file import read_tensors, write_tensors
 from pipeline.core.errors import UserError
@@ -50,14 +50,17 @@ class Drivers:
 
     def __call__(self, path: Path) -> tuple[Driver, Tensor]:
         """A driver and what drives Psi in each of its frames, (N, M). Raises UserError as `read_driver`."""
-        known = self._known(path)
+        # What cannot be read has a reason, which is given before its bytes are looked for.
+        frames = frames_of(path, self.front.frame_rate)
+        file = self.file(path)
+        known = self._known(file, frames)
         if known:
             return known
         driver = read_driver(self.front, path)
         motion = driving_motion(self.animator, driver)
         # Where nothing can be kept, the next film takes longer.
         with contextlib.suppress(UserError):
-            self._keep(driver, motion)
+            self._keep(file, driver, motion)
         return driver, motion
 
     def file(self, path: Path) -> Path:
@@ -78,11 +81,8 @@ class Drivers:
         )
         return self.folder / f"{mark}.safetensors"
 
-    def _known(self, path: Path) -> tuple[Driver, Tensor] | None:
-        """What is kept of `path`; None where there is nothing, or where it is damaged."""
-        # What cannot be read has a reason, which is given before its bytes are looked for.
-        frames = frames_of(path, self.front.frame_rate)
-        file = self.file(path)
+    def _known(self, file: Path, frames: Frames) -> tuple[Driver, Tensor] | None:
+        """The driver with `frames` that is kept in `file`; None where there is none, or a damaged one."""
         try:
             tensors, facts = read_tensors(file)
             arrays = {name: tensors[name].numpy() for name in ARRAYS}
@@ -94,11 +94,11 @@ class Drivers:
             os.utime(file)
         return Driver(frames, lost=facts["lost"], **arrays), motion
 
-    def _keep(self, driver: Driver, motion_NM: Tensor) -> None:
+    def _keep(self, file: Path, driver: Driver, motion_NM: Tensor) -> None:
         arrays = {name: np.ascontiguousarray(getattr(driver, name)) for name in ARRAYS}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         tensors["motion_NM"] = motion_NM.cpu().contiguous()
-        write_tensors(self.file(driver.frames.path), tensors, {"lost": driver.lost})
+        write_tensors(file, tensors, {"lost": driver.lost})
         drop_oldest(self.folder, KEPT_BYTES)
 
 

@@ -26,7 +26,8 @@ from pipeline.engine.work_unit import WorkUnit
 from pipeline.geometry import camera_path
 from pipeline.geometry.label import Label
 from pipeline.geometry.neck import with_necks
-from pipeline.store.shards import Sample, encode_png
+from pipeline.store.codecs import PNG
+from pipeline.store.shards import Sample
 
 if TYPE_CHECKING:
     from pipeline.avatar.watcher import Watcher
@@ -104,7 +105,7 @@ class FilmMaker:
             row["sound"] = heard is not None
             if montage.watcher is not None:
                 row["measures"] = montage.watcher.measures()
-            fields = {"film.mp4": heard or film, "line.png": encode_png(montage.line())}
+            fields = {"film.mp4": heard or film, "line.png": PNG.encode(montage.line())}
             yield film_key(photo, path), fields
 
     def _film(self, montage: "Montage", motion_NM: Tensor, name: str) -> bytes:

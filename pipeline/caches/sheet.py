@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.caches.cache import Cache, Entry, angles, view_names
 from pipeline.core.files import write_bytes
 from pipeline.core.pictures import below, beside, captioned, tile
-from pipeline.store.shards import encode_png
+from pipeline.store.codecs import PNG
 
 TILE = 128  # pixels
 ROWS = 8
@@ -26,7 +26,7 @@ def write_sheet(cache: Cache, entries: Sequence[Entry], out: Path) -> int:
     places = np.linspace(0, len(entries) - 1, count)
     places = np.unique(places.round().astype(int))
     rows = [_row(cache, entries[place]) for place in places]
-    write_bytes(out, encode_png(below(rows, gap=4)))
+    write_bytes(out, PNG.encode(below(rows, gap=4)))
     return len(rows)
 
 

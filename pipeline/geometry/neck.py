@@ -131,10 +131,11 @@ class TurningNeck(Neck):
     def _remembered(self, label_1437: Tensor, posing: bool) -> tuple[Tensor, Tensor]:
         """The grids of the field of one head, in half precision: 0.0001 world units."""
         parts = Label.split(label_1437)
+        # A neck at rest moves nothing.
         if not parts.neck.any():
-            return torch.zeros(1, 4, FINE, FINE, FINE).half(), torch.zeros(
-                1, 3, COARSE, COARSE, COARSE
-            ).half()
+            fine = torch.zeros(1, 4, FINE, FINE, FINE, dtype=torch.half)
+            coarse = torch.zeros(1, 3, COARSE, COARSE, COARSE, dtype=torch.half)
+            return fine, coarse
         key = (label_1437[:, Label.SHAPE.start :].numpy().tobytes(), posing)
         if key not in self.known:
             field = self._between(label_1437, posing)

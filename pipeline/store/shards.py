@@ -20,7 +20,7 @@ import numpy as np
 import webdataset
 
 from pipeline.core.errors import UserError
-from pipeline.store.codecs import PNG, decode_picture, spellings
+from pipeline.store.codecs import spellings
 from pipeline.store.sealed import Draft, check_sealed, read_facts, seal_path, sealing
 
 # What a shard holds: raised by one whenever the fields of samples, the sidecar or the index of a cache
@@ -378,19 +378,6 @@ class _LazySample(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self.reader.fields(self.key))
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of an image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB.
-
-    Raises ValueError for another type or shape.
-    """
-    return PNG.encode(image)
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """The image in PNG bytes, or in those of another codec, as `decode_picture` has it."""
-    return decode_picture(data)
 
 
 def encode_npy(array: np.ndarray) -> bytes:

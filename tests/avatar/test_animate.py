@@ -29,7 +29,7 @@ from pipeline.geometry.head_model import load
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.ingest.worker import Ingester
-from pipeline.store.shards import decode_png
+from pipeline.store.codecs import decode_picture
 from tests.avatar.inputs import (
     FRAMES,
     ROOT,
@@ -90,7 +90,7 @@ def test_a_photo_is_read_as_the_graph_reads_it(place):
     [row] = record["portraits"].rows
     front = FrontEnd(own, own.networks.image)
     portrait = front.portrait(place / "photo.png")
-    wanted = decode_png(fields["image.png"])
+    wanted = decode_picture(fields["image.png"])
     assert np.array_equal(portrait.picture_SS3, wanted)
     assert np.array_equal(portrait.crop_3, row["crop"])
 
@@ -138,7 +138,7 @@ def test_a_driver_is_read_as_the_graph_reads_it(place):
     own = params()
     graph = Ingester(own.ingest, own.networks.image, place, place)
     samples, record = graph(WorkUnit("clips-000000", ["first.mp4"]))
-    wanted = [decode_png(fields["image.png"]) for _, fields in samples]
+    wanted = [decode_picture(fields["image.png"]) for _, fields in samples]
     front = FrontEnd(own, own.networks.image)
     driver = read_driver(front, place / "first.mp4")
     found = list(driver.faces(own.networks.image))

@@ -29,7 +29,8 @@ from pipeline.engine.run import run_units
 from pipeline.engine.work_unit import WorkUnit, finished, record_path, units_of
 from pipeline.networks.weights import save_weights
 from pipeline.render.views import ViewRenderer
-from pipeline.store.shards import encode_png, write_shard
+from pipeline.store.codecs import PNG
+from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
 from tests.benchmarks.record import record
 from tests.support.render_inputs import save_judges, write_labels
@@ -49,7 +50,7 @@ def make_inputs(
         draw = rng(0, key)
         image = draw.integers(0, 255, (size, size, 3), np.uint8)
         mesh = draw.uniform(0.3, 0.7, 478 * 3).astype(np.float32)
-        samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(image[..., 0])}))
+        samples.append((key, {"image.png": PNG.encode(image), "mask.png": PNG.encode(image[..., 0])}))
         row = {
             "key": key,
             "clip": clip,

@@ -27,7 +27,8 @@ import webdataset
 
 from pipeline.config.params import load_params
 from pipeline.core.files import write_bytes
-from pipeline.store.shards import ShardReader, decode_png, encode_png, write_shard
+from pipeline.store.codecs import PNG, decode_picture
+from pipeline.store.shards import ShardReader, write_shard
 from pipeline.store.view_index import NAME, ROW_GROUP, SCHEMA, ViewIndex, write_index
 from pipeline.train.view_batches import PseudoMultiView
 from tests.benchmarks.record import record
@@ -136,9 +137,9 @@ def enlarged(
 ) -> bytes:
     """A PNG at BIG x BIG, with grain if it is a photo."""
     # Masks and coordinates are smooth in a real cache, too, and get no grain.
-    image = cv2.resize(decode_png(data), (BIG, BIG), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(decode_picture(data), (BIG, BIG), interpolation=cv2.INTER_CUBIC)
     grain = draw.normal(0, 2, image.shape) if image.ndim == 3 and name != "uv.png" else 0
-    return encode_png((image + grain).round().clip(0, 255).astype(np.uint8))
+    return PNG.encode((image + grain).round().clip(0, 255).astype(np.uint8))
 
 
 class Files:

@@ -20,7 +20,8 @@ from pipeline.config.params import load_params
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.store import tables
-from pipeline.store.shards import ShardReader, encode_npy, encode_png, read_sidecar, sidecar_path, write_shard
+from pipeline.store.codecs import PNG
+from pipeline.store.shards import ShardReader, encode_npy, read_sidecar, sidecar_path, write_shard
 from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
 from tests.support import small_cache
@@ -214,7 +215,7 @@ def test_what_a_sample_must_have(project):
     del first["alpha1.png"]
     first["motion.npy"] = encode_npy(np.zeros((3, 7), np.float64))
     second |= {
-        "image.png": encode_png(np.zeros((8, 9, 3), np.uint8)),
+        "image.png": PNG.encode(np.zeros((8, 9, 3), np.uint8)),
         "more.png": second["mask.png"],
         "uv.png": b"no picture",
     }
@@ -247,8 +248,8 @@ def test_heads_are_numbered_without_a_gap(project):
 
 def test_ingested_faces(tmp_path):
     fields = {
-        "image.png": encode_png(np.zeros((8, 8, 3), np.uint8)),
-        "mask.png": encode_png(np.zeros((8, 8), np.uint8)),
+        "image.png": PNG.encode(np.zeros((8, 8, 3), np.uint8)),
+        "mask.png": PNG.encode(np.zeros((8, 8), np.uint8)),
     }
     rows = [
         {

@@ -5,6 +5,8 @@ import struct
 import av
 import numpy as np
 
+from pipeline.ingest.video import Video
+
 SIDE = 64
 BITS = 8
 
@@ -37,6 +39,12 @@ def number_of(picture):
     brightness = picture[row, places].mean(axis=-1)
     bits = np.packbits(brightness > 128, bitorder="little")
     return int(bits[0])
+
+
+def first_picture(path):
+    """The first frame of a film as it is shown, uint8 (H, W, 3)."""
+    frames = Video(path).frames()
+    return next(frames).picture
 
 
 def write_film(

@@ -16,7 +16,8 @@ from pipeline.ingest.crop import cut, fit_crop, five_points, to_aligned
 from pipeline.ingest.detector import FaceFinder, roll_of
 from pipeline.ingest.files import Rejected
 from pipeline.ingest.worker import ingest
-from pipeline.store.shards import ShardReader, decode_png
+from pipeline.store.codecs import decode_picture
+from pipeline.store.shards import ShardReader
 from pipeline.store.tables import CLIPS, FRAMES, PORTRAITS
 from tests.support.videos import write_video
 
@@ -248,10 +249,10 @@ def test_shards_hold_what_the_tables_say(result):
     assert sorted(reader.keys()) == sorted(usable)
     for key, row in usable.items():
         assert reader.shard(key) == row["shard"]
-        image = decode_png(reader.read(key, "image.png"))
+        image = decode_picture(reader.read(key, "image.png"))
         assert image.shape == (64, 64, 3)
         assert image.dtype == np.uint8
-        mask = decode_png(reader.read(key, "mask.png"))
+        mask = decode_picture(reader.read(key, "mask.png"))
         assert mask.shape == (64, 64)
         assert mask.dtype == np.uint8
         # The face belongs to the person.
@@ -371,7 +372,7 @@ def test_a_head_that_is_cut_by_the_edge(result):
     assert 0.02 < row["outside"] < 0.2
     # The rows of the square above the picture repeat its first one, and belong to nobody.
     reader = ShardReader(out / "shards")
-    mask = decode_png(reader.read(row["key"], "mask.png"))
+    mask = decode_picture(reader.read(row["key"], "mask.png"))
     _, _, shift = row["crop"]
     above = int(shift * 64)
     assert above > 3

@@ -22,7 +22,8 @@ from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import MESH_TO_70
 from pipeline.geometry.motion_targets import MIRROR, motion_measures, motion_targets
 from pipeline.pretrain.motion import pretrain_motion
-from pipeline.store.shards import encode_png, write_shard
+from pipeline.store.codecs import PNG
+from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
 
 
@@ -152,7 +153,7 @@ def write_run(folder: Path, splits: tuple[str, ...] = ("train", "train", "valida
         frames = 4 if of_a_clip else 1
         for index in range(frames):
             key = f"p{person}-{index:06}"
-            image = encode_png(picture(person, index))
+            image = PNG.encode(picture(person, index))
             samples.append((key, {"image.png": image}))
             row = {
                 "key": key,

@@ -9,15 +9,14 @@ import pytest
 import webdataset
 
 from pipeline.core.errors import UserError
+from pipeline.store.codecs import PNG, decode_picture
 from pipeline.store.shards import (
     FORMAT,
     OlderFormat,
     ShardReader,
     check_shard,
     decode_npy,
-    decode_png,
     encode_npy,
-    encode_png,
     read_sidecar,
     sidecar_path,
     write_shard,
@@ -30,7 +29,7 @@ def samples(count: int = 5) -> list[tuple[str, dict[str, bytes]]]:
         (
             f"clip-{index:06d}",
             {
-                "image.png": encode_png(generator.integers(0, 255, (16, 12, 3), np.uint8)),
+                "image.png": PNG.encode(generator.integers(0, 255, (16, 12, 3), np.uint8)),
                 "label.npy": encode_npy(generator.normal(size=437).astype(np.float32)),
             },
         )
@@ -51,7 +50,7 @@ def test_png_holds_every_number(shape, kind):
     # 16 bits are for depths. A single pixel is an image, too, and no grey one for having three numbers.
     most = np.iinfo(kind).max
     image = np.random.default_rng(1).integers(0, most, shape).astype(kind)
-    again = decode_png(encode_png(image))
+    again = decode_picture(PNG.encode(image))
     assert again.dtype == kind and np.array_equal(again, image)
 
 
@@ -63,14 +62,14 @@ def test_png_keeps_the_order_of_the_channels():
     # Another library reads it: with one library, a swap in both directions would cancel.
     red = np.zeros((2, 2, 3), np.uint8)
     red[..., 0] = 255
-    with Image.open(io.BytesIO(encode_png(red))) as image:
+    with Image.open(io.BytesIO(PNG.encode(red))) as image:
         assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_codecs_refuse_what_they_cannot_hold():
     with pytest.raises(ValueError, match="float64"):
-        encode_png(np.zeros((2, 2)))
-    for decode in (decode_png, decode_npy):
+        PNG.encode(np.zeros((2, 2)))
+    for decode in (decode_picture, decode_npy):
         for data in (b"", b"not a file of this kind"):
             with pytest.raises(UserError):
                 decode(data)

@@ -22,7 +22,8 @@ from pipeline.geometry import head_model
 from pipeline.geometry.camera import look_at
 from pipeline.geometry.label import Label
 from pipeline.networks.weights import save_weights
-from pipeline.store.shards import encode_png, write_shard
+from pipeline.store.codecs import PNG
+from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
 
 
@@ -82,7 +83,7 @@ def inputs(tmp_path_factory) -> Path:
     for key, clip, split in names:
         draw = rng(2, key)
         image = draw.integers(0, 255, (sizes.image, sizes.image, 3), np.uint8)
-        samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(image[..., 0])}))
+        samples.append((key, {"image.png": PNG.encode(image), "mask.png": PNG.encode(image[..., 0])}))
         mesh = draw.uniform(0.3, 0.7, (478, 3)).astype(np.float32)
         status = "rejected" if key == "b-000003" else "ok"
         rows.append(

@@ -17,8 +17,9 @@ from pipeline.geometry.camera import look_at
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.networks.weights import save_weights
+from pipeline.store.codecs import PNG
 from pipeline.store.samples import Views
-from pipeline.store.shards import encode_npy, encode_png, write_shard
+from pipeline.store.shards import encode_npy, write_shard
 from pipeline.store.tables import write_table
 from pipeline.store.view_index import write_index
 
@@ -129,7 +130,7 @@ def _ingest(folder: Path, portraits: list[dict], clips: list[dict], frames: list
         write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows))
     samples = []
     for key, (image, mask) in drawn.items():
-        samples.append((key, {"image.png": encode_png(image), "mask.png": encode_png(mask)}))
+        samples.append((key, {"image.png": PNG.encode(image), "mask.png": PNG.encode(mask)}))
     write_shard(folder / "shards/all.tar", samples)
 
 
@@ -148,8 +149,8 @@ def _views(folder: Path, frames: list[dict], labels: dict[str, np.ndarray], draw
         key = row["key"]
         image, mask = drawn[key]
         fields = {
-            "image.png": encode_png(image),
-            "mask.png": encode_png(mask),
+            "image.png": PNG.encode(image),
+            "mask.png": PNG.encode(mask),
             "cameras.npy": encode_npy(labels[key][None, Label.CAMERA]),
             "label.npy": encode_npy(labels[key]),
             "motion.npy": encode_npy(rng(3, key).normal(size=(1, motion)).astype(np.float32)),
@@ -199,11 +200,11 @@ def _true_views(image: np.ndarray, mask: np.ndarray, unmoved: np.ndarray) -> dic
     """The same picture from two sides, at a constant depth."""
     sides = np.stack([look_at(yaw, 0.0, 4.2, np.zeros(3)) for yaw in (-0.4, 0.4)])
     depth = np.where(mask > 0, 4.1, np.inf).astype(np.float32)
-    fields = {"cameras.npy": encode_npy(sides), "unmoved.png": encode_png(unmoved)}
+    fields = {"cameras.npy": encode_npy(sides), "unmoved.png": PNG.encode(unmoved)}
     for i in range(len(sides)):
         fields |= {
-            f"view{i}.png": encode_png(image),
-            f"alpha{i}.png": encode_png(mask),
+            f"view{i}.png": PNG.encode(image),
+            f"alpha{i}.png": PNG.encode(mask),
             f"depth{i}.npy": encode_npy(depth),
         }
     return fields

@@ -14,8 +14,9 @@ from pipeline.core.seeds import rng
 from pipeline.geometry.camera import look_at, project, rotation, sample_look_at, unpack
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import interocular, landmarks_70
+from pipeline.store.codecs import decode_picture
 from pipeline.store.samples import DEPTH_UNIT
-from pipeline.store.shards import ShardReader, decode_npy, decode_png
+from pipeline.store.shards import ShardReader, decode_npy
 from pipeline.synthetic.animation import REST_PITCH, clip, photo
 from pipeline.synthetic.generator import generate, latent, true_label, true_landmarks
 from pipeline.synthetic.person import person
@@ -257,8 +258,8 @@ def test_no_person_is_in_two_clips(made):
 def test_the_truth_of_a_portrait_lies_on_the_head(made):
     row = rows(made, "portraits")[0]
     fields = truth(made, key_of(row["file"]))
-    mask = decode_png(fields["mask.png"])
-    depth = decode_png(fields["depth.png"])
+    mask = decode_picture(fields["mask.png"])
+    depth = decode_picture(fields["depth.png"])
     head = mask > 0
     assert np.array_equal(head, depth > 0)
     # Cameras of photos stand about 4.2 from the neck.
@@ -284,7 +285,7 @@ def test_true_views_of_held_out_clips(made):
     other = sample_look_at(rng(0))
     assert np.allclose(focal, other[16])
     side = scale_params("smoke").networks.image
-    view = decode_png(fields["view3.png"])
+    view = decode_picture(fields["view3.png"])
     assert view.shape == (side, side, 3)
     depth = decode_npy(fields["depth0.npy"])
     assert depth.dtype == np.float32
@@ -292,9 +293,9 @@ def test_true_views_of_held_out_clips(made):
 
 def test_the_unmoved_view_differs_in_the_head_alone(made):
     fields = truth(made, held_out("test"))
-    moved = decode_png(fields["view0.png"])
-    unmoved = decode_png(fields["unmoved.png"])
-    alpha = decode_png(fields["alpha0.png"])
+    moved = decode_picture(fields["view0.png"])
+    unmoved = decode_picture(fields["unmoved.png"])
+    alpha = decode_picture(fields["alpha0.png"])
     head = alpha > 0
     change = np.abs(moved.astype(float) - unmoved)
     # The background is the same in both: only pixels at the edge of the head mix with it.
