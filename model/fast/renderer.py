@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.head.deform import NeckField
-from model.psi.projection import PortraitFeatures
+from model.psi.projection import PortraitFeatures, facing
 from model.volume.colour_decoder import LARGEST, SHIFT, STRETCH, ColourDecoder
-from model.volume.planes import PAIRS, Planes, picture_cells
+from model.volume.planes import PAIRS, Planes, camera_places, picture_cells
 from model.volume.renderer import (
     Deform,
     Rays,
@@ -114,6 +114,7 @@ class PortraitTexels:
         padded_BSSC = F.pad(portrait_BCSS, (1, 1, 1, 1)).permute(0, 2, 3, 1)
         self.table = padded_BSSC.reshape(-1, channels)
         self.projections_B43 = _projections(camera_B25)
+        self.places_B3 = camera_places(camera_B25)
         row = self.side + 2
         self.corners = torch.tensor([0, 1, row, row + 1], dtype=torch.int32, device=portrait_BCSS.device)
 
@@ -131,6 +132,11 @@ class PortraitTexels:
             cells_M += heads_M * (self.side + 2) ** 2
         rows_M4 = cells_M[:, None] + self.corners
         return F.embedding_bag(rows_M4, self.table, mode="sum", per_sample_weights=weights_M4)
+
+    def facing(self, points_M3: Tensor, heads_M: Tensor | None) -> Tensor:
+        """(M,) how far the head's outside faces the camera that took its portrait."""
+        places = self.places_B3 if heads_M is None else self.places_B3.index_select(0, heads_M)
+        return facing(points_M3, places)
 
 
 def _projections(camera_B25: Tensor) -> Tensor:
@@ -167,7 +173,7 @@ class HeadFeatures:
         if self.posing is not None:
             points_M3 = self.posing.of_heads(points_M3, heads_M)
         found = self.portraits.features(points_M3, heads_M)
-        return self.projection.mix(features, found)
+        return self.projection.mix(features, found, self.portraits.facing(points_M3, heads_M))
 
 
 class FastDecoder:

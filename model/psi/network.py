@@ -18,7 +18,7 @@ from model.psi.projection import PortraitFeatures, motion_change
 from model.psi.triplane_decoder import TriplaneDecoder
 from model.sizes import Sizes
 from model.volume.colour_decoder import ColourDecoder
-from model.volume.planes import Planes, sample_planes, sample_portrait
+from model.volume.planes import Planes, camera_places, sample_planes, sample_portrait
 from model.volume.renderer import Deform, Rendering, compose, render_rays
 from model.volume.superresolution import SuperResolution
 
@@ -153,7 +153,8 @@ class Psi(nn.Module):
             return features
         seen_BN3 = planes.in_portrait(points_BN3)
         found = sample_portrait(planes.portrait_BCSS, planes.camera_B25, seen_BN3)
-        return self.projection.mix(features, found)
+        cosine = projection.facing(seen_BN3, camera_places(planes.camera_B25)[:, None])
+        return self.projection.mix(features, found, cosine)
 
     def plane_features(self, planes: Planes, points_BN3: Tensor) -> Tensor:
         """(B, N, C) plane-averaged features, those of the tri-planes alone."""

@@ -8,8 +8,9 @@ to that of the tri-planes.
 The portrait shows the source's own expression, and nothing of what it hides. What of it stands, and what is
 drawn in its place, is decided pixel by pixel: by the canonical feature, and by shapes that are blended like
 those of a face model, linear in the difference of the driving motion and the source's own. The canonical
-feature hears the same motion by its cross-attention, but needs more images to do so. The tri-plane feature
-decides point by point how much of it all counts.
+feature hears the same motion by its cross-attention, but needs more images to do so. How much of it all
+counts is decided point by point: by the tri-plane feature, and by how far the outside of the head faces the
+source's camera there. What faces away lies behind what the portrait shows.
 """
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from model.sizes import Sizes
 
 LEAK = 0.2
+FACING = 4.0  # the start: with a cosine of 1 a gate lets 0.98 through, with -0.5 an eighth
 SCALE = 10.0  # about the deviation of tri-plane features, which the found ones are added to
 
 
@@ -40,6 +42,16 @@ def motion_change(
     return scale * (motion_driving_BM - motion_source_BM) if scale else None
 
 
+def facing(points_3: Tensor, places_3: Tensor) -> Tensor:
+    """How far the outside of a head at points (..., 3) faces cameras at places (..., 3): cosines (...).
+
+    In world units. A head is round: its outside looks away from the origin, which lies in its middle.
+    """
+    outwards_3 = F.normalize(points_3, dim=-1)
+    towards_3 = F.normalize(places_3 - points_3, dim=-1)
+    return (outwards_3 * towards_3).sum(-1)
+
+
 class PortraitFeatures(nn.Module):
     """A portrait and its canonical feature to a feature map in the portrait's own picture."""
 
@@ -55,11 +67,13 @@ class PortraitFeatures(nn.Module):
         self.hidden = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
         self.gate = nn.Linear(channels, 1)
+        self.facing = nn.Linear(1, 1, bias=False)
         for layer in (self.portrait, self.hidden):
             nn.init.kaiming_normal_(layer.weight, a=LEAK)
-        # At the start half of the portrait stands, nothing is drawn, and every gate is half open.
+        # At the start half of the portrait stands, nothing is drawn, and gates hear how the head faces alone.
         for layer in (self.motion, self.blend, self.gate):
             nn.init.zeros_(layer.weight)
+        nn.init.constant_(self.facing.weight, FACING)
         for layer in (self.portrait, self.motion, self.amounts, self.hidden, self.last, self.gate):
             nn.init.zeros_(layer.bias)
 
@@ -97,7 +111,10 @@ class PortraitFeatures(nn.Module):
         x = F.leaky_relu(self.hidden(x), LEAK)
         return SCALE * self.last(x)
 
-    def mix(self, plane_feature: Tensor, found: Tensor) -> Tensor:
-        """Tri-plane features (..., C) with those that were found in the portrait at the same points."""
-        gate = torch.sigmoid(self.gate(plane_feature / SCALE))
-        return plane_feature + gate * found
+    def mix(self, plane_feature: Tensor, found: Tensor, cosine: Tensor) -> Tensor:
+        """Tri-plane features (..., C) with those that were found in the portrait at the same points.
+
+        `cosine` (...) is that of `facing` there.
+        """
+        heard = self.gate(plane_feature / SCALE) + self.facing(cosine[..., None])
+        return plane_feature + torch.sigmoid(heard) * found

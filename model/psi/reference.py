@@ -10,7 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.head.deform import NeckField
 from model.psi.network import Psi
-from model.volume.planes import Planes, sample_planes_reference, sample_portrait_reference
+from model.psi.projection import facing
+from model.volume.planes import (
+    Planes,
+    camera_places,
+    sample_planes_reference,
+    sample_portrait_reference,
+)
 from model.volume.renderer import (
     Deform,
     Rays,
@@ -113,7 +119,8 @@ class ReferencePsi:
             return feature_BNC
         seen_BN3 = planes.in_portrait(points_BN3)
         found = sample_portrait_reference(planes.portrait_BCSS, planes.camera_B25, seen_BN3)
-        return psi.projection.mix(feature_BNC, found)
+        cosine = facing(seen_BN3, camera_places(planes.camera_B25)[:, None])
+        return psi.projection.mix(feature_BNC, found, cosine)
 
     def __call__(
         self,

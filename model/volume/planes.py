@@ -41,6 +41,11 @@ class Planes:
         return points_BN3 if self.posing is None else self.posing(points_BN3)
 
 
+def camera_places(camera_B25: Tensor) -> Tensor:
+    """(B, 3) where cameras are, world units."""
+    return camera_B25[:, 3:12:4]
+
+
 def lay_out(maps_BCRR: Tensor, layout: str) -> Tensor:
     """Tri-planes (B, 3, C, R, R) from the feature maps (B, 3 * C, R, R) of the tri-plane decoder.
 

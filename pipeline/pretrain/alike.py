@@ -16,7 +16,7 @@ import torch
 
 from pipeline.core.device import to_device
 from pipeline.core.files import replacing
-from pipeline.core.progress import say
+from pipeline.core.progress import progress, say
 from pipeline.core.splits import SPLITS
 from pipeline.geometry.label import FIVE_POINTS
 from pipeline.networks.judges import Judges
@@ -121,8 +121,10 @@ def _features(judges: Judges, faces: Faces, rows: np.ndarray) -> np.ndarray:
     """Unit features of face recognition of some faces, (N, E)."""
     device = judges.regressor.mean.device
     found = []
-    for start in range(0, len(rows), AT_ONCE):
-        batch = to_device(faces.batch(rows[start : start + AT_ONCE]), device)
+    parts = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
+    # Hundreds of thousands of faces take minutes.
+    for part in progress(parts, label="alike", total=len(rows), unit="faces", size=len):
+        batch = to_device(faces.batch(part), device)
         five_points = batch.landmarks[:, list(FIVE_POINTS)]
         found.append(judges.identity(batch.image, five_points).cpu().numpy())
     return np.concatenate(found)

@@ -51,8 +51,12 @@ def counts(over: int = 1) -> dict:
     data, small = scale_data("paper"), scale_data("smoke")
     for name in SMALL:
         data[name] = small[name]
+    # Long enough to be killed amid their steps.
+    published = scale_data("paper")
     for name in ("train_psi3d", "train"):
-        data[name]["images"] = scale_data("paper")[name]["images"]
+        data[name]["images"] = published[name]["images"]
+    for name in ("perception", "motion", "genhead"):
+        data["pretrain"][name]["steps"] = published["pretrain"][name]["steps"]
     data["scale"] = "counts"
     data["flame"] = small["flame"]
     data["machine"] = small["machine"] | {"workers": 2, "processes": 2}

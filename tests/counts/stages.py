@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.train.watch import PLAIN_EVERY
+
 ROOT = Path(__file__).parents[2]
 STEP = re.compile(r"step (\d+) of")
 PATIENCE = 1800  # seconds that a stage may take to its first work
@@ -21,7 +23,8 @@ PATIENCE = 1800  # seconds that a stage may take to its first work
 class Run:
     """What a run of a stage came to: its first work, peak memory in bytes, and what it said.
 
-    `first` is by the clock, `work` what cores did until then, in seconds: a busy machine changes it little.
+    `first` is by the clock, without the minute that a training is silent; `work` is what cores did until
+    then, in seconds: a busy machine changes it little.
     """
 
     first: float = 0.0
@@ -47,6 +50,11 @@ class Stage:
         """Whether it ends with a checkpoint when it is told to."""
         return not self.work
 
+    @property
+    def silent(self) -> float:
+        """Seconds that a training works before it says a line."""
+        return PLAIN_EVERY if self.line is STEP and self.trains else 0.0
+
     def run(self, folder: Path) -> Run:
         """Start it in `folder`, wait for its first new work, and end it with all of its processes."""
         found = Run()
@@ -70,7 +78,7 @@ class Stage:
             spent = max(spent, core_seconds(process.pid))
             worked = self.done(folder) > before if self.work else any(map(self.line.search, found.said))
             if worked and not found.first:
-                found.first, found.work = time.monotonic() - started, spent
+                found.first, found.work = time.monotonic() - started - self.silent, spent
                 self._end(process)
             if time.monotonic() - started > PATIENCE:
                 self._end(process, signal.SIGKILL)
@@ -108,12 +116,24 @@ def core_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> int:
-    """The proportional set size of a process and its children, bytes."""
+    """What a process and its children need, bytes: their own memory and their parts of what they share.
+
+    Pages of mapped files do not count: the system takes them back when others want memory.
+    """
     total = 0
     try:
         parent = psutil.Process(pid)
         for process in [parent, *parent.children(recursive=True)]:
-            total += process.memory_full_info().pss
+            total += _own_memory(process.pid)
     except psutil.Error:
         return total
     return total
+
+
+def _own_memory(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:  # The process has ended.
+        return 0
+    kilobytes = re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB$", text, re.MULTILINE)
+    return 1024 * sum(map(int, kilobytes))

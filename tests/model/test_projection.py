@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from model.psi.network import Psi
-from model.volume.planes import picture_places, sample_portrait, sample_portrait_reference
+from model.psi.projection import facing
+from model.volume.planes import camera_places, picture_places, sample_portrait, sample_portrait_reference
 from model.volume.renderer import camera_rays
 from pipeline.parity.numbers import camera
 from tests.support.sizes import SMOKE_SIZES
@@ -120,6 +121,21 @@ def test_seen_from_the_portrait_an_edit_stays_where_it_was_made() -> None:
     change = (after - before).square().sum((0, 1))
     half = SMOKE_SIZES.rays // 2
     assert change[:half, :half].sum() > 0.9 * change.sum() > 0
+
+
+@torch.no_grad()
+def test_what_faces_away_from_the_portrait_takes_less_from_it() -> None:
+    psi = network()
+    torch.nn.init.zeros_(psi.projection.gate.weight)
+    place = camera_places(cameras())
+    towards = 0.3 * torch.nn.functional.normalize(place, dim=-1)
+    # On the near side of the head, and opposite: both lie on a ray of the camera.
+    points = torch.stack([towards, -towards], 1)
+    assert_close(facing(points, place[:, None]), torch.tensor([[1.0, -1.0]] * 2), atol=1e-5, rtol=0)
+    planes = psi.planes(*inputs()[:3], 1.0, cameras())
+    added = (psi.features(planes, points) - psi.plane_features(planes, points)).norm(dim=-1)
+    near, far = added.unbind(1)
+    assert (near > 10 * far).all() and (far > 0).all()
 
 
 def test_it_needs_the_camera_of_the_source() -> None:
