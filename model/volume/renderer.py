@@ -30,6 +30,7 @@ class Rendering:
     background: Tensor  # 3, the background alone
     opacity: Tensor  # 1, in [0, 1]
     depth: Tensor  # 1, distance along the ray
+    thickness: Tensor  # 1, mean distance from it of what the ray meets, times the opacity
     feature: Tensor  # F, what super-resolution sees; the first three are raw
 
     def __getitem__(self, rows: Tensor) -> "Rendering":
@@ -203,6 +204,7 @@ def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
         background=2 * background[:, :3] - 1,
         opacity=opacity,
         depth=picture(rays.depth[..., None]),
+        thickness=picture(_thickness(rays)[..., None]),
         feature=feature,
     )
 
@@ -288,6 +290,15 @@ def _expected_depth(
     nearest = depths.amin((-2, -1))[..., None]
     farthest = depths.amax((-2, -1))[..., None]
     return torch.clamp(depth, nearest, farthest)
+
+
+def _thickness(rays: Rays) -> Tensor:
+    """How far from a ray's depth lies what it meets, times its opacity, (...).
+
+    The depth stays as it is: gradients make what is met thinner, and do not move it.
+    """
+    away = (middles(rays.depths) - rays.depth.detach()[..., None]).abs()
+    return (rays.weights * away).sum(-1)
 
 
 def _uniform(

@@ -146,6 +146,10 @@ class Psi3dWeights(Section):
     depth: Weight
     opacity: Weight
     planes: Weight
+    # Of the density between close points; 0.25 as published, which keeps surfaces soft for long.
+    roughness: Weight
+    # Of what a ray meets, in depth; 0 as published.
+    thickness: Weight
 
 
 class PsiWeights(Section):
@@ -154,6 +158,7 @@ class PsiWeights(Section):
     identity: Weight
     adversarial: Weight
     opacity: Weight  # not in Eq. 5; the official code has 0.3
+    thickness: Weight  # as that of Psi_3d
 
 
 class Training(Section):

@@ -20,7 +20,7 @@ from pipeline.train.synthetic_batches import HeadBatch
 from pipeline.train.task import Loss
 
 # Density regularisation (facts 4.3).
-SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP, SMOOTH_WEIGHT = 16, 1000, 0.004, 0.25
+SMOOTH_EVERY, SMOOTH_POINTS, SMOOTH_STEP = 16, 1000, 0.004
 
 
 class StaticObjective:
@@ -75,10 +75,11 @@ class StaticObjective:
             terms["adversarial"] = self.adversary.term(rendering, target)
 
         means = {name: share * value.mean() for name, value in terms.items()}
-        loss = Loss.weighted("psi", means, section.weights.model_dump())
+        weights = section.weights
+        loss = Loss.weighted("psi", means, weights.model_dump())
         # Every so many steps, and then so many times as strong: the price of a second look at the density.
-        if step % SMOOTH_EVERY == 0:
-            roughness = share * SMOOTH_EVERY * SMOOTH_WEIGHT * self._roughness(planes, jitter)
+        if weights.roughness and step % SMOOTH_EVERY == 0:
+            roughness = share * SMOOTH_EVERY * weights.roughness * self._roughness(planes, jitter)
             loss = replace(loss, total=loss.total + roughness)
         yield loss
         # R1 counts the steps in which the discriminator learns: whole ones.

@@ -73,6 +73,7 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
     raw, alpha = sparse(image), sparse(opacity)
     # Colours over black.
     foreground = (raw + 1) * alpha - 1
+    thickness = torch.zeros_like(alpha)
     perfect = Rendering(
         raw,
         raw,
@@ -80,6 +81,7 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
         sparse(image.flip(0)),
         alpha,
         nothing,
+        thickness,
         nothing,
     )
     for value in sparse_terms(perfect, target, sparse).values():
@@ -91,6 +93,7 @@ def test_a_perfect_picture_costs_nothing_in_a_thin_step():
         sparse(image.flip(0)),
         1.0 - alpha,
         nothing,
+        thickness + 0.1,
         nothing,
     )
     terms = sparse_terms(other, target, sparse)
