@@ -158,7 +158,6 @@ class PsiWeights(Section):
     identity: Weight
     adversarial: Weight
     opacity: Weight  # not in Eq. 5; the official code has 0.3
-    thickness: Weight  # as that of Psi_3d
 
 
 class Training(Section):

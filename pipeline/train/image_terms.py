@@ -34,7 +34,7 @@ def image_terms(
     target: Target,
     judges: Judges,
 ) -> dict[str, Tensor]:
-    """L_1, L_LPIPS, L_opa and the thickness of each sample, (B,).
+    """L_1, L_LPIPS and L_opa of each sample, (B,).
 
     They are taken on the final image, the raw image, the foreground over black and the background, as
     facts 4.2 say.
@@ -54,7 +54,6 @@ def image_terms(
         "l1": sum(losses.weighted_l1(drawn, wanted, weight) for drawn, wanted, weight in pairs),
         "lpips": sum(judges.lpips(drawn, wanted) for drawn, wanted, _ in pairs),
         "opacity": losses.opacity_l1(rendering.opacity, target.opacity),
-        "thickness": rendering.thickness.mean((1, 2, 3)),
     }
 
 
@@ -63,7 +62,7 @@ def sparse_terms(
     target: Target,
     sparse: SparseRays,
 ) -> dict[str, Tensor]:
-    """L_1, L_opa and the thickness of each sample, (B,), in a sparse step.
+    """L_1 and L_opa of each sample, (B,), in a sparse step.
 
     The raw image counts twice, as the final one is not made.
     """
@@ -75,11 +74,7 @@ def sparse_terms(
     behind = losses.l1(drawn_behind, losses.over_black(sparse(target.background), known))
     in_front = 2 * losses.weighted_l1(rendering.raw, raw, weight)
     in_front = in_front + losses.weighted_l1(rendering.foreground, foreground, weight)
-    return {
-        "l1": in_front + behind,
-        "opacity": losses.opacity_l1(rendering.opacity, opacity),
-        "thickness": rendering.thickness.mean((1, 2, 3)),
-    }
+    return {"l1": in_front + behind, "opacity": losses.opacity_l1(rendering.opacity, opacity)}
 
 
 def identity_term(rendering: Rendering, target: Target, judges: Judges) -> Tensor:

@@ -63,8 +63,10 @@ class StaticObjective:
         else:
             rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
             terms = image_terms(rendering, target, self.judges)
-            if images >= section.identity_from:
-                terms["identity"] = identity_term(rendering, target, self.judges)
+        # Source features are smeared by fog that they are projected into.
+        terms["thickness"] = rendering.thickness.mean((1, 2, 3))
+        if images >= section.identity_from and not sparse:
+            terms["identity"] = identity_term(rendering, target, self.judges)
         # GenHead's depth and planes bring on the shape. Later they would hold it to GenHead's own mistakes.
         if images < section.depth_until:
             terms["depth"] = losses.depth_l1(rendering.depth, depth, opacity)
