@@ -30,7 +30,8 @@ class Rendering:
     background: Tensor  # 3, the background alone
     opacity: Tensor  # 1, in [0, 1]
     depth: Tensor  # 1, distance along the ray
-    thickness: Tensor  # 1, mean distance from it of what the ray meets, times the opacity
+    # 1, mean distance from it of what the ray meets, times the opacity; on the fast path of coarse samples.
+    thickness: Tensor
     feature: Tensor  # F, what super-resolution sees; the first three are raw
 
     def __getitem__(self, rows: Tensor) -> "Rendering":

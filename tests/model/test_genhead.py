@@ -110,6 +110,7 @@ def test_shapes_and_ranges_of_a_rendering(genhead: GenHead) -> None:
         "background": (4, 3, 16, 16),
         "opacity": (4, 1, 16, 16),
         "depth": (4, 1, 16, 16),
+        "thickness": (4, 1, 16, 16),
         "feature": (4, 8, 16, 16),
     }
     assert found.opacity.min() >= 0

@@ -90,6 +90,7 @@ def test_shapes_and_ranges(psi: Psi) -> None:
         "background": (4, 3, 32, 32),
         "opacity": (4, 1, 32, 32),
         "depth": (4, 1, 32, 32),
+        "thickness": (4, 1, 32, 32),
         "feature": (4, 8, 32, 32),
     }
     assert out.opacity.min() >= 0
