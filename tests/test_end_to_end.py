@@ -135,8 +135,8 @@ def test_every_layer_learns(clone, network):
 
 @pytest.mark.parametrize("stage", ("train_psi3d", "train"))
 def test_superresolution_beats_the_enlarged_raw_picture(clone, stage):
-    # So few steps gain little, 0.3 to 0.9 % (the demo 4 %); an enlargement that is passed on gains nothing.
-    assert held_out(clone, stage, "l1")[1] < 0.999 * held_out(clone, stage, "l1_enlarged")[1]
+    # So few steps gain little; an enlargement that is passed on as it is gains nothing.
+    assert held_out(clone, stage, "l1")[1] < 0.995 * held_out(clone, stage, "l1_enlarged")[1]
 
 
 def test_superresolution_of_genhead_has_better_edges_than_its_enlarged_raw_picture(clone):

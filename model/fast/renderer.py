@@ -36,6 +36,7 @@ from model.volume.renderer import (
     interval_weights,
     mean_depth,
     sample_shares,
+    thickness,
 )
 
 POINTS = 16384  # at once
@@ -266,15 +267,17 @@ class FastRenderer:
         coarse = self._coarse(head, cameras_BV25, deform, alone)
         opacity_BM = coarse.weights.sum(-1)
         depth_BM = expected_depth(coarse.depths, coarse.weights, opacity_BM)
+        thickness_BM = thickness(coarse.depths, coarse.weights, depth_BM)
         features = len(self.decoder.colour_bias)
         colour_BMF = opacity_BM.new_zeros(*opacity_BM.shape, features)
         alive_Bm = self._alive(opacity_BM, nothing)
 
         def finish(rays_Bm: Tensor) -> int:
             found, coloured = self._integrate(head, coarse.of(rays_Bm), deform, share)
-            colour, opacity, depth = found
+            colour, opacity, depth, thick = found
             opacity_BM.scatter_(1, rays_Bm, opacity)
             depth_BM.scatter_(1, rays_Bm, depth)
+            thickness_BM.scatter_(1, rays_Bm, thick)
             of_colours = rays_Bm[..., None].expand_as(colour)
             colour_BMF.scatter_(1, of_colours, colour)
             return coloured
@@ -282,7 +285,7 @@ class FastRenderer:
         rays_at_once = max(1, POINTS // (head.batch * self.fine))
         pieces = alive_Bm.split(rays_at_once, 1) if alive_Bm.numel() else ()
         coloured = sum(side_by_side(finish, pieces, alone))
-        found = (colour_BMF, opacity_BM, depth_BM, coarse.depths, coarse.weights)
+        found = (colour_BMF, opacity_BM, depth_BM, thickness_BM, coarse.depths, coarse.weights)
         shape = (cameras_BV25.shape[1], self.side**2)
         rays = Rays(*(part.unflatten(1, shape) for part in found))
         all_samples = opacity_BM.numel() * (self.samples + self.fine)
@@ -354,8 +357,8 @@ class FastRenderer:
         coarse: _CoarsePass,
         deform: Deform | None,
         share: float,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
-        """Colour, opacity and depth of some rays (B, m, ...), and the number of colours worked out."""
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], int]:
+        """Colour, opacity, depth and thickness of some rays (B, m, ...), and the number of colours made."""
         fine = importance_depths(coarse.depths, coarse.weights, self.fine, None)
         points_fine = _points(coarse.origins, coarse.directions, fine, deform)
         hidden_fine = self._hidden(head, points_fine)
@@ -385,7 +388,7 @@ class FastRenderer:
         colour = colour + self._colours(hidden, shares_fine, chosen, ends)
         worked_out += len(chosen)
         picture = colour.view(*opacity.shape, -1)
-        return (picture, opacity, depth), worked_out
+        return (picture, opacity, depth, thickness(depths, weights, depth)), worked_out
 
     def _colours(
         self,

@@ -109,7 +109,8 @@ class ReferencePsi:
         # Where there is nothing this divides 0 by 0: such rays get the farthest sample.
         depth = (weights * both_depths / 2).sum(-1) / opacity
         depth = depth.nan_to_num(torch.inf).clamp(depths.min(), depths.max())
-        return Rays(colour, opacity, depth, depths, weights)
+        thickness = (weights * (both_depths / 2 - depth[..., None]).abs()).sum(-1)
+        return Rays(colour, opacity, depth, thickness, depths, weights)
 
     def features(self, planes: Planes, points_BN3: Tensor) -> Tensor:
         """As `Psi.features`."""

@@ -30,8 +30,7 @@ class Rendering:
     background: Tensor  # 3, the background alone
     opacity: Tensor  # 1, in [0, 1]
     depth: Tensor  # 1, distance along the ray
-    # 1, mean distance from it of what the ray meets, times the opacity; on the fast path of coarse samples.
-    thickness: Tensor
+    thickness: Tensor  # 1, mean distance from it of what the ray meets, times the opacity
     feature: Tensor  # F, what super-resolution sees; the first three are raw
 
     def __getitem__(self, rows: Tensor) -> "Rendering":
@@ -47,6 +46,7 @@ class Rays:
     colour: Tensor  # F, not divided by opacity
     opacity: Tensor  # in [0, 1]
     depth: Tensor
+    thickness: Tensor  # mean distance from the depth of what is met, times the opacity
     depths: Tensor  # (..., S), every sample, near to far
     weights: Tensor  # (..., S - 1), of the intervals between the samples
 
@@ -150,10 +150,12 @@ def render_rays(
     from_coarse = (share_coarse[..., None] * colour_coarse).sum(-2)
     from_fine = (share_fine[..., None] * colour_fine).sum(-2)
     opacity = weights.sum(-1)
+    depth = _expected_depth(depths, weights, opacity)
     return Rays(
         colour=from_coarse + from_fine,
         opacity=opacity,
-        depth=_expected_depth(depths, weights, opacity),
+        depth=depth,
+        thickness=thickness(depths, weights, depth),
         depths=depths,
         weights=weights,
     )
@@ -205,7 +207,7 @@ def compose(rays: Rays, background_BFnn: Tensor) -> Rendering:
         background=2 * background[:, :3] - 1,
         opacity=opacity,
         depth=picture(rays.depth[..., None]),
-        thickness=picture(_thickness(rays)[..., None]),
+        thickness=picture(rays.thickness[..., None]),
         feature=feature,
     )
 
@@ -281,6 +283,15 @@ def mean_depth(
     return torch.where(seen, total / divisor, math.inf)
 
 
+def thickness(depths: Tensor, weights: Tensor, depth: Tensor) -> Tensor:
+    """How far from a ray's depth (...) lies what it meets, times its opacity, (...).
+
+    The depth stays as it is: gradients make what is met thinner, and do not move it.
+    """
+    away = (middles(depths) - depth.detach()[..., None]).abs()
+    return (weights * away).sum(-1)
+
+
 def _expected_depth(
     depths: Tensor,
     weights: Tensor,
@@ -291,15 +302,6 @@ def _expected_depth(
     nearest = depths.amin((-2, -1))[..., None]
     farthest = depths.amax((-2, -1))[..., None]
     return torch.clamp(depth, nearest, farthest)
-
-
-def _thickness(rays: Rays) -> Tensor:
-    """How far from a ray's depth lies what it meets, times its opacity, (...).
-
-    The depth stays as it is: gradients make what is met thinner, and do not move it.
-    """
-    away = (middles(rays.depths) - rays.depth.detach()[..., None]).abs()
-    return (rays.weights * away).sum(-1)
 
 
 def _uniform(

@@ -69,18 +69,19 @@ class Outcome:
 
 
 class Maker:
-    """Makes the worker of a process when it is first needed.
-
-    A failure to make it is then the failure of a unit, in words.
-    """
+    """Makes the worker of a process when it is first needed."""
 
     def __init__(self, make: Callable[[], Work]) -> None:
         self.new = make
         self.worker: Work | None = None
 
     def make(self) -> Work:
+        """The worker. Raises _Unloadable when it cannot be made."""
         if self.worker is None:
-            self.worker = self.new()
+            try:
+                self.worker = self.new()
+            except (Exception, SystemExit) as error:
+                raise _Unloadable(f"its worker cannot be made: {_words(error)}") from error
         return self.worker
 
 
@@ -101,17 +102,28 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
         outcome = Outcome(unit.name)
         log.unlink(missing_ok=True)
     except _Unloadable as error:
+        _keep_traceback(log)
         outcome = Outcome(unit.name, str(error), stop=True)
     except UserError as error:
         outcome = Outcome(unit.name, str(error), stop=_blames_machine(error.__cause__))
     except (Exception, SystemExit) as error:
-        # Where the log cannot be written, the outcome has to do.
-        with contextlib.suppress(UserError):
-            write_bytes(log, traceback.format_exc().encode())
+        _keep_traceback(log)
         outcome = Outcome(unit.name, f"{type(error).__name__}: {error} (see {log}).")
     if tries:
         tries.forget()
     return outcome
+
+
+def _keep_traceback(log: Path) -> None:
+    """Write what is being handled to `log`. Where that cannot be written, the outcome has to do."""
+    with contextlib.suppress(UserError):
+        write_bytes(log, traceback.format_exc().encode())
+
+
+def _words(error: BaseException) -> str:
+    """An error in one line."""
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:LONGEST]
 
 
 def was_interrupted(unit: WorkUnit, scratch: Path) -> bool:
@@ -222,9 +234,7 @@ class _Attempt:
                 deque(samples, maxlen=0)
                 return ""
             except _Raised as raised:
-                error = raised.reason_of_item()
-                text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                reason = " ".join(text.split())[:LONGEST]
+                reason = _words(raised.reason_of_item())
         return reason
 
     def _finish(self, work: Work, items: Sequence[Any]) -> None:

@@ -1,21 +1,40 @@
-"""Weights into safetensors, sealed by the JSON that says what they are; `model/weights.py` reads them."""
+"""Weights into safetensors, sealed by the JSON that says what they are, and back into networks for use."""
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from model.weights import WeightsError, load_weights
+from pipeline.core.errors import UserError
 from pipeline.store.sealed import sealing, write_sealed
 
 # The types of tensors that are too large for memory, by their names in the file.
 TYPES = {"F32": torch.float32, "U8": torch.uint8}
+Network = TypeVar("Network", bound=torch.nn.Module)
 Forms = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def frozen(network: Network, path: Path, device: torch.device | str) -> Network:
+    """`network` on `device` with the weights of `path`, for use alone.
+
+    Raises UserError when they are missing, damaged, or of another network.
+    """
+    try:
+        weights, _ = load_weights(path)
+        network.load_state_dict(weights)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    except RuntimeError as error:
+        differs = "are of other sizes than those in params.yaml, or of another version of psi4d"
+        raise UserError(f"the weights {path} {differs}: make them again (dvc repro). {error}") from error
+    return network.to(device).eval().requires_grad_(False)
 
 
 def save_weights(

@@ -20,7 +20,6 @@ from torch import Tensor
 from model.genhead import GenHead
 from model.head.flame import Flame
 from model.volume.renderer import camera_rays, coarse_depths
-from model.weights import load_weights
 from pipeline.config.disk import head_bytes
 from pipeline.config.params import Params, RenderGenhead
 from pipeline.core.device import choose_device
@@ -35,7 +34,7 @@ from pipeline.engine.work_unit import WorkUnit, units_of
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import sample_look_at
 from pipeline.geometry.label import Label
-from pipeline.networks.weights import mapped_tensors
+from pipeline.networks.weights import frozen, mapped_tensors
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.store.samples import PHOTO, Heads, has_geometry
@@ -250,10 +249,8 @@ class HeadRenderer:
         self.known = mapped_tensors(genhead / PORTRAITS)
         head = head_model.load(params.flame.model)
         self.flame = Flame(head).to(self.device)
-        self.genhead = GenHead(self.sizes, self.flame).to(self.device)
-        self.genhead.eval().requires_grad_(False)
-        weights, _ = load_weights(genhead / "genhead.safetensors")
-        self.genhead.load_state_dict(weights)
+        network = GenHead(self.sizes, self.flame)
+        self.genhead = frozen(network, genhead / "genhead.safetensors", self.device)
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
         record = {"heads": len(unit.items), "foreground": 0.0}

@@ -23,7 +23,6 @@ from model.fast.psi import FastPsi
 from model.head.flame import Flame
 from model.psi.motion_encoder import MotionEncoder, motion_crop
 from model.psi.network import Psi
-from model.weights import load_weights
 from pipeline.config.disk import frame_bytes
 from pipeline.config.params import Params
 from pipeline.core.device import choose_device, to_device
@@ -41,6 +40,7 @@ from pipeline.geometry.camera import sample_look_at
 from pipeline.geometry.label import FIVE_POINTS, Label, landmarks
 from pipeline.geometry.landmarks import landmarks_70
 from pipeline.networks.judges import Judges
+from pipeline.networks.weights import frozen
 from pipeline.render.landmarks import view_landmarks
 from pipeline.render.position_map import position_map
 from pipeline.render.quality_gate import failed_measures, gate_summary, measure, save_worst
@@ -244,16 +244,10 @@ class ViewRenderer:
         self.frames = RowGroups(frames, Aligned.stage, [*FRAME, "landmarks"])
         head = head_model.load(params.flame.model)
         self.flame = Flame(head).to(self.device)
-        psi = self._frozen(Psi(self.sizes), psi3d / "psi3d.safetensors")
-        self.psi3d = FastPsi(psi)
+        self.psi3d = FastPsi(frozen(Psi(self.sizes), psi3d / "psi3d.safetensors", self.device))
         encoder = MotionEncoder(self.sizes.motion)
-        self.motion = self._frozen(encoder, motion / "motion.safetensors")
+        self.motion = frozen(encoder, motion / "motion.safetensors", self.device)
         self.judges = Judges.load(perception, self.device)
-
-    def _frozen(self, network: torch.nn.Module, path: Path) -> Any:
-        weights, _ = load_weights(path)
-        network.load_state_dict(weights)
-        return network.to(self.device).eval().requires_grad_(False)
 
     def __call__(self, unit: WorkUnit) -> tuple[Iterator[Sample], dict[str, Any]]:
         return self._samples(list(unit.items)), {}

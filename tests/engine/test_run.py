@@ -299,12 +299,19 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert checksums(tmp_path / "out") == checksums(tmp_path / "undisturbed")
 
 
-def test_a_worker_that_cannot_be_made(tmp_path):
-    def make():
-        raise UserError("the weights are missing.")
+@pytest.mark.parametrize("error", [UserError("the weights are missing."), RuntimeError("the weights\nare")])
+def test_a_worker_that_cannot_be_made_stops_the_run(tmp_path, error):
+    """No other unit could be done, and with ten thousand of them each would load for seconds in vain."""
+    made = []
 
-    with pytest.raises(UserError, match="part-000000 and 4 more failed: the weights are missing"):
+    def make():
+        made.append(1)
+        raise error
+
+    words = "part-000000 failed: its worker cannot be made: .*the weights are"
+    with pytest.raises(UserError, match=words):
         run(UNITS, make, tmp_path / "scratch")
+    assert len(made) == 1
 
 
 def test_a_cluster_that_is_not_there(tmp_path):

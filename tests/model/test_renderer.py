@@ -11,12 +11,11 @@ from torch.testing import assert_close
 from model.volume.colour_decoder import CHUNK, ColourDecoder
 from model.volume.planes import sample_planes, sample_planes_reference
 from model.volume.renderer import (
-    Rays,
     camera_rays,
-    compose,
     importance_depths,
     interval_weights,
     render_rays,
+    thickness,
 )
 from pipeline.geometry.camera import INTRINSICS, look_at, pack, project
 
@@ -240,13 +239,11 @@ def test_empty_space_is_harmless() -> None:
 
 def test_thickness_of_a_ray_by_hand_makes_thinner_and_moves_nothing() -> None:
     depths = torch.tensor([1.0, 1.2, 1.6, 2.0])
-    # The middles of the intervals lie at 1.1, 1.4 and 1.8; the mean of what is met at 1.4.
+    # The middles of the intervals lie at 1.1, 1.4 and 1.8.
     weights = torch.tensor([0.4, 0.1, 0.3], requires_grad=True)
     depth = torch.tensor(1.4, requires_grad=True)
-    colour = torch.zeros(1, 1, 1, 3)
-    rays = Rays(colour, weights.sum().view(1, 1, 1), depth.view(1, 1, 1), depths, weights.view(1, 1, 1, 3))
-    thickness = compose(rays, torch.zeros(1, 3, 1, 1)).thickness
-    assert_close(thickness, torch.full((1, 1, 1, 1), 0.4 * 0.3 + 0.3 * 0.4))
-    thickness.sum().backward()
+    found = thickness(depths, weights, depth)
+    assert_close(found, torch.tensor(0.4 * 0.3 + 0.3 * 0.4))
+    found.backward()
     assert_close(weights.grad, torch.tensor([0.3, 0.0, 0.4]))
     assert depth.grad is None

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.geometry import head_model
 from pipeline.geometry.camera import project
 from pipeline.geometry.label import Label, head_vertices
+from pipeline.networks.weights import save_weights
 from pipeline.render.views import render_views, usable_frames, wanted_frames
 from pipeline.store.samples import Views
 from pipeline.store.shards import ShardReader, read_sidecar
@@ -299,3 +300,14 @@ def test_views_say_what_is_missing(inputs, tmp_path):
         with pytest.raises(UserError, match=message):
             render_views(params, *changed, out, tmp_path / "out.jpg")
     assert not out.exists()
+
+
+def test_weights_of_another_version_stop_the_run_and_are_named(inputs, tmp_path):
+    arguments = {name: inputs / name for name in VIEW_INPUTS}
+    shutil.copytree(arguments["psi3d"], tmp_path / "psi3d")
+    weights, facts = load_weights(tmp_path / "psi3d/psi3d.safetensors")
+    del weights["projection.facing.weight"]
+    save_weights(tmp_path / "psi3d/psi3d.safetensors", weights, facts)
+    changed = arguments | {"psi3d": tmp_path / "psi3d"}
+    with pytest.raises(UserError, match=r"psi3d\.safetensors are of other sizes .*facing.weight"):
+        render_views(params_with(), *changed.values(), tmp_path / "out", tmp_path / "out.jpg")
