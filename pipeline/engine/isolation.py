@@ -102,8 +102,12 @@ def attempt(unit: WorkUnit, maker: Maker, scratch: Path, run: str) -> Outcome:
         outcome = Outcome(unit.name)
         log.unlink(missing_ok=True)
     except _Unloadable as error:
-        _keep_traceback(log)
-        outcome = Outcome(unit.name, str(error), stop=True)
+        failure = str(error)
+        # Without a cause its process died, which leaves no traceback.
+        if error.__cause__:
+            _keep_traceback(log)
+            failure = f"{failure.removesuffix('.')} (see {log})."
+        outcome = Outcome(unit.name, failure, stop=True)
     except UserError as error:
         outcome = Outcome(unit.name, str(error), stop=_blames_machine(error.__cause__))
     except (Exception, SystemExit) as error:

@@ -236,7 +236,7 @@ def test_a_worker_that_nothing_passes_stops_the_run(tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match=problem):
             run(alone, bad, tmp_path / "single")
-    with pytest.raises(UserError, match="part-000000 failed: RuntimeError: CUDA is out of order"):
+    with pytest.raises(UserError, match="its worker cannot be made: RuntimeError: CUDA is out of order"):
         run(UNITS[:1], Unmade, tmp_path / "unmade")
 
 
