@@ -90,8 +90,13 @@ def _status(stage: str) -> Status:
     if not folder or not plan:
         state = FAILED if error else STOPPED
         return Status(stage, state, "nothing is known of it", error=error)
-    # Only trainings count in steps.
-    work = _training(folder, plan) if "steps" in plan else _units(folder, plan)
+    # Only trainings count in steps, and only an evaluation has parts.
+    if "steps" in plan:
+        work = _training(folder, plan)
+    elif "part" in plan:
+        work = _evaluation(folder, plan)
+    else:
+        work = _units(folder, plan)
     state = _state(folder, plan, work, error)
     given_up = f"{work.given_up:,} given up" if work.given_up else ""
     speed = work.pace() if state == RUNNING else _pause(folder, plan, work, state)
@@ -146,6 +151,22 @@ def _units(folder: Path, plan: Mapping[str, Any]) -> _Work:
     share = f"{done_units:,} of {readable_count(len(units), 'shards')}"
     progress = f"{share}, {done_items:,} of {readable_count(total, noun)}"
     return _Work(progress, total - done_items, speed, noun, given_up, _last_log(folder) or reason)
+
+
+def _evaluation(folder: Path, plan: Mapping[str, Any]) -> _Work:
+    """An evaluation: what it keeps tells how far the part is that it is at."""
+    part, total, noun = plan["part"], plan["total"], plan["noun"]
+    if not part:
+        return _Work("all is measured", 0, 0.0, noun)
+    try:
+        facts = json.loads((folder / f"{part}.json").read_bytes())
+        through, pace = facts["through"], facts["pace"]
+    # Nothing of the part is kept yet.
+    except (OSError, ValueError, LookupError):
+        through, pace = 0, 0.0
+    progress = f"{part}: {through:,} of {readable_count(total, noun)}"
+    # Behind the last one there is the report at least.
+    return _Work(progress, max(total - through, 1), pace, noun)
 
 
 def _training(folder: Path, plan: Mapping[str, Any]) -> _Work:

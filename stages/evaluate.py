@@ -43,6 +43,7 @@ def main(params: Params) -> None:
         sheet=CONTACT_SHEET,
         out=EVALUATE,
     )
+    result.kept.forget()
 
 
 if __name__ == "__main__":

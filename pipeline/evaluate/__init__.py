@@ -1,6 +1,8 @@
 """Stage evaluate: how well people are reenacted whom no network has seen.
 
 protocol.evaluate        the stage
+kept.Kept                what is measured so far, so that a killed run goes on
+sums                     what is added up piece by piece
 methods.Synthesizers     what draws
 metrics                  the numbers, with unit and range
 instruments.Instruments  what measures pictures: judging networks, face mesh, calibrated expression

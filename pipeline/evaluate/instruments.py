@@ -1,7 +1,8 @@
 """What measures pictures: judging networks, the face mesh, and what is calibrated by the truth."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.core.pictures import to_uint8
 from pipeline.evaluate import metrics
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.published import Faces, PublishedInstruments
+from pipeline.evaluate.sums import Tensors
 from pipeline.evaluate.truth import Truth
 from pipeline.geometry import camera_path, head_model
 from pipeline.geometry.expression import INNER, NUMBERS, ExpressionOffsets
@@ -42,6 +44,8 @@ READER_SCORE = 0.3
 # The penalty of the calibration, over the variance of its inputs.
 RIDGE = 1.0
 FIVE = list(FIVE_POINTS)
+# What torchmetrics calls the sums of one side of a distance, behind the name of the side.
+FID_SUMS = ("features_sum", "features_cov_sum", "features_num_samples")
 # So many pictures the regressor reads together, which bounds the memory that it takes.
 AT_ONCE = 64
 
@@ -202,19 +206,17 @@ class Instruments:
         return scores
 
     def consistency(
-        self, synthesizers: Synthesizers, groups: Iterable[tuple[Frame, list[Frame]]]
-    ) -> float | None:
-        """Cons. of Psi, averaged over the sources; None when no source has two drivers."""
-        values = []
-        for source, drivings in groups:
-            if len(drivings) < 2:
-                continue
-            cameras = torch.from_numpy(camera_path.front(len(drivings))).to(self.device)
-            sources = [source] * len(drivings)
-            drawn = synthesizers.draw("psi", sources, drivings, cameras[:, None])
-            points = self.reenacted_landmarks(sources, drivings, cameras)
-            values.append(metrics.consistency(self.recognise(drawn.image, points)))
-        return float(np.mean(values)) if values else None
+        self,
+        synthesizers: Synthesizers,
+        source: Frame,
+        drivings: Sequence[Frame],
+    ) -> float:
+        """Cons. of Psi's results of one source, by two drivers or more."""
+        cameras = torch.from_numpy(camera_path.front(len(drivings))).to(self.device)
+        sources = [source] * len(drivings)
+        drawn = synthesizers.draw("psi", sources, drivings, cameras[:, None])
+        points = self.reenacted_landmarks(sources, drivings, cameras)
+        return metrics.consistency(self.recognise(drawn.image, points))
 
 
 def _to_float64(values: Tensor | np.ndarray) -> np.ndarray:
@@ -271,41 +273,78 @@ class FidPerception:
         self.name, self.network, self.device = name, network, device
         self.real = self._empty()
 
-    def compare_with(self, pieces: Iterable[Tensor]) -> None:
-        """Take the real images, some at a time."""
+    def begin(self) -> None:
+        """Forget the real images."""
         self.real = self._empty()
-        for images in pieces:
-            self.real.update(images, real=True)
+
+    def take(self, images_BCHW: Tensor) -> None:
+        """Take more of the real images, which results are compared with."""
+        self.real.update(images_BCHW, real=True)
 
     def results(self) -> "FidResults":
         """The results of a method, still without any."""
         distance = self._empty()
-        # Sums are all that the distance knows of the real images.
-        for name in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
-            setattr(distance, name, getattr(self.real, name).clone())
+        _give(distance, "real", self.tensors())
         return FidResults(distance)
+
+    def tensors(self) -> Tensors:
+        """Sums over the real images, all that the distance knows of them."""
+        return _sums(self.real, "real")
+
+    def restore(self, tensors: Tensors) -> None:
+        _give(self.real, "real", tensors)
 
     def _empty(self) -> FrechetInceptionDistance:
         distance = FrechetInceptionDistance(feature=self.network, normalize=True)
         # The root of a product of two covariances of few pictures needs double precision.
         distance.set_dtype(torch.float64)
+        # It learns from its first picture what to return; after a restart there may be none.
+        distance.orig_dtype = torch.float32
         return distance.to(self.device)
 
 
 class FidResults:
-    """Results that are compared with real images; `count` says how many there are."""
+    """Results that are compared with real images."""
 
     def __init__(self, distance: FrechetInceptionDistance) -> None:
-        self.sums, self.count = distance, 0
+        self.network = distance
 
     def add(self, images_BCHW: Tensor) -> None:
         """Take more results."""
-        self.sums.update(images_BCHW, real=False)
-        self.count += len(images_BCHW)
+        self.network.update(images_BCHW, real=False)
+
+    @property
+    def count(self) -> int:
+        """How many results there are."""
+        return int(self.network.fake_features_num_samples)
 
     def distance(self) -> float:
         """The distance of the two sets, of at least two images each."""
-        return float(self.sums.compute().clamp_min(0.0))
+        with warnings.catch_warnings():
+            # It warns when it has seen no picture itself, as after a restart all may have been seen before.
+            warnings.simplefilter("ignore", UserWarning)
+            return float(self.network.compute().clamp_min(0.0))
+
+    def tensors(self) -> Tensors:
+        """Sums over the results; those over the real images are kept by themselves."""
+        return _sums(self.network, "fake")
+
+    def restore(self, tensors: Tensors) -> None:
+        _give(self.network, "fake", tensors)
+
+
+def _sums(distance: FrechetInceptionDistance, side: str) -> Tensors:
+    """What a distance knows of its `real` or `fake` images."""
+    return {name: getattr(distance, f"{side}_{name}").clone() for name in FID_SUMS}
+
+
+def _give(
+    distance: FrechetInceptionDistance,
+    side: str,
+    sums: Tensors,
+) -> None:
+    for name in FID_SUMS:
+        setattr(distance, f"{side}_{name}", sums[name].to(distance.device, copy=True))
 
 
 class FaceRecognition:

@@ -14,9 +14,11 @@ from torch import Tensor
 from model.instruments import syncnet
 from pipeline.clips.held_out import Frame, HeldOutClips, stack_frames
 from pipeline.evaluate.instruments import Instruments
+from pipeline.evaluate.kept import Kept
 from pipeline.evaluate.methods import Synthesizers
 from pipeline.evaluate.published import Faces
 from pipeline.evaluate.sound import read_sound
+from pipeline.evaluate.sums import Table
 
 # Between two frames that are shown one after the other; a gap is more than one and a half of these.
 FRAME_SECONDS = 1 / syncnet.FPS
@@ -36,39 +38,47 @@ def lips(
     clips: HeldOutClips,
     ingest: Path,
     videos: Path,
+    kept: Kept,
 ) -> dict[str, Score]:
     """LSE-C and LSE-D, means over clips: of Psi, of Psi with another person's source, of the real frames.
 
     The source is the first frame of the clip itself, or of the clip before. `videos` is the folder that the
-    tables in `ingest` name files of. Empty without SyncNet, or when no clip has sound and all frames.
+    tables in `ingest` name files of, `kept` has what an earlier run has found. Empty without SyncNet, or when
+    no clip has sound and all frames.
     """
     network = instruments.published.network("syncnet")
     if network is None:
         return {}
-    found: dict[str, list[tuple[float, float]]] = {}
-    names = list(clips.clips)
-    for number, clip in enumerate(names):
+    found, names = Table(), list(clips.clips)
+    # Each with the clip before it; that of the first one is the last.
+    neighbours = list(zip([names[-1], *names], names, strict=False))
+    pieces = [[pair] for pair in neighbours]
+
+    def hear(piece: list[tuple[str, str]]) -> np.ndarray | None:
+        return read_sound(videos / _file(ingest, piece[0][1]))
+
+    for [(other, clip)], sound in kept.left("lips", pieces, found, hear, "clips"):
         keys = clips.clips[clip]
         seconds = _seconds(ingest, clip, keys)
-        sound = read_sound(videos / _file(ingest, clip))
         if sound is None or not is_whole(seconds):
             continue
         # SyncNet knows 25 frames a second; of another rate the nearest frame is shown.
         times = np.arange(seconds[0], seconds[-1], FRAME_SECONDS)
         shown = np.abs(seconds[:, None] - times).argmin(0)
         heard = sound[round(seconds[0] * syncnet.RATE) :]
-        sources = {"psi": clip, "cross": names[number - 1], "real": ""}
+        sources = {"psi": clip, "cross": other, "real": ""}
         for method, source in sources.items():
             person = clips.frame(clips.clips[source][0]) if source else None
             crops = _crops(instruments, synthesizers, clips, keys, person, shown)
             if min(len(crops), len(heard) // syncnet.SAMPLES) >= LEAST_FRAMES:
                 video, audio = syncnet.embeddings(network, crops.to(instruments.device), heard)
                 _, distance, confidence = syncnet.sync_score(syncnet.distances(video, audio))
-                found.setdefault(method, []).append((confidence, distance))
-    means = {}
-    for method, values in found.items():
-        confidence, distance = np.mean(values, 0)
-        means[method] = {"sync_confidence": confidence, "sync_distance": distance}
+                score = {"sync_confidence": confidence, "sync_distance": distance}
+                found.add({f"{method}/{name}": np.array([value]) for name, value in score.items()})
+    means: dict[str, Score] = {}
+    for column, values in found.columns.items():
+        method, name = column.split("/")
+        means.setdefault(method, {})[name] = values.mean()
     return means
 
 

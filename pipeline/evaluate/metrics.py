@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.pictures import decibels
+from pipeline.evaluate.sums import Table, Tensors
 from pipeline.geometry.label import Estimate
 from pipeline.networks.judges import Judges
 
@@ -123,6 +124,16 @@ class Change:
             self.pixels += inside.numel()
             self.pixels_inside += int(inside.sum())
             self.squares_inside += float(squares.sum(1, keepdim=True)[inside].sum())
+
+    def tensors(self) -> Tensors:
+        """All sums in one tensor."""
+        counts = (self.count, self.pixels, self.pixels_inside)
+        sums = (*counts, self.squares, self.squares_inside)
+        return {"sums": torch.tensor(sums, dtype=torch.float64)}
+
+    def restore(self, tensors: Tensors) -> None:
+        *counts, self.squares, self.squares_inside = tensors["sums"].tolist()
+        self.count, self.pixels, self.pixels_inside = map(int, counts)
 
     @property
     def rms(self) -> float:
@@ -272,19 +283,18 @@ def landmark_error(
     return distance / interocular_N[:, None]
 
 
-class Thumbnails:
+class Thumbnails(Table):
     """What an LPIPS looks like: the side in pixels of a thumbnail as far from the true picture.
 
     A thumbnail is the true picture made small, and enlarged again.
     """
 
     def __init__(self, judges: Judges) -> None:
+        """The table has the distances of each picture by the side of the thumbnail."""
+        super().__init__()
         self.judges = judges
-        self.sides: list[int] = []
-        # By the side of the thumbnail, the distances of each piece of pictures.
-        self.parts: dict[int, list[Tensor]] = {}
 
-    def add(self, images_BCHW: Tensor) -> None:
+    def shrink(self, images_BCHW: Tensor) -> None:
         """Take more true pictures."""
         side = images_BCHW.shape[-1]
         # Powers of two and their one and a halves in between: each side is about 1.4 times the one
@@ -292,8 +302,10 @@ class Thumbnails:
         candidates = []
         for power in range(2, side.bit_length()):
             candidates += [2**power, 3 * 2 ** (power - 1)]
-        self.sides = [size for size in candidates if size <= side]
-        for size in self.sides:
+        distances = {}
+        for size in candidates:
+            if size > side:
+                continue
             small = F.interpolate(
                 images_BCHW,
                 size=(size, size),
@@ -303,13 +315,16 @@ class Thumbnails:
             )
             again = F.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
             distance = self.judges.lpips(again.clamp(-1, 1), images_BCHW)
-            self.parts.setdefault(size, []).append(distance)
+            distances[str(size)] = distance.cpu().numpy()
+        self.add(distances)
 
     def __call__(self, lpips: float) -> float:
         """Pixels, interpolated on a logarithmic scale; at least those of the smallest thumbnail."""
         # A larger thumbnail may be further off by chance, but np.interp needs distances that
         # ascend.
-        distances = [float(torch.cat(self.parts[size]).mean()) for size in self.sides]
+        columns = self.columns
+        sides = [int(name) for name in columns]
+        distances = [float(torch.from_numpy(values).mean()) for values in columns.values()]
         falling = np.minimum.accumulate(distances)
-        logarithm = np.interp(lpips, falling[::-1], np.log(self.sides)[::-1])
+        logarithm = np.interp(lpips, falling[::-1], np.log(sides)[::-1])
         return float(np.exp(logarithm))

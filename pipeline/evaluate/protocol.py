@@ -5,7 +5,7 @@ driving camera, without motion; `copy`, the source frame as it is. `real`, the d
 themselves, shows what the instruments read when there is nothing to find.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from torch import Tensor
 from pipeline.clips.held_out import CachedClips, Frame, HeldOutClips, stack_frames
 from pipeline.config.params import Params
 from pipeline.core.device import to_device
-from pipeline.core.prefetch import prefetch
-from pipeline.core.progress import say
+from pipeline.engine.fingerprint import fingerprint
+from pipeline.engine.scratch import scratch_folder
 from pipeline.evaluate import metrics
 from pipeline.evaluate.instruments import Instruments
+from pipeline.evaluate.kept import Kept
 from pipeline.evaluate.lips import lips
 from pipeline.evaluate.methods import Synthesizers
+from pipeline.evaluate.sums import Table, Together
 from pipeline.evaluate.tally import Tally
 from pipeline.evaluate.truth import Truth, fit_against_truth, novel_views, response
 from pipeline.geometry.camera import rotation_between
@@ -39,12 +41,14 @@ NOT_SELF_EVIDENT = (
     "gaze_correlation",
     "faces_found",
 )
-# Pairs are drawn and measured some at a time, so that memory does not grow with their number. A piece
-# has so many pixels, and whole batches of all instruments.
-PIXELS_AT_ONCE, PAIRS_AT_LEAST = 1 << 20, 64
+# Pairs are drawn and measured some at a time, so that memory does not grow with their number: a whole batch
+# of all instruments.
+AT_ONCE = 64
 
 # Of a source and of a driving frame.
 Keys = tuple[str, str]
+# Of a source and of its drivers.
+Group = tuple[str, list[str]]
 
 
 class Pair(NamedTuple):
@@ -68,11 +72,12 @@ class Evaluation:
     turned: np.ndarray
     self_keys: list[Keys]
     cross_keys: list[Keys]
-    frontal_keys: list[tuple[str, list[str]]]
+    frontal_keys: list[Group]
     clips: HeldOutClips
     synthesizers: Synthesizers
     published: Mapping[str, str]  # the instruments of papers that measured, in words
     instruments: Instruments
+    kept: Kept
 
 
 def evaluate(
@@ -89,15 +94,21 @@ def evaluate(
     """Measure Psi, Psi_3d and the copied source on the clips of `evaluate.split`.
 
     The paths are folders of the graph. `truth` is empty for real input; then what needs it is left
-    out. Frames with the keys in `bad` are not looked at. Raises UserError when a network cannot be read
-    or there is no clip.
+    out. Frames with the keys in `bad` are not looked at. A killed run goes on where it was; what it keeps
+    for that lies in a scratch folder until `Evaluation.kept` forgets it. Raises UserError when a network
+    cannot be read or there is no clip.
     """
-    section = params.evaluate
+    section, networks = params.evaluate, params.networks
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
     instruments = Instruments(params, perception, known)
-    synthesizers = Synthesizers(params.networks, psi, psi3d, instruments.flame, instruments.device)
+    synthesizers = Synthesizers(networks, psi, psi3d, instruments.flame, instruments.device)
     motion, device = synthesizers.motion, instruments.device
     clips = CachedClips(views, motion, section.split, device, bad, section.clips)
+    settings = (section, networks, params.seed, params.threads, str(device), sorted(bad))
+    files = (Path(params.flame.model), Path(params.pretrain.official), truth)
+    there = [path for path in files if path.exists()]
+    mark = fingerprint(__file__, *settings, *there, ingest, labels, perception, psi3d, views, psi)
+    kept = Kept(scratch_folder("evaluate", mark))
 
     self_keys = clips.self_pairs(section.self_frames)
     if section.cross == "all":
@@ -106,23 +117,23 @@ def evaluate(
         cross_keys = clips.cross_pairs(section.cross_pairs, params.seed)
     frontal_keys = clips.frontal_groups(section.frontal_drivers, params.seed)
     with_pairs = section.fid == "pairs"
-    reenactment = Reenactment(instruments, synthesizers, clips, params.networks.image, with_pairs)
+    reenactment = Reenactment(instruments, synthesizers, clips, kept, with_pairs)
     if section.fid == "frames":
         # FID compares with all real frames that are looked at, each once, in the order of their keys.
         groups = ((source, key) for source, drivers in frontal_keys for key in drivers)
         looked_at = {key for keys in (*self_keys, *cross_keys, *groups) for key in keys}
         looked_at |= {source for source, _ in frontal_keys}
-        instruments.fid.compare_with(reenactment.images(sorted(looked_at)))
+        reenactment.compare_with(sorted(looked_at), "real")
 
     # Only where there are some, as the report shows all scores.
     scores: dict[str, Any] = {"frames_marked_bad": clips.marked_bad} if clips.marked_bad else {}
     scores["self"], per_pair, turned = reenactment(self_keys, same=True)
     if cross_keys:
         scores["cross"], _, _ = reenactment(cross_keys, same=False)
-    consistency = instruments.consistency(synthesizers, _groups(clips, frontal_keys))
+    consistency = reenactment.consistency(frontal_keys)
     if consistency is not None:
         scores["consistency"] = {instruments.name("psi"): consistency}
-    heard = lips(instruments, synthesizers, clips, ingest, Path(params.ingest.clips))
+    heard = lips(instruments, synthesizers, clips, ingest, Path(params.ingest.clips), kept)
     if heard:
         scores["lips"] = heard
     if known:
@@ -140,16 +151,8 @@ def evaluate(
         synthesizers,
         instruments.published.used,
         instruments,
+        kept,
     )
-
-
-def _groups(
-    clips: HeldOutClips,
-    keys: Iterable[tuple[str, list[str]]],
-) -> Iterator[tuple[Frame, list[Frame]]]:
-    """Each source with its drivers."""
-    for source, drivers in keys:
-        yield clips.frame(source), [clips.frame(key) for key in drivers]
 
 
 class Reenactment:
@@ -160,20 +163,19 @@ class Reenactment:
         instruments: Instruments,
         synthesizers: Synthesizers,
         clips: HeldOutClips,
-        side: int,
+        kept: Kept,
         with_pairs: bool,
     ) -> None:
-        """`side` is that of the pictures, pixels; `with_pairs` has FID compare with the driving frames."""
-        self.with_pairs = with_pairs
+        """`kept` has what an earlier run measured; `with_pairs` has FID compare with the driving frames."""
         self.instruments, self.synthesizers, self.clips = instruments, synthesizers, clips
-        fitting = PIXELS_AT_ONCE // side**2 // PAIRS_AT_LEAST * PAIRS_AT_LEAST
-        self.at_once = max(fitting, PAIRS_AT_LEAST)
+        self.kept, self.with_pairs = kept, with_pairs
 
-    def images(self, keys: Sequence[str]) -> Iterator[Tensor]:
-        """The pictures of frames, a piece at a time."""
-        for piece in self._pieces(keys):
-            frames = [self.clips.frame(key) for key in piece]
-            yield stack_frames(frames, "image")
+    def compare_with(self, keys: Sequence[str], part: str) -> None:
+        """Let FID take these frames as the real ones."""
+        fid = self.instruments.fid
+        fid.begin()
+        for _, frames in self.kept.left(part, _pieces(keys), fid, self._frames, "frames"):
+            fid.take(stack_frames(to_device(frames, self.clips.device), "image"))
 
     def __call__(
         self,
@@ -184,36 +186,46 @@ class Reenactment:
 
         `same` says that pairs show one person.
         """
+        part = "self" if same else "cross"
         # The tallies begin with the real pictures that FID knows by then.
         if self.with_pairs:
-            self.instruments.fid.compare_with(self.images([driving for _, driving in keys]))
+            self.compare_with([driving for _, driving in keys], f"real-{part}")
         tallies = {method: Tally(self.instruments) for method in (*METHODS, "real")}
-        # Only the driving frames of the same person show how a result should look.
-        thumbnails = metrics.Thumbnails(self.instruments.judges) if same else None
-        turned = []
-        pieces = self._pieces(keys)
-        # The frames of a piece are read while the one before is being measured.
-        for i, frames in prefetch(lambda i: self._read(pieces[i]), 0, len(pieces)):
-            pairs = self._pairs(pieces[i], frames)
-            if thumbnails:
-                thumbnails.add(stack_frames([pair.driving for pair in pairs], "image"))
+        thumbnails = metrics.Thumbnails(self.instruments.judges)
+        turned = Table()
+        sums = Together(**tallies, thumbnails=thumbnails, turned=turned)
+        for piece, frames in self.kept.left(part, _pieces(keys), sums, self._read):
+            pairs = self._pairs(piece, frames)
+            # Only the driving frames of the same person show how a result should look.
+            if same:
+                thumbnails.shrink(stack_frames([pair.driving for pair in pairs], "image"))
             for method, tally in tallies.items():
                 self._measure(method, tally, pairs, same)
-            for source, driving in pairs:
-                turned.append(rotation_between(source.camera.cpu().numpy(), driving.camera.cpu().numpy()))
-            say(f"evaluate: {len(turned):,} of {len(keys):,} pairs")
+            turned.add({"turned": np.array([_turn(*pair) for pair in pairs])})
 
         means = {}
+        driven = [self.clips.clip_of[driving] for _, driving in keys]
         for method, tally in tallies.items():
-            means[method] = tally.means(same)
-            if thumbnails:
+            means[method] = tally.means(driven if same else None)
+            if same:
                 means[method]["lpips_thumbnail"] = thumbnails(means[method]["lpips"])
         telling = {name: value for name, value in means["real"].items() if name in NOT_SELF_EVIDENT}
         per_pair = {method: tally.numbers for method, tally in tallies.items()}
-        return means | {"real": telling}, per_pair, np.array(turned)
+        return means | {"real": telling}, per_pair, turned.columns["turned"]
 
-    def _pieces(self, keys: Sequence) -> list[Sequence]:
-        return [keys[start : start + self.at_once] for start in range(0, len(keys), self.at_once)]
+    def consistency(self, groups: Sequence[Group]) -> float | None:
+        """Cons. of Psi, averaged over the sources; None when no source has two drivers."""
+        pieces = [[source, *drivers] for source, drivers in groups if len(drivers) > 1]
+        found = Table()
+        for _, frames in self.kept.left("consistency", pieces, found, self._frames, "frames"):
+            source, *drivings = to_device(frames, self.clips.device)
+            value = self.instruments.consistency(self.synthesizers, source, drivings)
+            found.add({"psi": np.array([value])})
+        return float(found.columns["psi"].mean()) if pieces else None
+
+    def _frames(self, keys: Sequence[str]) -> tuple[Frame, ...]:
+        """Frames, on the CPU."""
+        return tuple(self.clips.read(key) for key in keys)
 
     def _read(self, keys: Sequence[Keys]) -> dict[str, Frame]:
         """The frames of pairs, each read once, on the CPU."""
@@ -261,3 +273,12 @@ class Reenactment:
         # A copied image keeps the camera that it was taken by.
         seen_by = sources if method == "copy" else drivings
         return self.instruments.reenacted_landmarks(who, moved_by, stack_frames(seen_by, "camera"))
+
+
+def _pieces(keys: Sequence) -> list[Sequence]:
+    return [keys[start : start + AT_ONCE] for start in range(0, len(keys), AT_ONCE)]
+
+
+def _turn(source: Frame, driving: Frame) -> float:
+    """How far a head turns, degrees."""
+    return rotation_between(source.camera.cpu().numpy(), driving.camera.cpu().numpy())

@@ -17,10 +17,9 @@ from model.instruments.inception import FidInception
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import to_uint8
 from pipeline.evaluate import metrics
+from pipeline.evaluate.sums import Columns
 from pipeline.networks.instruments import MEASURING, Loaded, described, load_instrument
 from pipeline.networks.recognition_file import recognition_path
-
-Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from pipeline.clips.held_out import Frame
 from pipeline.evaluate import metrics
 from pipeline.evaluate.instruments import Instruments
+from pipeline.evaluate.sums import Columns, Table, Together
 
-Columns = dict[str, np.ndarray]
 
-
-class Tally:
+class Tally(Together):
     """The numbers of one method. Of a picture a few numbers are kept, so that its pixels can go."""
 
     def __init__(self, instruments: Instruments) -> None:
         self.instruments = instruments
         self.fid = instruments.fid.results()
         self.change = metrics.Change()
-        self.parts: list[Columns] = []
-        self.found: list[Columns] = []
-        self.wanted: list[Columns] = []
-        self.clips: list[str] = []
+        self.measured, self.found, self.wanted = Table(), Table(), Table()
+        super().__init__(
+            fid=self.fid,
+            change=self.change,
+            measured=self.measured,
+            found=self.found,
+            wanted=self.wanted,
+        )
 
     def add(
         self,
@@ -34,24 +36,22 @@ class Tally:
         same: bool,
     ) -> None:
         """Measure pictures (N, 3, S, S) with landmarks (N, 70, 2), as `Instruments.reenactment` does."""
-        self.parts.append(self.instruments.reenactment(image, points, sources, drivings, same))
+        self.measured.add(self.instruments.reenactment(image, points, sources, drivings, same))
         # How a face moves is compared over a clip: the driving frames of one person.
         if same:
-            self.found.append(self.instruments.reader(image))
-            self.wanted.append(self.instruments.motion(drivings))
-            self.clips += [frame.clip for frame in drivings]
+            self.found.add(self.instruments.reader(image))
+            self.wanted.add(self.instruments.motion(drivings))
 
     @property
     def numbers(self) -> Columns:
         """The numbers of each pair by name, float64 (N,)."""
-        return _joined(self.parts)
+        return self.measured.columns
 
-    def means(self, same: bool) -> dict[str, Any]:
-        """What the tables show of the method."""
+    def means(self, clips: Sequence[str] | None) -> dict[str, Any]:
+        """What the tables show of the method; `clips` are those of the pairs, if each is of one person."""
         scores: dict[str, Any] = {name: values.mean() for name, values in self.numbers.items()}
-        if same:
-            found, wanted = _joined(self.found), _joined(self.wanted)
-            scores |= self.instruments.followed(found, wanted, self.clips)
+        if clips is not None:
+            scores |= self.instruments.followed(self.found.columns, self.wanted.columns, clips)
         # A covariance needs two pictures.
         if self.fid.count > 1:
             scores[self.instruments.fid.name] = self.fid.distance()
@@ -59,7 +59,3 @@ class Tally:
         if self.change.count:
             scores["response_face"] = self.change.concentration
         return scores
-
-
-def _joined(parts: Sequence[Columns]) -> Columns:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

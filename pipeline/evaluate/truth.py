@@ -150,7 +150,7 @@ def novel_views(
     if not true_images:
         return {}
     thumbnails = metrics.Thumbnails(judges)
-    thumbnails.add(torch.cat(true_images))
+    thumbnails.shrink(torch.cat(true_images))
     means = {}
     for method, numbers in values.items():
         # A view without overlap has no depth error.

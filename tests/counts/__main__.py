@@ -33,7 +33,7 @@ STAGES = {
     "train_psi3d": Stage("train_psi3d"),
     "render_views": Stage("render_views", "render_views"),
     "train": Stage("train"),
-    "evaluate": Stage("evaluate", line=re.compile(r"evaluate: [\d,]+ of")),
+    "evaluate": Stage("evaluate", line=re.compile(r"evaluate: real-self: ([\d,]+) of")),
 }
 # What is no count of the paper: sizes of networks, and how long a training is at least.
 SMALL = ("networks", "pretrain", "train_psi3d", "train")
@@ -76,7 +76,8 @@ def rehearse(stage: Stage, folder: Path) -> tuple[list[Run], str]:
         if run.peak > MOST:
             return runs, "memory"
     if stage.line.groups:
-        steps = [int(match[1]) for run in runs for match in map(stage.line.search, run.said) if match]
+        matches = [match for run in runs for match in map(stage.line.search, run.said) if match]
+        steps = [int(match[1].replace(",", "")) for match in matches]
         if steps != sorted(set(steps)):
             return runs, f"steps again: {steps}"
     return runs, ""

@@ -186,9 +186,9 @@ def test_a_thumbnail_has_its_own_lpips(judges):
     true = torch.rand(2, 3, 32, 32) * 2 - 1
     thumbnails = metrics.Thumbnails(judges)
     for piece in true.split(1):
-        thumbnails.add(piece)
-    assert thumbnails.sides == [4, 6, 8, 12, 16, 24, 32]
+        thumbnails.shrink(piece)
+    assert list(thumbnails.columns) == ["4", "6", "8", "12", "16", "24", "32"]
     assert thumbnails(0.0) == pytest.approx(32.0)
-    middle = float(torch.cat(thumbnails.parts[16]).mean())
+    middle = float(thumbnails.columns["16"].mean())
     assert thumbnails(middle) == pytest.approx(16.0)
     assert thumbnails(10.0) == pytest.approx(4.0)

@@ -1,6 +1,7 @@
 """The instruments of papers on pictures, in their published sizes, with weights that mean nothing."""
 
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from model.head.flame import Flame
 from model.instruments.syncnet import FPS
 from pipeline.clips.held_out import CachedClips
 from pipeline.evaluate.instruments import FidPerception, Instruments
+from pipeline.evaluate.kept import Kept
 from pipeline.evaluate.legend import COLUMNS
 from pipeline.evaluate.lips import lips
 from pipeline.evaluate.methods import Synthesizers
@@ -78,7 +80,7 @@ def test_what_fid_of_inception_is_made_of(tmp_path):
     assert torch.equal(network((real + 1e-3).clamp(-1, 1)), features)
     # The distance is in double precision, the network stays as it is.
     fid = FidPerception("fid", network, CPU)
-    fid.compare_with([real])
+    fid.take(real)
     results = fid.results()
     results.add(real)
     assert results.count == 4
@@ -101,7 +103,8 @@ def test_lips_are_measured_where_a_clip_has_sound(tmp_path, monkeypatch):
 
     def found() -> dict[str, dict[str, float]]:
         instruments = Instruments(own, tmp_path / "perception", None)
-        return lips(instruments, synthesizers, clips, tmp_path / "ingest", tmp_path / "videos")
+        kept = Kept(Path(mkdtemp(dir=tmp_path)))
+        return lips(instruments, synthesizers, clips, tmp_path / "ingest", tmp_path / "videos", kept)
 
     assert found() == {}
     save_instrument(tmp_path, "syncnet")

@@ -1,8 +1,10 @@
 """A miniature run that is evaluated, for the tests of the evaluation and of its report."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 
 from model.judges.identity import IdentityNet
@@ -58,8 +60,11 @@ def places(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in INPUTS}
 
 
-def run(folder: Path, params: Params) -> Evaluation:
-    return evaluate(params, **places(folder))
+def run(folder: Path, params: Params, root: Path | None = None) -> Evaluation:
+    """Measure; what is kept meanwhile lies below `root`, or where no other run finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root or tempfile.mkdtemp(dir=folder)))
+        return evaluate(params, **places(folder))
 
 
 def judges(folder: Path, sizes: IdentitySizes) -> None:
