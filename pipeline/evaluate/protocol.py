@@ -98,16 +98,15 @@ def evaluate(
     for that lies in a scratch folder until `Evaluation.kept` forgets it. Raises UserError when a network
     cannot be read or there is no clip.
     """
-    section, networks = params.evaluate, params.networks
+    section, networks, official = params.evaluate, params.networks, Path(params.pretrain.official)
     known = Truth(truth, ingest) if (truth / "frames.parquet").exists() else None
     instruments = Instruments(params, perception, known)
     synthesizers = Synthesizers(networks, psi, psi3d, instruments.flame, instruments.device)
     motion, device = synthesizers.motion, instruments.device
     clips = CachedClips(views, motion, section.split, device, bad, section.clips)
     settings = (section, networks, params.seed, params.threads, str(device), sorted(bad))
-    files = (Path(params.flame.model), Path(params.pretrain.official), truth)
-    there = [path for path in files if path.exists()]
-    mark = fingerprint(__file__, *settings, *there, ingest, labels, perception, psi3d, views, psi)
+    given = [path for path in (truth, Path(params.flame.model), official) if path.exists()]
+    mark = fingerprint(__file__, *settings, *given, ingest, labels, perception, psi3d, views, psi)
     kept = Kept(scratch_folder("evaluate", mark))
 
     self_keys = clips.self_pairs(section.self_frames)
