@@ -155,6 +155,7 @@ def parameters(views: Path) -> dict:
     }
     # ResNet-34 is not at hand, and all rays are what has to fit.
     whole = {"init": "scratch", "rays_first": 0}
+    data["render_genhead"]["geometry_share"] = 1.0  # of a single head
     data["train_psi3d"] |= few | whole | {"identity_from": 0, "depth_until": 1, "planes_until": 1}
     data["train"] |= few | {"images": 2, "checkpoint_every": 2, "preview_every": 2, "substitute_q": 0.5}
 

@@ -73,9 +73,10 @@ def cross_problems(params: "Params") -> Iterator[str]:
     if params.train_psi3d.init == "imagenet" and params.pretrain.source != "official":
         limit = "genhead or scratch unless pretrain.source is official, which brings the file"
         yield f'train_psi3d.init is "imagenet", but must be {limit}.'
-    if not heads.geometry_share and max(params.train_psi3d.depth_until, params.train_psi3d.planes_until):
-        limit = "above 0 while train_psi3d.depth_until or planes_until is: their losses need geometry"
-        yield f"render_genhead.geometry_share is 0, but must be {limit}."
+    none = heads.heads * heads.geometry_share < 1
+    if none and max(params.train_psi3d.depth_until, params.train_psi3d.planes_until):
+        limit = f"at least 1 of {heads.heads:,} heads while train_psi3d.depth_until or planes_until is not 0"
+        yield f"render_genhead.geometry_share is {heads.geometry_share:g}, but must be {limit}."
     yield from _synthesizer_problems(params)
     yield from _ray_problems(params)
     for name in ("train_psi3d", "train"):

@@ -150,6 +150,11 @@ def test_the_paper_scale_has_the_published_numbers():
         ("train.images", 1, "must be at least train.batch"),
         ("pretrain.source", "official", "render_genhead.z"),
         ("render_genhead.z", "normal", "render_genhead.portrait_share"),
+        (
+            "render_genhead.geometry_share",
+            1e-4,
+            "geometry_share is 0.0001, but must be at least 1 of 1,200 heads",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(path, value, words):
