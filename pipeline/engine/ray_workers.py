@@ -1,7 +1,9 @@
 """The processes of the engine: actors that Ray Data feeds with units, on this machine or on a cluster."""
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -131,6 +133,18 @@ def _ray_folder() -> str:
     )
 
 
+@functools.cache
+def _settle_home() -> None:
+    """Give this process a home of its own, until it ends, where that of the user cannot be written to.
+
+    Ray keeps files there and ends where it cannot; its token it makes once, for all starts in a process.
+    """
+    if os.access(os.path.expanduser("~"), os.W_OK):
+        return
+    os.environ["HOME"] = home = tempfile.mkdtemp(prefix="psi4d-home-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
     """A quiet Ray: our own and local by default, or the cluster of `ray_address`.
@@ -157,10 +171,7 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": machine.object_store_mb * 2**20,
         }
-    home = os.environ.get("HOME", "")
-    # Ray keeps files in the home of the user, and ends where it cannot.
-    if not os.access(os.path.expanduser("~"), os.W_OK):
-        os.environ["HOME"] = folder
+    _settle_home()
     try:
         if machine.ray_address:
             _check_answers(machine.ray_address)
@@ -171,8 +182,6 @@ def _session(workers: int, machine: WorkerSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if home:
-            os.environ["HOME"] = home
         shutil.rmtree(folder, ignore_errors=True)
 
 

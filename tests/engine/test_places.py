@@ -1,6 +1,10 @@
 """Where Ray may work: long or read-only folders for temporary files, little memory."""
 
+import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +13,21 @@ from pipeline.core.errors import UserError
 from pipeline.core.limits import free_memory
 from pipeline.engine import ray_workers
 from pipeline.engine.ray_workers import WORKER_BYTES, _affordable, _ray_folder
+
+ROOT = Path(__file__).parents[2]
+TWICE = """
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from pipeline.engine.run import run_units
+from tests.support import killing
+
+machine = SimpleNamespace(workers=1, device="cpu", ray_address="", object_store_mb=100)
+for name in ("first", "second"):
+    Path(name).mkdir()
+    worker = partial(killing.Slow, Path(name).resolve() / "log")
+    print(len(run_units(killing.UNITS[:1], worker, name, machine, name)))
+"""
 
 
 def machine(**changes):
@@ -35,3 +54,14 @@ def test_there_are_no_more_workers_than_memory_for_them(capfd):
     # There is always one, and a cluster has memory of its own.
     assert _affordable(2, machine(object_store_mb=1 << 30)) == 1
     assert _affordable(many, machine(ray_address="host:1")) == many
+
+
+@pytest.mark.process
+def test_ray_starts_twice_without_a_home(tmp_path):
+    """Its token is made once in a process, and lies in the home of the user."""
+    home = tmp_path / "none"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(home)}
+    command = [sys.executable, "-c", TWICE]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout) == (0, "1\n1\n"), run.stderr
+    assert not home.exists()
