@@ -180,7 +180,19 @@ def parameters(views: Path) -> dict:
     [
         (
             "train_psi3d",
-            [{"l1", "lpips", "opacity", "identity", "depth", "planes", "adversarial", "discriminator"}],
+            [
+                {
+                    "l1",
+                    "lpips",
+                    "opacity",
+                    "thickness",
+                    "identity",
+                    "depth",
+                    "planes",
+                    "adversarial",
+                    "discriminator",
+                }
+            ],
             "data/psi3d/psi3d.safetensors",
         ),
         (

@@ -7,16 +7,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from model.weights import WeightsError, load_weights
 from pipeline.core.errors import UserError
-from pipeline.store.sealed import sealing, write_sealed
+from pipeline.store.sealed import sealing
 
-# The types of tensors that are too large for memory, by their names in the file.
-TYPES = {"F32": torch.float32, "U8": torch.uint8}
+# The names that types of tensors have in the file, in the library's order.
+TYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 Network = TypeVar("Network", bound=torch.nn.Module)
 Forms = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -49,13 +59,13 @@ def save_weights(
     bytes. Raises UserError when the place cannot be written, ValueError or TypeError when the facts are no
     JSON.
     """
-    # Sorted, as the bytes of safetensors follow the order of the tensors.
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
-    counts = {
-        "tensors": len(tensors),
-        "values": sum(tensor.numel() for tensor in tensors.values()),
-    }
-    return write_sealed(path, safetensors.torch.save(tensors), {**facts, **counts})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return save_in_pieces(path, forms_of(tensors), lambda name: [tensors[name]], facts)
+
+
+def forms_of(tensors: Mapping[str, Tensor]) -> Forms:
+    """The shape and the type of each."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def save_in_pieces(
@@ -63,28 +73,50 @@ def save_in_pieces(
     forms: Forms,
     pieces: Callable[[str], Iterable[Tensor]],
     facts: Mapping[str, Any],
-) -> None:
-    """Write the same bytes as `save_weights`, of tensors that are never in memory as a whole.
+) -> dict[str, Any]:
+    """Write the same bytes as `save_weights`, of tensors that need not be in memory as a whole.
 
     `forms` has the shape and the type (one of TYPES) of each, `pieces` its rows in their order, by its name.
     """
-    names = {dtype: name for name, dtype in TYPES.items()}
-    # The library's order: the widest types first, then by name. So every tensor is aligned.
-    order = sorted(forms, key=lambda name: (-forms[name][1].itemsize, name))
-    header, end, values = {}, 0, 0
+    counts = {
+        "tensors": len(forms),
+        "values": sum(math.prod(shape) for shape, _ in forms.values()),
+    }
+    return write_tensors(path, forms, pieces, {**facts, **counts})
+
+
+def write_tensors(
+    path: str | Path,
+    forms: Forms,
+    pieces: Callable[[str], Iterable[Tensor]],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The same with nothing but `facts` in the JSON; the names of tensors need no order.
+
+    The library's `save` makes the whole file in memory first: 4 GB of a checkpoint of the published sizes.
+    """
+    # The widest types first, so that every tensor is aligned; then by name.
+    types = list(TYPES)
+    order = sorted(forms, key=lambda name: (types.index(forms[name][1]), name))
+    header, end = {}, 0
     for name in order:
         shape, dtype = forms[name]
         start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
-        values += math.prod(shape)
-    text = json.dumps(header, separators=(",", ":")).encode()
+        header[name] = {"dtype": TYPES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with sealing(path) as draft:
-        draft.facts |= {**facts, "tensors": len(forms), "values": values}
+        draft.facts |= facts
         draft.file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             for piece in pieces(name):
-                draft.file.write(piece.contiguous().numpy().tobytes())
+                draft.file.write(_bytes(piece))
+    return draft.facts
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, without a copy where it is contiguous."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def mapped_tensors(path: str | Path) -> dict[str, np.ndarray]:

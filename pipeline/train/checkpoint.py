@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_bytes
 from pipeline.core.progress import say
-from pipeline.store.sealed import check_sealed, recover, remove_sealed, write_sealed
+from pipeline.networks.weights import forms_of, write_tensors
+from pipeline.store.sealed import check_sealed, recover, remove_sealed
 from pipeline.train.distributed import GO_ON, Group
 from pipeline.train.task import Task
 
@@ -127,7 +127,7 @@ class Checkpoints:
 
     def _write(self, tensors: Mapping[str, Tensor], facts: Mapping) -> None:
         done = facts["done"]
-        write_sealed(self._path(done), save(dict(tensors)), facts)
+        write_tensors(self._path(done), forms_of(tensors), lambda name: [tensors[name]], facts)
         for older in self._paths(done)[:-KEPT]:
             remove_sealed(older)
 

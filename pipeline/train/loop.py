@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from model.fast.memory import keep_memory
+from model.fast.memory import keep_memory_of_small_tensors
 from pipeline.core.device import to_device
 from pipeline.core.errors import UserError
 from pipeline.core.prefetch import prefetch
@@ -88,7 +88,7 @@ def train(task: Task, run: Run) -> Trained:
     UserError when a value stops being finite, with its name, before it changes a weight.
     """
     group = join(run.microbatches, torch.device(run.device))
-    keep_memory()
+    keep_memory_of_small_tensors()
     mine = group.share(run.microbatches)
     # Before a checkpoint is loaded: a resumed run has moved from its first weights, too.
     moves = Moves(task.networks, task.optimisers.values())

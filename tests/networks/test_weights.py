@@ -1,10 +1,13 @@
-"""Tensors that are larger than memory: written in pieces, read where they are looked at."""
+"""Tensors in files: as the library writes them, also those that are larger than memory."""
+
+import json
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from model.weights import load_weights
-from pipeline.networks.weights import mapped_tensors, save_in_pieces, save_weights
+from pipeline.networks.weights import TYPES, forms_of, mapped_tensors, save_in_pieces, save_weights
 
 
 def test_pieces_make_the_bytes_of_the_whole(tmp_path):
@@ -16,7 +19,7 @@ def test_pieces_make_the_bytes_of_the_whole(tmp_path):
     }
     facts = {"network": "portraits"}
     save_weights(tmp_path / "whole.safetensors", tensors, facts)
-    forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    forms = forms_of(tensors)
     save_in_pieces(tmp_path / "pieces.safetensors", forms, lambda name: tensors[name].split(2), facts)
     for suffix in (".safetensors", ".json"):
         whole = (tmp_path / "whole").with_suffix(suffix)
@@ -26,3 +29,14 @@ def test_pieces_make_the_bytes_of_the_whole(tmp_path):
     mapped = mapped_tensors(tmp_path / "pieces.safetensors")
     for name, tensor in loaded.items():
         assert np.array_equal(mapped[name], tensor.numpy())
+
+
+def test_the_file_is_the_one_that_the_library_would_write(tmp_path):
+    tensors = {str(number): torch.arange(-3, 4).to(dtype) for number, dtype in enumerate(TYPES)}
+    tensors |= {"scalar": torch.tensor(2.0), "empty": torch.zeros(0, 4), "Übergröße": torch.rand(4, 6).T}
+    save_weights(tmp_path / "own.safetensors", tensors, {})
+    whole = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    assert (tmp_path / "own.safetensors").read_bytes() == safetensors.torch.save(whole)
+    facts = json.loads((tmp_path / "own.json").read_text())
+    assert facts["tensors"] == len(tensors)
+    assert facts["values"] == sum(tensor.numel() for tensor in tensors.values())
