@@ -35,6 +35,9 @@ class PsiSizes:
     motion_start: Literal["published", "routed"] = "published"
     # Channels of the projected source features, 0 without, as published: see PortraitFeatures.
     projected: int = 0
+    # Channels of the portrait's features that every pixel of the image looks up, 0 without, as published:
+    # see PortraitDetail. It counts where `projected` is not 0.
+    portrait_detail: int = 0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Source:
     scale: float | Tensor  # of the motion
     # Where source features are projected: those of the portrait alone, its camera, its motion and its neck.
     seen_BWSS: Tensor | None = None
+    portrait_B3SS: Tensor | None = None  # itself, where its detail is looked up
     camera_B25: Tensor | None = None
     motion_BM: Tensor | None = None
     posing: NeckField | None = None
@@ -77,6 +78,8 @@ class FastPsi:
         self.projection = copy.deepcopy(psi.projection)
         if self.projection is not None:
             self.projection.to(dtype, memory_format=torch.channels_last)
+        # A few convolutions, and colours that are those of the portrait: float32 as the rays are.
+        self.portrait_detail = copy.deepcopy(psi.portrait_detail)
         self.superresolution = FastSuperResolution(psi.superresolution, psi.w_avg, dtype)
         # The renderer stays as it is: what it skips depends on the numbers, which a compiler cannot know.
         if compiled:
@@ -110,6 +113,7 @@ class FastPsi:
         return replace(
             known,
             seen_BWSS=seen,
+            portrait_B3SS=None if self.portrait_detail is None else source_B3SS,
             camera_B25=camera_source_B25,
             motion_BM=motion_source_BM,
             posing=posing_source,
@@ -125,8 +129,11 @@ class FastPsi:
             return Planes(triplanes)
         change = motion_change(source.motion_BM, motion_driving_BM, source.scale)
         change = None if change is None else change.to(self.dtype)
-        portrait = self.projection(source.seen_BWSS, canonical, change)
-        return Planes(triplanes, portrait.float(), source.camera_B25, source.posing)
+        changed, moved = self.projection.changed(source.seen_BWSS, canonical, change)
+        portrait, detail = self.projection(changed).float(), None
+        if self.portrait_detail is not None:
+            detail = self.portrait_detail.map(source.portrait_B3SS, changed.float(), moved.float())
+        return Planes(triplanes, portrait, source.camera_B25, source.posing, detail)
 
     @torch.inference_mode()
     def render(
@@ -139,8 +146,22 @@ class FastPsi:
         """Pictures of B tri-planes from V cameras each, as those of `Psi.render` without a generator."""
         rays, _ = self.renderer(planes, cameras_BV25, deform, self.nothing, self.share)
         rendering = compose(rays, source.background_BFnn)
-        rendering.image = self.superresolution(rendering.feature)
+        rendering.image = self.picture(rendering, planes, cameras_BV25, deform)
         return rendering
+
+    @torch.inference_mode()
+    def picture(
+        self,
+        rendering: Rendering,
+        planes: Planes,
+        cameras_BV25: Tensor,
+        deform: Deform | None = None,
+    ) -> Tensor:
+        """The final pictures (B*V, 3, S, S) of what was rendered."""
+        rendering.image = self.superresolution(rendering.feature)
+        if self.portrait_detail is None:
+            return rendering.image
+        return self.portrait_detail(rendering, planes, cameras_BV25, deform)
 
     def __call__(
         self,

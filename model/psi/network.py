@@ -14,6 +14,7 @@ from model.psi import projection
 from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder
 from model.psi.encoders import DetailEncoder, GlobalEncoder
+from model.psi.portrait_detail import PortraitDetail
 from model.psi.projection import PortraitFeatures, motion_change
 from model.psi.triplane_decoder import TriplaneDecoder
 from model.sizes import Sizes
@@ -51,6 +52,7 @@ class Psi(nn.Module):
         self.decoder = ColourDecoder(sizes.plane_channels, sizes.decoder_hidden, sizes.feature_channels)
         # Last, so that the other networks draw the random numbers that they draw without it.
         self.projection = PortraitFeatures(sizes) if psi.projected else None
+        self.portrait_detail = PortraitDetail(sizes) if psi.projected and psi.portrait_detail else None
 
     def forward(
         self,
@@ -94,8 +96,11 @@ class Psi(nn.Module):
             return Planes(triplanes)
         seen = self.projection.seen(source_B3SS, camera_source_B25)
         change = motion_change(motion_source_BM, motion_driving_BM, motion_scale)
-        portrait = self.projection(seen, canonical, change)
-        return Planes(triplanes, portrait, camera_source_B25, posing_source)
+        changed, moved = self.projection.changed(seen, canonical, change)
+        portrait, detail = self.projection(changed), None
+        if self.portrait_detail is not None:
+            detail = self.portrait_detail.map(source_B3SS, changed, moved)
+        return Planes(triplanes, portrait, camera_source_B25, posing_source, detail)
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""
@@ -118,6 +123,8 @@ class Psi(nn.Module):
         """
         rendering = self.volume(planes, background_BFnn, cameras_BV25, deform, generator)
         rendering.image = self.superresolution(rendering.feature, rendering.raw, self.w_avg[None])
+        if self.portrait_detail is not None:
+            rendering.image = self.portrait_detail(rendering, planes, cameras_BV25, deform)
         return rendering
 
     def volume(

@@ -86,30 +86,36 @@ class PortraitFeatures(nn.Module):
             raise ValueError("the source's camera is needed where source features are projected")
         return F.leaky_relu(self.portrait(portrait_B3SS), LEAK)
 
-    def forward(
+    def changed(
         self,
         seen_BWSS: Tensor,
         canonical_BDRR: Tensor,
         motion_change_BM: Tensor | None,
-    ) -> Tensor:
-        """The feature map (B, plane_channels, S, S), of what `seen` made of the portrait.
+    ) -> tuple[Tensor, Tensor]:
+        """(B, width, S, S) what `seen` made of the portrait, as the motion leaves it; and where it has moved.
 
-        `motion_change_BM` is that of `motion_change`.
+        The latter (B, 1, S, S) is by how much less or more of the portrait stands because of the motion, 0 to
+        1; nothing of Psi_3d. `motion_change_BM` is that of `motion_change`.
         """
         changes = self.motion(canonical_BDRR)
+        moved = torch.zeros_like(changes[:, :1])
         if motion_change_BM is not None:
             amounts_BW11 = self.amounts(motion_change_BM)[..., None, None]
-            changes = changes + self.blend(amounts_BW11 * self.shapes(canonical_BDRR))
-        changes = F.interpolate(
-            changes,
-            size=seen_BWSS.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
+            blended = changes + self.blend(amounts_BW11 * self.shapes(canonical_BDRR))
+            stand, stood = (torch.sigmoid(part.chunk(2, 1)[0]) for part in (blended, changes))
+            moved = (stand - stood).abs().mean(1, keepdim=True)
+            changes = blended
+        changes, moved = (
+            F.interpolate(part, size=seen_BWSS.shape[-2:], mode="bilinear", align_corners=False)
+            for part in (changes, moved)
         )
         stands, drawn = changes.chunk(2, 1)
         x = seen_BWSS * torch.sigmoid(stands) + drawn
-        x = F.leaky_relu(self.hidden(x), LEAK)
-        return SCALE * self.last(x)
+        return F.leaky_relu(self.hidden(x), LEAK), moved
+
+    def forward(self, changed_BWSS: Tensor) -> Tensor:
+        """The feature map (B, plane_channels, S, S), of what `changed` made."""
+        return SCALE * self.last(changed_BWSS)
 
     def mix(self, plane_feature: Tensor, found: Tensor, cosine: Tensor) -> Tensor:
         """Tri-plane features (..., C) with those that were found in the portrait at the same points.

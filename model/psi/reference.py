@@ -65,6 +65,8 @@ class ReferencePsi:
         rays = self.rays(planes, cameras_BV25, deform)
         rendering = compose(rays, psi.background_feature(source_B3SS))
         rendering.image = psi.superresolution(rendering.feature, rendering.raw, psi.w_avg[None])
+        if psi.portrait_detail is not None:
+            rendering.image = psi.portrait_detail(rendering, planes, cameras_BV25, deform)
         return rendering
 
     @torch.inference_mode()

@@ -30,10 +30,12 @@ class Planes:
     camera_B25: Tensor | None = None
     # From the un-posed head to the head as the portrait has it; none where the two are one.
     posing: NeckField | None = None
+    # Colours and features in the portrait that are looked up pixel by pixel; none as published.
+    detail_BDSS: Tensor | None = None
 
     def __getitem__(self, rows: slice | Tensor | list[int]) -> "Planes":
         """Some of the heads."""
-        parts = (self.triplanes_B3CRR, self.portrait_BCSS, self.camera_B25, self.posing)
+        parts = (self.triplanes_B3CRR, self.portrait_BCSS, self.camera_B25, self.posing, self.detail_BDSS)
         return Planes(*(None if part is None else part[rows] for part in parts))
 
     def in_portrait(self, points_BN3: Tensor) -> Tensor:

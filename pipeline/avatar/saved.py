@@ -94,6 +94,8 @@ def _tensors(avatar: Avatar) -> dict[str, Tensor]:
     # Only where source features are projected; the camera and the neck are in the label.
     if source.seen_BWSS is not None:
         tensors["seen"] = source.seen_BWSS
+    if source.portrait_B3SS is not None:
+        tensors["portrait"] = source.portrait_B3SS
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -105,7 +107,8 @@ def _avatar(
     arrays = {name: tensors[name].numpy() for name in ("picture", "preview", "points", "label")}
     crop = np.array(about["crop"])
     portrait = Portrait(arrays["picture"], arrays["preview"], crop, arrays["points"], arrays["label"])
-    maps = {name: tensors[name] for name in ("tokens", "detail", "background", "seen") if name in tensors}
+    of_source = ("tokens", "detail", "background", "seen", "portrait")
+    maps = {name: tensors[name] for name in of_source if name in tensors}
     # The fast path keeps feature maps in this order of memory, and adds up in the order of memory.
     for name, part in maps.items():
         maps[name] = part.to(animator.device).contiguous(memory_format=torch.channels_last)
@@ -113,5 +116,12 @@ def _avatar(
     source = Source(maps["tokens"], maps["detail"], maps["background"], 1.0)
     if "seen" in maps:
         camera, posing = animator.taken_by(portrait)
-        source = replace(source, seen_BWSS=maps["seen"], camera_B25=camera, motion_BM=motion, posing=posing)
+        source = replace(
+            source,
+            seen_BWSS=maps["seen"],
+            portrait_B3SS=maps.get("portrait"),
+            camera_B25=camera,
+            motion_BM=motion,
+            posing=posing,
+        )
     return Avatar(portrait, motion, source, about["weights"])

@@ -193,6 +193,8 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     # A portrait is one plane more.
     planes = 4 if sizes.psi.projected else 3
     found["rays"]["look_up"] = planes * samples
+    if psi.portrait_detail is not None:
+        found["superresolution"]["look_up"] = sizes.image**2
     found["rays"]["softplus"] = samples * (sizes.decoder_hidden + sizes.feature_channels // 2)
     return found
 
@@ -216,6 +218,8 @@ def _part(name: str) -> str:
     if name.startswith(SOURCE):
         return "source"
     first, _, _ = name.partition(".")
+    if name.startswith("portrait_detail") and name != "portrait_detail.features":
+        return "superresolution"
     by_view = {"decoder": "rays", "superresolution": "superresolution"}
     return by_view.get(first, "planes")
 

@@ -105,7 +105,7 @@ def run_fast(
         rays, share = timed.part("rays", fast.renderer, planes, cameras, None, fast.nothing, fast.share)
         rendering = compose(rays, source.background_BFnn)
         colours[:] = [share]
-        return timed.part("superresolution", fast.superresolution, rendering.feature)
+        return timed.part("superresolution", fast.picture, rendering, planes, cameras)
 
 
 def bench(

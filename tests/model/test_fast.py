@@ -244,7 +244,7 @@ def test_what_is_left_out_stays_within_the_bound(scene: Scene) -> None:
 def empty(planes: Planes) -> Planes:
     """Planes without anything, seen by the same camera."""
     nothing = torch.zeros_like(planes.triplanes_B3CRR), torch.zeros_like(planes.portrait_BCSS)
-    return Planes(*nothing, planes.camera_B25)
+    return Planes(*nothing, planes.camera_B25, detail_BDSS=planes.detail_BDSS)
 
 
 def test_empty_space(scene: Scene) -> None:

@@ -1,6 +1,7 @@
 """Projected source features are found where the portrait shows them, and can be learnt in all their parts."""
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def network() -> Psi:
         psi.projection.motion,
         psi.projection.blend,
         psi.projection.gate,
+        psi.portrait_detail.last,
         *(block.attn2.proj for block in blocks),
     ):
         torch.nn.init.normal_(layer.weight, std=0.1)
@@ -84,7 +86,8 @@ def test_every_part_is_learnt() -> None:
     psi = network()
     rendering = psi(*inputs(), camera_source_B25=cameras())
     rendering.image.square().mean().backward()
-    for name, parameter in psi.projection.named_parameters():
+    parts = [psi.projection, psi.portrait_detail]
+    for name, parameter in chain.from_iterable(part.named_parameters() for part in parts):
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
@@ -114,7 +117,8 @@ def test_seen_from_the_portrait_an_edit_stays_where_it_was_made() -> None:
     planes = psi.planes(source, own, driving, 1.0, cameras())
     canonical = psi.encoder_canonical(psi.encoder_global(source), own, driving, 1.0)
     seen = psi.projection.seen(edited, cameras())
-    other = replace(planes, portrait_BCSS=psi.projection(seen, canonical, driving - own))
+    changed, _ = psi.projection.changed(seen, canonical, driving - own)
+    other = replace(planes, portrait_BCSS=psi.projection(changed))
     background = psi.background_feature(source)
     before = psi.volume(planes, background, cameras()[:, None]).feature
     after = psi.volume(other, background, cameras()[:, None]).feature
@@ -142,6 +146,64 @@ def test_it_needs_the_camera_of_the_source() -> None:
     source, own, driving, _ = inputs()
     with pytest.raises(ValueError, match="the source's camera is needed"):
         network().planes(source, own, driving)
+
+
+@torch.no_grad()
+def test_detail_is_looked_up_where_the_portrait_shows_it() -> None:
+    """Of what is looked up alone: the same rendering with that of an edited portrait."""
+    psi = network()
+    torch.nn.init.normal_(psi.portrait_detail.last.weight, std=0.1)
+    source, own, driving, _ = inputs()
+    planes = psi.planes(source, own, driving, 1.0, cameras())
+    # Opaque, so that all of the picture is looked up.
+    rendering = psi.render(planes, psi.background_feature(source), cameras()[:, None])
+    rendering.opacity = torch.ones_like(rendering.opacity)
+    rendering.depth = torch.full_like(rendering.depth, 4.0)
+    before = psi.portrait_detail(rendering, planes, cameras()[:, None])
+    half = SMOKE_SIZES.image // 2
+    edited = planes.detail_BDSS.clone()
+    edited[:, :, :half, :half].neg_()
+    after = psi.portrait_detail(rendering, replace(planes, detail_BDSS=edited), cameras()[:, None])
+    changed = (after - before).abs().amax((0, 1)) > 1e-6
+    # Three convolutions and the look-up see four pixels around.
+    assert changed[:half, :half].all()
+    assert not changed[half + 4 :].any() and not changed[:, half + 4 :].any()
+
+
+@torch.no_grad()
+def test_pixels_without_a_head_keep_their_colours() -> None:
+    psi = network()
+    source, own, driving, _ = inputs()
+    planes = psi.planes(source, own, driving, 1.0, cameras())
+    rendering = psi.render(planes, psi.background_feature(source), cameras()[:, None])
+    rendering.opacity = torch.zeros_like(rendering.opacity)
+    torch.nn.init.zeros_(psi.portrait_detail.last.weight)
+    found = psi.portrait_detail(rendering, planes, cameras()[:, None])
+    # As at the start, when nothing is added.
+    assert_close(found, rendering.image, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_less_of_the_portrait_is_left_where_the_face_moves() -> None:
+    psi = network()
+    source, own, driving, _ = inputs()
+
+    def left(motion: Tensor, scale: float) -> Tensor:
+        return psi.planes(source, own, motion, scale, cameras()).detail_BDSS[:, 3]
+
+    assert (left(own, 1.0) == 1).all() and (left(driving, 0.0) == 1).all()
+    assert left(driving, 1.0).min() < 0.8
+    assert (left(driving, 0.3) >= left(driving, 1.0)).float().mean() > 0.9
+
+
+def test_without_detail_the_other_parts_are_the_same() -> None:
+    torch.manual_seed(3)
+    without = Psi(replace(SMOKE_SIZES, psi=replace(SMOKE_SIZES.psi, portrait_detail=0)))
+    torch.manual_seed(3)
+    detailed = Psi(SMOKE_SIZES).state_dict()
+    assert all(torch.equal(value, detailed[name]) for name, value in without.state_dict().items())
+    added = detailed.keys() - without.state_dict().keys()
+    assert added and all(name.startswith("portrait_detail.") for name in added)
 
 
 def test_without_it_the_other_parts_are_the_same() -> None:
