@@ -48,6 +48,8 @@ def save_networks(folder: Path, seed: int = 1, neck: str = "none") -> Weights:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         psi = Psi(sizes)
+        # The same draws whatever parts it has; these make heads that are neither fog nor nothing.
+        torch.manual_seed(157 + seed)
         # Fresh layers of these kinds are constant: all heads would be one fog that nothing moves.
         torch.nn.init.normal_(psi.decoder.out_sigma.weight, std=20.0)
         torch.nn.init.constant_(psi.decoder.out_sigma.bias, 2.0)

@@ -47,7 +47,8 @@ def blob_planes(animator: Animator) -> Planes:
         planes[0, number] = bumps[height][:, None] * bumps[width][None, :]
     # The portrait adds nothing to them.
     portrait = torch.zeros(1, sizes.plane_channels, sizes.image, sizes.image)
-    return Planes(planes, portrait, torch.from_numpy(front(1)))
+    detail = torch.zeros(1, 4 + sizes.psi.portrait_detail, sizes.image, sizes.image)
+    return Planes(planes, portrait, torch.from_numpy(front(1)), detail_BDSS=detail)
 
 
 def densities(animator: Animator, planes: Planes) -> tuple[float, float]:
