@@ -298,8 +298,8 @@ class FidPerception:
         distance = FrechetInceptionDistance(feature=self.network, normalize=True)
         # The root of a product of two covariances of few pictures needs double precision.
         distance.set_dtype(torch.float64)
-        # It learns from the features of its first picture in what precision to answer, which is the double one
-        # here; after a restart there may be no picture.
+        # It learns from the features of its first picture in what precision to answer, which is the
+        # double one here; after a restart there may be no picture.
         distance.orig_dtype = torch.float64
         return distance.to(self.device)
 
