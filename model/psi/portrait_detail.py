@@ -19,7 +19,7 @@ from model.volume.renderer import Deform, Rendering, camera_rays
 COLOURS = 3
 LEAST = 1e-3  # of opacity
 CLOSED = -2.0  # the start: an eighth of the portrait's colours
-CLOSES = 16.0  # the start: where a tenth more or less of the portrait stands, a thirteenth of that is left
+CLOSES = 16.0  # where a tenth more or less of the portrait stands, a thirteenth of its colours is left
 
 
 class PortraitDetail(nn.Module):
@@ -37,7 +37,6 @@ class PortraitDetail(nn.Module):
         for layer in (self.features, self.first, self.hidden):
             nn.init.kaiming_normal_(layer.weight, a=LEAK)
             nn.init.zeros_(layer.bias)
-        self.closes = nn.Parameter(torch.tensor(CLOSES))
         nn.init.zeros_(self.last.weight)
         with torch.no_grad():
             self.last.bias.copy_(torch.tensor([0.0, 0.0, 0.0, CLOSED]))
@@ -47,7 +46,7 @@ class PortraitDetail(nn.Module):
 
         `changed_BWSS` and `moved_B1SS` are those of `PortraitFeatures.changed`.
         """
-        left = torch.exp(-(self.closes * moved_B1SS).square())
+        left = torch.exp(-(CLOSES * moved_B1SS).square())
         return torch.cat([portrait_B3SS, left, self.features(changed_BWSS)], 1)
 
     def forward(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 PIECE = 1 << 20  # numbers made at once
-AS_CONSTRUCTED = ("resample_filter", "num_batches_tracked", "closes")
+AS_CONSTRUCTED = ("resample_filter", "num_batches_tracked")
 PLAIN = ("noise_const", "w_avg", "const", "dataset_label_std")
 EVERY_LAYER = ("",)  # of the networks whose layers all scale or demodulate their weights at run time
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment, shifts and factors
