@@ -24,7 +24,7 @@ from model.fast.superresolution import FastSuperResolution
 from model.head.deform import NeckField
 from model.psi.encoders import with_coordinates
 from model.psi.network import Psi
-from model.psi.projection import motion_change
+from model.psi.projection import Seen, motion_change, moves
 from model.volume.planes import Planes, lay_out
 from model.volume.renderer import Deform, Rendering, compose
 
@@ -37,9 +37,8 @@ class Source:
     detail_BWRR: Tensor  # its half of the tri-plane decoder's first convolution
     background_BFnn: Tensor  # in [0, 1]
     scale: float | Tensor  # of the motion
-    # Where source features are projected: those of the portrait alone, its camera, its motion and its neck.
-    seen_BWSS: Tensor | None = None
-    portrait_B3SS: Tensor | None = None  # itself, where its detail is looked up
+    # Where source features are projected: what is seen of the portrait, its camera, its motion and its neck.
+    seen: Seen | None = None
     camera_B25: Tensor | None = None
     motion_BM: Tensor | None = None
     posing: NeckField | None = None
@@ -109,11 +108,10 @@ class FastPsi:
         known = Source(tokens, detail, background.float(), motion_scale)
         if self.projection is None:
             return known
-        seen = self.projection.seen(image[:, :3], camera_source_B25)
+        seen = self.projection.seen(image[:, :3], camera_source_B25, moves(motion_scale))
         return replace(
             known,
-            seen_BWSS=seen,
-            portrait_B3SS=None if self.portrait_detail is None else source_B3SS,
+            seen=replace(seen, portrait_B3SS=source_B3SS),
             camera_B25=camera_source_B25,
             motion_BM=motion_source_BM,
             posing=posing_source,
@@ -129,11 +127,11 @@ class FastPsi:
             return Planes(triplanes)
         change = motion_change(source.motion_BM, motion_driving_BM, source.scale)
         change = None if change is None else change.to(self.dtype)
-        changed, moved = self.projection.changed(source.seen_BWSS, canonical, change)
+        changed = self.projection.changed(source.seen, canonical, change)
         portrait, detail = self.projection(changed).float(), None
         if self.portrait_detail is not None:
-            detail = self.portrait_detail.map(source.portrait_B3SS, changed.float(), moved.float())
-        return Planes(triplanes, portrait, source.camera_B25, source.posing, detail)
+            detail = self.portrait_detail.map(changed.float())
+        return Planes(triplanes, portrait, source.camera_B25, source.posing, detail, changed.flow_B2SS)
 
     @torch.inference_mode()
     def render(

@@ -15,7 +15,7 @@ from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder
 from model.psi.encoders import DetailEncoder, GlobalEncoder
 from model.psi.portrait_detail import PortraitDetail
-from model.psi.projection import PortraitFeatures, motion_change
+from model.psi.projection import PortraitFeatures, motion_change, moves
 from model.psi.triplane_decoder import TriplaneDecoder
 from model.sizes import Sizes
 from model.volume.colour_decoder import ColourDecoder
@@ -94,13 +94,13 @@ class Psi(nn.Module):
         triplanes = self.generator_triplane(canonical, detail)
         if self.projection is None:
             return Planes(triplanes)
-        seen = self.projection.seen(source_B3SS, camera_source_B25)
+        seen = self.projection.seen(source_B3SS, camera_source_B25, moves(motion_scale))
         change = motion_change(motion_source_BM, motion_driving_BM, motion_scale)
-        changed, moved = self.projection.changed(seen, canonical, change)
+        changed = self.projection.changed(seen, canonical, change)
         portrait, detail = self.projection(changed), None
         if self.portrait_detail is not None:
-            detail = self.portrait_detail.map(source_B3SS, changed, moved)
-        return Planes(triplanes, portrait, camera_source_B25, posing_source, detail)
+            detail = self.portrait_detail.map(changed)
+        return Planes(triplanes, portrait, camera_source_B25, posing_source, detail, changed.flow_B2SS)
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""

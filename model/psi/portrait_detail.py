@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.psi.projection import LEAK, facing
+from model.psi.projection import LEAK, Changed, facing
 from model.sizes import Sizes
 from model.volume.planes import Planes, camera_places, sample_portrait
 from model.volume.renderer import Deform, Rendering, camera_rays
@@ -41,13 +41,10 @@ class PortraitDetail(nn.Module):
         with torch.no_grad():
             self.last.bias.copy_(torch.tensor([0.0, 0.0, 0.0, CLOSED]))
 
-    def map(self, portrait_B3SS: Tensor, changed_BWSS: Tensor, moved_B1SS: Tensor) -> Tensor:
-        """(B, 4 + width, S, S) what is looked up: the portrait itself, how much of it is left, and features.
-
-        `changed_BWSS` and `moved_B1SS` are those of `PortraitFeatures.changed`.
-        """
-        left = torch.exp(-(CLOSES * moved_B1SS).square())
-        return torch.cat([portrait_B3SS, left, self.features(changed_BWSS)], 1)
+    def map(self, changed: Changed) -> Tensor:
+        """(B, 4 + width, S, S) what is looked up: colours, how much of them is left, and features."""
+        left = torch.exp(-(CLOSES * changed.moved_B1SS).square())
+        return torch.cat([changed.portrait_B3SS, left, self.features(changed.features_BWSS)], 1)
 
     def forward(
         self,

@@ -9,7 +9,7 @@ A portrait is a fourth plane where source features are projected: a point lies i
 sees it. Where a neck field un-poses points, the source's own one has to pose them first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +32,12 @@ class Planes:
     posing: NeckField | None = None
     # Colours and features in the portrait that are looked up pixel by pixel; none as published.
     detail_BDSS: Tensor | None = None
+    # By which the motion moves the portrait, fractions of the picture; none of Psi_3d, and as published.
+    flow_B2SS: Tensor | None = None
 
     def __getitem__(self, rows: slice | Tensor | list[int]) -> "Planes":
         """Some of the heads."""
-        parts = (self.triplanes_B3CRR, self.portrait_BCSS, self.camera_B25, self.posing, self.detail_BDSS)
+        parts = (getattr(self, field.name) for field in fields(self))
         return Planes(*(None if part is None else part[rows] for part in parts))
 
     def in_portrait(self, points_BN3: Tensor) -> Tensor:

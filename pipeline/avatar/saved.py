@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.fast.psi import Source
+from model.psi.projection import Seen
 from pipeline.avatar.animator import Animator, Avatar
 from pipeline.avatar.front_end import Portrait
 from pipeline.avatar.tensor_file import read_header, read_tensors, write_tensors
@@ -92,10 +93,10 @@ def _tensors(avatar: Avatar) -> dict[str, Tensor]:
         "background": source.background_BFnn,
     }
     # Only where source features are projected; the camera and the neck are in the label.
-    if source.seen_BWSS is not None:
-        tensors["seen"] = source.seen_BWSS
-    if source.portrait_B3SS is not None:
-        tensors["portrait"] = source.portrait_B3SS
+    if source.seen is not None:
+        tensors |= {"portrait": source.seen.portrait_B3SS, "seen": source.seen.features_BWSS}
+        if source.seen.shapes_BWSS is not None:
+            tensors["shapes"] = source.seen.shapes_BWSS
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -107,7 +108,7 @@ def _avatar(
     arrays = {name: tensors[name].numpy() for name in ("picture", "preview", "points", "label")}
     crop = np.array(about["crop"])
     portrait = Portrait(arrays["picture"], arrays["preview"], crop, arrays["points"], arrays["label"])
-    of_source = ("tokens", "detail", "background", "seen", "portrait")
+    of_source = ("tokens", "detail", "background", "portrait", "seen", "shapes")
     maps = {name: tensors[name] for name in of_source if name in tensors}
     # The fast path keeps feature maps in this order of memory, and adds up in the order of memory.
     for name, part in maps.items():
@@ -118,8 +119,7 @@ def _avatar(
         camera, posing = animator.taken_by(portrait)
         source = replace(
             source,
-            seen_BWSS=maps["seen"],
-            portrait_B3SS=maps.get("portrait"),
+            seen=Seen(maps["portrait"], maps["seen"], maps.get("shapes")),
             camera_B25=camera,
             motion_BM=motion,
             posing=posing,

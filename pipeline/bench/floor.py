@@ -32,6 +32,7 @@ SOURCE = (
     "encoder_canonical.maps_neutral",
     "encoder_canonical.proj_y_neutral",
     "projection.portrait",
+    "projection.near",
 )
 POINTS = 1 << 17  # looked up at once
 # Modules that do work themselves beside their innermost modules, and which.
@@ -192,6 +193,9 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     samples = sizes.rays**2 * (sizes.samples + sizes.samples_fine)
     # A portrait is one plane more.
     planes = 4 if sizes.psi.projected else 3
+    if sizes.psi.projected:
+        # Its features and colours follow the flow of the motion.
+        found["planes"]["look_up"] = sizes.image**2
     found["rays"]["look_up"] = planes * samples
     if psi.portrait_detail is not None:
         found["superresolution"]["look_up"] = sizes.image**2

@@ -21,7 +21,7 @@ INSIDE = 20.0  # twice its hidden unit at the centre
 DENSITY = 15.0  # sigma for each unit of that
 OUTSIDE = -12.0  # sigma of empty space
 FAINT = 0.05  # how much of the density of the other hidden units is left
-LITTLE = 0.1  # of what the rule would have portrait detail add
+LITTLE = 0.1  # of the weights that the rule would have
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class Scene:
     def __init__(self, sizes: Sizes, rule: NumberRule) -> None:
         self.sizes, self.rule = sizes, rule
         self.fog = rule.fill(Psi(sizes), EQUALISED)
-        # By the rule it would add several times the picture; trained, it adds a little to it.
+        # By the rule what the portrait shows would be many times what planes and picture have, and its pixels
+        # would move far, each its own way. Trained, it is as large, and neighbours move alike.
+        if self.fog.projection is not None:
+            self.fog.projection.last.weight.mul_(LITTLE)
+            self.fog.projection.flow.weight.mul_(LITTLE)
         if self.fog.portrait_detail is not None:
             self.fog.portrait_detail.last.weight.mul_(LITTLE)
         self.psi = replace_decoder(self.fog)

@@ -158,6 +158,8 @@ class PsiWeights(Section):
     identity: Weight
     adversarial: Weight
     opacity: Weight  # not in Eq. 5; the official code has 0.3
+    # Of the error of the flow of projected features at landmarks, percent of the picture; not in Eq. 5.
+    flow: Weight
 
 
 class Training(Section):

@@ -49,6 +49,20 @@ def depth_l1(prediction: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
     return masked_l1(prediction, known, mask.to(prediction.dtype))
 
 
+def flow_error(
+    flow_B2SS: Tensor,
+    places_BN2: Tensor,
+    wanted_BN2: Tensor,
+    weight_N: Tensor,
+) -> Tensor:
+    """How far a flow is from what is wanted at places of a picture, percent of its side times `weight_N`.
+
+    All others are in fractions of the picture. Not one of the paper's losses.
+    """
+    found_B2N = F.grid_sample(flow_B2SS, 2 * places_BN2[:, None] - 1, align_corners=False)[:, :, 0]
+    return 100 * weighted_l1(found_B2N.mT, wanted_BN2, weight_N[:, None])
+
+
 def identity_distance(prediction: Tensor, target: Tensor) -> Tensor:
     """L_id: 1 - cosine of face recognition features (B, E)."""
     return 1.0 - F.cosine_similarity(prediction, target)

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from model.psi.network import Psi
+from model.volume.planes import Planes
 from model.volume.renderer import Rendering
 from pipeline.config.params import Params
+from pipeline.core.batches import take
 from pipeline.core.seeds import torch_rng
-from pipeline.geometry.label import FIVE_POINTS, moving_parts
+from pipeline.geometry.label import FIVE_POINTS, MOVING, moving_parts
+from pipeline.geometry.landmarks import LEFT_EYE, PUPILS, RIGHT_EYE
 from pipeline.geometry.neck import Neck
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
@@ -20,30 +23,42 @@ from pipeline.train.task import Loss
 from pipeline.train.validation import Pairs
 from pipeline.train.view_batches import FrameBatch
 
+# Of the landmarks that move: how much the error of the flow counts there. Lids and pupils move least, and
+# over few pixels.
+FLOW_WEIGHTS = torch.ones(70)
+FLOW_WEIGHTS[RIGHT_EYE] = FLOW_WEIGHTS[LEFT_EYE] = 3.0
+FLOW_WEIGHTS[PUPILS] = 8.0
 
-def reenacted(
+
+def driven(psi: Psi, neck: Neck, batch: FrameBatch | Pairs) -> Planes:
+    """The sources of a batch with the driving motion."""
+    taken_by = neck.source(batch.camera_source, batch.label_source)
+    return psi.planes(batch.source, batch.motion_source, batch.motion_driving, 1.0, *taken_by)
+
+
+def drawn(
     psi: Psi,
     neck: Neck,
+    planes: Planes,
     batch: FrameBatch | Pairs,
     jitter: torch.Generator | None = None,
 ) -> Rendering:
-    """The sources of a batch with the driving motion and the driving necks, seen by its cameras."""
+    """What `driven` made of a batch, with the driving necks, seen by its cameras."""
     posed = neck.driven(batch.camera, batch.label_driving)
-    taken_by = neck.source(batch.camera_source, batch.label_source)
-    return psi(
-        batch.source,
-        batch.motion_source,
-        batch.motion_driving,
-        posed.camera,
-        deform=posed.field,
-        generator=jitter,
-        camera_source_B25=taken_by.camera,
-        posing_source=taken_by.field,
-    )
+    background = psi.background_feature(batch.source)
+    return psi.render(planes, background, posed.camera, posed.field, jitter)
+
+
+def reenacted(psi: Psi, neck: Neck, batch: FrameBatch | Pairs) -> Rendering:
+    """`driven` and `drawn` in one call, with fixed samples along the rays."""
+    return drawn(psi, neck, driven(psi, neck, batch), batch)
 
 
 class ReenactmentObjective:
-    """All losses where the target is a real frame; on a pseudo view L_LPIPS of the foreground alone."""
+    """All losses where the target is a real frame; on a pseudo view L_LPIPS of the foreground alone.
+
+    Where source features are projected, both ask for the flow as well.
+    """
 
     def __init__(
         self,
@@ -67,20 +82,21 @@ class ReenactmentObjective:
         # L_LPIPS needs whole pictures, so that pseudo targets have no part in a sparse step.
         if sparse and reals:
             if real.any():
-                found = self._sparse_terms(batch, real, jitter, sparse)
+                found = self._sparse_terms(take(batch, real), jitter, sparse)
                 yield self._loss(self._share(found))
             return
 
-        rendering = reenacted(self.psi, self.neck, batch, jitter)
+        planes = driven(self.psi, self.neck, batch)
+        rendering = drawn(self.psi, self.neck, planes, batch, jitter)
+        terms = self._share(self._flow_terms(planes, batch))
         # A pseudo view shows Psi_3d's idea of the background and of the identity, which is not to be learnt.
-        terms = {}
         if not real.all():
             terms |= self._share(self._pseudo_terms(rendering, batch, ~real))
         if not real.any():
             yield self._loss(terms)
             return
 
-        shown, target = rendering[real], self._target(batch, real)
+        shown, target = rendering[real], self._target(take(batch, real))
         found = image_terms(shown, target, self.judges)
         found["identity"] = identity_term(shown, target, self.judges)
         adversarial = step * section.batch >= section.adversarial_from
@@ -112,35 +128,42 @@ class ReenactmentObjective:
     def _sparse_terms(
         self,
         batch: FrameBatch,
-        real: Tensor,
         jitter: torch.Generator,
         sparse: SparseRays,
     ) -> dict[str, Tensor]:
-        """What a sparse step asks of the samples whose target is a real frame."""
-        source = batch.source[real]
-        own, driving = batch.motion_source[real], batch.motion_driving[real]
-        taken_by = self.neck.source(batch.camera_source[real], batch.label_source[real])
-        planes = self.psi.planes(source, own, driving, 1.0, *taken_by)
-        posed = self.neck.driven(batch.camera[real], batch.label_driving[real])
+        """What a sparse step asks of samples whose targets are real frames."""
+        planes = driven(self.psi, self.neck, batch)
+        posed = self.neck.driven(batch.camera, batch.label_driving)
         cameras = sparse.cameras(posed.camera, self.psi.sizes.rays)
-        background = sparse(self.psi.background_feature(source))
+        background = sparse(self.psi.background_feature(batch.source))
         rendering = self.psi.volume(planes, background, cameras, posed.field, jitter)
-        return sparse_terms(rendering, self._target(batch, real), sparse)
+        return sparse_terms(rendering, self._target(batch), sparse) | self._flow_terms(planes, batch)
 
-    def _target(self, batch: FrameBatch, real: Tensor) -> Target:
+    def _flow_terms(self, planes: Planes, batch: FrameBatch) -> dict[str, Tensor]:
+        """What is asked of the flow of projected features: to take landmarks from where the source has them.
+
+        The fitted heads of source and driving frame say where that is. Nothing where there is no flow.
+        """
+        if planes.flow_B2SS is None:
+            return {}
+        places = batch.landmarks_reenacted[:, MOVING]
+        wanted = batch.landmarks_source[:, MOVING] - places
+        return {"flow": losses.flow_error(planes.flow_B2SS, places, wanted, FLOW_WEIGHTS[MOVING].to(places))}
+
+    def _target(self, batch: FrameBatch) -> Target:
+        """What samples are compared with whose targets are real frames."""
         rays = self.psi.sizes.rays
-        image, opacity = batch.target[real], shrink(batch.opacity[real], rays)
-        points = batch.landmarks[real]
-        weight = 1.0 + self.section.face_weight * moving_parts(points, image.shape[-1])
+        image, opacity = batch.target, shrink(batch.opacity, rays)
+        weight = 1.0 + self.section.face_weight * moving_parts(batch.landmarks, image.shape[-1])
         return Target(
             image=image,
             opacity=opacity,
             background=shrink(image, rays),
             # The background of a real frame is not known behind the head (facts 4.2).
             background_mask=1.0 - opacity,
-            five_points=points[:, list(FIVE_POINTS)],
-            camera=batch.camera[real, 0],
-            uv=batch.uv[real],
+            five_points=batch.landmarks[:, list(FIVE_POINTS)],
+            camera=batch.camera[:, 0],
+            uv=batch.uv,
             weight=weight,
         )
 

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.volume.planes import picture_places
 from pipeline.clips.necks import necks_of
 from pipeline.core.batches import collate
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
 from pipeline.geometry.label import Label, Motion
+from pipeline.geometry.triangulation import triangulate
 from pipeline.store.samples import Views
 from pipeline.store.view_index import FEWEST_FRAMES, NAME, ViewIndex
 from pipeline.train.blinks import BlinkCompensation
@@ -41,6 +43,9 @@ class FrameBatch:
     uv: Tensor  # (B, 3, S, S) of the real driving frame
     camera: Tensor  # (B, 1, 25) theta_q, from where Psi is to draw the target
     landmarks: Tensor  # (B, 70, 2) of the fitted head seen by `camera`, fractions of the image
+    # Those of the source in its own picture, and where that would show them with the driving expression.
+    landmarks_source: Tensor  # (B, 70, 2)
+    landmarks_reenacted: Tensor  # (B, 70, 2)
     real: Tensor  # (B,) 1 where the target is a real frame
     reals: Tensor  # (B,) how many targets of the whole step are real frames, in each row
     # (B, 437), with what a clip's rotation leaves to the neck, which is at rest in pseudo views; (B, 0) where
@@ -166,8 +171,9 @@ class PseudoMultiView:
         image, mask = (Views.view, Views.alpha) if choice.q else (Views.image, Views.mask)
         motion = Views.label if self.motion == "flame" else Views.motion
         own = {motion.file} if self.necks is None else {motion.file, Views.label.file}
-        source = self.index.read(choice.source, {Views.image.file, Views.cameras.file, *own})
-        of_the_frame = {field.file for field in (Views.cameras, Views.landmarks, Views.uv)} | own
+        of_both = {Views.cameras.file, Views.landmarks.file} | own
+        source = self.index.read(choice.source, of_both | {Views.image.file})
+        of_the_frame = of_both | {Views.uv.file}
         blinks = self.blinks if choice.q else None
         if blinks:
             of_the_frame.add(Views.label.file)
@@ -176,16 +182,22 @@ class PseudoMultiView:
         camera = Views.cameras.tensor(driving)[choice.q]
         if blinks:
             camera = blinks.nearer(camera, Views.label.tensor(driving))
+        camera_source = Views.cameras.tensor(source)[0]
+        landmarks = Views.landmarks.tensor(driving)
+        # Source and driving frame show one person: their heads differ by the expression alone.
+        expression = triangulate(landmarks, Views.cameras.tensor(driving))
         return FrameBatch(
             source=Views.image.tensor(source),
-            camera_source=Views.cameras.tensor(source)[0],
+            camera_source=camera_source,
             motion_source=self._motion(source, 0),
             motion_driving=self._motion(driving, choice.p),
             target=target,
             opacity=enlarged(mask.tensor(driving, view), target.shape[-1]),
             uv=Views.uv.tensor(driving),
             camera=camera[None],
-            landmarks=Views.landmarks.tensor(driving)[choice.q],
+            landmarks=landmarks[choice.q],
+            landmarks_source=Views.landmarks.tensor(source)[0],
+            landmarks_reenacted=picture_places(expression[None], camera_source[None])[0],
             real=torch.tensor(float(choice.q == 0)),
             reals=torch.tensor(reals),
             label_source=self._label(source, choice.source),

@@ -88,7 +88,8 @@ def random_batch(
     pictures = draw(3, *image), draw(1, *image, low=0.0), draw(3, *image)
     real = 1.0 - torch.arange(count) % 2
     reals = torch.full((count,), int(real.sum()))
-    targets = (*pictures, cameras[:, None], face, real, reals)
+    faces = face, draw(70, 2, low=0.3), draw(70, 2, low=0.3)
+    targets = (*pictures, cameras[:, None], *faces, real, reals)
     no_labels = torch.empty(2, count, 0)
     return FrameBatch(draw(3, *image), cameras, *motions, *targets, *no_labels)
 

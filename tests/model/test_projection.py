@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from model.psi.network import Psi
-from model.psi.projection import facing
+from model.psi.projection import facing, follow
 from model.volume.planes import camera_places, picture_places, sample_portrait, sample_portrait_reference
 from model.volume.renderer import camera_rays
 from pipeline.parity.numbers import camera
@@ -72,6 +72,9 @@ def network() -> Psi:
     ):
         torch.nn.init.normal_(layer.weight, std=0.1)
     torch.nn.init.normal_(psi.decoder.out_sigma.weight)
+    apart = torch.Generator().manual_seed(1)
+    for layer in (psi.projection.near, psi.projection.flow):
+        torch.nn.init.normal_(layer.weight, std=0.1, generator=apart)
     return psi
 
 
@@ -117,7 +120,7 @@ def test_seen_from_the_portrait_an_edit_stays_where_it_was_made() -> None:
     planes = psi.planes(source, own, driving, 1.0, cameras())
     canonical = psi.encoder_canonical(psi.encoder_global(source), own, driving, 1.0)
     seen = psi.projection.seen(edited, cameras())
-    changed, _ = psi.projection.changed(seen, canonical, driving - own)
+    changed = psi.projection.changed(seen, canonical, driving - own)
     other = replace(planes, portrait_BCSS=psi.projection(changed))
     background = psi.background_feature(source)
     before = psi.volume(planes, background, cameras()[:, None]).feature
@@ -140,6 +143,53 @@ def test_what_faces_away_from_the_portrait_takes_less_from_it() -> None:
     added = (psi.features(planes, points) - psi.plane_features(planes, points)).norm(dim=-1)
     near, far = added.unbind(1)
     assert (near > 10 * far).all() and (far > 0).all()
+
+
+def test_pixels_show_what_lies_where_their_flow_points() -> None:
+    pictures = torch.rand(2, 3, SIDE, SIDE)
+    flow = torch.zeros(2, 2, SIDE, SIDE)
+    assert_close(follow(flow, pictures), pictures)
+    # Two pixels to the right and one down, in the second picture alone.
+    flow[1, 0], flow[1, 1] = 2 / SIDE, 1 / SIDE
+    found = follow(flow, pictures)
+    assert_close(found[0], pictures[0])
+    assert_close(found[1, :, :-1, :-2], pictures[1, :, 1:, 2:])
+    # Beyond an edge lies what lies on it.
+    assert_close(found[1, :, -1, :-2], pictures[1, :, -1, 2:])
+    # Half a pixel down is the mean of two.
+    flow[1, 0], flow[1, 1] = 0.0, 0.5 / SIDE
+    assert_close(follow(flow, pictures)[1, :, :-1], (pictures[1, :, :-1] + pictures[1, :, 1:]) / 2)
+
+
+def test_a_flow_is_learnt_from_pictures() -> None:
+    """From a soft blob and the same blob two pixels further on, which it has to be taken from."""
+    middle = torch.arange(4 * SIDE) - 15.5
+    square = middle[:, None].square()
+    blob, moved = (torch.exp(-(square + (middle - shift).square()) / 50)[None, None] for shift in (0.0, 2.0))
+    flow = torch.zeros(2, requires_grad=True)
+    optimiser = torch.optim.Adam([flow], 0.003)
+    for _ in range(100):
+        optimiser.zero_grad()
+        everywhere = flow[None, :, None, None].expand(-1, -1, 4 * SIDE, 4 * SIDE)
+        (follow(everywhere, blob) - moved).square().mean().backward()
+        optimiser.step()
+    assert_close(4 * SIDE * flow.detach(), torch.tensor([-2.0, 0.0]), atol=0.05, rtol=0)
+
+
+@torch.no_grad()
+def test_the_flow_takes_along_colours_and_features() -> None:
+    psi = network()
+    source, own, driving, _ = inputs()
+    canonical = psi.encoder_canonical(psi.encoder_global(source), own, driving, 1.0)
+    seen = psi.projection.seen(source, cameras())
+    moved = psi.projection.changed(seen, canonical, driving - own)
+    still = psi.projection.changed(seen, canonical, own - own)
+    torch.nn.init.zeros_(psi.projection.flow.weight)
+    resting = psi.projection.changed(seen, canonical, driving - own)
+    assert_close(still.portrait_B3SS, resting.portrait_B3SS)
+    assert_close(resting.portrait_B3SS, source)
+    for name in ("portrait_B3SS", "features_BWSS"):
+        assert (getattr(moved, name) - getattr(resting, name)).abs().amax() > 0.01
 
 
 def test_it_needs_the_camera_of_the_source() -> None:

@@ -17,6 +17,11 @@ SIZES = PARAMS.networks
 CLIPS, FRAMES, VIEWS = 3, 4, 2
 
 
+def points_of(clip, index):
+    """The 70 points (70, 3) in space whose places the landmarks of a frame are."""
+    return rng(0, "points", clip, index).uniform(-0.3, 0.3, (70, 3))
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """A cache of random pictures in the layout of render_views."""
@@ -31,11 +36,12 @@ def cache(tmp_path_factory):
         for index in range(FRAMES):
             seen_by = [camera.sample_look_at(draw) for _ in range(VIEWS + 1)]
             cameras = np.stack(seen_by)
+            points = points_of(clip, index)
             quality = {"psnr": clip * 10 + index, "coverage": 1, "identity": 1}
             split = "train" if clip else "test"
             fields = Views.encode(
                 cameras=cameras,
-                landmarks=draw.uniform(0.3, 0.7, (VIEWS + 1, 70, 2)).astype(np.float32),
+                landmarks=np.stack([camera.project(points, one) for one in cameras]).astype(np.float32),
                 motion=draw.normal(size=(VIEWS + 1, SIZES.motion.dims)).astype(np.float32),
                 label=np.concatenate([cameras[0], np.zeros(412, np.float32)]),
                 image=picture(size, size, 3),

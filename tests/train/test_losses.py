@@ -27,6 +27,16 @@ def test_masked_l1_counts_inside_only():
     assert losses.masked_l1(prediction, target, nowhere).item() == 0.0
 
 
+def test_the_error_of_a_flow_is_taken_at_its_places():
+    flow = torch.zeros(1, 2, 4, 4)
+    # The third pixel of the second row: 0.1 to the right and 0.2 up.
+    flow[0, :, 1, 2] = torch.tensor([0.1, -0.2])
+    centres = torch.tensor([[[0.625, 0.375], [0.125, 0.875]]])
+    wanted = torch.tensor([[[0.1, -0.2], [0.0, 0.04]]])
+    assert losses.flow_error(flow, centres, wanted, torch.ones(2)).item() == pytest.approx(1.0)
+    assert losses.flow_error(flow, centres, wanted, torch.tensor([2.0, 5.0])).item() == pytest.approx(5.0)
+
+
 def test_depth_ignores_background_and_infinity():
     depth = torch.full((1, 1, 2, 2), 4.0, requires_grad=True)
     # Half a unit off, unknown, right, and background.

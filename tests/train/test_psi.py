@@ -31,9 +31,9 @@ from pipeline.store.view_index import write_index
 from pipeline.train.adversary import Adversary
 from pipeline.train.blinks import BlinkCompensation, head_scale
 from pipeline.train.psi import start_from_static
-from pipeline.train.psi_objective import ReenactmentObjective
+from pipeline.train.psi_objective import ReenactmentObjective, driven
 from pipeline.train.view_batches import PseudoMultiView
-from tests.support.views_cache import PARAMS, SIZES, VIEWS, cache, reader, same
+from tests.support.views_cache import PARAMS, SIZES, VIEWS, cache, points_of, reader, same
 
 __all__ = ["cache"]  # the fixture
 
@@ -183,6 +183,38 @@ def test_a_batch_has_what_the_shards_have(cache):
                 found = getattr(batch, name)[i]
                 assert np.array_equal(found.reshape(expected.shape), expected), name
             assert batch.real[i] == (choice.q == 0)
+
+
+def test_landmarks_of_the_driving_expression_are_those_that_the_source_would_show(cache):
+    data = reader(cache)
+    for step in range(3):
+        batch = data.batch(step, 3)
+        for i, choice in enumerate(data.choose(step, 3)):
+            camera = batch.camera_source[i].numpy()
+            places = [batch.landmarks_source[i], batch.landmarks_reenacted[i]]
+            for frame, found in zip((choice.source, choice.driving), places, strict=True):
+                clip, index = data.index.key(frame).split("-")
+                points = points_of(int(clip.removeprefix("clip")), int(index))
+                assert np.allclose(found, project(points, camera), atol=1e-5)
+
+
+def test_the_flow_is_asked_to_take_landmarks_from_the_source(cache):
+    batch = reader(cache).batch(0, 4)
+    judges = Judges(IdentityNet(IdentitySizes((1, 1, 1, 1), 8, 16)), Trunk(), Regressor())
+    adversary = Adversary(Discriminator(SIZES), PARAMS.train)
+    objective = ReenactmentObjective(PARAMS, Psi(SIZES), adversary, judges, Neck())
+    side = SIZES.image
+    right = torch.zeros(4, 2, side, side)
+    right[:, 0] = 0.02
+    # Landmarks that all lie 0.02 further right in the source are what such a flow is right about.
+    shifted = replace(batch, landmarks_source=batch.landmarks_reenacted + torch.tensor([0.02, 0.0]))
+    planes = replace(driven(objective.psi, objective.neck, batch), flow_B2SS=right)
+    assert objective._flow_terms(planes, shifted)["flow"] == pytest.approx([0.0] * 4, abs=1e-4)
+    # Half of two percent, the mean over both directions; of 44 landmarks 12 count three times, 2 eight times.
+    resting = replace(planes, flow_B2SS=torch.zeros_like(right))
+    wanted = (44 + 2 * 12 + 7 * 2) / 44
+    assert objective._flow_terms(resting, shifted)["flow"] == pytest.approx([wanted] * 4, abs=1e-4)
+    assert objective._flow_terms(replace(planes, flow_B2SS=None), shifted) == {}
 
 
 def test_blinks_make_heads_of_pseudo_targets_smaller(cache):
@@ -404,12 +436,12 @@ def test_psi_learns_with_a_neck_field(cache, sparse):
 @pytest.mark.parametrize(
     ("q", "terms"),
     [
-        (1.0, {"l1", "lpips", "opacity", "identity", "adversarial"}),
+        (1.0, {"l1", "lpips", "opacity", "identity", "adversarial", "flow"}),
         # A pseudo view has what Psi_3d thinks of identity and background, which is not to be learnt.
-        (0.0, {"lpips_pseudo"}),
+        (0.0, {"lpips_pseudo", "flow"}),
     ],
 )
-def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_alone(
+def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_and_flow_alone(
     cache,
     q,
     terms,
