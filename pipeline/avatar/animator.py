@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from model.fast.psi import FastPsi, Source
 from model.head.flame import Flame
 from model.psi.motion_encoder import MotionEncoder, motion_crop
 from model.psi.network import Psi
+from model.psi.projection import Seen
 from model.sizes import Sizes
 from model.weights import load_weights
 from pipeline.avatar.front_end import Portrait
@@ -30,6 +31,8 @@ from pipeline.geometry.label import Label, Motion
 from pipeline.geometry.neck import Neck, Posed, TurningNeck, with_necks
 
 PICTURES_AT_ONCE = 8
+
+Known = TypeVar("Known", Source, Seen)  # of a portrait
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,16 @@ class Animator:
         return posed if turns.by_camera else Posed(cameras_BV25, posed.field)
 
 
-def repeated(source: Source, count: int) -> Source:
+def repeated(source: Known, count: int) -> Known:
     """The same portrait `count` times."""
-    # Views of one memory, not copies; one neck field serves any number of heads.
-    parts = {
-        field.name: value.expand(count, *value.shape[1:])
-        for field in fields(source)
-        if field.name not in ("scale", "posing") and (value := getattr(source, field.name)) is not None
-    }
+    parts: dict[str, Tensor | Seen] = {}
+    for field in fields(source):
+        value = getattr(source, field.name)
+        # Views of one memory, not copies; one neck field serves any number of heads.
+        if isinstance(value, Tensor):
+            parts[field.name] = value.expand(count, *value.shape[1:])
+        elif isinstance(value, Seen):
+            parts[field.name] = repeated(value, count)
     return replace(source, **parts)
 
 
