@@ -111,6 +111,7 @@ class FastPsi:
         seen = self.projection.seen(image[:, :3], camera_source_B25, moves(motion_scale))
         return replace(
             known,
+            # Its colours are shown: they keep float32, whatever the networks have.
             seen=replace(seen, portrait_B3SS=source_B3SS),
             camera_B25=camera_source_B25,
             motion_BM=motion_source_BM,

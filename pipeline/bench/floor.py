@@ -193,7 +193,7 @@ def operations(sizes: Sizes, scale: float = 1.0) -> dict[str, Counter[str]]:
     samples = sizes.rays**2 * (sizes.samples + sizes.samples_fine)
     # A portrait is one plane more.
     planes = 4 if sizes.psi.projected else 3
-    if sizes.psi.projected:
+    if sizes.psi.projected and scale:
         # Its features and colours follow the flow of the motion.
         found["planes"]["look_up"] = sizes.image**2
     found["rays"]["look_up"] = planes * samples

@@ -11,7 +11,7 @@ def triangulate(seen_VN2: Tensor, cameras_V25: Tensor) -> Tensor:
 
     Places are fractions of the picture, and cameras have no skew. The sum of squared distances is least.
     """
-    # Cameras stand twelve degrees wide and far away: their rays cross at narrow angles, which takes digits.
+    # Rays of cameras that stand near each other cross at narrow angles, which takes digits.
     cameras = cameras_V25.double()
     places_V3, turns_V33 = cameras[:, 3:12:4], rotation(cameras)
     fx, cx, fy, cy = cameras[:, [16, 18, 20, 21], None].unbind(1)
