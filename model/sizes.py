@@ -14,9 +14,12 @@ class PsiSizes:
 
     encoder_width: int = 64  # first layer of the ResNet; later ones have 2, 4 and 8 times as many channels
     encoder_blocks: tuple[int, ...] = (3, 4, 6, 3)
-    global_channels: int = 256  # appearance feature at 1/8 of the image
+    # Pixels a side at which the encoders and the background see the portrait; 0 for all of them, as
+    # published. Projected features and portrait detail see all of them at any number.
+    encoder_input: int = 0
+    global_channels: int = 256  # appearance feature at 1/8 of what the encoders see
     detail_stem: int = 64
-    detail_channels: int = 96  # detail feature and canonical feature at 1/2 of the image
+    detail_channels: int = 96  # detail feature and canonical feature at 1/2 of it
     motion_hidden: int = 512
     motion_tokens: int = 64
     dim: int = 1024  # transformer width, canonicalisation and tri-plane decoder
@@ -126,12 +129,17 @@ class Sizes:
     motion: MotionSizes = field(default_factory=MotionSizes)
     identity: IdentitySizes = field(default_factory=IdentitySizes)
 
+    @property
+    def encoded(self) -> int:
+        """Pixels a side at which Psi's encoders see the portrait."""
+        return self.psi.encoder_input or self.image
+
     def __post_init__(self) -> None:
         """Raises ValueError, naming the fields, when the numbers do not fit together."""
-        psi = self.psi
+        psi, encoded = self.psi, self.encoded
         channels = self.superresolution_channels
         doubled = bool(channels) and self.image == self.rays * 2 ** len(channels)
-        patches = psi.patch_stride in (1, 2, 4) and self.image // 8 % psi.patch_stride == 0
+        patches = psi.patch_stride in (1, 2, 4) and encoded // 8 % psi.patch_stride == 0
         heads = {"canonical_heads": psi.canonical_heads, "decoder_heads": psi.decoder_heads}
         _require(
             self.image >= 32 and self.image & (self.image - 1) == 0,
@@ -143,8 +151,13 @@ class Sizes:
             f"{self.image}, rays is {self.rays} and superresolution_channels has {len(channels)} numbers",
         )
         _require(
-            self.plane_resolution == self.image // 2,
-            f"plane_resolution must be half of image ({self.image // 2}), but is {self.plane_resolution}",
+            32 <= encoded <= self.image and encoded & (encoded - 1) == 0,
+            f"psi.encoder_input must be 0, or a power of two from 32 to image, but is {psi.encoder_input}",
+        )
+        _require(
+            self.plane_resolution == encoded // 2,
+            f"plane_resolution must be half of psi.encoder_input, or of image where that is 0 ({encoded // 2}), "
+            f"but is {self.plane_resolution}",
         )
         _require(self.samples >= 4, f"samples must be at least 4, but is {self.samples}")
         _require(self.samples_fine >= 2, f"samples_fine must be at least 2, but is {self.samples_fine}")
@@ -159,7 +172,8 @@ class Sizes:
         )
         _require(
             patches,
-            f"psi.patch_stride must be 1, 2 or 4 and divide image / 8, but is {psi.patch_stride}",
+            f"psi.patch_stride must be 1, 2 or 4 and divide an eighth of psi.encoder_input, or of image where "
+            f"that is 0, but is {psi.patch_stride}",
         )
         _require(psi.dim % 4 == 0, f"psi.dim must be divisible by 4, but is {psi.dim}")
         for name, count in heads.items():

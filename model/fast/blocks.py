@@ -285,7 +285,7 @@ class FastCanonical:
     """`neutral` is all that depends on the source alone."""
 
     def __init__(self, encoder: CanonicalEncoder, dtype: torch.dtype) -> None:
-        self.dtype, self.image = dtype, encoder.image
+        self.dtype, self.side = dtype, encoder.side
         self.embed = FastPatchEmbed(encoder.patch_embed, dtype)
         count = encoder.motion_tokens
         self.neutral_tokens = FastTokens(encoder.maps_neutral, encoder.proj_y_neutral, count, dtype)
@@ -316,8 +316,8 @@ class FastCanonical:
         """Canonical feature (B, detail_channels, S/2, S/2)."""
         x = self._run(self.motion_blocks, self.motion_tokens, x_BDhw, motion_driving_BM, scale)
         x = F.pixel_shuffle(x, 2)
-        x = self.first(resize(x, self.image // 4))
-        x = self.second(resize(x, self.image // 2))
+        x = self.first(resize(x, self.side // 4))
+        x = self.second(resize(x, self.side // 2))
         return self.third(x)
 
     def _run(

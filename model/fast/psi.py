@@ -22,7 +22,7 @@ from model.fast.memory import keep_memory
 from model.fast.renderer import NOTHING, SHARE, FastRenderer
 from model.fast.superresolution import FastSuperResolution
 from model.head.deform import NeckField
-from model.psi.encoders import with_coordinates
+from model.psi.encoders import shrunk, with_coordinates
 from model.psi.network import Psi
 from model.psi.projection import Seen, motion_change, moves
 from model.volume.planes import Planes, lay_out
@@ -97,7 +97,8 @@ class FastPsi:
     ) -> Source:
         """What is kept of portraits in [-1, 1]; arguments as those of `Psi.planes`."""
         # All feature maps keep the layout of the image: channels last, as oneDNN's convolutions want them.
-        image = with_coordinates(source_B3SS).to(self.dtype, memory_format=torch.channels_last)
+        encoded_B3EE = shrunk(source_B3SS, self.sizes.encoded)
+        image = with_coordinates(encoded_B3EE).to(self.dtype, memory_format=torch.channels_last)
         appearance = self.encoder_global(image)
         tokens = self.canonical.neutral(appearance, motion_source_BM, motion_scale)
         detail = run_layers(self.encoder_detail, image)
@@ -108,7 +109,8 @@ class FastPsi:
         known = Source(tokens, detail, background.float(), motion_scale)
         if self.projection is None:
             return known
-        seen = self.projection.seen(image[:, :3], camera_source_B25, moves(motion_scale))
+        portrait = source_B3SS.to(self.dtype, memory_format=torch.channels_last)
+        seen = self.projection.seen(portrait, camera_source_B25, moves(motion_scale))
         return replace(
             known,
             # Its colours are shown: they keep float32, whatever the networks have.

@@ -38,7 +38,7 @@ class CanonicalEncoder(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         psi = sizes.psi
-        self.image = sizes.image
+        self.side = sizes.encoded
         self.motion_tokens = psi.motion_tokens
 
         def mapping() -> nn.Sequential:
@@ -123,8 +123,8 @@ class CanonicalEncoder(nn.Module):
             x_BND = block(x_BND, motion_BMD, grid, scale)
         first, second, third = self.convs.values()
         x = self.shuffle(to_image(x_BND, grid))
-        x = first(resize(x, self.image // 4))
-        x = second(resize(F.relu(x), self.image // 2))
+        x = first(resize(x, self.side // 4))
+        x = second(resize(F.relu(x), self.side // 2))
         return third(F.relu(x))
 
     def forward(

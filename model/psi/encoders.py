@@ -13,6 +13,13 @@ from torch import Tensor, nn
 STRIDES, DILATIONS = (1, 2, 1, 1), (1, 1, 2, 4)  # of the four layers of the ResNet
 
 
+def shrunk(image_BCHW: Tensor, size: int) -> Tensor:
+    """(B, C, size, size): the means of equal blocks of pixels; the image itself where it has that size."""
+    if image_BCHW.shape[-1] == size:
+        return image_BCHW
+    return F.interpolate(image_BCHW, (size, size), mode="area")
+
+
 def with_coordinates(image_B3HW: Tensor) -> Tensor:
     """(B, 5, H, W): the image, then x and y from -1 to 1 inclusive."""
     batch, _, height, width = image_B3HW.shape

@@ -13,7 +13,7 @@ from model.head.deform import NeckField
 from model.psi import projection
 from model.psi.background import Background
 from model.psi.canonical import CanonicalEncoder
-from model.psi.encoders import DetailEncoder, GlobalEncoder
+from model.psi.encoders import DetailEncoder, GlobalEncoder, shrunk
 from model.psi.portrait_detail import PortraitDetail
 from model.psi.projection import PortraitFeatures, motion_change, moves
 from model.psi.triplane_decoder import TriplaneDecoder
@@ -39,7 +39,7 @@ class Psi(nn.Module):
         # imported or taken over.
         self.register_buffer("w_avg", torch.zeros(sizes.w_dim))
         self.encoder_global = GlobalEncoder(
-            sizes.image,
+            sizes.encoded,
             psi.encoder_width,
             psi.encoder_blocks,
             psi.global_channels,
@@ -88,9 +88,10 @@ class Psi(nn.Module):
         does `posing_source`, which takes points of the un-posed head to the head that this camera saw; with
         None the camera holds all of the head's turn.
         """
-        appearance = self.encoder_global(source_B3SS)
+        encoded_B3EE = shrunk(source_B3SS, self.sizes.encoded)
+        appearance = self.encoder_global(encoded_B3EE)
         canonical = self.encoder_canonical(appearance, motion_source_BM, motion_driving_BM, motion_scale)
-        detail = self.encoder_detail(source_B3SS)
+        detail = self.encoder_detail(encoded_B3EE)
         triplanes = self.generator_triplane(canonical, detail)
         if self.projection is None:
             return Planes(triplanes)
@@ -104,7 +105,8 @@ class Psi(nn.Module):
 
     def background_feature(self, source_B3SS: Tensor) -> Tensor:
         """What stands behind the head, (B, F, n, n) in [0, 1]."""
-        colour = torch.sigmoid(self.background(source_B3SS))
+        encoded_B3EE = shrunk(source_B3SS, self.sizes.encoded)
+        colour = torch.sigmoid(self.background(encoded_B3EE))
         size = (self.sizes.rays, self.sizes.rays)
         return F.interpolate(colour, size, mode="bilinear", align_corners=False)
 

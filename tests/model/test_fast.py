@@ -208,6 +208,34 @@ def test_turned_necks_of_source_and_driver(scene: Scene, batch: int) -> None:
     assert not torch.equal(unturned.image, picture.image)
 
 
+def test_encoders_that_see_a_smaller_portrait() -> None:
+    side = 2 * SMOKE_SIZES.image
+    channels = SMOKE_SIZES.superresolution_channels
+    sizes = replace(
+        SMOKE_SIZES,
+        image=side,
+        superresolution_channels=(*channels, *channels),
+        psi=replace(SMOKE_SIZES.psi, encoder_input=SMOKE_SIZES.image),
+    )
+    scene = Scene(sizes, NumberRule())
+    case = BenchCase("", batch=2, views=2)
+    images, own, driving, cameras = scene.inputs(case)
+    taken_by = scene.cameras_of_sources(case)
+    fast, reference = FastPsi(scene.psi), ReferencePsi(scene.psi)
+    source = fast.source(images, own, 1.0, taken_by)
+    planes = fast.planes(source, driving)
+    found = fast.render(scene_of(scene, planes, case), source, cameras)
+    wanted = reference.planes(images, own, driving, 1.0, taken_by)
+    # The encoders see the means of four pixels; what is projected sees each of them.
+    checks = 0.2 * (-1.0) ** torch.arange(side)
+    checked = reference.planes(images + checks, own, driving, 1.0, taken_by)
+    assert_close(checked.triplanes_B3CRR, wanted.triplanes_B3CRR, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(checked.portrait_BCSS, wanted.portrait_BCSS, atol=1e-2)
+    picture = reference.render(scene_of(scene, wanted, case), images, cameras)
+    assert found.image.shape == (4, 3, side, side)
+    assert psnr(found.image, picture.image) > 60
+
+
 def scene_of(scene: Scene, planes: Planes, case: BenchCase) -> Planes:
     """The opaque head of the scene, with what its portraits show."""
     portrait = planes.portrait_BCSS.clone()
