@@ -156,7 +156,7 @@ class Sizes:
         )
         _require(
             self.plane_resolution == encoded // 2,
-            f"plane_resolution must be half of psi.encoder_input, or of image where that is 0 ({encoded // 2}), "
+            f"plane_resolution must be half of what the encoders see ({encoded} pixels), "
             f"but is {self.plane_resolution}",
         )
         _require(self.samples >= 4, f"samples must be at least 4, but is {self.samples}")
@@ -172,8 +172,8 @@ class Sizes:
         )
         _require(
             patches,
-            f"psi.patch_stride must be 1, 2 or 4 and divide an eighth of psi.encoder_input, or of image where "
-            f"that is 0, but is {psi.patch_stride}",
+            "psi.patch_stride must be 1, 2 or 4 and divide an eighth of what the encoders see "
+            f"({encoded} pixels), but is {psi.patch_stride}",
         )
         _require(psi.dim % 4 == 0, f"psi.dim must be divisible by 4, but is {psi.dim}")
         for name, count in heads.items():

@@ -227,7 +227,7 @@ def test_plane_features_and_density(psi: Psi) -> None:
     [
         ({"image": 48}, "image must be a power of two"),
         ({"rays": 16}, "superresolution_channels"),
-        ({"plane_resolution": 64}, "plane_resolution must be half of psi.encoder_input"),
+        ({"plane_resolution": 64}, "plane_resolution must be half of what the encoders see"),
         ({"psi": replace(SMALL.psi, encoder_input=128)}, "psi.encoder_input must be 0, or a power of two"),
         ({"psi": replace(SMALL.psi, encoder_input=48)}, "psi.encoder_input must be 0, or a power of two"),
         ({"samples": 2}, "samples"),
