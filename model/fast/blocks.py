@@ -313,7 +313,7 @@ class FastCanonical:
         motion_driving_BM: Tensor | None,
         scale: float | Tensor,
     ) -> Tensor:
-        """Canonical feature (B, detail_channels, S/2, S/2)."""
+        """Canonical feature (B, detail_channels, S/2, S/2); S is how large the encoders see the portrait."""
         x = self._run(self.motion_blocks, self.motion_tokens, x_BDhw, motion_driving_BM, scale)
         x = F.pixel_shuffle(x, 2)
         x = self.first(resize(x, self.side // 4))

@@ -32,7 +32,7 @@ def keep_size(layer: nn.Linear, gain: float = 1.0) -> None:
 class CanonicalEncoder(nn.Module):
     """Appearance feature (B, C, S/8, S/8) and two motion embeddings (B, M) to the canonical feature.
 
-    That is (B, detail_channels, S/2, S/2).
+    That is (B, detail_channels, S/2, S/2), where S is how large the encoders see the portrait.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -117,7 +117,7 @@ class CanonicalEncoder(nn.Module):
         motion_driving_BM: Tensor | None,
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Canonical feature at half of the image from the result of `neutral` and the driving motion."""
+        """Canonical feature from the result of `neutral` and the driving motion."""
         motion_BMD = self._tokens(motion_driving_BM, self.maps, self.proj_y, scale)
         for block in self.trans_blocks_motion:
             x_BND = block(x_BND, motion_BMD, grid, scale)

@@ -1,6 +1,6 @@
 """The tri-plane decoder: canonical and detail feature to three feature planes (facts 1.5).
 
-All of them have half of the image's resolution.
+All of them have half of the resolution at which the encoders see the portrait.
 """
 
 from itertools import pairwise
