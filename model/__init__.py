@@ -2,6 +2,7 @@
 
 genhead    GenHead, whole: it needs head, volume and layers
 fast       Psi without gradients, fast
+checkpointing  activations that are computed again instead of kept
 instruments  what papers measure with: published networks and their crops
 psi, judges, adversary   whole networks
 volume     volume rendering

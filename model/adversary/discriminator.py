@@ -12,6 +12,7 @@ from model.layers.stylegan import (
     DiscriminatorEpilogue,
     MappingNetwork,
     channels_at,
+    deviation_groups,
     resample_filter,
 )
 from model.sizes import Sizes
@@ -59,6 +60,11 @@ class Discriminator(nn.Module):
         for resolution in self.resolutions:
             x = getattr(self, f"b{resolution}")(x)
         return self.b4(x, self.mapping(None, camera_B25))
+
+    def groups(self, batch: int) -> list[slice]:
+        """The rows of a batch that are judged together: no other row changes what is made of them."""
+        count = deviation_groups(batch, self.b4.group)
+        return [slice(first, None, count) for first in range(count)]
 
     def _resize(self, x: Tensor, side: int) -> Tensor:
         return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)

@@ -428,14 +428,22 @@ class DiscriminatorBlock(nn.Module):
         return skipped + self.conv1(self.conv0(x), half)
 
 
+def deviation_groups(batch: int, group: int) -> int:
+    """How many groups the images of a batch make; image i belongs to group i mod their number.
+
+    Where the batch does not divide, some groups have an image more than `group`: one that is alone would tell
+    nothing of its like.
+    """
+    return max(batch // group, 1)
+
+
 def append_deviation(x_BCHW: Tensor, group: int) -> Tensor:
     """Minibatch standard deviation: one more channel, the mean deviation between the images of a group.
 
-    There are B // `group` groups, one at least; image i belongs to group i mod their number. Where the batch
-    does not divide, some groups have an image more: one that is alone would tell nothing of its like.
+    The groups are those of `deviation_groups`.
     """
     batch, channels, height, width = x_BCHW.shape
-    count = max(batch // group, 1)
+    count = deviation_groups(batch, group)
     if batch % count:
         variance = torch.stack([x_BCHW[own::count].var(0, unbiased=False) for own in range(count)])
     else:

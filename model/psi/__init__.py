@@ -2,7 +2,6 @@
 
 network.Psi              the synthesizer
 motion_encoder.MotionEncoder  E_mot
-checkpointing.recompute  less memory in training
 reference.ReferencePsi   Psi in the published order of operations, for comparison
 
 May import head, layers, volume and sizes.

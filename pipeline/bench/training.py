@@ -197,12 +197,14 @@ def _plain_loop(task: Stopwatch, run: Run) -> None:
     optimisers = {name: _plain_adam(optimiser) for name, optimiser in task.optimisers.items()}
     for step in range(run.steps):
         task.set_rates(step)
+        learning = set()
         for loss in task.losses(step, 0, to_device(task.batch(step, 0), run.device)):
-            optimiser = optimisers[loss.optimiser]
-            optimiser.zero_grad()
             loss.total.backward()
-            _clean_each(optimiser)
-            optimiser.step()
+            learning.add(loss.optimiser)
+        for name in learning:
+            _clean_each(optimisers[name])
+            optimisers[name].step()
+            optimisers[name].zero_grad()
         update_averages(task, run, (step + 1) * run.batch)
 
 

@@ -160,6 +160,8 @@ class PsiWeights(Section):
     opacity: Weight  # not in Eq. 5; the official code has 0.3
     # Of the error of the flow of projected features at landmarks, percent of the picture; not in Eq. 5.
     flow: Weight
+    # Of what a ray meets, in depth; not in Eq. 5.
+    thickness: Weight
 
 
 class Training(Section):

@@ -1,10 +1,13 @@
 """L_adv of Eq. 2 and Eq. 5: the discriminator as a loss of the synthesizer, and its own loss."""
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
 from model.volume.renderer import Rendering
 from pipeline.config.params import Training
+from pipeline.core.batches import take
 from pipeline.train import losses
 from pipeline.train.image_terms import Target, shrink
 from pipeline.train.precision import autocast
@@ -33,11 +36,24 @@ class Adversary:
         self.network.requires_grad_(True)
         return losses.generator_adversarial(logits.float())
 
-    def loss(self, step: int, rendering: Rendering, target: Target, share: float) -> Loss:
+    def losses(
+        self,
+        step: int,
+        rendering: Rendering,
+        target: Target,
+        share: float,
+    ) -> Iterator[Loss]:
         """The discriminator's own loss on the same samples; every 16 steps with R1, times 16.
 
-        `share` is how many of the samples of the whole batch these are.
+        `share` is how many of the samples of the whole batch these are. What is judged together makes a part
+        of the loss: two parts are never in memory at once, of which R1 needs a lot.
         """
+        count = len(target.image)
+        for rows in self.network.groups(count):
+            some = take(target, rows)
+            yield self._loss(step, take(rendering, rows), some, share * len(some.image) / count)
+
+    def _loss(self, step: int, rendering: Rendering, target: Target, share: float) -> Loss:
         # In the order in which the discriminator takes them.
         real = {
             "image": target.image,

@@ -85,6 +85,14 @@ def identity_term(rendering: Rendering, target: Target, judges: Judges) -> Tenso
     return losses.identity_distance(found, wanted)
 
 
+def thickness_term(rendering: Rendering) -> Tensor:
+    """How far, on average, what a ray of each sample meets lies from the ray's depth, (B,).
+
+    Fog smears the source features that are projected into it. Not one of the paper's losses.
+    """
+    return rendering.thickness.mean((1, 2, 3))
+
+
 def shrink(image_BCHW: Tensor, size: int) -> Tensor:
     """Antialiased bilinear resize to the resolution of volume rendering."""
     return F.interpolate(

@@ -14,7 +14,14 @@ from pipeline.geometry.label import FIVE_POINTS
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
 from pipeline.train.adversary import Adversary
-from pipeline.train.image_terms import Target, identity_term, image_terms, shrink, sparse_terms
+from pipeline.train.image_terms import (
+    Target,
+    identity_term,
+    image_terms,
+    shrink,
+    sparse_terms,
+    thickness_term,
+)
 from pipeline.train.sparse_rays import rays_of_step
 from pipeline.train.synthetic_batches import HeadBatch
 from pipeline.train.task import Loss
@@ -63,8 +70,7 @@ class StaticObjective:
         else:
             rendering = self.psi.render(planes, background, batch.camera, generator=jitter)
             terms = image_terms(rendering, target, self.judges)
-        # Source features are smeared by fog that they are projected into.
-        terms["thickness"] = rendering.thickness.mean((1, 2, 3))
+        terms["thickness"] = thickness_term(rendering)
         if images >= section.identity_from and not sparse:
             terms["identity"] = identity_term(rendering, target, self.judges)
         # GenHead's depth and planes bring on the shape. Later they would hold it to GenHead's own mistakes.
@@ -86,7 +92,7 @@ class StaticObjective:
         yield loss
         # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
-            yield self.adversary.loss(step // section.whole_every, rendering, target, share)
+            yield from self.adversary.losses(step // section.whole_every, rendering, target, share)
 
     def rays_at(self, images: int) -> int:
         """Rays a side after so many images (facts 4.1: 64 to one million, 128 from two millions on)."""

@@ -17,7 +17,14 @@ from pipeline.geometry.neck import Neck
 from pipeline.networks.judges import Judges
 from pipeline.train import losses
 from pipeline.train.adversary import Adversary
-from pipeline.train.image_terms import Target, identity_term, image_terms, shrink, sparse_terms
+from pipeline.train.image_terms import (
+    Target,
+    identity_term,
+    image_terms,
+    shrink,
+    sparse_terms,
+    thickness_term,
+)
 from pipeline.train.sparse_rays import SparseRays, rays_of_step
 from pipeline.train.task import Loss
 from pipeline.train.validation import Pairs
@@ -88,7 +95,7 @@ class ReenactmentObjective:
 
         planes = driven(self.psi, self.neck, batch)
         rendering = drawn(self.psi, self.neck, planes, batch, jitter)
-        terms = self._share(self._flow_terms(planes, batch))
+        terms = self._share(self._flow_terms(planes, batch) | {"thickness": thickness_term(rendering)})
         # A pseudo view shows Psi_3d's idea of the background and of the identity, which is not to be learnt.
         if not real.all():
             terms |= self._share(self._pseudo_terms(rendering, batch, ~real))
@@ -106,7 +113,7 @@ class ReenactmentObjective:
         # R1 counts the steps in which the discriminator learns: whole ones.
         if adversarial:
             share = int(real.sum()) / reals
-            yield self.adversary.loss(step // section.whole_every, shown, target, share)
+            yield from self.adversary.losses(step // section.whole_every, shown, target, share)
 
     def _loss(self, terms: Mapping[str, Tensor]) -> Loss:
         """The weighted sum of scalars."""
@@ -137,7 +144,9 @@ class ReenactmentObjective:
         cameras = sparse.cameras(posed.camera, self.psi.sizes.rays)
         background = sparse(self.psi.background_feature(batch.source))
         rendering = self.psi.volume(planes, background, cameras, posed.field, jitter)
-        return sparse_terms(rendering, self._target(batch), sparse) | self._flow_terms(planes, batch)
+        found = sparse_terms(rendering, self._target(batch), sparse)
+        found["thickness"] = thickness_term(rendering)
+        return found | self._flow_terms(planes, batch)
 
     def _flow_terms(self, planes: Planes, batch: FrameBatch) -> dict[str, Tensor]:
         """What is asked of the flow of projected features: to take landmarks from where the source has them.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.train.distributed import Group
 from pipeline.train.task import Loss, Task
-from pipeline.train.tree import TreeSum, Values
+from pipeline.train.tree import TreeSum, Values, add_right
 
 # Buffers that a forward pass changes. Each microbatch starts from those of the step before; the step
 # ends with the mean of what the microbatches leave, so that their order means nothing.
@@ -61,9 +61,10 @@ class StepSum:
         for parameter in self.parameters[loss.optimiser]:
             leaf.append(parameter.grad)
             parameter.grad = None
-        self.leaves[loss.optimiser] = leaf
+        before = self.leaves.get(loss.optimiser)
+        self.leaves[loss.optimiser] = leaf if before is None else add_right(before, leaf)
         for name, value in loss.terms.items():
-            self.current[name] = float(value)
+            self.current[name] = self.current.get(name, 0.0) + float(value)
 
     def end_microbatch(self) -> None:
         """All losses of a microbatch have been taken."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from model.psi.checkpointing import recompute
+from model.checkpointing import recompute, recompute_distance
 from model.psi.network import Psi
 from pipeline.config.params import Training
 from pipeline.networks.judges import Judges
@@ -58,13 +58,14 @@ class SynthesizerTask(Task[Batch]):
         self.objective, self.data, self.validation, self.section = objective, data, validation, section
         self.facts = facts
         self.average = copy.deepcopy(psi).requires_grad_(False)
+        # Held-out people are judged in float32, by the networks that were given.
+        objective.judges = copy.deepcopy(objective.judges)
         # Only now: a copy of a network whose parts are wrapped would call the parts of the original.
         if recomputing:
             recompute(psi)
+            recompute_distance(objective.judges.trunk)
         allow_tf32(section.precision == "tf32")
         if section.precision == "bfloat16":
-            # Held-out people are judged in float32, by the networks that were given.
-            objective.judges = copy.deepcopy(objective.judges)
             use_bfloat16(psi, objective.judges)
         self.optimiser = synthesizer_optimiser(psi, section, motion_scale)
         self.networks = {"psi": psi, "discriminator": adversary.network}

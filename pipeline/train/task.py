@@ -60,7 +60,7 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def losses(self, step: int, microbatch: int, batch: Batch) -> Iterator[Loss]:
-        """The losses of a microbatch, at most one for each optimiser.
+        """The losses of a microbatch. That of an optimiser may come in parts, which are added up.
 
         Over all microbatches of a step they sum up to those of the whole batch. The loop differentiates
         a loss before it asks for the next one, so that two graphs are never in memory together. The

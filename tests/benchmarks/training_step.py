@@ -38,14 +38,14 @@ def training_step(params: Params, perception: Path) -> Callable[[int, FrameBatch
     def step(i: int, batch: FrameBatch) -> None:
         # All optimisers step at the end, as in the stage: the discriminator judges with its old weights.
         optimisers = {"psi": optimiser, "discriminator": adversary.optimiser}
-        learning = []
+        learning = set()
         for loss in objective(i, 0, batch):
-            learning.append(optimisers[loss.optimiser])
-            learning[-1].zero_grad()
             loss.total.backward()
-        for each in learning:
-            clean_gradients(each)
-            each.step()
+            learning.add(loss.optimiser)
+        for name in learning:
+            clean_gradients(optimisers[name])
+            optimisers[name].step()
+            optimisers[name].zero_grad()
 
     return step
 

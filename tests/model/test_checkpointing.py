@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from model.adversary.discriminator import Discriminator
+from model.checkpointing import recompute, recompute_distance
 from model.judges.identity import IdentityNet
 from model.judges.regressor import Regressor
 from model.judges.trunk import PublishedTrunk, Trunk
-from model.psi.checkpointing import recompute
 from model.psi.network import Psi
 from model.sizes import Sizes
 from pipeline.config.params import Params
@@ -136,6 +136,8 @@ def test_losses_and_gradients_keep_their_bits(stage: str, precision: str) -> Non
     scalars = []
     for network in (psi, saving):
         own = copy.deepcopy(judges)
+        if network is saving:
+            recompute_distance(own.trunk)
         if precision == "bfloat16":
             use_bfloat16(network, own)
         losses = objective(stage, params, network, adversary, own)
@@ -161,8 +163,9 @@ def step_memory(
     stage: str,
     saving: bool,
     forward_only: bool = False,
+    count: int = 1,
 ) -> dict[str, float]:
-    """Bytes of a training step of one image at paper scale.
+    """Bytes of a training step of `count` images at paper scale.
 
     Those of its parts, and the most while the synthesizer and while the discriminator learns.
     `forward_only` stops behind the first forward pass and knows the activations alone.
@@ -178,18 +181,19 @@ def step_memory(
         average = copy.deepcopy(psi).requires_grad_(False)
         if saving:
             recompute(psi)
+            recompute_distance(judges.trunk)
         # The fused Adam of an adversary refuses tensors without numbers; a plain one has the same moments.
         adversary = Adversary(Discriminator(SMOKE_SIZES), getattr(params, stage))
         adversary.network = discriminator
         adversary.optimiser = torch.optim.Adam(discriminator.parameters(), lr=1e-4)
         optimiser = torch.optim.Adam(trained(stage, psi), lr=1e-4)
         run = objective(stage, params, psi, adversary, judges)
-        batch = to_device(random_batch(stage, sizes, 1), "meta")
+        batch = to_device(random_batch(stage, sizes, count), "meta")
         if stage == "train":
             # These stay on the CPU, as they decide which terms a sample meets.
             on_cpu = {
-                "real": torch.ones(1),
-                "reals": torch.ones(1, dtype=torch.int64),
+                "real": torch.ones(count),
+                "reals": torch.full((count,), count),
             }
             batch = FrameBatch(**vars(batch) | on_cpu)
         facts = {}
@@ -205,9 +209,9 @@ def step_memory(
             loss.total.backward()
             facts["synthesizer"] = memory.peak
             memory.peak = memory.bytes
-            loss = next(losses)
             adversary.optimiser.zero_grad()
-            loss.total.backward()
+            for loss in losses:
+                loss.total.backward()
             facts["discriminator"] = memory.peak
             # The gradients are not cleaned: that looks at numbers, which these tensors lack, and takes
             # one number a parameter.
@@ -270,10 +274,11 @@ def test_the_calculation_counts_what_lives() -> None:
 # The table of the README.
 if __name__ == "__main__":
     for stage in STAGES:
-        for saving in (False, True):
-            facts = step_memory(stage, saving)
+        for count, saving in ((1, False), (1, True), (4, True)):
+            facts = step_memory(stage, saving, count=count)
             print(
                 stage,
+                count,
                 "with" if saving else "without",
                 {name: round(value / 1e9, 2) for name, value in facts.items()},
             )

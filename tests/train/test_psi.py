@@ -436,12 +436,12 @@ def test_psi_learns_with_a_neck_field(cache, sparse):
 @pytest.mark.parametrize(
     ("q", "terms"),
     [
-        (1.0, {"l1", "lpips", "opacity", "identity", "adversarial", "flow"}),
+        (1.0, {"l1", "lpips", "opacity", "identity", "adversarial", "flow", "thickness"}),
         # A pseudo view has what Psi_3d thinks of identity and background, which is not to be learnt.
-        (0.0, {"lpips_pseudo", "flow"}),
+        (0.0, {"lpips_pseudo", "flow", "thickness"}),
     ],
 )
-def test_a_real_target_meets_every_loss_and_a_pseudo_view_lpips_and_flow_alone(
+def test_a_real_target_meets_every_loss_and_a_pseudo_view_no_loss_on_colours_but_lpips(
     cache,
     q,
     terms,
