@@ -240,7 +240,16 @@ def test_a_step_of_the_published_sizes_fits_into_24_gb(stage: str, calculated: d
     facts = calculated[stage]
     assert max(facts["synthesizer"], facts["discriminator"]) < GPU - KERNELS
     without = step_memory(stage, saving=False, forward_only=True)
-    assert facts["activations"] < 0.4 * without["activations"]
+    assert facts["activations"] < 0.3 * without["activations"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_microbatch_of_four_fits_into_16_gb(stage: str) -> None:
+    facts = step_memory(stage, saving=True, count=4)
+    assert max(facts["synthesizer"], facts["discriminator"]) < 13e9
+    # R1 meets two images at a time, so that it is not the most any more.
+    assert facts["discriminator"] < facts["synthesizer"]
 
 
 @pytest.mark.slow
