@@ -56,7 +56,10 @@ class StepSum:
             optimiser.zero_grad(set_to_none=True)
 
     def take(self, loss: Loss) -> None:
-        """Take the gradients of a differentiated loss away from the parameters, and its terms."""
+        """Take the gradients of a differentiated loss away from the parameters, and its terms.
+
+        Those of an earlier part of the same loss are added.
+        """
         leaf: Values = []
         for parameter in self.parameters[loss.optimiser]:
             leaf.append(parameter.grad)
