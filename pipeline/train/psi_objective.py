@@ -64,7 +64,7 @@ def reenacted(psi: Psi, neck: Neck, batch: FrameBatch | Pairs) -> Rendering:
 class ReenactmentObjective:
     """All losses where the target is a real frame; on a pseudo view L_LPIPS of the foreground alone.
 
-    Where source features are projected, both ask for the flow as well.
+    Both ask for thin surfaces as well and, where source features are projected, for the flow.
     """
 
     def __init__(
