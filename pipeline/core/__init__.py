@@ -3,7 +3,7 @@
 errors.UserError         what a person can mend, in words
 files.write_bytes        writing a file so that half of one is never seen; write_json
 files.sha256, key_of     the checksum of a file; the key of a sample from a path
-progress.progress        a progress bar, also where there is no terminal
+progress.progress        a progress bar; in a log a line once a minute
 device.choose_device     CPU or GPU; to_device brings data there
 seeds.rng, torch_rng     generators that depend on names and numbers alone
 prefetch.prefetch        the next item is loaded in a thread while the caller works; write_behind writes so
