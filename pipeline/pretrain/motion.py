@@ -124,8 +124,8 @@ def pretrain_motion(
     folder = scratch_folder("pretrain_motion", fingerprint(__file__, *inputs))
 
     flame = Flame(head_model.load(params.flame.model))
-    faces = read_motion_faces(flame, ingest, labels, "train")
-    unseen = read_motion_faces(flame, ingest, labels, "validation")
+    faces = read_motion_faces(flame, ingest, labels, "train", seed)
+    unseen = read_motion_faces(flame, ingest, labels, "validation", seed)
     # The weights follow from the seed alone, and the global generator goes on as if nothing was drawn.
     with torch.random.fork_rng(devices=[]):
         own_seed = derive_seed(seed, "motion")

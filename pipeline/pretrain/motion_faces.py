@@ -10,13 +10,17 @@ from torch import Tensor
 from model.head.flame import Flame
 from model.layers.warp import similarity
 from model.psi.motion_encoder import CROP, EYES_AND_MOUTH, KEPT, motion_crop
-from pipeline.geometry.label import Label, head_vertices
+from pipeline.core.seeds import rng
+from pipeline.geometry.camera import sample_look_at
+from pipeline.geometry.label import Label, head_vertices, landmarks
 from pipeline.geometry.motion_targets import MIRROR, motion_targets
 from pipeline.pretrain.face_rows import FaceRows, face_rows
 from pipeline.pretrain.lazily import Lazily
+from pipeline.pretrain.other_sides import from_another_side
 
 POSE = "pose"  # pitch, yaw and roll of the label, read out of the head-pose part
 REENACTED = 4  # every so many pairs one is reenacted: the generator costs more than the encoder
+FROM_ANOTHER_SIDE = 0.5  # of the faces that are not reenacted, as a camera of pseudo views would see them
 LABELS_AT_ONCE = 64
 POINTS_BYTES = 70 * 2 * 8  # of the landmarks of a head from the front
 
@@ -24,8 +28,8 @@ POINTS_BYTES = 70 * 2 * 8  # of the landmarks of a head from the front
 class MotionFaces:
     """The faces of a split; N of them, whose pictures are read when they are wanted."""
 
-    def __init__(self, rows: FaceRows, flame: Flame) -> None:
-        self.rows, self.flame = rows, flame
+    def __init__(self, rows: FaceRows, flame: Flame, seed: int) -> None:
+        self.rows, self.flame, self.seed = rows, flame, seed
         self.points = rows.points  # (N, 70, 2) fractions
         self.clips = rows.clips  # (N,) number of the clip; -1 for portraits
         self.frames = np.flatnonzero(self.clips >= 0)
@@ -34,6 +38,7 @@ class MotionFaces:
         self._sorted = self.clips[self._by_clip]
         self._images = Lazily(self._read, len(rows))
         self._frontal = Lazily(self._turned, len(rows), LABELS_AT_ONCE, POINTS_BYTES)
+        self._other_sides = Lazily(self._seen_from_another_side, len(rows))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,15 +66,20 @@ class MotionFaces:
         rows: np.ndarray,
         size: int,
         generator: np.random.Generator | None = None,
+        turned: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the encoder is shown of these rows, the same in its own colours, and the landmarks in them.
 
         (B, 3, size, size) in [-1, 1] twice, and (B, 70, 2) fractions. With a generator framing and colours
-        are random.
+        are random. `turned` (B,) says which faces, fitted ones, are seen from another side.
         """
         image = self._images(rows)["image"]
+        points = self.points[rows]
+        if turned is not None and turned.any():
+            other = self._other_sides(rows[turned])
+            image[turned], points[turned] = other["image"], other["points"].numpy()
         image = image.permute(0, 3, 1, 2).float()
-        points = framing = self.points[rows]
+        framing = points
         if generator is not None:
             framing = _jitter(points, generator)
         framing = torch.from_numpy(framing).float()
@@ -82,6 +92,18 @@ class MotionFaces:
     def _read(self, rows: np.ndarray) -> dict[str, Tensor]:
         images = [self.rows.image(row) for row in rows]
         return {"image": torch.from_numpy(np.stack(images))}
+
+    def _seen_from_another_side(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Pictures as those of `_read`, and the landmarks (B, 70, 2) of the fitted heads in them."""
+        cameras = [sample_look_at(rng(self.seed, "other sides", int(row))) for row in rows]
+        camera = torch.from_numpy(np.stack(cameras))
+        label = torch.from_numpy(self.rows.labels[rows])
+        image = self._images(rows)["image"].permute(0, 3, 1, 2).float()
+        drawn = from_another_side(self.flame, image, label, camera)
+        return {
+            "image": drawn.round().to(torch.uint8).permute(0, 2, 3, 1),
+            "points": landmarks(self.flame, label, camera[:, None])[:, 0],
+        }
 
     @torch.no_grad()
     def _turned(self, rows: np.ndarray) -> dict[str, Tensor]:
@@ -106,13 +128,14 @@ def read_motion_faces(
     ingest: Path,
     labels: Path,
     split: str,
+    seed: int,
 ) -> MotionFaces:
     """The usable faces of a split: of "train" frames and portraits, of the others frames.
 
     A face whose fit was rejected teaches no read-out, but can still be reenacted. Raises UserError when there
     is no frame.
     """
-    return MotionFaces(face_rows(ingest, labels, split, "motion"), flame)
+    return MotionFaces(face_rows(ingest, labels, split, "motion"), flame, seed)
 
 
 def draw_batch(
@@ -121,14 +144,18 @@ def draw_batch(
     size: int,
     generator: np.random.Generator,
 ) -> MotionBatch:
-    """A batch of pairs and portraits, half of them mirrored."""
+    """A batch of pairs and portraits, half of them mirrored, and half of what is not reenacted turned."""
     rows = _draw_rows(faces, batch, generator)
-    shown, crops, places = faces.crops(rows, size, generator)
+    # Rounded up: the smallest batch has a pair to be reenacted, too.
+    reenacted = 2 * -(-batch // REENACTED)
+    turned = (generator.random(len(rows)) < FROM_ANOTHER_SIDE) & faces.rows.fitted[rows]
+    turned[:reenacted] = False
+    shown, crops, places = faces.crops(rows, size, generator, turned)
     # Mirrored after cropping, since the crop is symmetrical; the two of a pair together.
     pairs = np.repeat(generator.random(batch) < 0.5, 2)
     alone = generator.random(len(rows) - 2 * batch) < 0.5
     mirrored = np.concatenate([pairs, alone])
-    turned = torch.from_numpy(mirrored)[:, None, None, None]
+    flip = torch.from_numpy(mirrored)[:, None, None, None]
     flipped = places * places.new_tensor([-1.0, 1.0])
     flipped = flipped + places.new_tensor([1.0, 0.0])
 
@@ -138,14 +165,14 @@ def draw_batch(
     # In a mirror a head nods as before, but turns and tilts to the other side.
     pose = faces.pose(rows)
     pose[mirrored] *= np.float32([1.0, -1.0, -1.0])
+    # That of another camera is not known as a label has it.
+    pose[turned] = np.nan
     targets = motion_targets(frontal) | {POSE: pose}
-    # Rounded up: the smallest batch has a pair to be reenacted, too.
-    pairs_reenacted = -(-batch // REENACTED)
     return MotionBatch(
-        reenacted=2 * pairs_reenacted,
-        shown=torch.where(turned, shown.flip(3), shown),
-        crops=torch.where(turned, crops.flip(3), crops),
-        places=torch.where(turned[..., 0], flipped[:, MIRROR], places),
+        reenacted=reenacted,
+        shown=torch.where(flip, shown.flip(3), shown),
+        crops=torch.where(flip, crops.flip(3), crops),
+        places=torch.where(flip[..., 0], flipped[:, MIRROR], places),
         targets={name: torch.from_numpy(value) for name, value in targets.items()},
     )
 

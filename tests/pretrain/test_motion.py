@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from model.head.flame import Flame
 from model.psi.motion_encoder import MotionEncoder
 from model.psi.reenact2d import Reenactor
 from model.weights import load_weights
@@ -18,10 +19,13 @@ from pipeline.config.params import Params
 from pipeline.config.scales import scale_params
 from pipeline.core.errors import UserError
 from pipeline.core.seeds import rng
+from pipeline.geometry import head_model
+from pipeline.geometry.camera_path import front
 from pipeline.geometry.label import Label
 from pipeline.geometry.landmarks import MESH_TO_70
 from pipeline.geometry.motion_targets import MIRROR, motion_measures, motion_targets
 from pipeline.pretrain.motion import pretrain_motion
+from pipeline.pretrain.motion_faces import POSE, draw_batch, read_motion_faces
 from pipeline.store.codecs import PNG
 from pipeline.store.shards import write_shard
 from pipeline.store.tables import write_table
@@ -201,8 +205,7 @@ def mesh(person: int, index: int) -> list[float]:
 def label(index: int) -> list[float]:
     """A head whose expression and jaw go further from frame to frame."""
     numbers = np.zeros(Label.SIZE, np.float32)
-    numbers[:16] = np.eye(4).reshape(16)
-    numbers[16:25] = 1
+    numbers[Label.CAMERA] = front(1)[0]
     numbers[Label.EXPRESSION.start : Label.JAW.start + 1] = 0.1 * index
     return numbers.tolist()
 
@@ -242,6 +245,27 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedding = encoder.embedding(crops)
     assert embedding.shape == (2, sizes.dims)
     assert facts["trained_on"] == 10
+
+
+def test_half_of_what_is_not_reenacted_is_seen_from_another_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    write_run(tmp_path)
+    flame = Flame(head_model.load("standin"))
+    faces = read_motion_faces(flame, tmp_path / "ingest", tmp_path / "labels", "train", seed=0)
+    batch = draw_batch(faces, 16, 32, rng(0, "batch"))
+    fitted = ~batch.targets["eye"].isnan().any(1)
+    # Of a turned face everything is known but the pose, which labels have for their own cameras alone.
+    turned = fitted & batch.targets[POSE].isnan().any(1)
+    assert not turned[: batch.reenacted].any()
+    rest = fitted[batch.reenacted :]
+    assert 0.25 < turned[batch.reenacted :].sum() / rest.sum() < 0.75
+    # It is another picture of the same face.
+    rows = faces.frames[faces.rows.fitted[faces.frames]][:1]
+    _, own, own_places = faces.crops(rows, 32)
+    _, other, other_places = faces.crops(rows, 32, turned=np.array([True]))
+    assert not torch.equal(own, other) and not torch.equal(own_places, other_places)
 
 
 def test_without_a_validation_clip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
