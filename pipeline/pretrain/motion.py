@@ -8,8 +8,8 @@ Faster than by pictures alone, each part of the embedding learns what it is name
 landmarks of the fitted head, seen from the front, read out linearly: the same face is then the same
 motion from all sides. The landmark maps inside the encoder learn where the landmarks are. Portraits add
 people for that, and half of the faces that are not reenacted are seen from another side
-(pipeline/pretrain/other_sides.py). Colours and framing of the frames to be embedded are changed at random, so that
-appearance is of little use in them.
+(pipeline/pretrain/other_sides.py). Colours and framing of the frames to be embedded are changed at
+random, so that appearance is of little use in them.
 """
 
 from collections.abc import Iterator, Mapping
