@@ -335,6 +335,8 @@ SMOOTHING = (
     "over how long the driver's place and size are smoothed; 0.12 where nothing is said, as in training"
 )
 Smooth = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, max=10, help=SMOOTHING)]
+STRENGTH = "how many times as far as the driver's the face moves; 0 keeps the photo's expression"
+Strength = Annotated[float, typer.Option(metavar="TIMES", min=0, max=3, help=STRENGTH)]
 Measure = Annotated[bool, typer.Option("--measure", help=MEASURES)]
 
 
@@ -348,6 +350,7 @@ def animate(
     relative: Relative = "",
     measure: Measure = False,
     smooth: Smooth = None,
+    strength: Strength = 1.0,
     psi: Psi = PSI_WEIGHTS,
     motion: Motion = MOTION_WEIGHTS,
 ) -> None:
@@ -359,7 +362,7 @@ def animate(
     from pipeline.avatar.animator import Weights
     from pipeline.avatar.film_maker import Look
 
-    look = Look(camera, beside, size, relative, measure, smooth)  # pyrefly: ignore[bad-argument-type]
+    look = Look(camera, beside, size, relative, measure, smooth, strength)  # pyrefly: ignore[bad-argument-type]
     for line in animate_files(load_params(PARAMS), Weights(psi, motion), files, out, look):
         typer.echo(line)
 

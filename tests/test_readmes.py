@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pipeline", "model", "stages", "tests")
-DETAILS = ("pipeline/config", "pipeline/ingest", "pipeline/networks", "pipeline/train")
+DETAILS = ("pipeline/avatar", "pipeline/config", "pipeline/ingest", "pipeline/networks", "pipeline/train")
 READMES = [f"{folder}/README.md" for folder in FOLDERS + DETAILS]
 FILE = re.compile(r"`([\w/.-]+\.(?:py|md|yaml|toml))`")
 # What a newcomer asks, in a word that the map has, and in one that the file has to have.

@@ -13,7 +13,7 @@ from pipeline.avatar.animator import Avatar, Turns, Weights
 from pipeline.avatar.driver import Driver, steady_distance
 from pipeline.avatar.film import with_sound
 from pipeline.avatar.front_end import FrontEnd
-from pipeline.avatar.relative import reference_frame, relative_motion
+from pipeline.avatar.relative import reference_frame, relative_motion, strengthened
 from pipeline.avatar.studio import Studio, film_size
 from pipeline.config.params import Params
 from pipeline.core import paths
@@ -44,7 +44,8 @@ Thing = TypeVar("Thing")
 class Look:
     """What films show. `size` is that of a picture in pixels, see `film_size`.
 
-    `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none.
+    `relative` names the frame of the driver that counts as rest (pipeline/avatar/relative.py), "" is none;
+    `strength` is how many times as far as the driver's the face moves, there too.
     With `measure`, films are watched (pipeline/evaluate/film_measures.py), which takes as long again.
     `smooth` is over how many seconds (deviation of a Gaussian) the driver's place is smoothed, and 3.3 times
     as many its size; 0 is none. With None it is as in ingest, since networks have learnt from such crops.
@@ -56,6 +57,7 @@ class Look:
     relative: str = ""
     measure: bool = False
     smooth: float | None = None
+    strength: float = 1.0
 
 
 class FilmMaker:
@@ -114,6 +116,7 @@ class FilmMaker:
         if self.look.relative:
             rest = reference_frame(driver, self.look.relative, self.studio.head_model)
             motion_NM = relative_motion(avatar.motion_1M, motion_NM, rest)
+        motion_NM = strengthened(avatar.motion_1M, motion_NM, self.look.strength)
         cameras = cameras_of(self.look.camera, driver, self.studio.front.smooth)
         turns = turns_of(self.look.camera, driver)
         results = self.studio.animator.pictures(avatar, motion_NM, cameras, turns)

@@ -1,6 +1,6 @@
-"""Motion relative to a frame of the driver.
+"""Motion relative to a frame of the driver, or stronger or weaker than the driver's.
 
-How the driver's face moves is taken over; how it is shaped at rest is not.
+Relative to a frame, how the driver's face moves is taken over; how it is shaped at rest is not.
 """
 
 import numpy as np
@@ -16,6 +16,14 @@ REFERENCES = FIRST, NEUTRAL = "first", "neutral"
 def relative_motion(own_1M: Tensor, driving_NM: Tensor, reference: int) -> Tensor:
     """The motion (N, M) of the source's picture, moved by how far the driver has left frame `reference`."""
     return own_1M + (driving_NM - driving_NM[reference : reference + 1])
+
+
+def strengthened(own_1M: Tensor, driving_NM: Tensor, strength: float) -> Tensor:
+    """The motion (N, M) that is `strength` times as far from the source's own as the driving motion is.
+
+    1 is the driving motion, bit for bit, and 0 the source's own.
+    """
+    return torch.lerp(own_1M, driving_NM, strength)
 
 
 def reference_frame(driver: Driver, which: str, head_model: str) -> int:

@@ -19,6 +19,7 @@ from model.volume.planes import Planes
 from pipeline.avatar.animator import Avatar, repeated
 from pipeline.avatar.driver import Driver
 from pipeline.avatar.mesh import GRID, surface, usual_level
+from pipeline.avatar.relative import strengthened
 from pipeline.avatar.studio import Studio
 from pipeline.core.errors import UserError
 from pipeline.core.pictures import coloured_depth, tile, to_uint8
@@ -81,7 +82,7 @@ class Viewer:
         """The tri-planes of the frame that is set."""
         own = self.avatar.motion_1M
         driving = self.motions[self.frame.value : self.frame.value + 1]
-        motion = own + self.strength.value * (driving - own)
+        motion = strengthened(own, driving, self.strength.value)
         return self.studio.animator.psi.planes(repeated(self.avatar.source, 1), motion)
 
     @torch.inference_mode()

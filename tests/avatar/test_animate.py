@@ -18,6 +18,7 @@ from pipeline.avatar.animator import Animator, Avatar, Turns
 from pipeline.avatar.driver import read_driver, shown_frames, steady_distance
 from pipeline.avatar.film_maker import Look
 from pipeline.avatar.front_end import FrontEnd
+from pipeline.avatar.relative import strengthened
 from pipeline.avatar.studio import Studio
 from pipeline.config.scales import scale_text
 from pipeline.core.errors import UserError
@@ -210,6 +211,21 @@ def test_cameras_and_relative_motion_change_the_film(work):
     words = "--camera is above, but must be one of driving, front, orbit"
     with pytest.raises(UserError, match=words):
         check_look(Look("above"))
+
+
+def test_a_strength_of_nothing_keeps_the_face_still(work):
+    own, driving = torch.randn(1, 30), torch.randn(5, 30)
+    assert torch.equal(strengthened(own, driving, 1.0), driving)
+    assert torch.equal(strengthened(own, driving, 0.0), own.expand(5, -1))
+    assert torch.allclose(strengthened(own, driving, 1.5), own + 1.5 * (driving - own))
+
+    # From the front nothing else moves.
+    films = {}
+    for strength in (0.0, 1.0, 3.0):
+        film = film_of(work, f"{strength}.mp4", look=Look("front", strength=strength))
+        films[strength] = pictures(str(film.path))
+    left = {strength: difference(film, films[0.0]) for strength, film in films.items()}
+    assert 0 < left[1.0] < left[3.0]
 
 
 def test_a_saved_avatar_says_what_it_is(work):
