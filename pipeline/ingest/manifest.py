@@ -28,12 +28,13 @@ def source_folders(settings: Ingest) -> tuple[Path, Path]:
 
 
 def write_manifest(settings: Ingest, out: Path) -> None:
-    """Write the manifest of the user's folders; it is empty when the source is "generated".
+    """Write the manifest of the user's folders, or that the input is generated.
 
     Files that are passed over are in it with the reason, and so are files that cannot be read. Raises
     UserError when `out` cannot be written.
     """
-    lines = list(_lines(settings)) if settings.source == "folder" else []
+    # DVC warns of an empty file each time that it looks at it.
+    lines = list(_lines(settings)) if settings.source == "folder" else [{"source": settings.source}]
     text = [f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines]
     write_bytes(out, "".join(text).encode())
 

@@ -142,9 +142,9 @@ def train(task: Task, run: Run) -> Trained:
                     task.preview(run.folder / f"preview-{done:07d}.jpg")
                 progress.history += _validation(task, run, done, group)
                 watch.row(progress.history)
-            if looks and group.first:
-                told = "%s, step %d: the layers that have moved least, over their size\n%s"
-                LOG.info(told, run.label, done, moves.table(moves.measure()))
+            if looks and group.first and (still := moves.still(moves.measure())):
+                names = ", ".join(still)
+                LOG.info("%s, step %d: layers that have not moved yet: %s", run.label, done, names)
             if group.first and run.snapshot_every and done % run.snapshot_every == 0:
                 images = done * run.batch
                 task.snapshot(run.folder / f"snapshot-{images:09d}.safetensors", images)

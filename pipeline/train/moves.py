@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-SHOWN = 12  # groups in the table
+LEAST = 1e-3  # of its size, that a group has moved at least if it learns
 
 
 class Moves:
@@ -52,11 +52,9 @@ class Moves:
         return moved
 
     @staticmethod
-    def table(moved: Mapping[str, float]) -> str:
-        """The groups that have moved least, a line each."""
-        least = sorted(moved.items(), key=lambda item: item[1])[:SHOWN]
-        width = max((len(name) for name, _ in least), default=0)
-        return "\n".join(f"  {name:{width}} {share:8.4f}" for name, share in least)
+    def still(moved: Mapping[str, float]) -> list[str]:
+        """The groups that have not moved, by name, for all that could be measured."""
+        return sorted(name for name, share in moved.items() if share < LEAST)
 
 
 def _group(name: str) -> str:
